@@ -1,0 +1,167 @@
+//! What the files of a checkpoint say. Their bytes are described in `docs/checkpoint-format.md`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// The checkpoint format this build writes, and the newest it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// `metadata`: who the query is. Written once, at the first start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    /// The query's id, which survives restarts.
+    pub id: Uuid,
+    /// `tidemill` and the version that wrote it; for people, never compared.
+    pub created_by: String,
+    /// What must stay the same between restarts.
+    pub definition: QueryDefinition,
+}
+
+/// The parts of a query that a restart must find unchanged, and is refused by name when it does not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueryDefinition {
+    /// The sources, in the order in which they appear in the plan.
+    pub sources: Vec<SourceDefinition>,
+    /// The sink.
+    pub sink: SinkDefinition,
+    /// `append`, `update` or `complete`.
+    pub output_mode: String,
+    /// The stateful operators, in plan order; empty for a stateless query.
+    pub operators: Vec<OperatorDefinition>,
+}
+
+/// One source of a query.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SourceDefinition {
+    /// `json`, `csv`, `rate`, …
+    pub format: String,
+    /// Where it reads from, if it reads from a place.
+    pub location: Option<Location>,
+    /// The columns it gives. A schema that was inferred at the first start is pinned by this.
+    pub columns: Vec<ColumnDefinition>,
+    /// Whether the columns were inferred rather than given by the user.
+    pub inferred: bool,
+    /// Options that change what rows mean, by lower-case name.
+    pub options: BTreeMap<String, String>,
+}
+
+/// The sink of a query.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SinkDefinition {
+    /// `parquet`, `console`, …
+    pub format: String,
+    /// Where it writes to, if it writes to a place.
+    pub location: Option<Location>,
+    /// The columns it was given; empty when the sink takes any and lets them change.
+    pub columns: Vec<ColumnDefinition>,
+    /// The columns that become directories.
+    pub partition_by: Vec<String>,
+}
+
+/// A stateful operator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OperatorDefinition {
+    /// Its name in the plan.
+    pub name: String,
+    /// What its state depends on: keys, aggregates, state fields, partition count, hash.
+    pub details: BTreeMap<String, Value>,
+}
+
+/// A column's name, Arrow data type (as Arrow displays it) and nullability.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ColumnDefinition {
+    /// The column's name.
+    pub name: String,
+    /// The Arrow type, in the form `arrow::datatypes::DataType` displays and parses.
+    pub data_type: String,
+    /// Whether it may hold nulls.
+    pub nullable: bool,
+}
+
+/// A place, so recorded that a checkpoint can move together with it *or* away from it, and still
+/// hold no absolute path: it is the same place if either way of reaching it is the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Location {
+    /// The way from the checkpoint's root, e.g. `../../data/bids`; the whole URL on another store.
+    pub path: String,
+    /// SHA-free fingerprint (CRC32C, 8 hex digits) of the absolute URL.
+    pub fingerprint: String,
+}
+
+/// `offsets/<batch>`: everything that decides what the batch computes. Written before the batch
+/// runs; a rerun uses exactly this.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OffsetsRecord {
+    /// The batch, from 0, without gaps.
+    pub batch_id: u64,
+    /// What `now()` and its kin give in this batch; milliseconds since the epoch.
+    pub batch_timestamp_ms: i64,
+    /// The watermark that rows of this batch are judged by; 0 when there is none.
+    pub batch_watermark_ms: i64,
+    /// Settings that a rerun must use again, whatever the session says by then.
+    pub conf: BTreeMap<String, String>,
+    /// One entry per source, in the order of [`QueryDefinition::sources`].
+    pub sources: Vec<SourceOffset>,
+}
+
+/// How far one source is read by the end of a batch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SourceOffset {
+    /// The end offset, in the source's own form (the file source: `{"logOffset":3}`); `null` while
+    /// the source has given nothing yet.
+    pub end: Value,
+    /// What the source must remember of this batch for good (the file source: the files). Empty if
+    /// the source has nothing new in this batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entries: Vec<Box<RawValue>>,
+}
+
+/// `commits/<batch>`: the batch is done. Written after every row of it is durable in the sink's
+/// staging place and in the state; from then on the batch is never run again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CommitRecord {
+    /// The batch.
+    pub batch_id: u64,
+    /// The watermark for the next batch; 0 when there is none.
+    pub next_batch_watermark_ms: i64,
+    /// What the sink needs to publish the batch, again if need be (the file sink: its files).
+    pub sink: Value,
+    /// Where the state of this version is; `null` for a stateless query.
+    #[serde(default)]
+    pub state: Value,
+}
+
+/// `fence/<generation>`: one start of the query. The highest generation owns the checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FenceRecord {
+    /// The run that claimed the checkpoint.
+    pub run_id: Uuid,
+}
+
+/// `history/<source>/<first>-<last>`: the entries of a source over a range of batches, merged in
+/// the background so that neither a restart nor a purge depends on the number of batches.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HistoryRecord {
+    /// The first batch covered.
+    pub first_batch: u64,
+    /// The last batch covered.
+    pub last_batch: u64,
+    /// The entries that still matter, oldest batch first.
+    pub entries: Vec<Box<RawValue>>,
+}

@@ -1,0 +1,232 @@
+//! Options of readers, writers and tables: case-insensitive names, typed values, and a suggestion
+//! for a name that is nearly right.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// A set of options. Names are compared without regard to case, as Spark does; the spelling of the
+/// user is kept for messages. A later value for the same name replaces the earlier one.
+///
+/// ```
+/// use tidemill::Options;
+///
+/// let mut options = Options::default();
+/// options.set("maxFilesPerTrigger", 4);
+/// assert_eq!(options.get("MAXFILESPERTRIGGER"), Some("4"));
+/// assert_eq!(options.parse::<u64>("maxFilesPerTrigger", "a whole number")?, Some(4));
+/// let error = options.deny_unknown("the json source", &["maxFilePerTrigger"]).unwrap_err();
+/// assert!(error.to_string().contains("did you mean 'maxFilePerTrigger'?"));
+/// # Ok::<(), tidemill::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Lower-case name to (name as written, value).
+    entries: BTreeMap<String, (String, String)>,
+}
+
+impl Options {
+    /// Sets `name` to `value`.
+    pub fn set(&mut self, name: impl Into<String>, value: impl ToString) {
+        let name = name.into();
+        self.entries.insert(name.to_ascii_lowercase(), (name, value.to_string()));
+    }
+
+    /// The value of `name`, if it is set.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.entries.get(&name.to_ascii_lowercase()).map(|(_, value)| value.as_str())
+    }
+
+    /// Removes `name` and gives its value.
+    pub fn take(&mut self, name: &str) -> Option<String> {
+        self.entries.remove(&name.to_ascii_lowercase()).map(|(_, value)| value)
+    }
+
+    /// Names as written, and values, in order of the lower-case names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries.values().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The value of `name` parsed as `T`; `expected` completes "expected …" in the error.
+    pub fn parse<T: std::str::FromStr>(&self, name: &str, expected: &str) -> Result<Option<T>> {
+        self.get(name)
+            .map(|value| {
+                value.trim().parse().map_err(|_| Error::option(name, value, format!("expected {expected}")))
+            })
+            .transpose()
+    }
+
+    /// The value of `name` as a whole number of at least 1.
+    pub fn positive(&self, name: &str) -> Result<Option<u64>> {
+        match self.parse::<u64>(name, "a whole number of at least 1")? {
+            Some(0) => Err(Error::option(name, 0, "expected a whole number of at least 1")),
+            value => Ok(value),
+        }
+    }
+
+    /// The value of `name` as a truth value; `default` when it is not set.
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(value) if value.eq_ignore_ascii_case("true") => Ok(true),
+            Some(value) if value.eq_ignore_ascii_case("false") => Ok(false),
+            Some(value) => Err(Error::option(name, value, "expected true or false")),
+        }
+    }
+
+    /// The value of `name` as a length of time, see [`parse_duration`].
+    pub fn duration(&self, name: &str) -> Result<Option<Duration>> {
+        self.get(name)
+            .map(|value| {
+                parse_duration(value).ok_or_else(|| {
+                    Error::option(
+                        name,
+                        value,
+                        "expected a length of time such as '10 seconds', '7d' or '500ms'",
+                    )
+                })
+            })
+            .transpose()
+    }
+
+    /// The value of `name` as a number of bytes, see [`parse_bytes`].
+    pub fn bytes(&self, name: &str) -> Result<Option<u64>> {
+        self.get(name)
+            .map(|value| {
+                parse_bytes(value).ok_or_else(|| {
+                    Error::option(name, value, "expected a size such as '1048576', '64mb' or '1g'")
+                })
+            })
+            .transpose()
+    }
+
+    /// Fails on the first option whose name is not in `known`; `context` says what it was given to,
+    /// e.g. `the json source`. Names with a prefix that ends in a dot (`format.`) are known as a
+    /// whole when the prefix is.
+    pub fn deny_unknown(&self, context: &str, known: &[&str]) -> Result<()> {
+        for (lower, (written, _)) in &self.entries {
+            let is_known = known.iter().any(|name| {
+                let name = name.to_ascii_lowercase();
+                *lower == name || (name.ends_with('.') && lower.starts_with(&name))
+            });
+            if !is_known {
+                return Err(Error::UnknownOption {
+                    option: written.clone(),
+                    context: context.to_string(),
+                    suggestion: nearest(lower, known).map(str::to_string),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<K: Into<String>, V: ToString> FromIterator<(K, V)> for Options {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
+        let mut options = Options::default();
+        for (name, value) in entries {
+            options.set(name, value);
+        }
+        options
+    }
+}
+
+/// The name in `known` nearest to `name`, if one is near enough to be meant.
+pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let name = name.to_ascii_lowercase();
+    known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(&name, &candidate.to_ascii_lowercase()), *candidate))
+        .filter(|(score, _)| *score > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// Reads `10 seconds`, `2s`, `500 ms`, `1 hour 30 minutes`, `7d`, `interval 1 minute`. A bare number
+/// has no unit and is refused, except `0`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let lower = text.trim().to_ascii_lowercase();
+    let mut rest = lower.strip_prefix("interval").unwrap_or(&lower).trim_start();
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut total = Duration::ZERO;
+    let mut any = false;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let amount: f64 = rest[..digits].parse().ok()?;
+        rest = rest[digits..].trim_start();
+        let letters = rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len());
+        let seconds = match &rest[..letters] {
+            "us" | "microsecond" | "microseconds" => 1e-6,
+            "ms" | "milli" | "millis" | "millisecond" | "milliseconds" => 1e-3,
+            "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
+            "h" | "hour" | "hours" => 3_600.0,
+            "d" | "day" | "days" => 86_400.0,
+            "w" | "week" | "weeks" => 604_800.0,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(amount * seconds).ok()?)?;
+        rest = rest[letters..].trim_start();
+        any = true;
+    }
+    any.then_some(total)
+}
+
+/// Reads `1048576`, `64mb`, `1 GiB`, `512k`; units are powers of 1024, as in Spark.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
+    let amount: u64 = lower[..digits].parse().ok()?;
+    let shift = match lower[digits..].trim() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return None,
+    };
+    amount.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("2 seconds"), Some(Duration::from_secs(2)));
+        assert_eq!(parse_duration("1 hour 30 minutes"), Some(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(parse_duration("interval 7 days"), Some(Duration::from_secs(604_800)));
+        assert_eq!(parse_duration("0"), Some(Duration::ZERO));
+        for bad in ["", "5", "five seconds", "-1 s", "1 fortnight", "1e400 s"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_bytes("64mb"), Some(64 << 20));
+        assert_eq!(parse_bytes("1 GiB"), Some(1 << 30));
+        assert_eq!(parse_bytes("12"), Some(12));
+        for bad in ["", "mb", "1.5g", "-1", "99999999999t"] {
+            assert_eq!(parse_bytes(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn unknown_options_suggest_the_nearest() {
+        let options: Options = [("maxFilePerTriger", "1")].into_iter().collect();
+        let known = ["maxFilesPerTrigger", "maxBytesPerTrigger", "format."];
+        let error = options.deny_unknown("the json source", &known).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "unknown option 'maxFilePerTriger' for the json source; did you mean 'maxFilesPerTrigger'?"
+        );
+        let options: Options = [("format.compression", "zstd")].into_iter().collect();
+        assert!(options.deny_unknown("the parquet sink", &known).is_ok());
+    }
+}

@@ -1,0 +1,144 @@
+//! Sinks: where results go.
+//!
+//! A sink works in two steps, so that a batch becomes visible exactly once: its writers *stage*
+//! rows, and only after the commit record is durable does [`Sink::publish`] show them. A sink
+//! that cannot stage (console) shows them while writing and says in its docs that a batch can
+//! repeat after a crash.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use datafusion::arrow::record_batch::RecordBatch;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::checkpoint::records::SinkDefinition;
+use crate::error::Result;
+use crate::storage::Storage;
+
+/// Which rows of the result a sink is given per batch, with Spark's meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OutputMode {
+    /// Rows that are final, each once.
+    #[default]
+    Append,
+    /// Rows that changed.
+    Update,
+    /// The whole result.
+    Complete,
+}
+
+impl OutputMode {
+    /// `append`, `update` or `complete`.
+    pub fn name(self) -> &'static str {
+        match self {
+            OutputMode::Append => "append",
+            OutputMode::Update => "update",
+            OutputMode::Complete => "complete",
+        }
+    }
+}
+
+impl std::fmt::Display for OutputMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for OutputMode {
+    type Err = crate::error::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "append" => Ok(OutputMode::Append),
+            "update" => Ok(OutputMode::Update),
+            "complete" => Ok(OutputMode::Complete),
+            _ => Err(crate::error::Error::option("outputMode", text, "expected append, update or complete")),
+        }
+    }
+}
+
+/// Which batch of which query is being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SinkBatch {
+    /// The query's id.
+    pub query_id: Uuid,
+    /// This run of the query; two runs never share staging names.
+    pub run_id: Uuid,
+    /// The batch.
+    pub batch_id: u64,
+    /// Which rows of the result this batch holds.
+    pub output_mode: OutputMode,
+}
+
+/// How many writers a sink wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkDistribution {
+    /// One writer per partition of the plan, in parallel.
+    Any,
+    /// One writer for all rows.
+    Single,
+}
+
+/// Where a query's results go.
+///
+/// Per batch: `writer` (one per partition, concurrently), each writer's `close`, then `prepare`,
+/// then — once the commit record is durable — `publish`. If anything fails before the commit
+/// record, `abort` is called instead, and after a crash `recover` finds the same situation.
+#[async_trait]
+pub trait Sink: Debug + Send + Sync {
+    /// For messages and `sink.description` of the progress, e.g. `FileSink[file:///out/etl]`.
+    fn description(&self) -> String;
+
+    /// What a restart must find unchanged. `checkpoint` is the root that locations are recorded
+    /// relative to.
+    fn definition(&self, checkpoint: &dyn Storage) -> SinkDefinition;
+
+    /// Fails, with advice, if the sink cannot take results of `mode`.
+    fn check_output_mode(&self, mode: OutputMode) -> Result<()>;
+
+    /// How many writers it wants.
+    fn distribution(&self) -> SinkDistribution {
+        SinkDistribution::Any
+    }
+
+    /// Whether it may be used without a `checkpointLocation`: true for sinks that do not outlive
+    /// the process.
+    fn is_ephemeral(&self) -> bool {
+        false
+    }
+
+    /// Called once at start, before any batch: completes the publication of the last committed
+    /// batch (its number and what `prepare` gave) and removes what interrupted batches left
+    /// behind. Idempotent.
+    async fn recover(&self, query_id: Uuid, last: Option<(u64, &Value)>) -> Result<()>;
+
+    /// Opens the writer of one partition.
+    async fn writer(&self, batch: SinkBatch, partition: usize) -> Result<Box<dyn SinkWriter>>;
+
+    /// All writers of the batch are closed and durable: what the commit record has to say so that
+    /// `publish` can show them. `reports` come from the writers' `close`, in partition order.
+    async fn prepare(&self, batch: SinkBatch, reports: Vec<Value>) -> Result<Value>;
+
+    /// Shows the batch. `prepared` comes from the commit record. Idempotent, and durable when it
+    /// returns.
+    async fn publish(&self, batch_id: u64, prepared: &Value) -> Result<()>;
+
+    /// Removes what the batch staged, as far as possible.
+    async fn abort(&self, batch: SinkBatch) -> Result<()>;
+
+    /// The query has ended; tidies up what is not needed between runs.
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// One partition's writer. Dropping it without `close` leaves only staged rows.
+#[async_trait]
+pub trait SinkWriter: Send {
+    /// Takes the next rows.
+    async fn write(&mut self, rows: RecordBatch) -> Result<()>;
+
+    /// Makes the rows durable in the staging place; gives what `prepare` needs to know.
+    async fn close(self: Box<Self>) -> Result<Value>;
+}

@@ -1,0 +1,167 @@
+//! Sources: unbounded tables that rows are appended to.
+//!
+//! A [`SourceProvider`] is a table as the user described it; each start of a query makes a
+//! [`Source`] from it, which remembers how far this query has read. A source plans batches by
+//! offsets and, for a planned scan, opens exactly the rows of one batch.
+
+pub mod file;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::Session;
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+use crate::checkpoint::records::SourceDefinition;
+use crate::error::Result;
+use crate::storage::Storage;
+
+/// An unbounded table, not yet read by any query. Immutable and shared by all queries over it.
+pub trait SourceProvider: Debug + Send + Sync {
+    /// The columns of the table.
+    fn schema(&self) -> SchemaRef;
+
+    /// Whether [`SourceProvider::schema`] was inferred from the data rather than given.
+    fn schema_is_inferred(&self) -> bool;
+
+    /// The same table with another schema: the one that a checkpoint pinned.
+    fn with_schema(&self, schema: SchemaRef) -> Result<Arc<dyn SourceProvider>>;
+
+    /// The format's name, lower case: `json`, `csv`, ….
+    fn format(&self) -> &str;
+
+    /// A short text for plans, messages and `sources[].description` of the progress, e.g.
+    /// `FileSource[file:///data/bids]`.
+    fn description(&self) -> String;
+
+    /// What a restart must find unchanged. `checkpoint` is the root that locations are recorded
+    /// relative to.
+    fn definition(&self, checkpoint: &dyn Storage) -> SourceDefinition;
+
+    /// A reader of the table for one run of one query.
+    fn create(&self, context: SourceContext) -> Result<Arc<dyn Source>>;
+}
+
+/// What a source gets to know of the run it works for.
+#[derive(Debug, Clone)]
+pub struct SourceContext {
+    /// The query's id, for names of files that the source writes (bad records, archives).
+    pub query_id: uuid::Uuid,
+    /// DataFusion's environment: object stores by URL.
+    pub runtime: Arc<datafusion::execution::runtime_env::RuntimeEnv>,
+}
+
+/// How much a trigger lets a source take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// What the source's own limits (`maxFilesPerTrigger`, …) allow.
+    Limited,
+    /// Everything that is there, whatever the limits say (`Trigger::Once`).
+    Everything,
+}
+
+/// The new rows of one source in one batch: after `start`, up to and including `end`.
+#[derive(Debug, Clone)]
+pub struct SourceBatch {
+    /// Where the previous batch ended; `null` before the first.
+    pub start: Value,
+    /// Where this batch ends. Equal to `start` if the source has nothing new.
+    pub end: Value,
+    /// What is to be remembered for good, see
+    /// [`SourceOffset::entries`](crate::checkpoint::records::SourceOffset).
+    pub entries: Vec<Box<RawValue>>,
+}
+
+impl SourceBatch {
+    /// Whether there is nothing to read.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// One run's reader of an unbounded table.
+///
+/// Calls come from one task, in this order: `restore` once, `prepare_available_now` at most once,
+/// then per trigger `plan`, (scan and read), `commit`. `plan` may be followed by another `plan`
+/// without anything between only if it gave an empty batch.
+#[async_trait]
+pub trait Source: Debug + Send + Sync {
+    /// Takes up where earlier runs ended: `end` is the last planned end offset (`null` if none)
+    /// and `entries` all that was ever remembered, oldest first, less what
+    /// [`Source::forget`] let go.
+    async fn restore(&self, end: Value, entries: Vec<Box<RawValue>>) -> Result<()>;
+
+    /// Fixes "now" for [`Trigger::AvailableNow`](crate::Trigger): later `plan` calls give what is
+    /// there at this moment, in as many batches as the limits ask for, and then only empty ones.
+    async fn prepare_available_now(&self) -> Result<()>;
+
+    /// The next batch, which starts where the last one ended; empty if there is nothing new. The
+    /// source counts the batch as taken as soon as this returns.
+    async fn plan(&self, admission: Admission) -> Result<SourceBatch>;
+
+    /// The newest offset the source knows of, for the progress; `null` if unknown.
+    fn latest_offset(&self) -> Value;
+
+    /// Prepares reading some columns of the table, planned once and used for every batch.
+    /// `projection` lists column indices of the schema (`None` is all); `filters` may be used to
+    /// skip rows but need not be: the plan above applies them again. `partitions` is the fixed
+    /// number of output partitions.
+    fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        partitions: usize,
+    ) -> Result<Arc<dyn SourceScan>>;
+
+    /// The batch is durable in the sink: the source may clean up after it. Must be idempotent; it
+    /// is repeated for the last committed batch after a restart.
+    async fn commit(&self, batch: &SourceBatch) -> Result<()>;
+
+    /// Of `entries`, those that must still be remembered once `end` is planned (the file source
+    /// lets go of files beyond `maxFileAge`). Pure.
+    fn forget(&self, entries: Vec<Box<RawValue>>) -> Vec<Box<RawValue>> {
+        entries
+    }
+
+    /// Counters of the batch that was just read, for `sources[].metrics` of the progress, e.g.
+    /// `numMalformedRows`. Resets them.
+    fn take_metrics(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    /// After reading `batch` failed with `error`: the same error, or one that says more precisely
+    /// which file and line is to blame.
+    async fn diagnose(&self, batch: &SourceBatch, error: crate::error::Error) -> crate::error::Error {
+        let _ = batch;
+        error
+    }
+}
+
+/// A planned scan of a source: fixed columns, filters and partition count.
+pub trait SourceScan: Debug + Send + Sync {
+    /// The columns it gives, after projection.
+    fn schema(&self) -> SchemaRef;
+
+    /// A plan that reads exactly the rows of `batch`, in at most the planned number of partitions.
+    /// Executed once. Cost follows the batch, never the history.
+    fn read(&self, batch: &SourceBatch, context: &TaskContext) -> Result<Arc<dyn ExecutionPlan>>;
+
+    /// Whether `batch` is so small that one partition reads it best.
+    fn is_small(&self, batch: &SourceBatch) -> bool {
+        let _ = batch;
+        false
+    }
+
+    /// What `EXPLAIN` shows beside the source's description, e.g. pushed filters.
+    fn details(&self) -> String {
+        String::new()
+    }
+}

@@ -1,0 +1,102 @@
+//! Durable files under one root: what checkpoints and file sinks write through.
+//!
+//! One small trait stands between the engine and every disk or object store, so that tests can
+//! count each call, crash at it, tear it, or take the power away ([`Storage`]'s contract says what
+//! must survive). Reading *input* does not go through here: that is DataFusion's business.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use url::Url;
+
+use crate::error::Result;
+
+/// What has to survive when a call returns `Ok`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// A power cut: data and directory entries are fsynced.
+    #[default]
+    Disk,
+    /// A crash of the process only: nothing is fsynced (`durability=process`).
+    Process,
+}
+
+/// What [`Storage::create`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The file did not exist and now holds exactly the given bytes.
+    New,
+    /// A file of this name exists already; it was not touched.
+    Exists,
+}
+
+/// A file that [`Storage::list`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredFile {
+    /// The path below the root, with `/` between parts.
+    pub path: String,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// Files below one root, with the few operations that exactly-once needs.
+///
+/// Paths are relative to the root, with `/` between parts, never absolute, never with `..`.
+/// Missing directories are made as needed. An `Err` may be ambiguous: the operation may or may not
+/// have taken effect, and callers find out by reading.
+#[async_trait]
+pub trait Storage: Debug + Send + Sync {
+    /// The root, for messages and for comparing two storages.
+    fn url(&self) -> &Url;
+
+    /// Creates `path` with `body`, atomically: no reader ever sees a part of it, and of several
+    /// callers exactly one gets [`Created::New`]. Durable when it returns.
+    async fn create(&self, path: &str, body: Bytes) -> Result<Created>;
+
+    /// The whole of `path`, or `None` if there is no such file.
+    async fn read(&self, path: &str) -> Result<Option<Bytes>>;
+
+    /// The length of `path`, or `None` if there is no such file.
+    async fn size(&self, path: &str) -> Result<Option<u64>>;
+
+    /// The files directly in `dir` (`""` is the root), sorted by path; empty if there is no such
+    /// directory. Left-overs of unfinished [`Storage::create`] calls are not shown.
+    async fn list(&self, dir: &str) -> Result<Vec<StoredFile>>;
+
+    /// Removes `path`; it is no error if it is gone already. Need not be durable.
+    async fn delete(&self, path: &str) -> Result<()>;
+
+    /// Opens `path` for writing from the start; an old file of that name is replaced. Only
+    /// [`StorageWriter::finish`] makes the content durable.
+    async fn writer(&self, path: &str) -> Result<Box<dyn StorageWriter>>;
+
+    /// Moves each `(from, to)`, durably when it returns. Each single move is atomic; a move whose
+    /// `from` is gone and whose `to` is there counts as done, so that the call can be repeated.
+    async fn rename(&self, moves: &[(String, String)]) -> Result<()>;
+
+    /// Removes the directory `dir` if it is empty; otherwise, and on stores without directories,
+    /// does nothing.
+    async fn remove_empty_dir(&self, dir: &str) -> Result<()>;
+}
+
+/// A file that is being written. Dropping it without [`StorageWriter::finish`] leaves at most an
+/// unfinished file under the name it was opened with.
+#[async_trait]
+pub trait StorageWriter: Send {
+    /// Appends `data`.
+    async fn write(&mut self, data: Bytes) -> Result<()>;
+
+    /// Makes what was written durable and gives its length in bytes.
+    async fn finish(self: Box<Self>) -> Result<u64>;
+
+    /// Gives up and removes what was written, as far as possible.
+    async fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// Opens storages by URL. Tests put a simulated disk here.
+pub trait StorageProvider: Debug + Send + Sync {
+    /// The storage rooted at the directory `url`.
+    fn open(&self, url: &Url, durability: Durability) -> Result<Arc<dyn Storage>>;
+}

@@ -1,0 +1,3 @@
+//! The integration tests, in one binary: each links DataFusion, and that is what costs time.
+
+mod support;

@@ -1,0 +1,1 @@
+//! What several tests share: simulated disks, injected faults, oracles, queries in a temporary folder.
