@@ -1,15 +1,69 @@
 //! Structured Streaming on Apache DataFusion.
+//!
+//! Describe a query once, as if an endless input were one table; Tidemill runs it incrementally,
+//! exactly once, through any crash.
+//!
+//! ```no_run
+//! # async fn example() -> tidemill::Result<()> {
+//! use std::time::Duration;
+//! use tidemill::prelude::*;
+//!
+//! let session = Session::new();
+//! let bids = session
+//!     .read_stream()
+//!     .format("json")
+//!     .option("maxFilesPerTrigger", 4)
+//!     .load("data/bids")
+//!     .await?; // a DataFusion DataFrame
+//! let query = bids
+//!     .filter(col("price").gt(lit(1000)))?
+//!     .write_stream()
+//!     .format("parquet")
+//!     .trigger(Trigger::ProcessingTime(Duration::from_secs(2)))
+//!     .option("checkpointLocation", "checkpoint/etl")
+//!     .query_name("etl")
+//!     .start("out/etl")
+//!     .await?;
+//! query.await_termination().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The layers, each importing only from those before it: `error`, `clock`, `id`, `options`,
+//! [`storage`], [`checkpoint`], [`source`], [`sink`], `plan`, `exec`, `query`, `session`, `sql`.
+//! `docs/architecture.md` says what each is for.
 #![warn(missing_docs)]
 
 pub mod checkpoint;
 pub mod clock;
 pub mod error;
+mod exec;
 pub mod id;
 mod options;
+mod plan;
+mod query;
+mod session;
 pub mod sink;
 pub mod source;
 pub mod storage;
 
 pub use error::{Error, Result, StreamingQueryException};
 pub use options::{Options, nearest, parse_bytes, parse_duration};
+pub use plan::{StreamTable, is_unbounded, unbounded_tables};
+pub use query::{
+    ListenerId, QueryIdle, QueryStarted, QueryTerminated, SinkProgress, SourceProgress, StopMode,
+    StreamingQuery, StreamingQueryListener, StreamingQueryManager, StreamingQueryProgress,
+    StreamingQueryStatus, Trigger,
+};
+pub use session::{
+    DataStreamReader, DataStreamWriter, Environment, ReadStream, Session, SinkFactory, SinkRequest,
+    SourceFactory, SourceRequest, WriteStream,
+};
 pub use sink::OutputMode;
+
+/// What a program that streams needs: Tidemill's verbs and DataFusion's prelude.
+pub mod prelude {
+    pub use datafusion::prelude::*;
+
+    pub use crate::{OutputMode, ReadStream, Session, StopMode, StreamingQuery, Trigger, WriteStream};
+}

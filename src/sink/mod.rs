@@ -6,9 +6,11 @@
 //! repeat after a crash.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -106,6 +108,12 @@ pub trait Sink: Debug + Send + Sync {
     /// the process.
     fn is_ephemeral(&self) -> bool {
         false
+    }
+
+    /// The table under which the session can query the results, and its name, for a sink that
+    /// keeps them in memory.
+    fn table(&self) -> Option<(String, Arc<dyn TableProvider>)> {
+        None
     }
 
     /// Called once at start, before any batch: completes the publication of the last committed

@@ -1,0 +1,246 @@
+//! Whether a query is still the one that wrote its checkpoint.
+
+use url::Url;
+
+use super::location::same_place;
+use super::records::{
+    ColumnDefinition, Location, OperatorDefinition, QueryDefinition, SinkDefinition, SourceDefinition,
+};
+use crate::error::{Error, Result};
+
+/// Fails with every difference between the query that wrote the checkpoint and the one to run.
+///
+/// What is recorded in a [`QueryDefinition`] is what may not change; triggers, limits, filters and
+/// projections are not part of it and may (Spark's rules, `docs/spark-differences.md`).
+pub(crate) fn check_unchanged(
+    checkpoint: &Url,
+    recorded: &QueryDefinition,
+    current: &QueryDefinition,
+) -> Result<()> {
+    let differences = differences(recorded, current);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::QueryChanged { checkpoint: checkpoint.to_string(), differences })
+}
+
+/// One sentence per difference. Pure.
+fn differences(recorded: &QueryDefinition, current: &QueryDefinition) -> Vec<String> {
+    let mut found = Vec::new();
+    if recorded.sources.len() != current.sources.len() {
+        found.push(format!(
+            "it had {} and has {}",
+            count(recorded.sources.len(), "source"),
+            count(current.sources.len(), "source")
+        ));
+    } else {
+        for (index, (old, new)) in recorded.sources.iter().zip(&current.sources).enumerate() {
+            compare_sources(index, old, new, &mut found);
+        }
+    }
+    compare_sinks(&recorded.sink, &current.sink, &mut found);
+    if recorded.output_mode != current.output_mode {
+        found.push(format!(
+            "its output mode was {} and is {}",
+            recorded.output_mode, current.output_mode
+        ));
+    }
+    compare_operators(&recorded.operators, &current.operators, &mut found);
+    found
+}
+
+fn compare_sources(index: usize, old: &SourceDefinition, new: &SourceDefinition, found: &mut Vec<String>) {
+    let name = format!("source {index}");
+    if old.format != new.format {
+        found.push(format!("the format of {name} was {} and is {}", old.format, new.format));
+    }
+    compare_locations(&name, old.location.as_ref(), new.location.as_ref(), found);
+    compare_columns(&name, &old.columns, &new.columns, found);
+    for (option, value) in &old.options {
+        match new.options.get(option) {
+            Some(current) if current == value => {}
+            Some(current) => {
+                found.push(format!("option '{option}' of {name} was '{value}' and is '{current}'"));
+            }
+            None => found.push(format!("option '{option}' of {name} was '{value}' and is not set")),
+        }
+    }
+    for (option, value) in new.options.iter().filter(|(option, _)| !old.options.contains_key(*option)) {
+        found.push(format!("option '{option}' of {name} was not set and is '{value}'"));
+    }
+}
+
+fn compare_sinks(old: &SinkDefinition, new: &SinkDefinition, found: &mut Vec<String>) {
+    if old.format != new.format {
+        found.push(format!("the format of the sink was {} and is {}", old.format, new.format));
+    }
+    compare_locations("the sink", old.location.as_ref(), new.location.as_ref(), found);
+    compare_columns("the sink", &old.columns, &new.columns, found);
+    if old.partition_by != new.partition_by {
+        found.push(format!(
+            "the sink was partitioned by ({}) and is partitioned by ({})",
+            old.partition_by.join(", "),
+            new.partition_by.join(", ")
+        ));
+    }
+}
+
+fn compare_locations(name: &str, old: Option<&Location>, new: Option<&Location>, found: &mut Vec<String>) {
+    match (old, new) {
+        (Some(old), Some(new)) if !same_place(old, new) => found.push(format!(
+            "the location of {name} was '{}' and is '{}' (seen from the checkpoint)",
+            old.path, new.path
+        )),
+        (Some(old), None) => found.push(format!("{name} had the location '{}' and has none", old.path)),
+        (None, Some(new)) => found.push(format!("{name} had no location and has '{}'", new.path)),
+        _ => {}
+    }
+}
+
+fn compare_columns(
+    name: &str,
+    old: &[ColumnDefinition],
+    new: &[ColumnDefinition],
+    found: &mut Vec<String>,
+) {
+    let before = found.len();
+    for column in old {
+        match new.iter().find(|other| other.name == column.name) {
+            None => found.push(format!(
+                "column '{}' ({}) of {name} is gone",
+                column.name, column.data_type
+            )),
+            Some(other) if other.data_type != column.data_type => found.push(format!(
+                "column '{}' of {name} was {} and is {}",
+                column.name, column.data_type, other.data_type
+            )),
+            Some(other) if other.nullable != column.nullable => found.push(format!(
+                "column '{}' of {name} was {} and is {}",
+                column.name,
+                nullability(column),
+                nullability(other)
+            )),
+            Some(_) => {}
+        }
+    }
+    for column in new.iter().filter(|column| old.iter().all(|other| other.name != column.name)) {
+        found.push(format!("column '{}' ({}) of {name} is new", column.name, column.data_type));
+    }
+    if before == found.len() && old != new {
+        let names = |columns: &[ColumnDefinition]| {
+            columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        found.push(format!("the columns of {name} were ({}) and are ({})", names(old), names(new)));
+    }
+}
+
+fn compare_operators(old: &[OperatorDefinition], new: &[OperatorDefinition], found: &mut Vec<String>) {
+    if old.len() != new.len() {
+        found.push(format!(
+            "it had {} and has {}",
+            count(old.len(), "stateful operator"),
+            count(new.len(), "stateful operator")
+        ));
+        return;
+    }
+    for (index, (old, new)) in old.iter().zip(new).enumerate() {
+        if old.name != new.name {
+            found.push(format!("stateful operator {index} was {} and is {}", old.name, new.name));
+        } else if old.details != new.details {
+            found.push(format!("stateful operator {index} ({}) has changed", old.name));
+        }
+    }
+}
+
+fn nullability(column: &ColumnDefinition) -> &'static str {
+    if column.nullable { "nullable" } else { "not null" }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    match number {
+        0 => format!("no {noun}"),
+        1 => format!("one {noun}"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn column(name: &str, data_type: &str) -> ColumnDefinition {
+        ColumnDefinition { name: name.into(), data_type: data_type.into(), nullable: true }
+    }
+
+    fn query() -> QueryDefinition {
+        let location = Location { path: "../in".into(), fingerprint: "00000001".into() };
+        QueryDefinition {
+            sources: vec![SourceDefinition {
+                format: "json".into(),
+                location: Some(location.clone()),
+                columns: vec![column("a", "Int64"), column("b", "Utf8")],
+                inferred: false,
+                options: BTreeMap::new(),
+            }],
+            sink: SinkDefinition {
+                format: "parquet".into(),
+                location: Some(Location { path: "../out".into(), ..location }),
+                columns: vec![column("a", "Int64")],
+                partition_by: vec![],
+            },
+            output_mode: "append".into(),
+            operators: vec![],
+        }
+    }
+
+    /// Changes a query.
+    type Edit = Box<dyn Fn(&mut QueryDefinition)>;
+
+    #[test]
+    fn every_difference_is_named() {
+        assert!(differences(&query(), &query()).is_empty());
+        let cases: Vec<(Edit, &str)> = vec![
+            (Box::new(|q| q.sources[0].format = "csv".into()), "the format of source 0 was json and is csv"),
+            (
+                Box::new(|q| {
+                    q.sources[0].location =
+                        Some(Location { path: "../other".into(), fingerprint: "00000002".into() });
+                }),
+                "the location of source 0 was '../in' and is '../other' (seen from the checkpoint)",
+            ),
+            (Box::new(|q| q.sources[0].columns[0] = column("a", "Utf8")), "column 'a' of source 0 was Int64 and is Utf8"),
+            (Box::new(|q| drop(q.sources[0].columns.pop())), "column 'b' (Utf8) of source 0 is gone"),
+            (Box::new(|q| q.sources[0].columns.push(column("c", "Date32"))), "column 'c' (Date32) of source 0 is new"),
+            (Box::new(|q| q.sources[0].columns.reverse()), "the columns of source 0 were (a, b) and are (b, a)"),
+            (
+                Box::new(|q| drop(q.sources[0].options.insert("mode".into(), "PERMISSIVE".into()))),
+                "option 'mode' of source 0 was not set and is 'PERMISSIVE'",
+            ),
+            (Box::new(|q| q.sources.clear()), "it had one source and has no source"),
+            (Box::new(|q| q.sink.format = "console".into()), "the format of the sink was parquet and is console"),
+            (Box::new(|q| q.sink.location = None), "the sink had the location '../out' and has none"),
+            (
+                Box::new(|q| q.sink.partition_by.push("a".into())),
+                "the sink was partitioned by () and is partitioned by (a)",
+            ),
+            (Box::new(|q| q.output_mode = "update".into()), "its output mode was append and is update"),
+        ];
+        for (edit, expected) in cases {
+            let mut changed = query();
+            edit(&mut changed);
+            assert_eq!(differences(&query(), &changed), vec![expected.to_string()]);
+        }
+    }
+
+    #[test]
+    fn moving_everything_together_or_only_the_checkpoint_is_no_difference() {
+        let mut moved = query();
+        moved.sources[0].location.as_mut().unwrap().fingerprint = "0000ffff".into();
+        assert!(differences(&query(), &moved).is_empty());
+        let mut checkpoint_moved = query();
+        checkpoint_moved.sources[0].location.as_mut().unwrap().path = "../../elsewhere/in".into();
+        assert!(differences(&query(), &checkpoint_moved).is_empty());
+    }
+}

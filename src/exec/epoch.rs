@@ -1,0 +1,73 @@
+//! What one batch is about, handed to operators through the task context.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use datafusion::execution::TaskContext;
+use datafusion::execution::session_state::SessionState;
+
+use crate::error::{Error, Result};
+use crate::sink::SinkBatch;
+use crate::source::SourceBatch;
+
+/// One batch: its identity and the new rows of every source. A session-config extension, so that
+/// plans cached across batches find the current one.
+#[derive(Debug)]
+pub(crate) struct Epoch {
+    /// Which batch of which query.
+    pub(crate) batch: SinkBatch,
+    /// What each source reads, by source index.
+    pub(crate) inputs: Vec<EpochInput>,
+}
+
+/// One source's part of a batch.
+#[derive(Debug)]
+pub(crate) struct EpochInput {
+    /// The rows to read.
+    pub(crate) batch: SourceBatch,
+    /// How many rows were read so far, counted by every scan of the source.
+    rows: AtomicU64,
+}
+
+impl EpochInput {
+    pub(crate) fn new(batch: SourceBatch) -> Self {
+        Self { batch, rows: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn add_rows(&self, rows: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    /// A copy as it is now.
+    pub(crate) fn snapshot(&self) -> Self {
+        Self { batch: self.batch.clone(), rows: AtomicU64::new(self.rows()) }
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+}
+
+impl Epoch {
+    /// A light context for this batch; functions and formats are already resolved in the plan.
+    pub(crate) fn task_context(self: &Arc<Self>, state: &SessionState) -> Arc<TaskContext> {
+        let config = state.config().clone().with_extension(Arc::clone(self));
+        Arc::new(TaskContext::new(
+            None,
+            state.session_id().to_string(),
+            config,
+            Default::default(),
+            Default::default(),
+            Default::default(),
+            Default::default(),
+            Arc::clone(state.runtime_env()),
+        ))
+    }
+
+    /// The batch that `context` belongs to.
+    pub(crate) fn of(context: &TaskContext) -> Result<Arc<Epoch>> {
+        context.session_config().get_extension::<Epoch>().ok_or_else(|| {
+            Error::Invalid("a plan of a streaming query can be executed only by its query".into())
+        })
+    }
+}

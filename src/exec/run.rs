@@ -1,0 +1,90 @@
+//! Running a plan for one batch.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::UInt64Type;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use futures::TryStreamExt;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::error::{Error, Result};
+
+/// Executes every partition of `plan`, whose root is a [`SinkExec`](super::sink::SinkExec), and
+/// gives the writers' reports in partition order. Dropping the future abandons the work.
+pub(crate) async fn run_batch(
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+) -> Result<Vec<Value>> {
+    let partitions = plan.output_partitioning().partition_count();
+    let mut reports = if partitions == 1 {
+        // A task of its own all the same: it keeps a panic of an operator from the query's loop.
+        let task = tokio::spawn(run_partition(plan, 0, context));
+        AbortOnDrop(task).join().await?
+    } else {
+        let mut tasks = JoinSet::new();
+        for partition in 0..partitions {
+            tasks.spawn(run_partition(Arc::clone(&plan), partition, Arc::clone(&context)));
+        }
+        let mut reports = Vec::with_capacity(partitions);
+        while let Some(finished) = tasks.join_next().await {
+            reports.extend(finished.map_err(panicked)??);
+        }
+        reports
+    };
+    reports.sort_by_key(|(partition, _)| *partition);
+    Ok(reports.into_iter().map(|(_, report)| report).collect())
+}
+
+async fn run_partition(
+    plan: Arc<dyn ExecutionPlan>,
+    partition: usize,
+    context: Arc<TaskContext>,
+) -> DataFusionResult<Vec<(u64, Value)>> {
+    let batches: Vec<RecordBatch> = plan.execute(partition, context)?.try_collect().await?;
+    let mut reports = Vec::with_capacity(1);
+    for batch in &batches {
+        let partitions = batch.column(0).as_primitive::<UInt64Type>();
+        let texts = batch.column(1).as_string::<i32>();
+        for row in 0..batch.num_rows() {
+            let report = serde_json::from_str(texts.value(row))
+                .map_err(|error| DataFusionError::External(Box::new(error)))?;
+            reports.push((partitions.value(row), report));
+        }
+    }
+    Ok(reports)
+}
+
+/// A task that ends when nobody waits for it any more.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> AbortOnDrop<DataFusionResult<T>> {
+    async fn join(mut self) -> Result<T> {
+        (&mut self.0).await.map_err(panicked)?.map_err(Error::from)
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A panic inside an operator is a bug, but it must end the query, not the process.
+fn panicked(error: tokio::task::JoinError) -> Error {
+    match error.try_into_panic() {
+        Ok(payload) => {
+            let text = payload
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_string())
+                .or_else(|| payload.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "unknown cause".into());
+            Error::Invalid(format!("an operator panicked, which is a bug: {text}"))
+        }
+        Err(error) => Error::Invalid(format!("the batch was cancelled: {error}")),
+    }
+}

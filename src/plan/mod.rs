@@ -1,0 +1,14 @@
+//! From a DataFusion plan over unbounded tables to one that runs batch by batch.
+//!
+//! A user's plan is checked ([`check`]), bound to the run's sources ([`bind`]), optimised once and
+//! planned physically once; see [`StreamingPlan`].
+
+pub(crate) mod batch_time;
+pub(crate) mod bind;
+pub(crate) mod check;
+mod prepared;
+pub(crate) mod session_state;
+pub(crate) mod stream_table;
+
+pub(crate) use prepared::{BatchWidth, StreamingPlan};
+pub use stream_table::{StreamTable, is_unbounded, unbounded_tables};

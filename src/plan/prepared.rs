@@ -1,0 +1,143 @@
+//! A query's plan, made once and run for every batch.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+
+use super::batch_time::{BatchTime, use_batch_time};
+use super::bind::bind;
+use super::check::reads_bounded_tables;
+use super::session_state::streaming_state;
+use crate::error::Result;
+use crate::exec::scan::StreamScanExec;
+use crate::exec::sink::SinkExec;
+use crate::sink::Sink;
+use crate::source::{Source, SourceBatch, SourceProvider, SourceScan};
+
+/// How many partitions a batch is worth: fanning out costs more than a small batch does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BatchWidth {
+    /// One partition, run in the loop's own task.
+    Small,
+    /// All partitions of the session.
+    Wide,
+}
+
+/// A checked, bound and optimised plan, with its physical plans.
+///
+/// Physical plans are cached across batches and reset before each. If the query reads bounded
+/// tables, which may change between batches, it is planned physically for each batch instead.
+#[derive(Debug)]
+pub(crate) struct StreamingPlan {
+    logical: LogicalPlan,
+    small: PhysicalPlan,
+    wide: PhysicalPlan,
+    batch_time: BatchTime,
+    sink: Arc<dyn Sink>,
+    /// Every scan of an unbounded table with its source's index, to judge a batch's size by.
+    scans: Vec<(usize, Arc<dyn SourceScan>)>,
+}
+
+#[derive(Debug)]
+struct PhysicalPlan {
+    state: SessionState,
+    /// `None` if the query has to be planned for each batch.
+    cached: Option<Arc<dyn ExecutionPlan>>,
+}
+
+impl StreamingPlan {
+    /// Binds `plan`, whose unbounded tables are `providers`, to `sources`, optimises and plans it.
+    pub(crate) async fn prepare(
+        plan: LogicalPlan,
+        session: &SessionState,
+        providers: &[Arc<dyn SourceProvider>],
+        sources: &[Arc<dyn Source>],
+        sink: Arc<dyn Sink>,
+    ) -> Result<Self> {
+        let partitions = session.config().target_partitions();
+        let wide = streaming_state(session, partitions)?;
+        let small = streaming_state(session, 1)?;
+        let replan = reads_bounded_tables(&plan);
+        let batch_time = BatchTime::default();
+        let bound = bind(use_batch_time(plan, &batch_time)?, providers, sources)?;
+        let logical = wide.optimize(&bound)?;
+        let mut prepared = Self {
+            logical,
+            small: PhysicalPlan { state: small, cached: None },
+            wide: PhysicalPlan { state: wide, cached: None },
+            batch_time,
+            sink,
+            scans: Vec::new(),
+        };
+        // Planned even if it cannot be kept, so that an error shows before the query starts.
+        let small = prepared.create(&prepared.small.state).await?;
+        prepared.scans = scans_of(&small);
+        if !replan {
+            prepared.wide.cached = Some(prepared.create(&prepared.wide.state).await?);
+            prepared.small.cached = Some(small);
+        }
+        Ok(prepared)
+    }
+
+    /// The columns of the result.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        Arc::clone(self.logical.schema().inner())
+    }
+
+    /// What functions of the current time give in the next batch.
+    pub(crate) fn batch_time(&self) -> &BatchTime {
+        &self.batch_time
+    }
+
+    /// How many partitions reading `inputs`, one per source, is worth.
+    pub(crate) fn width<'a>(&self, inputs: impl Iterator<Item = &'a SourceBatch>) -> BatchWidth {
+        let inputs: Vec<_> = inputs.collect();
+        let small = self.scans.iter().all(|(source, scan)| {
+            let batch = inputs[*source];
+            batch.is_empty() || scan.is_small(batch)
+        });
+        if small { BatchWidth::Small } else { BatchWidth::Wide }
+    }
+
+    /// A plan for one batch that nothing was executed on yet, and the session it belongs to.
+    pub(crate) async fn for_batch(
+        &self,
+        width: BatchWidth,
+    ) -> Result<(Arc<dyn ExecutionPlan>, &SessionState)> {
+        let chosen = match width {
+            BatchWidth::Small => &self.small,
+            BatchWidth::Wide => &self.wide,
+        };
+        let plan = match &chosen.cached {
+            Some(plan) => reset_plan_states(Arc::clone(plan))?,
+            None => self.create(&chosen.state).await?,
+        };
+        Ok((plan, &chosen.state))
+    }
+
+    async fn create(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
+        let physical = state.query_planner().create_physical_plan(&self.logical, state).await?;
+        Ok(Arc::new(SinkExec::new(physical, Arc::clone(&self.sink))))
+    }
+
+    /// The logical and physical plan as text.
+    pub(crate) async fn explain(&self) -> Result<String> {
+        let (physical, _) = self.for_batch(BatchWidth::Wide).await?;
+        Ok(format!(
+            "== Optimized Logical Plan ==\n{}\n\n== Physical Plan ==\n{}",
+            self.logical.display_indent(),
+            displayable(physical.as_ref()).indent(false),
+        ))
+    }
+}
+
+fn scans_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, Arc<dyn SourceScan>)> {
+    match plan.downcast_ref::<StreamScanExec>() {
+        Some(scan) => vec![(scan.source_index(), Arc::clone(scan.scan()))],
+        None => plan.children().into_iter().flat_map(scans_of).collect(),
+    }
+}

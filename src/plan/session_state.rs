@@ -1,0 +1,48 @@
+//! The session a streaming query is planned in: the user's, with everything pinned that a plan
+//! cached across batches depends on.
+
+use std::sync::Arc;
+
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::cache::cache_manager::{CacheManager, CacheManagerConfig};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::session_state::SessionState;
+
+use crate::error::Result;
+
+/// Rewrites `COUNT(DISTINCT x)` into two nested aggregations, the outer of which would count what
+/// changed instead of what is new.
+const SINGLE_DISTINCT_RULE: &str = "single_distinct_aggregation_to_group_by";
+
+/// `state` for a query that runs with `partitions` partitions.
+pub(crate) fn streaming_state(state: &SessionState, partitions: usize) -> Result<SessionState> {
+    let mut config = state.config().clone().with_target_partitions(partitions.max(1));
+    let options = config.options_mut();
+    // A scan keeps the filter that a join's build side of an earlier batch pushed into it.
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    let rules = state
+        .optimizers()
+        .iter()
+        .filter(|rule| rule.name() != SINGLE_DISTINCT_RULE)
+        .map(Arc::clone)
+        .collect();
+    Ok(SessionStateBuilder::new_from_existing(state.clone())
+        .with_config(config)
+        .with_optimizer_rules(rules)
+        .with_runtime_env(uncached_runtime(state.runtime_env())?)
+        .build())
+}
+
+/// `runtime` without its cache of file listings, which would hide files that a bounded table gains
+/// between two batches.
+pub(crate) fn uncached_runtime(runtime: &Arc<RuntimeEnv>) -> Result<Arc<RuntimeEnv>> {
+    let caches = CacheManagerConfig {
+        list_files_cache_limit: 0,
+        metadata_cache_limit: runtime.cache_manager.get_metadata_cache_limit(),
+        ..CacheManagerConfig::default()
+    };
+    Ok(Arc::new(RuntimeEnv {
+        cache_manager: CacheManager::try_new(&caches)?,
+        ..runtime.as_ref().clone()
+    }))
+}

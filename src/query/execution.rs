@@ -1,0 +1,249 @@
+//! The trigger loop of one run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+use tokio::task::JoinHandle;
+
+use super::batch::{BatchRunner, Stopwatch};
+use super::listener::QueryIdle;
+use super::manager::StreamingQueryManager;
+use super::progress::iso_timestamp;
+use super::report::{TriggerTimes, progress};
+use super::trigger::{Trigger, until_next_tick};
+use crate::checkpoint::records::{OffsetsRecord, SourceOffset};
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::source::{Admission, SourceBatch};
+
+/// How long to wait before looking for new rows again, at least (Spark's `pollingDelay`).
+const POLLING_DELAY: Duration = Duration::from_millis(10);
+/// …and at most, when looking itself takes long.
+const LONGEST_POLLING_DELAY: Duration = Duration::from_secs(5);
+/// How often listeners hear that there is nothing to do (Spark's `noDataProgressEventInterval`).
+const IDLE_EVENT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A batch that a crash interrupted: it runs again with exactly its old offsets.
+#[derive(Debug)]
+pub(crate) struct Rerun {
+    pub(crate) record: OffsetsRecord,
+    pub(crate) inputs: Vec<SourceBatch>,
+}
+
+/// One run of a query. [`Execution::run`] consumes it.
+#[derive(Debug)]
+pub(crate) struct Execution {
+    pub(crate) runner: BatchRunner,
+    pub(crate) manager: StreamingQueryManager,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) trigger: Trigger,
+    /// For progress reports, one per source.
+    pub(crate) descriptions: Vec<String>,
+    /// Settings recorded with every batch, see [`OffsetsRecord::conf`].
+    pub(crate) conf: BTreeMap<String, String>,
+    pub(crate) min_batches_to_retain: u64,
+    /// The next batch to plan.
+    pub(crate) next_batch: u64,
+    pub(crate) rerun: Option<Rerun>,
+    pub(crate) previous_trigger_ms: Option<i64>,
+    pub(crate) maintenance: Option<JoinHandle<Result<()>>>,
+}
+
+/// What a trigger found to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Triggered {
+    Batch,
+    Nothing,
+    Abandoned,
+}
+
+impl Execution {
+    /// Runs batches until the trigger or a stop ends it, and tidies up.
+    pub(crate) async fn run(&mut self) -> Result<()> {
+        let ended = self.run_triggers().await;
+        let maintained = self.finish_maintenance().await;
+        let closed = self.runner.sink.close().await;
+        ended.and(maintained).and(closed)
+    }
+
+    /// The batch being planned or run, for error reports.
+    pub(crate) fn current_batch(&self) -> u64 {
+        self.next_batch
+    }
+
+    async fn run_triggers(&mut self) -> Result<()> {
+        if self.trigger == Trigger::AvailableNow {
+            for source in &self.runner.sources {
+                source.prepare_available_now().await?;
+            }
+        }
+        let mut last_idle_event: Option<Instant> = None;
+        while !self.runner.shared.finish.is_cancelled() {
+            let started_ms = self.clock.now_ms();
+            let looked = Instant::now();
+            let look = self.runner.shared.looks.fetch_add(1, Ordering::SeqCst) + 1;
+            let triggered = self.trigger_once(started_ms).await?;
+            match (triggered, self.trigger) {
+                (Triggered::Abandoned, _) | (_, Trigger::Once) => return Ok(()),
+                (Triggered::Nothing, Trigger::AvailableNow) => return Ok(()),
+                (Triggered::Batch, Trigger::AtOnce | Trigger::AvailableNow) => {
+                    self.previous_trigger_ms = Some(started_ms);
+                }
+                (Triggered::Batch, Trigger::ProcessingTime(interval)) => {
+                    self.previous_trigger_ms = Some(started_ms);
+                    self.await_tick(interval, started_ms).await;
+                }
+                (Triggered::Nothing, trigger) => {
+                    self.report_idle(look, &mut last_idle_event);
+                    match trigger {
+                        Trigger::ProcessingTime(interval) => self.await_tick(interval, started_ms).await,
+                        _ => self.await_rows(looked.elapsed()).await,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one batch if there is one to run.
+    async fn trigger_once(&mut self, started_ms: i64) -> Result<Triggered> {
+        let mut stopwatch = Stopwatch::start();
+        let (record, inputs) = match self.rerun.take() {
+            Some(rerun) => (rerun.record, rerun.inputs),
+            None => match self.plan_batch(&mut stopwatch).await? {
+                Some(planned) => planned,
+                None => return Ok(Triggered::Nothing),
+            },
+        };
+        self.runner.shared.set_status("Processing new data", true, true);
+        let Some(outcome) = self.runner.run(&record, inputs, &mut stopwatch).await? else {
+            return Ok(Triggered::Abandoned);
+        };
+        self.next_batch = record.batch_id + 1;
+        self.maintain();
+        let times = TriggerTimes {
+            started_ms,
+            previous_ms: self.previous_trigger_ms,
+            durations: stopwatch.finish(),
+        };
+        let report = progress(&self.runner, &self.descriptions, record.batch_id, &outcome, times);
+        self.runner.shared.add_progress(report.clone());
+        self.manager.notify_progress(&report);
+        Ok(Triggered::Batch)
+    }
+
+    /// Asks every source for new rows and makes the batch durable; `None` if there are none.
+    async fn plan_batch(
+        &mut self,
+        stopwatch: &mut Stopwatch,
+    ) -> Result<Option<(OffsetsRecord, Vec<SourceBatch>)>> {
+        let shared = &self.runner.shared;
+        let admission = match self.trigger {
+            Trigger::Once => Admission::Everything,
+            _ => Admission::Limited,
+        };
+        let mut inputs = Vec::with_capacity(self.runner.sources.len());
+        for (source, description) in self.runner.sources.iter().zip(&self.descriptions) {
+            shared.set_status(description, false, true);
+            inputs.push(source.plan(admission).await?);
+        }
+        stopwatch.lap("latestOffset");
+        if inputs.iter().all(SourceBatch::is_empty) {
+            return Ok(None);
+        }
+        let record = OffsetsRecord {
+            batch_id: self.next_batch,
+            batch_timestamp_ms: self.clock.now_ms(),
+            batch_watermark_ms: 0,
+            conf: self.conf.clone(),
+            sources: inputs
+                .iter()
+                .map(|input| SourceOffset { end: input.end.clone(), entries: input.entries.clone() })
+                .collect(),
+        };
+        shared.set_status("Writing offsets to log", true, true);
+        self.runner.checkpoint.write_offsets(&record).await?;
+        stopwatch.lap("walCommit");
+        Ok(Some((record, inputs)))
+    }
+
+    /// Merges and purges old checkpoint files beside the next batches, one round at a time.
+    fn maintain(&mut self) {
+        if self.maintenance.as_ref().is_some_and(|round| !round.is_finished()) {
+            return;
+        }
+        let checkpoint = Arc::clone(&self.runner.checkpoint);
+        if !checkpoint.needs_maintenance(self.min_batches_to_retain) {
+            return;
+        }
+        let sources = self.runner.sources.clone();
+        let retain = self.min_batches_to_retain;
+        self.maintenance = Some(tokio::spawn(async move {
+            let forget = |source: usize, entries: Vec<Box<RawValue>>| match sources.get(source) {
+                Some(source) => source.forget(entries),
+                None => entries,
+            };
+            checkpoint.maintain(retain, &forget).await.inspect_err(|error| {
+                // Nothing depends on it but tidiness; the next round tries again.
+                tracing::warn!(%error, "could not merge old checkpoint files");
+            })
+        }));
+    }
+
+    async fn finish_maintenance(&mut self) -> Result<()> {
+        if let Some(round) = self.maintenance.take() {
+            // Its error was reported; a round that is interrupted is taken up by the next start.
+            let _ = round.await;
+        }
+        Ok(())
+    }
+
+    fn report_idle(&self, look: u64, last_event: &mut Option<Instant>) {
+        let shared = &self.runner.shared;
+        shared.set_status("Waiting for data to arrive", false, false);
+        shared.run_state.send_modify(|state| state.last_empty_look = look);
+        if last_event.is_none_or(|last| last.elapsed() >= IDLE_EVENT_INTERVAL) {
+            *last_event = Some(Instant::now());
+            self.manager.notify_idle(&QueryIdle {
+                id: shared.id,
+                run_id: shared.run_id,
+                timestamp: iso_timestamp(self.clock.now_ms()),
+            });
+        }
+    }
+
+    /// Waits before looking again, ten times as long as looking took: listing a large directory
+    /// must not become what the machine is busy with.
+    async fn await_rows(&self, look_took: Duration) {
+        let delay = (look_took * 10).clamp(POLLING_DELAY, LONGEST_POLLING_DELAY);
+        tokio::select! {
+            () = self.runner.shared.finish.cancelled() => {}
+            () = self.runner.shared.wake.notified() => {}
+            () = self.clock.sleep(delay) => {}
+        }
+    }
+
+    async fn await_tick(&self, interval: Duration, started_ms: i64) {
+        let now_ms = self.clock.now_ms();
+        let wait = until_next_tick(interval, started_ms, now_ms);
+        if wait.is_zero() {
+            if !interval.is_zero() {
+                tracing::warn!(
+                    query = %self.runner.shared.id,
+                    "the batch took {} ms, longer than the trigger interval of {} ms: falling behind",
+                    now_ms.saturating_sub(started_ms),
+                    interval.as_millis(),
+                );
+            }
+            return;
+        }
+        self.runner.shared.set_status("Waiting for next trigger", false, false);
+        tokio::select! {
+            () = self.runner.shared.finish.cancelled() => {}
+            () = self.clock.sleep(wait) => {}
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! All queries of a session.
+
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::select_all;
+use uuid::Uuid;
+
+use super::handle::{QueryShared, StreamingQuery};
+use super::listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
+use super::progress::StreamingQueryProgress;
+use crate::error::{Error, Result};
+
+/// Checkpoints in use by this process, by URL.
+static CHECKPOINTS_IN_USE: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The streaming queries of a session: [`Session::streams`](crate::Session::streams).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use tidemill::prelude::*;
+///
+/// let session = Session::new();
+/// assert!(session.streams().active().is_empty());
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct StreamingQueryManager {
+    inner: Arc<ManagerInner>,
+}
+
+#[derive(Debug, Default)]
+struct ManagerInner {
+    active: Mutex<Vec<Arc<QueryShared>>>,
+    /// Runs that ended since the last [`StreamingQueryManager::reset_terminated`].
+    terminated: Mutex<Vec<Arc<QueryShared>>>,
+    listeners: Mutex<Vec<(u64, Arc<dyn StreamingQueryListener>)>>,
+    next_listener: std::sync::atomic::AtomicU64,
+    ended: tokio::sync::Notify,
+}
+
+/// The number under which a listener was added, to remove it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerId(u64);
+
+impl StreamingQueryManager {
+    /// The queries that are running, in the order in which they were started.
+    pub fn active(&self) -> Vec<StreamingQuery> {
+        lock(&self.inner.active)
+            .iter()
+            .filter(|shared| shared.is_active())
+            .map(|shared| StreamingQuery { shared: Arc::clone(shared) })
+            .collect()
+    }
+
+    /// The running query with this id.
+    pub fn get(&self, id: Uuid) -> Option<StreamingQuery> {
+        self.active().into_iter().find(|query| query.id() == id)
+    }
+
+    /// The running query of this name.
+    pub fn get_by_name(&self, name: &str) -> Option<StreamingQuery> {
+        self.active().into_iter().find(|query| query.name() == Some(name))
+    }
+
+    /// Returns when any query of the session has ended since the session was made or
+    /// [`StreamingQueryManager::reset_terminated`] was called; with the error of the first that
+    /// failed. Waits for the first query if none was started yet.
+    pub async fn await_any_termination(&self) -> Result<()> {
+        loop {
+            // Registered before looking, so that an end in between is not missed.
+            let ended = self.inner.ended.notified();
+            let (any, failed) = {
+                let terminated = lock(&self.inner.terminated);
+                (!terminated.is_empty(), terminated.iter().find_map(|shared| shared.exception()))
+            };
+            if let Some(exception) = failed {
+                return Err(Error::StreamFailed(exception));
+            }
+            if any {
+                return Ok(());
+            }
+            ended.await;
+        }
+    }
+
+    /// As [`StreamingQueryManager::await_any_termination`], but waits at most for `timeout`; gives
+    /// whether a query has ended.
+    pub async fn await_any_termination_timeout(&self, timeout: Duration) -> Result<bool> {
+        match tokio::time::timeout(timeout, self.await_any_termination()).await {
+            Ok(ended) => ended.map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Forgets the queries that have ended, so that the next wait is for another one.
+    pub fn reset_terminated(&self) {
+        lock(&self.inner.terminated).clear();
+    }
+
+    /// Returns when all queries that are running now have ended; with the error of the first that
+    /// failed, as soon as it fails.
+    pub async fn await_all_termination(&self) -> Result<()> {
+        let mut waiting: Vec<_> = self
+            .active()
+            .into_iter()
+            .map(|query| Box::pin(async move { query.await_termination().await }))
+            .collect();
+        while !waiting.is_empty() {
+            let (ended, _, others) = select_all(waiting).await;
+            ended?;
+            waiting = others;
+        }
+        Ok(())
+    }
+
+    /// Has `listener` told of everything that the session's queries do from now on.
+    pub fn add_listener(&self, listener: Arc<dyn StreamingQueryListener>) -> ListenerId {
+        let id = self.inner.next_listener.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        lock(&self.inner.listeners).push((id, listener));
+        ListenerId(id)
+    }
+
+    /// Tells this listener nothing more.
+    pub fn remove_listener(&self, id: ListenerId) {
+        lock(&self.inner.listeners).retain(|(listener, _)| *listener != id.0);
+    }
+
+    /// Fails if a running query has this name.
+    pub(crate) fn check_name(&self, name: Option<&str>) -> Result<()> {
+        match name {
+            Some(name) if self.get_by_name(name).is_some() => Err(Error::Invalid(format!(
+                "a streaming query named '{name}' is active in this session already. Stop it first, or \
+                 give this one another name"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a query, unless its name was taken in the meantime.
+    pub(crate) fn register(&self, shared: &Arc<QueryShared>) -> Result<()> {
+        let mut active = lock(&self.inner.active);
+        active.retain(|shared| shared.is_active());
+        if shared.name.is_some() && active.iter().any(|other| other.name == shared.name) {
+            drop(active);
+            return self.check_name(shared.name.as_deref());
+        }
+        active.push(Arc::clone(shared));
+        Ok(())
+    }
+
+    /// Moves a query from the active ones to the terminated ones; `end` marks it as ended.
+    pub(crate) fn retire(&self, shared: &Arc<QueryShared>, end: impl FnOnce()) {
+        lock(&self.inner.active).retain(|other| !Arc::ptr_eq(other, shared));
+        end();
+        lock(&self.inner.terminated).push(Arc::clone(shared));
+        self.inner.ended.notify_waiters();
+    }
+
+    /// Ends all queries without waiting for the batches in flight.
+    pub(crate) fn abandon_all(&self) {
+        for shared in lock(&self.inner.active).iter() {
+            shared.finish.cancel();
+            shared.abandon.cancel();
+        }
+    }
+
+    fn listeners(&self) -> Vec<Arc<dyn StreamingQueryListener>> {
+        lock(&self.inner.listeners).iter().map(|(_, listener)| Arc::clone(listener)).collect()
+    }
+
+    pub(crate) fn notify_started(&self, event: &QueryStarted) {
+        self.listeners().iter().for_each(|listener| listener.on_query_started(event));
+    }
+
+    pub(crate) fn notify_progress(&self, progress: &StreamingQueryProgress) {
+        self.listeners().iter().for_each(|listener| listener.on_query_progress(progress));
+    }
+
+    pub(crate) fn notify_idle(&self, event: &QueryIdle) {
+        self.listeners().iter().for_each(|listener| listener.on_query_idle(event));
+    }
+
+    pub(crate) fn notify_terminated(&self, event: &QueryTerminated) {
+        self.listeners().iter().for_each(|listener| listener.on_query_terminated(event));
+    }
+}
+
+/// A checkpoint that this process uses; free again when dropped.
+#[derive(Debug)]
+pub(crate) struct CheckpointLease(String);
+
+impl CheckpointLease {
+    /// Fails if a query of this process uses the checkpoint at `url`.
+    pub(crate) fn take(url: &str) -> Result<Self> {
+        if lock(&CHECKPOINTS_IN_USE).insert(url.to_string()) {
+            return Ok(Self(url.to_string()));
+        }
+        Err(Error::ConcurrentQuery {
+            checkpoint: url.to_string(),
+            reason: "a query of this process uses it. Stop that query first, or give this one a \
+                     checkpointLocation of its own"
+                .into(),
+        })
+    }
+}
+
+impl Drop for CheckpointLease {
+    fn drop(&mut self) {
+        lock(&CHECKPOINTS_IN_USE).remove(&self.0);
+    }
+}

@@ -1,0 +1,18 @@
+//! Streaming queries: the trigger loop, its handle and what it reports.
+
+mod batch;
+mod execution;
+mod handle;
+mod listener;
+mod manager;
+mod progress;
+mod report;
+mod start;
+mod trigger;
+
+pub use handle::{StopMode, StreamingQuery};
+pub use listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
+pub use manager::{ListenerId, StreamingQueryManager};
+pub use progress::{SinkProgress, SourceProgress, StreamingQueryProgress, StreamingQueryStatus};
+pub(crate) use start::{QueryPlan, StartRequest, explain, start};
+pub use trigger::Trigger;

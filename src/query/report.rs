@@ -1,0 +1,85 @@
+//! Progress reports.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::batch::{BatchOutcome, BatchRunner};
+use super::progress::{
+    SinkProgress, SourceProgress, StreamingQueryProgress, iso_timestamp, per_second,
+};
+use crate::exec::epoch::EpochInput;
+
+/// When a trigger ran and how long it took.
+#[derive(Debug)]
+pub(crate) struct TriggerTimes {
+    /// When it started, in milliseconds since the epoch.
+    pub(crate) started_ms: i64,
+    /// When the trigger before it started, if there was one in this run.
+    pub(crate) previous_ms: Option<i64>,
+    /// Where the time went.
+    pub(crate) durations: BTreeMap<String, u64>,
+}
+
+/// The report of a batch that is done.
+pub(crate) fn progress(
+    runner: &BatchRunner,
+    descriptions: &[String],
+    batch_id: u64,
+    outcome: &BatchOutcome,
+    times: TriggerTimes,
+) -> StreamingQueryProgress {
+    let took = times.durations.get("triggerExecution").copied().unwrap_or_default();
+    let since_previous = times
+        .previous_ms
+        .map(|previous| u64::try_from(times.started_ms.saturating_sub(previous)).unwrap_or(0));
+    let arrival_rate = |rows| since_previous.map(|millis| per_second(rows, millis));
+    let rows: u64 = outcome.inputs.iter().map(EpochInput::rows).sum();
+    let sources = runner
+        .sources
+        .iter()
+        .zip(&outcome.inputs)
+        .zip(descriptions)
+        .map(|((source, input), description)| SourceProgress {
+            description: description.clone(),
+            start_offset: input.batch.start.clone(),
+            end_offset: input.batch.end.clone(),
+            latest_offset: source.latest_offset(),
+            num_input_rows: input.rows(),
+            input_rows_per_second: arrival_rate(input.rows()),
+            processed_rows_per_second: per_second(input.rows(), took),
+            metrics: source.take_metrics(),
+        })
+        .collect();
+    StreamingQueryProgress {
+        id: runner.shared.id,
+        run_id: runner.shared.run_id,
+        name: runner.shared.name.clone(),
+        timestamp: iso_timestamp(times.started_ms),
+        batch_id,
+        batch_duration: took,
+        num_input_rows: rows,
+        input_rows_per_second: arrival_rate(rows),
+        processed_rows_per_second: per_second(rows, took),
+        duration_ms: times.durations,
+        event_time: BTreeMap::new(),
+        state_operators: Vec::new(),
+        sources,
+        sink: sink_progress(runner.sink.description(), &outcome.prepared),
+    }
+}
+
+/// Reads the counters that every sink puts into what it prepares: `numRows`, and the numbers in
+/// `metrics` if there are any.
+fn sink_progress(description: String, prepared: &Value) -> SinkProgress {
+    let metrics = prepared.get("metrics").and_then(Value::as_object);
+    SinkProgress {
+        description,
+        num_output_rows: prepared.get("numRows").and_then(Value::as_i64).unwrap_or(-1),
+        metrics: metrics
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), value.to_string()))
+            .collect(),
+    }
+}

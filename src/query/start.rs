@@ -1,0 +1,390 @@
+//! Starting a query: everything that can go wrong before its first batch goes wrong here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use serde_json::Value;
+use url::Url;
+use uuid::Uuid;
+
+use super::batch::BatchRunner;
+use super::execution::{Execution, Rerun};
+use super::handle::{QueryShared, StreamingQuery};
+use super::listener::{QueryStarted, QueryTerminated};
+use super::manager::{CheckpointLease, StreamingQueryManager};
+use super::progress::iso_timestamp;
+use super::trigger::Trigger;
+use crate::checkpoint::records::{
+    ColumnDefinition, Metadata, OffsetsRecord, QueryDefinition, SourceDefinition,
+};
+use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition};
+use crate::clock::Clock;
+use crate::error::{Error, Result, StreamingQueryException};
+use crate::id::IdGenerator;
+use crate::plan::{StreamingPlan, bind, check};
+use crate::sink::{OutputMode, Sink};
+use crate::source::{Source, SourceBatch, SourceContext, SourceProvider};
+use crate::storage::{Durability, Storage, StorageProvider};
+
+/// The setting that decides what timestamps mean without a zone of their own; pinned by the first
+/// batch.
+const TIME_ZONE: &str = "datafusion.execution.time_zone";
+
+/// A plan and the session it was made in.
+#[derive(Debug, Clone)]
+pub(crate) struct QueryPlan {
+    pub(crate) logical: LogicalPlan,
+    pub(crate) state: SessionState,
+}
+
+/// Makes the sink once the columns of the result are known.
+pub(crate) type MakeSink<'a> = &'a (dyn Fn(SchemaRef) -> Result<Arc<dyn Sink>> + Send + Sync);
+
+/// Everything a start needs.
+pub(crate) struct StartRequest<'a> {
+    pub(crate) plan: QueryPlan,
+    pub(crate) make_sink: MakeSink<'a>,
+    pub(crate) output_mode: OutputMode,
+    pub(crate) trigger: Trigger,
+    pub(crate) name: Option<String>,
+    /// Where the checkpoint is; `None` only for sinks that do not outlive the process.
+    pub(crate) checkpoint: Option<Url>,
+    pub(crate) durability: Durability,
+    pub(crate) min_batches_to_retain: u64,
+    pub(crate) manager: StreamingQueryManager,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) storages: Arc<dyn StorageProvider>,
+}
+
+/// Checks, prepares and starts a query; returns when its first batch is about to run.
+pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
+    request.manager.check_name(request.name.as_deref())?;
+    check::check(&request.plan.logical, request.output_mode)?;
+    let run_id = request.ids.next_id();
+    let place = CheckpointPlace::choose(&request, run_id)?;
+    let lease = CheckpointLease::take(place.url.as_str())?;
+    let storage = request.storages.open(&place.url, place.durability)?;
+    let known = Checkpoint::read_metadata(storage.as_ref()).await?;
+    let (logical, providers) = pin_inferred_schemas(&request.plan.logical, known.as_ref())?;
+    let sink = (request.make_sink)(Arc::clone(logical.schema().inner()))?;
+    sink.check_output_mode(request.output_mode)?;
+    let current = define(&providers, sink.as_ref(), request.output_mode, storage.as_ref());
+    if let Some(known) = &known {
+        definition::check_unchanged(storage.url(), &known.definition, &current)?;
+    }
+
+    let (checkpoint, recovered) = Checkpoint::open(Arc::clone(&storage), run_id).await?;
+    let id = match (&recovered.metadata, &known) {
+        (Some(metadata), Some(_)) => metadata.id,
+        (None, _) => request.ids.next_id(),
+        (Some(_), None) => {
+            return Err(Error::ConcurrentQuery {
+                checkpoint: storage.url().to_string(),
+                reason: "it was created while this query was starting. Start it again".into(),
+            });
+        }
+    };
+    let (state, conf) = pin_settings(&request.plan.state, &recovered)?;
+    let context = SourceContext { query_id: id, runtime: Arc::clone(state.runtime_env()) };
+    let sources = providers
+        .iter()
+        .map(|provider| provider.create(context.clone()))
+        .collect::<Result<Vec<Arc<dyn Source>>>>()?;
+    let plan = StreamingPlan::prepare(logical, &state, &providers, &sources, Arc::clone(&sink)).await?;
+    if recovered.metadata.is_none() {
+        let created_by = concat!("tidemill ", env!("CARGO_PKG_VERSION")).to_string();
+        checkpoint.create_metadata(&Metadata { id, created_by, definition: current }).await?;
+    }
+    let last = recovered.last_commit.as_ref().map(|commit| (commit.batch_id, &commit.sink));
+    sink.recover(id, last).await?;
+    let resumed = resume(&sources, recovered).await?;
+
+    let explain = plan.explain().await?;
+    let shared = Arc::new(QueryShared::new(id, run_id, request.name.clone(), explain));
+    let runner = BatchRunner {
+        shared: Arc::clone(&shared),
+        checkpoint: Arc::new(checkpoint),
+        sources,
+        plan,
+        sink,
+        output_mode: request.output_mode,
+    };
+    let execution = Execution {
+        runner,
+        manager: request.manager.clone(),
+        clock: Arc::clone(&request.clock),
+        trigger: request.trigger,
+        descriptions: providers.iter().map(|provider| provider.description()).collect(),
+        conf,
+        min_batches_to_retain: request.min_batches_to_retain,
+        next_batch: resumed.next_batch,
+        rerun: resumed.rerun,
+        previous_trigger_ms: None,
+        maintenance: None,
+    };
+    if let Some((name, table)) = execution.runner.sink.table() {
+        publish_table(&request.plan.state, &name, table)?;
+    }
+    request.manager.register(&shared)?;
+    request.manager.notify_started(&QueryStarted {
+        id,
+        run_id,
+        name: request.name,
+        timestamp: iso_timestamp(request.clock.now_ms()),
+    });
+    tokio::spawn(run_to_end(execution, place, lease));
+    Ok(StreamingQuery { shared })
+}
+
+/// What a query would do, without starting it.
+pub(crate) async fn explain(
+    plan: QueryPlan,
+    output_mode: OutputMode,
+    make_sink: MakeSink<'_>,
+) -> Result<String> {
+    check::check(&plan.logical, output_mode)?;
+    let providers = bind::sources_of(&plan.logical);
+    let sink = make_sink(Arc::clone(plan.logical.schema().inner()))?;
+    sink.check_output_mode(output_mode)?;
+    let context = SourceContext { query_id: Uuid::nil(), runtime: Arc::clone(plan.state.runtime_env()) };
+    let sources = providers
+        .iter()
+        .map(|provider| provider.create(context.clone()))
+        .collect::<Result<Vec<Arc<dyn Source>>>>()?;
+    StreamingPlan::prepare(plan.logical, &plan.state, &providers, &sources, sink).await?.explain().await
+}
+
+/// Makes the results of a query that keeps them in memory queryable, in place of those of an earlier
+/// run.
+fn publish_table(state: &SessionState, name: &str, table: Arc<dyn TableProvider>) -> Result<()> {
+    let reference = TableReference::bare(name);
+    let schema = state.schema_for_ref(reference)?;
+    schema.deregister_table(name)?;
+    schema.register_table(name.to_string(), table)?;
+    Ok(())
+}
+
+/// The task of a run: the loop, then what everybody is told about its end.
+async fn run_to_end(mut execution: Execution, place: CheckpointPlace, lease: CheckpointLease) {
+    let shared = Arc::clone(&execution.runner.shared);
+    let manager = execution.manager.clone();
+    // In a task of its own, so that a panic ends this query with an error and nothing else.
+    let run = tokio::spawn(async move {
+        let ended = execution.run().await;
+        (ended, execution.current_batch())
+    });
+    let (ended, batch) = match run.await {
+        Ok((ended, batch)) => (ended, Some(batch)),
+        Err(error) => (Err(Error::Invalid(format!("the query panicked, which is a bug: {error}"))), None),
+    };
+    place.remove_if_temporary();
+    let exception = ended.err().map(|cause| StreamingQueryException {
+        id: shared.id,
+        run_id: shared.run_id,
+        name: shared.name.clone(),
+        batch_id: batch,
+        cause: Arc::new(cause),
+    });
+    if let Some(exception) = &exception {
+        tracing::error!("{exception}");
+    }
+    // The checkpoint is free, and the query no longer active, before anybody learns of the end.
+    drop(lease);
+    manager.retire(&shared, || shared.end(exception.clone()));
+    manager.notify_terminated(&QueryTerminated { id: shared.id, run_id: shared.run_id, exception });
+}
+
+/// Where a run keeps its checkpoint.
+#[derive(Debug)]
+struct CheckpointPlace {
+    url: Url,
+    durability: Durability,
+    /// A directory of this run's own, removed at its end.
+    temporary: Option<PathBuf>,
+}
+
+impl CheckpointPlace {
+    fn choose(request: &StartRequest<'_>, run_id: Uuid) -> Result<Self> {
+        if let Some(url) = &request.checkpoint {
+            return Ok(Self { url: url.clone(), durability: request.durability, temporary: None });
+        }
+        let sink = (request.make_sink)(Arc::clone(request.plan.logical.schema().inner()))?;
+        if !sink.is_ephemeral() {
+            return Err(Error::Invalid(format!(
+                "{} needs the option 'checkpointLocation' (in SQL: CHECKPOINT LOCATION '…'): a directory \
+                 where the query remembers what it has done",
+                sink.description()
+            )));
+        }
+        let path = std::env::temp_dir().join(format!("tidemill-{run_id}"));
+        let url = Url::from_directory_path(&path)
+            .map_err(|()| Error::Invalid(format!("'{}' is not an absolute path", path.display())))?;
+        Ok(Self { url, durability: Durability::Process, temporary: Some(path) })
+    }
+
+    fn remove_if_temporary(&self) {
+        if let Some(path) = &self.temporary
+            && let Err(error) = std::fs::remove_dir_all(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "could not remove the temporary checkpoint");
+        }
+    }
+}
+
+/// What a restart must find unchanged, of the query as it is now.
+fn define(
+    providers: &[Arc<dyn SourceProvider>],
+    sink: &dyn Sink,
+    output_mode: OutputMode,
+    checkpoint: &dyn Storage,
+) -> QueryDefinition {
+    QueryDefinition {
+        sources: providers.iter().map(|provider| provider.definition(checkpoint)).collect(),
+        sink: sink.definition(checkpoint),
+        output_mode: output_mode.name().into(),
+        operators: Vec::new(),
+    }
+}
+
+/// The plan and its sources with every inferred schema replaced by the one the checkpoint pinned.
+fn pin_inferred_schemas(
+    plan: &LogicalPlan,
+    known: Option<&Metadata>,
+) -> Result<(LogicalPlan, Vec<Arc<dyn SourceProvider>>)> {
+    let providers = bind::sources_of(plan);
+    let Some(known) = known else {
+        return Ok((plan.clone(), providers));
+    };
+    let pinned = providers
+        .iter()
+        .enumerate()
+        .map(|(index, provider)| pin(provider, known.definition.sources.get(index)))
+        .collect::<Result<Vec<_>>>()?;
+    if pinned.iter().zip(&providers).all(|(pinned, provider)| Arc::ptr_eq(pinned, provider)) {
+        return Ok((plan.clone(), providers));
+    }
+    match bind::pin_schemas(plan.clone(), &providers, &pinned) {
+        Ok(plan) => Ok((plan, pinned)),
+        Err(error) => Err(Error::Invalid(format!(
+            "the query does not fit the columns that its checkpoint pinned when they were inferred at the \
+             first start: {error}. To use columns that were added since, give the schema explicitly and \
+             start with a new checkpointLocation"
+        ))),
+    }
+}
+
+fn pin(
+    provider: &Arc<dyn SourceProvider>,
+    known: Option<&SourceDefinition>,
+) -> Result<Arc<dyn SourceProvider>> {
+    let Some(known) = known else { return Ok(Arc::clone(provider)) };
+    if !provider.schema_is_inferred() || !known.inferred {
+        return Ok(Arc::clone(provider));
+    }
+    let schema = schema_of(&known.columns)?;
+    if *provider.schema() == *schema {
+        return Ok(Arc::clone(provider));
+    }
+    provider.with_schema(schema)
+}
+
+/// The Arrow schema that recorded columns describe.
+pub(crate) fn schema_of(columns: &[ColumnDefinition]) -> Result<SchemaRef> {
+    let fields = columns
+        .iter()
+        .map(|column| {
+            let data_type: DataType = column.data_type.parse().map_err(|error| {
+                Error::damaged(
+                    "metadata",
+                    format!("column '{}' has the unknown type '{}': {error}", column.name, column.data_type),
+                )
+            })?;
+            Ok(Field::new(&column.name, data_type, column.nullable))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+/// The session with the settings that the first batch pinned, and those settings.
+fn pin_settings(
+    state: &SessionState,
+    recovered: &Recovered,
+) -> Result<(SessionState, BTreeMap<String, String>)> {
+    let pinned = match &recovered.decision {
+        Recovery::Fresh => None,
+        Recovery::Next { last_offsets, .. } => Some(&last_offsets.conf),
+        Recovery::Rerun { offsets, .. } => Some(&offsets.conf),
+    };
+    let current = state.config_options().execution.time_zone.clone().unwrap_or_default();
+    let Some(pinned) = pinned else {
+        return Ok((state.clone(), [(TIME_ZONE.to_string(), current)].into()));
+    };
+    let mut state = state.clone();
+    if let Some(time_zone) = pinned.get(TIME_ZONE).filter(|time_zone| **time_zone != current) {
+        tracing::warn!(
+            "the session's time zone '{current}' is not used: the checkpoint was started with '{time_zone}'"
+        );
+        state.config_mut().options_mut().execution.time_zone =
+            (!time_zone.is_empty()).then(|| time_zone.clone());
+    }
+    Ok((state, pinned.clone()))
+}
+
+/// Where a run takes up.
+struct Resumed {
+    next_batch: u64,
+    rerun: Option<Rerun>,
+}
+
+/// Puts the sources where the checkpoint says they are.
+async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Resumed> {
+    let mut last = Vec::new();
+    let (next_batch, ends, rerun) = match recovered.decision {
+        Recovery::Fresh => (0, vec![Value::Null; sources.len()], None),
+        Recovery::Next { batch_id, last_offsets, .. } => {
+            last = inputs_of(&last_offsets, vec![Value::Null; sources.len()]);
+            (batch_id, ends_of(&last_offsets), None)
+        }
+        Recovery::Rerun { offsets, previous } => {
+            let starts = previous.as_ref().map_or_else(|| vec![Value::Null; sources.len()], ends_of);
+            let rerun = Rerun { inputs: inputs_of(&offsets, starts), record: offsets };
+            (rerun.record.batch_id, ends_of(&rerun.record), Some(rerun))
+        }
+    };
+    let mut history = recovered.history.into_iter();
+    for (source, end) in sources.iter().zip(&ends) {
+        source.restore(end.clone(), history.next().unwrap_or_default()).await?;
+    }
+    if rerun.is_none() {
+        // Its clean-up may have been cut off after the commit.
+        for (source, batch) in sources.iter().zip(last).filter(|(_, batch)| !batch.entries.is_empty()) {
+            source.commit(&batch).await?;
+        }
+    }
+    Ok(Resumed { next_batch, rerun })
+}
+
+fn ends_of(record: &OffsetsRecord) -> Vec<Value> {
+    record.sources.iter().map(|source| source.end.clone()).collect()
+}
+
+fn inputs_of(record: &OffsetsRecord, starts: Vec<Value>) -> Vec<SourceBatch> {
+    record
+        .sources
+        .iter()
+        .zip(starts)
+        .map(|(source, start)| SourceBatch {
+            start,
+            end: source.end.clone(),
+            entries: source.entries.clone(),
+        })
+        .collect()
+}

@@ -1,0 +1,112 @@
+//! When a query looks for new rows.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::options::{nearest, parse_duration};
+
+/// When batches run, with Spark's meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Trigger {
+    /// The next batch as soon as the last one is done; new rows are looked for continually.
+    #[default]
+    AtOnce,
+    /// Batches start at whole multiples of the interval since 1970-01-01T00:00:00Z, the first one
+    /// immediately. A batch that takes longer is followed by the next one at once; ticks that were
+    /// missed are not made up for. An interval of zero is [`Trigger::AtOnce`].
+    ProcessingTime(Duration),
+    /// Exactly one batch with everything that is there, whatever the limits of the sources say,
+    /// then the query ends. [`Trigger::AvailableNow`] is nearly always the better choice.
+    Once,
+    /// Everything that is there when the query starts, in as many batches as the limits of the
+    /// sources ask for, then the query ends.
+    AvailableNow,
+}
+
+impl Trigger {
+    /// Whether the query ends by itself.
+    pub fn ends(self) -> bool {
+        matches!(self, Trigger::Once | Trigger::AvailableNow)
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trigger::AtOnce => f.write_str("at once"),
+            Trigger::ProcessingTime(interval) => write!(f, "every {interval:?}"),
+            Trigger::Once => f.write_str("once"),
+            Trigger::AvailableNow => f.write_str("available now"),
+        }
+    }
+}
+
+impl FromStr for Trigger {
+    type Err = Error;
+
+    /// Reads `once`, `available-now` (also `available now`, `availableNow`), `default`, or a length
+    /// of time such as `2 seconds`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let folded: String =
+            text.to_ascii_lowercase().chars().filter(|c| !matches!(c, '-' | '_' | ' ')).collect();
+        match folded.as_str() {
+            "once" => Ok(Trigger::Once),
+            "availablenow" => Ok(Trigger::AvailableNow),
+            "default" | "atonce" => Ok(Trigger::AtOnce),
+            _ => parse_duration(text).map(Trigger::ProcessingTime).ok_or_else(|| {
+                let hint = nearest(text, &["once", "available-now"])
+                    .map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+                Error::option(
+                    "trigger",
+                    text,
+                    format!("expected once, available-now or a length of time such as '2 seconds'{hint}"),
+                )
+            }),
+        }
+    }
+}
+
+/// How long after `now_ms` the next batch starts, for a batch that started at `started_ms`.
+///
+/// Zero if the tick after `started_ms` has passed already: the batch overran.
+pub(crate) fn until_next_tick(interval: Duration, started_ms: i64, now_ms: i64) -> Duration {
+    let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+    if interval_ms == 0 {
+        return Duration::ZERO;
+    }
+    let next = started_ms.div_euclid(interval_ms).saturating_add(1).saturating_mul(interval_ms);
+    Duration::from_millis(u64::try_from(next.saturating_sub(now_ms)).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_aligned_to_the_epoch_and_missed_ones_are_not_made_up_for() {
+        let two = Duration::from_secs(2);
+        assert_eq!(until_next_tick(two, 479, 500), Duration::from_millis(1500));
+        assert_eq!(until_next_tick(two, 2000, 2000), Duration::from_millis(2000));
+        // Overrun by two and a half ticks: at once, and the tick after that is aligned again.
+        assert_eq!(until_next_tick(two, 2000, 7000), Duration::ZERO);
+        assert_eq!(until_next_tick(two, 7000, 7100), Duration::from_millis(900));
+        assert_eq!(until_next_tick(Duration::ZERO, 7000, 7100), Duration::ZERO);
+        assert_eq!(until_next_tick(two, -500, -400), Duration::from_millis(400));
+    }
+
+    #[test]
+    fn triggers_are_read_as_users_write_them() {
+        assert_eq!("once".parse::<Trigger>().unwrap(), Trigger::Once);
+        for text in ["available-now", "AVAILABLE NOW", "availableNow", "available_now"] {
+            assert_eq!(text.parse::<Trigger>().unwrap(), Trigger::AvailableNow);
+        }
+        assert_eq!(
+            "2 seconds".parse::<Trigger>().unwrap(),
+            Trigger::ProcessingTime(Duration::from_secs(2))
+        );
+        let error = "avaliable-now".parse::<Trigger>().unwrap_err().to_string();
+        assert!(error.contains("did you mean 'available-now'?"), "{error}");
+    }
+}

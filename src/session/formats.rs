@@ -1,0 +1,231 @@
+//! Formats by name: what `format("…")` and `STORED AS …` can say.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::session_state::SessionState;
+
+use crate::error::{Error, Result};
+use crate::options::{Options, nearest};
+use crate::sink::Sink;
+use crate::sink::console::ConsoleSink;
+use crate::sink::file::FileSink;
+use crate::sink::memory::MemorySink;
+use crate::sink::noop::NoopSink;
+use crate::source::SourceProvider;
+use crate::source::file::FileTable;
+use crate::storage::{Durability, StorageProvider, parse_location};
+
+/// A table to read, as the user described it.
+#[derive(Clone)]
+pub struct SourceRequest {
+    /// The format, lower case.
+    pub format: String,
+    /// The path or URL, as written.
+    pub path: Option<String>,
+    /// The columns, if they were given.
+    pub schema: Option<SchemaRef>,
+    /// Names of the columns that are directories (`PARTITIONED BY`); they are part of `schema`.
+    pub partition_by: Vec<String>,
+    /// All options.
+    pub options: Options,
+    /// The session: settings and object stores.
+    pub state: SessionState,
+}
+
+/// Makes unbounded tables of one format. Fails on options it does not know.
+#[async_trait]
+pub trait SourceFactory: Send + Sync {
+    /// The table that `request` describes.
+    async fn create(&self, request: SourceRequest) -> Result<Arc<dyn SourceProvider>>;
+}
+
+/// A place to write to, as the user described it.
+#[derive(Clone)]
+pub struct SinkRequest {
+    /// The format, lower case.
+    pub format: String,
+    /// The path or URL, as written.
+    pub path: Option<String>,
+    /// The columns of the query's result.
+    pub schema: SchemaRef,
+    /// The columns that become directories.
+    pub partition_by: Vec<String>,
+    /// The options, without those of the query itself (`checkpointLocation`, …).
+    pub options: Options,
+    /// The query's name.
+    pub query_name: Option<String>,
+    /// The session: settings and object stores.
+    pub state: SessionState,
+    /// Opens the directories it writes to.
+    pub storages: Arc<dyn StorageProvider>,
+    /// What its writes have to survive.
+    pub durability: Durability,
+}
+
+/// Makes sinks of one format. Fails on options it does not know. Making one writes nothing: it may
+/// be made only to be explained.
+pub trait SinkFactory: Send + Sync {
+    /// The sink that `request` describes.
+    fn create(&self, request: SinkRequest) -> Result<Arc<dyn Sink>>;
+}
+
+/// The formats of a session.
+pub(crate) struct Formats {
+    sources: RwLock<BTreeMap<String, Arc<dyn SourceFactory>>>,
+    sinks: RwLock<BTreeMap<String, Arc<dyn SinkFactory>>>,
+}
+
+impl Default for Formats {
+    fn default() -> Self {
+        let formats = Self { sources: RwLock::default(), sinks: RwLock::default() };
+        for format in FileTable::FORMATS {
+            formats.register_source(format, Arc::new(FileSourceFactory));
+        }
+        for format in FileSink::FORMATS {
+            formats.register_sink(format, Arc::new(FileSinkFactory));
+        }
+        formats.register_sink("console", Arc::new(ConsoleFactory));
+        formats.register_sink("memory", Arc::new(MemoryFactory));
+        formats.register_sink("noop", Arc::new(NoopFactory));
+        formats
+    }
+}
+
+impl Formats {
+    pub(crate) fn register_source(&self, format: &str, factory: Arc<dyn SourceFactory>) {
+        self.sources
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(format.to_ascii_lowercase(), factory);
+    }
+
+    pub(crate) fn register_sink(&self, format: &str, factory: Arc<dyn SinkFactory>) {
+        self.sinks
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(format.to_ascii_lowercase(), factory);
+    }
+
+    pub(crate) fn source(&self, format: &str) -> Result<Arc<dyn SourceFactory>> {
+        let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        find(&sources, format, "read as a stream")
+    }
+
+    pub(crate) fn sink(&self, format: &str) -> Result<Arc<dyn SinkFactory>> {
+        let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
+        find(&sinks, format, "written to by a stream")
+    }
+
+    /// Whether streams can be read from (first) and written to (second) `format`.
+    pub(crate) fn knows(&self, format: &str) -> (bool, bool) {
+        (self.source(format).is_ok(), self.sink(format).is_ok())
+    }
+}
+
+fn find<T: ?Sized>(known: &BTreeMap<String, Arc<T>>, format: &str, purpose: &str) -> Result<Arc<T>> {
+    let format = format.to_ascii_lowercase();
+    known.get(&format).map(Arc::clone).ok_or_else(|| {
+        let names: Vec<&str> = known.keys().map(String::as_str).collect();
+        let hint = nearest(&format, &names)
+            .map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+        Error::Invalid(format!(
+            "format '{format}' cannot be {purpose}{hint} Known formats: {}",
+            names.join(", ")
+        ))
+    })
+}
+
+fn required_path(path: Option<&str>, format: &str, what: &str) -> Result<String> {
+    path.filter(|path| !path.is_empty()).map(str::to_string).ok_or_else(|| {
+        Error::Invalid(format!(
+            "the {format} {what} needs a path: give one to load(…) or start(…), or in SQL with LOCATION '…'"
+        ))
+    })
+}
+
+struct FileSourceFactory;
+
+#[async_trait]
+impl SourceFactory for FileSourceFactory {
+    async fn create(&self, request: SourceRequest) -> Result<Arc<dyn SourceProvider>> {
+        let path = required_path(request.path.as_deref(), &request.format, "source")?;
+        FileTable::resolve(
+            &request.format,
+            &path,
+            request.schema,
+            request.partition_by,
+            request.options,
+            &request.state,
+        )
+        .await
+    }
+}
+
+struct FileSinkFactory;
+
+impl SinkFactory for FileSinkFactory {
+    fn create(&self, request: SinkRequest) -> Result<Arc<dyn Sink>> {
+        let path = required_path(request.path.as_deref(), &request.format, "sink")?;
+        let url = parse_location(&path)?;
+        let storage = request.storages.open(&url, request.durability)?;
+        Ok(Arc::new(FileSink::try_new(
+            &request.format,
+            storage,
+            request.schema,
+            request.partition_by,
+            request.options,
+            &request.state,
+        )?))
+    }
+}
+
+/// Fails if a sink without directories is asked for some.
+fn no_partitions(request: &SinkRequest) -> Result<()> {
+    if request.partition_by.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "the {} sink writes no directories, so it cannot be partitioned by ({}). Leave PARTITIONED BY out",
+        request.format,
+        request.partition_by.join(", ")
+    )))
+}
+
+struct ConsoleFactory;
+
+impl SinkFactory for ConsoleFactory {
+    fn create(&self, request: SinkRequest) -> Result<Arc<dyn Sink>> {
+        no_partitions(&request)?;
+        Ok(Arc::new(ConsoleSink::try_new(request.schema, request.options)?))
+    }
+}
+
+struct MemoryFactory;
+
+impl SinkFactory for MemoryFactory {
+    fn create(&self, request: SinkRequest) -> Result<Arc<dyn Sink>> {
+        no_partitions(&request)?;
+        request.options.deny_unknown("the memory sink", &[])?;
+        let Some(name) = request.query_name else {
+            return Err(Error::Invalid(
+                "the memory sink needs a query name, which becomes the name of its table: give one with \
+                 query_name(…), or in SQL with CREATE STREAMING QUERY name"
+                    .into(),
+            ));
+        };
+        Ok(Arc::new(MemorySink::new(name, request.schema)))
+    }
+}
+
+struct NoopFactory;
+
+impl SinkFactory for NoopFactory {
+    fn create(&self, request: SinkRequest) -> Result<Arc<dyn Sink>> {
+        no_partitions(&request)?;
+        request.options.deny_unknown("the noop sink", &[])?;
+        Ok(Arc::new(NoopSink))
+    }
+}

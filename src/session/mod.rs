@@ -1,0 +1,189 @@
+//! Where everything comes together: a DataFusion session that can also stream.
+
+mod environment;
+mod formats;
+mod reader;
+mod writer;
+
+use std::sync::{Arc, Weak};
+
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
+
+pub use environment::Environment;
+pub use formats::{SinkFactory, SinkRequest, SourceFactory, SourceRequest};
+pub use reader::DataStreamReader;
+pub use writer::DataStreamWriter;
+
+use crate::error::{Error, Result};
+use crate::query::StreamingQueryManager;
+use formats::Formats;
+
+/// A DataFusion [`SessionContext`] whose tables may be unbounded.
+///
+/// Clones are the same session. When the last one is dropped, its queries are stopped; the batch in
+/// flight is given up and runs again at the next start.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> tidemill::Result<()> {
+/// use tidemill::prelude::*;
+///
+/// let session = Session::new();
+/// // Everything of DataFusion is there.
+/// let rows = session.context().sql("SELECT 1 + 1").await?.collect().await?;
+/// assert_eq!(rows[0].num_rows(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Session {
+    context: SessionContext,
+    inner: Arc<SessionInner>,
+}
+
+/// What all clones of a session, and the data frames made in it, share.
+pub(crate) struct SessionInner {
+    pub(crate) manager: StreamingQueryManager,
+    pub(crate) environment: Environment,
+    pub(crate) formats: Formats,
+}
+
+impl Drop for SessionInner {
+    fn drop(&mut self) {
+        self.manager.abandon_all();
+    }
+}
+
+/// How a data frame finds the session it was made in. Weak: a data frame must not keep the queries
+/// of a dropped session running.
+struct SessionLink(Weak<SessionInner>);
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("id", &self.context.session_id()).finish_non_exhaustive()
+    }
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<SessionContext> for Session {
+    /// Makes a session of a context, with its catalogs, functions, object stores and settings.
+    fn from(context: SessionContext) -> Self {
+        Self::with_environment(context, Environment::default())
+    }
+}
+
+impl Session {
+    /// A session with DataFusion's default settings, except that listings of directories are not
+    /// cached: files that streaming queries write are seen by the next batch query.
+    pub fn new() -> Self {
+        let mut runtime = RuntimeEnvBuilder::new();
+        runtime.cache_manager.list_files_cache_limit = 0;
+        let config = SessionConfig::new().with_information_schema(true);
+        let context = match runtime.build_arc() {
+            Ok(runtime) => SessionContext::new_with_config_rt(config, runtime),
+            // Only a temporary directory that cannot be made fails here; DataFusion's own default
+            // makes it later, when something has to be spilled.
+            Err(_) => SessionContext::new_with_config(config),
+        };
+        Self::from(context)
+    }
+
+    /// A session of `context` with its own clock, ids and storages. For tests.
+    pub fn with_environment(context: SessionContext, environment: Environment) -> Self {
+        let inner = Arc::new(SessionInner {
+            manager: StreamingQueryManager::default(),
+            environment,
+            formats: Formats::default(),
+        });
+        let link = Arc::new(SessionLink(Arc::downgrade(&inner)));
+        context.state_ref().write().config_mut().set_extension(link);
+        Self { context, inner }
+    }
+
+    /// The DataFusion context: catalogs, functions, object stores, batch queries.
+    pub fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    /// Begins to describe an unbounded table.
+    pub fn read_stream(&self) -> DataStreamReader {
+        DataStreamReader::new(self.clone())
+    }
+
+    /// The streaming queries of this session.
+    pub fn streams(&self) -> &StreamingQueryManager {
+        &self.inner.manager
+    }
+
+    /// Makes `format` readable with [`DataStreamReader::format`] and `STORED AS`. Replaces an
+    /// earlier registration of the same name.
+    pub fn register_source(&self, format: &str, factory: Arc<dyn SourceFactory>) {
+        self.inner.formats.register_source(format, factory);
+    }
+
+    /// Makes `format` writable with [`DataStreamWriter::format`] and `STORED AS`. Replaces an
+    /// earlier registration of the same name.
+    pub fn register_sink(&self, format: &str, factory: Arc<dyn SinkFactory>) {
+        self.inner.formats.register_sink(format, factory);
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<SessionInner> {
+        &self.inner
+    }
+}
+
+/// Reading streams from a DataFusion context that a [`Session`] was made of.
+pub trait ReadStream {
+    /// Begins to describe an unbounded table; fails if no [`Session`] was made of this context.
+    fn read_stream(&self) -> Result<DataStreamReader>;
+}
+
+impl ReadStream for SessionContext {
+    fn read_stream(&self) -> Result<DataStreamReader> {
+        let inner = link(&self.copied_config())?;
+        Ok(DataStreamReader::new(Session { context: self.clone(), inner }))
+    }
+}
+
+/// Writing a data frame over unbounded tables.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> tidemill::Result<()> {
+/// use tidemill::prelude::*;
+///
+/// let session = Session::new();
+/// let bounded = session.context().sql("SELECT 1 AS a").await?;
+/// let refused = bounded.write_stream().format("noop").start(None).await;
+/// assert!(refused.unwrap_err().to_string().contains("without an unbounded table"));
+/// # Ok(())
+/// # }
+/// ```
+pub trait WriteStream {
+    /// Begins to describe the query that writes this data frame's rows, as they come.
+    fn write_stream(self) -> DataStreamWriter;
+}
+
+impl WriteStream for DataFrame {
+    fn write_stream(self) -> DataStreamWriter {
+        DataStreamWriter::new(self)
+    }
+}
+
+/// The session that `config` belongs to.
+pub(crate) fn link(config: &SessionConfig) -> Result<Arc<SessionInner>> {
+    let no_session = || {
+        Error::Invalid(
+            "this data frame does not belong to a living tidemill Session. Make one with \
+             Session::from(context), and keep it for as long as its queries are to run"
+                .into(),
+        )
+    };
+    config.get_extension::<SessionLink>().and_then(|link| link.0.upgrade()).ok_or_else(no_session)
+}

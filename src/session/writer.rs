@@ -1,0 +1,247 @@
+//! Describing a streaming query.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::prelude::DataFrame;
+
+use super::formats::SinkRequest;
+use super::{SessionInner, link};
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::query::{self, QueryPlan, StartRequest, StreamingQuery, Trigger};
+use crate::sink::{OutputMode, Sink};
+use crate::storage::{Durability, LocalAndObjectStorage, StorageProvider, parse_location};
+
+/// How many offsets and commits a checkpoint keeps (Spark's `minBatchesToRetain`).
+const MIN_BATCHES_TO_RETAIN: u64 = 100;
+
+/// Describes a streaming query, with the names of Spark's `DataStreamWriter`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> tidemill::Result<()> {
+/// use tidemill::prelude::*;
+///
+/// let folder = tempfile::tempdir().unwrap();
+/// let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+/// std::fs::create_dir(path("in")).unwrap();
+/// std::fs::write(path("in/a.json"), "{\"auction\":1,\"price\":1200}\n{\"auction\":2,\"price\":10}\n").unwrap();
+///
+/// let session = Session::new();
+/// let bids = session.read_stream().format("json").load(&*path("in")).await?;
+/// let query = bids
+///     .filter(col("price").gt(lit(1000)))?
+///     .write_stream()
+///     .format("parquet")
+///     .trigger(Trigger::AvailableNow)
+///     .option("checkpointLocation", path("checkpoint"))
+///     .query_name("etl")
+///     .start(&*path("out"))
+///     .await?;
+/// query.await_termination().await?;
+///
+/// let dear = session.context().read_parquet(path("out"), Default::default()).await?;
+/// assert_eq!(dear.count().await?, 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a writer does nothing until start(…)"]
+pub struct DataStreamWriter {
+    frame: DataFrame,
+    format: String,
+    output_mode: Option<OutputMode>,
+    trigger: Trigger,
+    query_name: Option<String>,
+    partition_by: Vec<String>,
+    options: Options,
+}
+
+/// The options of the query itself, taken out of those that the sink sees.
+struct QueryOptions {
+    checkpoint: Option<String>,
+    query_name: Option<String>,
+    output_mode: OutputMode,
+    durability: Durability,
+    min_batches_to_retain: u64,
+}
+
+impl DataStreamWriter {
+    pub(crate) fn new(frame: DataFrame) -> Self {
+        Self {
+            frame,
+            format: "parquet".into(),
+            output_mode: None,
+            trigger: Trigger::default(),
+            query_name: None,
+            partition_by: Vec::new(),
+            options: Options::default(),
+        }
+    }
+
+    /// The format: `parquet` (the default), `json`, `csv`, `text`, `arrow`, `console`, `memory`,
+    /// `noop`, or one that was registered with [`Session::register_sink`](super::Session::register_sink).
+    pub fn format(mut self, format: impl Into<String>) -> Self {
+        self.format = format.into();
+        self
+    }
+
+    /// Which rows of the result are written per batch; append by default.
+    pub fn output_mode(mut self, mode: OutputMode) -> Self {
+        self.output_mode = Some(mode);
+        self
+    }
+
+    /// When batches run; at once by default.
+    pub fn trigger(mut self, trigger: Trigger) -> Self {
+        self.trigger = trigger;
+        self
+    }
+
+    /// A name, unique among the session's active queries.
+    pub fn query_name(mut self, name: impl Into<String>) -> Self {
+        self.query_name = Some(name.into());
+        self
+    }
+
+    /// The columns that become directories (`country=DE/…`) instead of columns of the files.
+    pub fn partition_by(mut self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.partition_by = columns.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets an option of the query (`checkpointLocation`, `durability`, `minBatchesToRetain`) or of
+    /// its sink; `docs/options.md` lists them. Names are case-insensitive.
+    pub fn option(mut self, name: impl Into<String>, value: impl ToString) -> Self {
+        self.options.set(name, value);
+        self
+    }
+
+    /// Sets several options.
+    pub fn options<K: Into<String>, V: ToString>(
+        mut self,
+        options: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        for (name, value) in options {
+            self.options.set(name, value);
+        }
+        self
+    }
+
+    /// Starts the query and returns when its first batch is about to run. `path` is where the
+    /// results go, or `None` for a sink that writes to no place.
+    ///
+    /// # Errors
+    /// If the query cannot run incrementally, does not fit its checkpoint, uses a name or checkpoint
+    /// that an active query uses, or anything about it is not valid. Errors of batches come through
+    /// the [`StreamingQuery`].
+    pub async fn start<'a>(mut self, path: impl Into<Option<&'a str>>) -> Result<StreamingQuery> {
+        let path = path.into().map(str::to_string);
+        let (state, plan) = self.frame.clone().into_parts();
+        let session = link(state.config())?;
+        let options = self.take_query_options()?;
+        let storages = storages(&session, state.runtime_env());
+        let checkpoint = options.checkpoint.as_deref().map(parse_location).transpose()?;
+        let make_sink = self.sink_maker(path, &options, &session, &storages, &state);
+        query::start(StartRequest {
+            plan: QueryPlan { logical: plan, state: state.clone() },
+            make_sink: &make_sink,
+            output_mode: options.output_mode,
+            trigger: self.trigger,
+            name: options.query_name.clone(),
+            checkpoint,
+            durability: options.durability,
+            min_batches_to_retain: options.min_batches_to_retain,
+            manager: session.manager.clone(),
+            clock: Arc::clone(&session.environment.clock),
+            ids: Arc::clone(&session.environment.ids),
+            storages: Arc::clone(&storages),
+        })
+        .await
+    }
+
+    /// The optimised logical plan and the physical plan of the query, without starting it.
+    ///
+    /// # Errors
+    /// As [`DataStreamWriter::start`], but for what only the checkpoint or the other queries tell.
+    pub async fn explain<'a>(mut self, path: impl Into<Option<&'a str>>) -> Result<String> {
+        let path = path.into().map(str::to_string);
+        let (state, plan) = self.frame.clone().into_parts();
+        let session = link(state.config())?;
+        let options = self.take_query_options()?;
+        let storages = storages(&session, state.runtime_env());
+        let make_sink = self.sink_maker(path, &options, &session, &storages, &state);
+        let plan = QueryPlan { logical: plan, state: state.clone() };
+        query::explain(plan, options.output_mode, &make_sink).await
+    }
+
+    fn take_query_options(&mut self) -> Result<QueryOptions> {
+        let durability = match self.options.take("durability") {
+            None => Durability::Disk,
+            Some(value) if value.eq_ignore_ascii_case("disk") => Durability::Disk,
+            Some(value) if value.eq_ignore_ascii_case("process") => Durability::Process,
+            Some(value) => {
+                return Err(Error::option(
+                    "durability",
+                    value,
+                    "expected disk (survives a power cut) or process (survives a crash of the process)",
+                ));
+            }
+        };
+        let min_batches_to_retain =
+            self.options.positive("minBatchesToRetain")?.unwrap_or(MIN_BATCHES_TO_RETAIN);
+        self.options.take("minBatchesToRetain");
+        let output_mode = match (self.output_mode, self.options.take("outputMode")) {
+            (Some(mode), _) => mode,
+            (None, Some(text)) => text.parse()?,
+            (None, None) => OutputMode::Append,
+        };
+        let named = self.options.take("queryName");
+        Ok(QueryOptions {
+            checkpoint: self.options.take("checkpointLocation"),
+            query_name: self.query_name.clone().or(named),
+            output_mode,
+            durability,
+            min_batches_to_retain,
+        })
+    }
+
+    fn sink_maker(
+        &self,
+        path: Option<String>,
+        options: &QueryOptions,
+        session: &Arc<SessionInner>,
+        storages: &Arc<dyn StorageProvider>,
+        state: &datafusion::execution::session_state::SessionState,
+    ) -> impl Fn(SchemaRef) -> Result<Arc<dyn Sink>> + Send + Sync + use<> {
+        let format = self.format.to_ascii_lowercase();
+        let factory = session.formats.sink(&format);
+        let request = SinkRequest {
+            format,
+            path,
+            // Replaced by the query's own when it is known.
+            schema: Arc::new(datafusion::arrow::datatypes::Schema::empty()),
+            partition_by: self.partition_by.clone(),
+            options: self.options.clone(),
+            query_name: options.query_name.clone(),
+            state: state.clone(),
+            storages: Arc::clone(storages),
+            durability: options.durability,
+        };
+        move |schema| match &factory {
+            Ok(factory) => factory.create(SinkRequest { schema, ..request.clone() }),
+            Err(error) => Err(Error::Invalid(error.to_string())),
+        }
+    }
+}
+
+fn storages(
+    session: &SessionInner,
+    runtime: &Arc<datafusion::execution::runtime_env::RuntimeEnv>,
+) -> Arc<dyn StorageProvider> {
+    match &session.environment.storages {
+        Some(storages) => Arc::clone(storages),
+        None => Arc::new(LocalAndObjectStorage::new(Arc::clone(runtime))),
+    }
+}
