@@ -16,10 +16,7 @@ use crate::error::{Error, Result};
 
 /// Executes every partition of `plan`, whose root is a [`SinkExec`](super::sink::SinkExec), and
 /// gives the writers' reports in partition order. Dropping the future abandons the work.
-pub(crate) async fn run_batch(
-    plan: Arc<dyn ExecutionPlan>,
-    context: Arc<TaskContext>,
-) -> Result<Vec<Value>> {
+pub(crate) async fn run_batch(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<Vec<Value>> {
     let partitions = plan.output_partitioning().partition_count();
     let mut reports = if partitions == 1 {
         // A task of its own all the same: it keeps a panic of an operator from the query's loop.

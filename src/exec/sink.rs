@@ -98,11 +98,7 @@ impl ExecutionPlan for SinkExec {
         _: ReplaceChildrenOptions,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let input = children.swap_remove(0);
-        Ok(Arc::new(Self {
-            input,
-            sink: Arc::clone(&self.sink),
-            properties: Arc::clone(&self.properties),
-        }))
+        Ok(Arc::new(Self { input, sink: Arc::clone(&self.sink), properties: Arc::clone(&self.properties) }))
     }
 
     fn with_new_children(

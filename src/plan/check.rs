@@ -164,11 +164,7 @@ fn statement_name(plan: &LogicalPlan) -> &'static str {
 }
 
 fn refuse(operator: &str, reason: &str, advice: &str) -> Result<()> {
-    Err(Error::UnsupportedQuery {
-        operator: operator.into(),
-        reason: reason.into(),
-        advice: advice.into(),
-    })
+    Err(Error::UnsupportedQuery { operator: operator.into(), reason: reason.into(), advice: advice.into() })
 }
 
 /// Whether `plan` reads bounded tables, in subqueries too. They can change between

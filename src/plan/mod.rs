@@ -10,5 +10,5 @@ mod prepared;
 pub(crate) mod session_state;
 pub(crate) mod stream_table;
 
-pub(crate) use prepared::{BatchWidth, StreamingPlan};
+pub(crate) use prepared::StreamingPlan;
 pub use stream_table::{StreamTable, is_unbounded, unbounded_tables};

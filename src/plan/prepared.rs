@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
@@ -81,11 +80,6 @@ impl StreamingPlan {
             prepared.small.cached = Some(small);
         }
         Ok(prepared)
-    }
-
-    /// The columns of the result.
-    pub(crate) fn schema(&self) -> SchemaRef {
-        Arc::clone(self.logical.schema().inner())
     }
 
     /// What functions of the current time give in the next batch.

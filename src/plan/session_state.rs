@@ -41,8 +41,5 @@ pub(crate) fn uncached_runtime(runtime: &Arc<RuntimeEnv>) -> Result<Arc<RuntimeE
         metadata_cache_limit: runtime.cache_manager.get_metadata_cache_limit(),
         ..CacheManagerConfig::default()
     };
-    Ok(Arc::new(RuntimeEnv {
-        cache_manager: CacheManager::try_new(&caches)?,
-        ..runtime.as_ref().clone()
-    }))
+    Ok(Arc::new(RuntimeEnv { cache_manager: CacheManager::try_new(&caches)?, ..runtime.as_ref().clone() }))
 }

@@ -83,8 +83,7 @@ impl BatchRunner {
             batch_id: record.batch_id,
             output_mode: self.output_mode,
         };
-        let epoch =
-            Arc::new(Epoch { batch, inputs: inputs.into_iter().map(EpochInput::new).collect() });
+        let epoch = Arc::new(Epoch { batch, inputs: inputs.into_iter().map(EpochInput::new).collect() });
         let computed = tokio::select! {
             biased;
             () = self.shared.abandon.cancelled() => None,

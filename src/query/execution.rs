@@ -124,11 +124,8 @@ impl Execution {
         };
         self.next_batch = record.batch_id + 1;
         self.maintain();
-        let times = TriggerTimes {
-            started_ms,
-            previous_ms: self.previous_trigger_ms,
-            durations: stopwatch.finish(),
-        };
+        let times =
+            TriggerTimes { started_ms, previous_ms: self.previous_trigger_ms, durations: stopwatch.finish() };
         let report = progress(&self.runner, &self.descriptions, record.batch_id, &outcome, times);
         self.runner.shared.add_progress(report.clone());
         self.manager.notify_progress(&report);

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::batch::{BatchOutcome, BatchRunner};
-use super::progress::{
-    SinkProgress, SourceProgress, StreamingQueryProgress, iso_timestamp, per_second,
-};
+use super::progress::{SinkProgress, SourceProgress, StreamingQueryProgress, iso_timestamp, per_second};
 use crate::exec::epoch::EpochInput;
 
 /// When a trigger ran and how long it took.

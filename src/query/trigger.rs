@@ -102,10 +102,7 @@ mod tests {
         for text in ["available-now", "AVAILABLE NOW", "availableNow", "available_now"] {
             assert_eq!(text.parse::<Trigger>().unwrap(), Trigger::AvailableNow);
         }
-        assert_eq!(
-            "2 seconds".parse::<Trigger>().unwrap(),
-            Trigger::ProcessingTime(Duration::from_secs(2))
-        );
+        assert_eq!("2 seconds".parse::<Trigger>().unwrap(), Trigger::ProcessingTime(Duration::from_secs(2)));
         let error = "avaliable-now".parse::<Trigger>().unwrap_err().to_string();
         assert!(error.contains("did you mean 'available-now'?"), "{error}");
     }

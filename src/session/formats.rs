@@ -119,9 +119,14 @@ impl Formats {
         find(&sinks, format, "written to by a stream")
     }
 
-    /// Whether streams can be read from (first) and written to (second) `format`.
-    pub(crate) fn knows(&self, format: &str) -> (bool, bool) {
-        (self.source(format).is_ok(), self.sink(format).is_ok())
+    /// Whether streams can be read from `format`.
+    pub(crate) fn reads(&self, format: &str) -> bool {
+        self.source(format).is_ok()
+    }
+
+    /// Whether streams can be written to `format`.
+    pub(crate) fn writes(&self, format: &str) -> bool {
+        self.sink(format).is_ok()
     }
 }
 
@@ -129,8 +134,8 @@ fn find<T: ?Sized>(known: &BTreeMap<String, Arc<T>>, format: &str, purpose: &str
     let format = format.to_ascii_lowercase();
     known.get(&format).map(Arc::clone).ok_or_else(|| {
         let names: Vec<&str> = known.keys().map(String::as_str).collect();
-        let hint = nearest(&format, &names)
-            .map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+        let hint =
+            nearest(&format, &names).map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
         Error::Invalid(format!(
             "format '{format}' cannot be {purpose}{hint} Known formats: {}",
             names.join(", ")

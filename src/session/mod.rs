@@ -133,6 +133,16 @@ impl Session {
         self.inner.formats.register_sink(format, factory);
     }
 
+    /// Whether a stream can be read from `format`.
+    pub fn reads_format(&self, format: &str) -> bool {
+        self.inner.formats.reads(format)
+    }
+
+    /// Whether a stream can be written to `format`.
+    pub fn writes_format(&self, format: &str) -> bool {
+        self.inner.formats.writes(format)
+    }
+
     pub(crate) fn inner(&self) -> &Arc<SessionInner> {
         &self.inner
     }
