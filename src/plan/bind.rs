@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::Result as DataFusionResult;
@@ -33,6 +34,22 @@ pub(crate) fn sources_of(plan: &LogicalPlan) -> Vec<Arc<dyn SourceProvider>> {
         Ok(TreeNodeRecursion::Continue)
     });
     sources
+}
+
+/// The names under which `plan` scans the table `wanted`, each once.
+pub(crate) fn names_of(plan: &LogicalPlan, wanted: &Arc<dyn SourceProvider>) -> Vec<TableReference> {
+    let mut names = Vec::new();
+    // The closure never fails, so neither does the walk.
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && stream_table_of(scan).is_some_and(|table| Arc::ptr_eq(table.provider(), wanted))
+            && !names.contains(&scan.table_name)
+        {
+            names.push(scan.table_name.clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    names
 }
 
 fn position(sources: &[Arc<dyn SourceProvider>], wanted: &Arc<dyn SourceProvider>) -> Option<usize> {

@@ -14,5 +14,5 @@ pub use handle::{StopMode, StreamingQuery};
 pub use listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
 pub use manager::{ListenerId, StreamingQueryManager};
 pub use progress::{SinkProgress, SourceProgress, StreamingQueryProgress, StreamingQueryStatus};
-pub(crate) use start::{QueryPlan, StartRequest, explain, start};
+pub(crate) use start::{QueryPlan, StartRequest, explain, pinned_tables, start};
 pub use trigger::Trigger;

@@ -281,6 +281,26 @@ fn pin_inferred_schemas(
     }
 }
 
+/// The unbounded tables that `plan` reads whose inferred columns are not those that the checkpoint
+/// in `storage` pinned, each with the pinned columns. A text that says `SELECT *` has to be planned
+/// over these.
+pub(crate) async fn pinned_tables(
+    plan: &LogicalPlan,
+    storage: &dyn Storage,
+) -> Result<Vec<(TableReference, Arc<dyn SourceProvider>)>> {
+    let Some(known) = Checkpoint::read_metadata(storage).await? else {
+        return Ok(Vec::new());
+    };
+    let mut tables = Vec::new();
+    for (index, provider) in bind::sources_of(plan).iter().enumerate() {
+        let pinned = pin(provider, known.definition.sources.get(index))?;
+        if !Arc::ptr_eq(&pinned, provider) {
+            tables.extend(bind::names_of(plan, provider).into_iter().map(|name| (name, Arc::clone(&pinned))));
+        }
+    }
+    Ok(tables)
+}
+
 fn pin(
     provider: &Arc<dyn SourceProvider>,
     known: Option<&SourceDefinition>,

@@ -7,7 +7,10 @@ mod writer;
 
 use std::sync::{Arc, Weak};
 
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 
 pub use environment::Environment;
@@ -16,7 +19,9 @@ pub use reader::DataStreamReader;
 pub use writer::DataStreamWriter;
 
 use crate::error::{Error, Result};
-use crate::query::StreamingQueryManager;
+use crate::plan::StreamTable;
+use crate::query::{StreamingQueryManager, pinned_tables};
+use crate::storage::{Durability, parse_location};
 use formats::Formats;
 
 /// A DataFusion [`SessionContext`] whose tables may be unbounded.
@@ -141,6 +146,25 @@ impl Session {
     /// Whether a stream can be written to `format`.
     pub fn writes_format(&self, format: &str) -> bool {
         self.inner.formats.writes(format)
+    }
+
+    /// The unbounded tables that `plan` reads whose columns were inferred, and differ from those that
+    /// the checkpoint at `checkpoint` pinned at the query's first start; each with the pinned columns.
+    /// A query text is planned over these tables when the query is started again.
+    ///
+    /// # Errors
+    /// If the checkpoint cannot be read.
+    pub async fn pinned_tables(
+        &self,
+        plan: &LogicalPlan,
+        checkpoint: &str,
+    ) -> Result<Vec<(TableReference, Arc<dyn TableProvider>)>> {
+        let url = parse_location(checkpoint)?;
+        let storages = writer::storages(&self.inner, &self.context.runtime_env());
+        let storage = storages.open(&url, Durability::Process)?;
+        let tables = pinned_tables(plan, storage.as_ref()).await?;
+        let as_table = |provider| Arc::new(StreamTable::new(provider)) as Arc<dyn TableProvider>;
+        Ok(tables.into_iter().map(|(name, provider)| (name, as_table(provider))).collect())
     }
 
     pub(crate) fn inner(&self) -> &Arc<SessionInner> {

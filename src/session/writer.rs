@@ -236,7 +236,7 @@ impl DataStreamWriter {
     }
 }
 
-fn storages(
+pub(super) fn storages(
     session: &SessionInner,
     runtime: &Arc<datafusion::execution::runtime_env::RuntimeEnv>,
 ) -> Arc<dyn StorageProvider> {
