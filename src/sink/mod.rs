@@ -5,6 +5,12 @@
 //! that cannot stage (console) shows them while writing and says in its docs that a batch can
 //! repeat after a crash.
 
+pub mod console;
+pub mod file;
+pub mod memory;
+pub mod noop;
+mod report;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -17,6 +23,11 @@ use uuid::Uuid;
 use crate::checkpoint::records::SinkDefinition;
 use crate::error::Result;
 use crate::storage::Storage;
+
+pub use console::ConsoleSink;
+pub use file::{FileSink, OutputFormat};
+pub use memory::{MemorySink, MemoryTable};
+pub use noop::NoopSink;
 
 /// Which rows of the result a sink is given per batch, with Spark's meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -1,0 +1,236 @@
+//! Results on the terminal, as tables or as JSON lines.
+
+mod table;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::json;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use self::table::{Table, TableStyle};
+use super::file::LineFormat;
+use super::report::total_rows;
+use super::{OutputMode, Sink, SinkBatch, SinkDistribution, SinkWriter};
+use crate::checkpoint::records::SinkDefinition;
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::storage::Storage;
+
+/// The first key of each JSON object.
+const BATCH_ID: &str = "batchId";
+
+/// Where a [`ConsoleSink`] prints to. Several sinks may share it: what one sink prints at once is
+/// never torn apart.
+pub type Console = Arc<Mutex<dyn Write + Send>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Table(TableStyle),
+    Json,
+}
+
+/// Prints each batch, by default to standard output: Spark's `console` format.
+///
+/// | option | meaning |
+/// |---|---|
+/// | `numRows` | the most rows that are shown of a batch; default 20 |
+/// | `truncate` | `true` (default) cuts values to 20 characters, a number to that many, `false` or 0 not at all |
+/// | `format` | `table` (default) or `json` |
+///
+/// With `format` = `json` every row is printed at once as one JSON object on a line of its own,
+/// with the batch number as `batchId` first and then the columns in order; nulls are written out,
+/// so that all rows have the same keys. `numRows` and `truncate` do not apply.
+///
+/// Rows are printed before the batch is committed: after a crash a batch may be printed again.
+pub struct ConsoleSink {
+    schema: SchemaRef,
+    style: Style,
+    output: Console,
+}
+
+impl fmt::Debug for ConsoleSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsoleSink").field("style", &self.style).finish_non_exhaustive()
+    }
+}
+
+impl ConsoleSink {
+    /// A sink for rows of `schema` that prints to standard output. Fails for bad options, and with
+    /// `format` = `json` for columns that JSON cannot hold or that are called `batchId`.
+    pub fn try_new(schema: SchemaRef, options: &Options) -> Result<Self> {
+        options.deny_unknown("the console sink", &["numRows", "truncate", "format"])?;
+        let num_rows = options.parse("numRows", "a whole number")?.unwrap_or(20);
+        let table = Style::Table(TableStyle { num_rows, truncate: truncate(options)? });
+        let style = match options.get("format") {
+            None => table,
+            Some(format) if format.eq_ignore_ascii_case("table") => table,
+            Some(format) if format.eq_ignore_ascii_case("json") => Style::Json,
+            Some(format) => return Err(Error::option("format", format, "expected table or json")),
+        };
+        if style == Style::Json {
+            if schema.column_with_name(BATCH_ID).is_some() {
+                return Err(Error::Invalid(format!(
+                    "the console sink gives each row the key '{BATCH_ID}', which is also a column of the result; \
+                     rename the column with AS in the query"
+                )));
+            }
+            json_lines().check(&schema, "the console sink")?;
+        }
+        Ok(Self { schema, style, output: Arc::new(Mutex::new(io::stdout())) })
+    }
+
+    /// The same sink, printing to `output`.
+    pub fn with_output(self, output: Console) -> Self {
+        Self { output, ..self }
+    }
+}
+
+fn truncate(options: &Options) -> Result<usize> {
+    match options.get("truncate").map(str::trim) {
+        None => Ok(20),
+        Some(value) if value.eq_ignore_ascii_case("true") => Ok(20),
+        Some(value) if value.eq_ignore_ascii_case("false") => Ok(0),
+        Some(value) => value
+            .parse()
+            .map_err(|_| Error::option("truncate", value, "expected true, false or a number of characters")),
+    }
+}
+
+fn json_lines() -> LineFormat {
+    LineFormat::Json(json::WriterBuilder::new().with_explicit_nulls(true))
+}
+
+#[async_trait]
+impl Sink for ConsoleSink {
+    fn description(&self) -> String {
+        match self.style {
+            Style::Table(TableStyle { num_rows, truncate }) => {
+                format!("ConsoleSink[numRows={num_rows}, truncate={truncate}]")
+            }
+            Style::Json => "ConsoleSink[format=json]".to_string(),
+        }
+    }
+
+    fn definition(&self, _checkpoint: &dyn Storage) -> SinkDefinition {
+        SinkDefinition {
+            format: "console".to_string(),
+            location: None,
+            columns: Vec::new(),
+            partition_by: Vec::new(),
+        }
+    }
+
+    fn check_output_mode(&self, _mode: OutputMode) -> Result<()> {
+        Ok(())
+    }
+
+    fn distribution(&self) -> SinkDistribution {
+        SinkDistribution::Single
+    }
+
+    fn is_ephemeral(&self) -> bool {
+        true
+    }
+
+    async fn recover(&self, _query_id: Uuid, _last: Option<(u64, &Value)>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn writer(&self, batch: SinkBatch, _partition: usize) -> Result<Box<dyn SinkWriter>> {
+        let output = Arc::clone(&self.output);
+        Ok(match self.style {
+            Style::Table(style) => {
+                let table = Table::new(style, Arc::clone(&self.schema));
+                Box::new(TableWriter { batch_id: batch.batch_id, table, output })
+            }
+            Style::Json => Box::new(JsonWriter::new(batch.batch_id, &self.schema, output)),
+        })
+    }
+
+    async fn prepare(&self, _batch: SinkBatch, reports: Vec<Value>) -> Result<Value> {
+        Ok(total_rows(&reports))
+    }
+
+    async fn publish(&self, _batch_id: u64, _prepared: &Value) -> Result<()> {
+        Ok(())
+    }
+
+    async fn abort(&self, _batch: SinkBatch) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes `text` as a whole. A terminal or pipe may make its writer wait, which must not hold up
+/// other queries.
+async fn print(output: &Console, text: Vec<u8>) -> Result<()> {
+    let output = Arc::clone(output);
+    let printing = tokio::task::spawn_blocking(move || {
+        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+        output.write_all(&text)?;
+        output.flush()
+    });
+    let failed = |error: io::Error| Error::storage("write to", "the console", error);
+    printing.await.map_err(|error| failed(error.into()))?.map_err(failed)
+}
+
+struct TableWriter {
+    batch_id: u64,
+    table: Table,
+    output: Console,
+}
+
+#[async_trait]
+impl SinkWriter for TableWriter {
+    async fn write(&mut self, rows: RecordBatch) -> Result<()> {
+        self.table.push(&rows)
+    }
+
+    async fn close(self: Box<Self>) -> Result<Value> {
+        let rows = self.table.seen();
+        let text = self.table.render(self.batch_id)?;
+        print(&self.output, text.into_bytes()).await?;
+        Ok(json!({ "numRows": rows }))
+    }
+}
+
+struct JsonWriter {
+    batch_id: u64,
+    /// `batchId` and the columns.
+    schema: SchemaRef,
+    format: LineFormat,
+    rows: usize,
+    output: Console,
+}
+
+impl JsonWriter {
+    fn new(batch_id: u64, schema: &Schema, output: Console) -> Self {
+        let first: FieldRef = Arc::new(Field::new(BATCH_ID, DataType::UInt64, false));
+        let fields: Vec<FieldRef> = std::iter::once(first).chain(schema.fields().iter().cloned()).collect();
+        Self { batch_id, schema: Arc::new(Schema::new(fields)), format: json_lines(), rows: 0, output }
+    }
+}
+
+#[async_trait]
+impl SinkWriter for JsonWriter {
+    async fn write(&mut self, rows: RecordBatch) -> Result<()> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let batch_ids: ArrayRef = Arc::new(UInt64Array::from_value(self.batch_id, rows.num_rows()));
+        let columns = std::iter::once(batch_ids).chain(rows.columns().iter().cloned()).collect();
+        let mut text = Vec::new();
+        self.format.encode(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?, true, &mut text)?;
+        self.rows += rows.num_rows();
+        print(&self.output, text).await
+    }
+
+    async fn close(self: Box<Self>) -> Result<Value> {
+        Ok(json!({ "numRows": self.rows }))
+    }
+}

@@ -1,0 +1,288 @@
+//! Files in a directory: Parquet, JSON, CSV, text and Arrow, exactly once for every reader.
+
+mod encode;
+mod layout;
+mod manifest;
+mod names;
+mod options;
+mod partition;
+mod writer;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::session_state::SessionState;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde_json::Value;
+use url::Url;
+use uuid::Uuid;
+
+use self::layout::Layout;
+use self::manifest::Manifest;
+use self::writer::{FileWriter, Shared};
+use super::{OutputMode, Sink, SinkBatch, SinkWriter};
+use crate::checkpoint::records::{ColumnDefinition, Location, SinkDefinition};
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::storage::Storage;
+
+pub(super) use self::encode::LineFormat;
+
+/// How many storage calls for independent files run at once.
+const PARALLEL_CALLS: usize = 16;
+
+/// A file format that [`FileSink`] writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OutputFormat {
+    /// Apache Parquet.
+    Parquet,
+    /// One JSON object per line.
+    Json,
+    /// Comma-separated values.
+    Csv,
+    /// The lines of one string column.
+    Text,
+    /// Arrow IPC files.
+    Arrow,
+}
+
+impl OutputFormat {
+    /// All formats.
+    pub const ALL: [OutputFormat; 5] = [Self::Parquet, Self::Json, Self::Csv, Self::Text, Self::Arrow];
+
+    /// The name in SQL and in options, lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            OutputFormat::Parquet => "parquet",
+            OutputFormat::Json => "json",
+            OutputFormat::Csv => "csv",
+            OutputFormat::Text => "text",
+            OutputFormat::Arrow => "arrow",
+        }
+    }
+}
+
+impl fmt::Display for OutputFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for OutputFormat {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(text));
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(OutputFormat::name).join(", ");
+            Error::Invalid(format!("'{text}' is not a file format that can be written; there are {names}"))
+        })
+    }
+}
+
+/// The sink in messages: `the parquet sink`.
+fn sink_name(format: OutputFormat) -> String {
+    format!("the {format} sink")
+}
+
+/// How a checkpoint records the place of the output.
+fn location_of(place: &Url, checkpoint: &Url) -> Location {
+    let fingerprint = format!("{:08x}", crc32c::crc32c(place.as_str().as_bytes()));
+    Location { path: checkpoint.make_relative(place).unwrap_or_else(|| place.to_string()), fingerprint }
+}
+
+/// Appends the rows of each batch to a directory, as files.
+///
+/// **Exactly once, for every reader.** Files are staged below `.tidemill/` in the output
+/// directory, under names that no reader of files takes for data, and made durable there. Only
+/// when the batch is committed are they renamed to their final names. So a plain directory
+/// listing (DuckDB, pandas, `ls`) sees each committed row once and never a row of a batch that did
+/// not end well; no manifest has to be read, as Spark's `_spark_metadata` must be. The files of a
+/// batch appear one after the other. After a crash between the commit and the renames,
+/// [`Sink::recover`] does what is left of them.
+///
+/// **Names** are `part-<partition>-<batch>-<query>[-<number>]` and the extension of codec and
+/// format, e.g. `part-00000-0000000012-1a2b3c4d.zstd.parquet`. They are never used twice, also not
+/// by other queries that write to the same directory. A batch without rows writes no file.
+///
+/// **Partition columns** become directories `column=value/`, with values written and escaped as
+/// Spark and Hive do, and are left out of the files. Null and the empty string share the directory
+/// `__HIVE_DEFAULT_PARTITION__`. With more values than files can stay open (64 per writer), rows
+/// are gathered in memory and a value may get several files per batch.
+///
+/// **Options** are those of DataFusion's own writers (with or without `format.`: `compression`,
+/// `max_row_group_size`, `delimiter`, `compression::column`, …), with the session's settings as
+/// defaults, so that a Parquet file has the same properties as one that `COPY` wrote; and these:
+///
+/// | option | formats | meaning |
+/// |---|---|---|
+/// | `maxRecordsPerFile` | all | the most rows in a file, exact; 0 or less is no limit |
+/// | `targetFileSize` | all | a file is closed by the rows, 8192 at a time, that bring it to this size or beyond it. The size is estimated from what is encoded so far: Parquet counts pages that are not compressed yet, and a codec of whole files keeps back up to a few hundred kB |
+/// | `compression` | all | `none`, and for parquet `snappy`, `gzip`, `zstd`, `brotli`, `lz4`, `lz4_raw` (default: the session's, `zstd(3)`); for json, csv and text `gzip`, `bzip2`, `xz`, `zstd` (default: none); for arrow `lz4` (default) and `zstd`. A level is given as `zstd(5)` for parquet, else with `compression_level` |
+/// | `header`, `sep`, `quoteAll`, `nullValue`, `ignoreLeadingWhiteSpace`, `ignoreTrailingWhiteSpace` | csv | as in Spark; the default of `header` is DataFusion's `datafusion.catalog.has_header`, true |
+/// | `ignoreNullFields` | json | `false` writes nulls out; default true, as in Spark |
+///
+/// **Memory** of a writer is bounded by about 64 MiB for encoding and 32 MiB for gathering, and is
+/// registered with the session's memory pool; under pressure row groups get smaller. Dictionary
+/// columns are written by value in Arrow files, which cannot hold changing dictionaries.
+#[derive(Debug)]
+pub struct FileSink {
+    format: OutputFormat,
+    url: Url,
+    schema: SchemaRef,
+    partition_by: Vec<String>,
+    shared: Arc<Shared>,
+}
+
+impl FileSink {
+    /// A sink of `format` into the directory `url`, which `storage` is rooted at. `schema` is that
+    /// of the query's result and `partition_by` names columns of it.
+    ///
+    /// Fails for an unknown or bad option, for a column whose type the format cannot hold, and for
+    /// partition columns that do not exist or have no text form.
+    pub fn try_new(
+        format: OutputFormat,
+        url: Url,
+        storage: Arc<dyn Storage>,
+        schema: SchemaRef,
+        partition_by: Vec<String>,
+        options: Options,
+        session: &SessionState,
+    ) -> Result<Self> {
+        let mut layout = Layout::try_new(&schema, &partition_by, &sink_name(format))?;
+        if format == OutputFormat::Arrow {
+            layout = layout.without_dictionaries();
+        }
+        let encoding = options::encoding(format, &layout, &options, session)?;
+        let limits = options::limits(&options)?;
+        let pool = Arc::clone(&session.runtime_env().memory_pool);
+        let shared = Arc::new(Shared { storage, layout, encoding, limits, pool });
+        Ok(Self { format, url, schema, partition_by, shared })
+    }
+
+    /// Removes staged files, several at a time.
+    async fn remove(&self, paths: impl IntoIterator<Item = String>) -> Result<()> {
+        stream::iter(paths)
+            .map(|path| async move { self.shared.storage.delete(&path).await })
+            .buffer_unordered(PARALLEL_CALLS)
+            .try_collect()
+            .await
+    }
+
+    /// The staged files whose names start with `prefix`.
+    async fn staged(&self, prefix: &str) -> Result<BTreeSet<String>> {
+        let files = self.shared.storage.list(names::STAGING).await?;
+        Ok(files.into_iter().map(|file| file.path).filter(|path| path.starts_with(prefix)).collect())
+    }
+
+    /// A file that is not staged any more was published. If it is gone from its place too, somebody
+    /// moved, compacted or deleted it since, which is theirs to do; but it is worth a word.
+    async fn report_missing(&self, batch_id: u64, published: Vec<&str>) -> Result<()> {
+        let sizes = stream::iter(published.into_iter().map(str::to_string))
+            .map(|path| async move { Ok((self.shared.storage.size(&path).await?, path)) })
+            .buffered(PARALLEL_CALLS);
+        let missing: Vec<String> = sizes
+            .try_filter_map(|(size, path)| async move { Ok::<_, Error>(size.is_none().then_some(path)) })
+            .try_collect()
+            .await?;
+        if let Some(first) = missing.first() {
+            tracing::warn!(
+                sink = %self.url,
+                batch_id,
+                files = missing.len(),
+                "files of the last batch, '{first}' among them, are not where they were published; \
+                 taking it that they were moved or deleted since"
+            );
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    fn description(&self) -> String {
+        format!("FileSink[{}]", self.url)
+    }
+
+    fn definition(&self, checkpoint: &dyn Storage) -> SinkDefinition {
+        let columns = self.schema.fields().iter().map(|field| ColumnDefinition {
+            name: field.name().clone(),
+            data_type: field.data_type().to_string(),
+            nullable: field.is_nullable(),
+        });
+        SinkDefinition {
+            format: self.format.name().to_string(),
+            location: Some(location_of(&self.url, checkpoint.url())),
+            columns: columns.collect(),
+            partition_by: self.partition_by.clone(),
+        }
+    }
+
+    fn check_output_mode(&self, mode: OutputMode) -> Result<()> {
+        let advice = match mode {
+            OutputMode::Append => return Ok(()),
+            OutputMode::Update => {
+                "Use output mode append (an aggregation then needs a watermark on the event time it groups by), \
+                 or a sink that takes changed rows, such as console or memory"
+            }
+            OutputMode::Complete => {
+                "Use output mode append (an aggregation then needs a watermark on the event time it groups by), \
+                 or a sink that replaces its content, such as memory"
+            }
+        };
+        Err(Error::Invalid(format!(
+            "{} '{}' does not take output mode {mode}: files are only ever added. {advice}",
+            sink_name(self.format),
+            self.url
+        )))
+    }
+
+    async fn recover(&self, query_id: Uuid, last: Option<(u64, &Value)>) -> Result<()> {
+        let mut staged = self.staged(&names::query_prefix(query_id)).await?;
+        if let Some((batch_id, prepared)) = last {
+            let manifest = Manifest::read(batch_id, prepared)?;
+            let (moves, published) = manifest.left_to_publish(&staged);
+            if !moves.is_empty() {
+                self.shared.storage.rename(&moves).await?;
+            }
+            for (from, _) in &moves {
+                staged.remove(from);
+            }
+            self.report_missing(batch_id, published).await?;
+        }
+        self.remove(staged).await
+    }
+
+    async fn writer(&self, batch: SinkBatch, partition: usize) -> Result<Box<dyn SinkWriter>> {
+        Ok(Box::new(FileWriter::new(Arc::clone(&self.shared), batch, partition)))
+    }
+
+    async fn prepare(&self, batch: SinkBatch, reports: Vec<Value>) -> Result<Value> {
+        let mut files = Vec::new();
+        for report in &reports {
+            files.extend(Manifest::read(batch.batch_id, report)?.files);
+        }
+        Manifest::new(files).write()
+    }
+
+    async fn publish(&self, batch_id: u64, prepared: &Value) -> Result<()> {
+        let moves = Manifest::read(batch_id, prepared)?.moves();
+        if moves.is_empty() {
+            return Ok(());
+        }
+        self.shared.storage.rename(&moves).await
+    }
+
+    async fn abort(&self, batch: SinkBatch) -> Result<()> {
+        let staged = self.staged(&names::batch_prefix(&batch)).await?;
+        self.remove(staged).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.shared.storage.remove_empty_dir(names::STAGING).await
+    }
+}

@@ -1,0 +1,81 @@
+//! The names of files: staged ones and published ones.
+
+use uuid::Uuid;
+
+use crate::sink::SinkBatch;
+
+/// The directory, below the output, that files are staged in. It and the files in it are hidden
+/// from readers: by the leading dot, and by an extension that no format has.
+pub(super) const STAGING: &str = ".tidemill";
+
+/// What both names of a file are made from. A name is used once and never again: two queries
+/// differ in the query id, two runs of a batch never share a staged name, and only one run of a
+/// batch is ever published.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileName {
+    /// Query, run and batch.
+    pub batch: SinkBatch,
+    /// The writer.
+    pub partition: usize,
+    /// The file among those of the writer, from 0.
+    pub sequence: u64,
+}
+
+impl FileName {
+    /// `.tidemill/<query>-<run>-<batch>-<partition>-<sequence>.tmp`
+    pub fn staged(&self) -> String {
+        let Self { batch, partition, sequence } = self;
+        format!("{}{partition}-{sequence}.tmp", batch_prefix(batch))
+    }
+
+    /// `part-<partition>-<batch>-<query>[-<sequence>]<extension>`, which sorts by partition and
+    /// then by batch, as Spark's names do.
+    pub fn published(&self, extension: &str) -> String {
+        let Self { batch, partition, sequence } = self;
+        let query = short(batch.query_id);
+        let stem = format!("part-{partition:05}-{:010}-{query}", batch.batch_id);
+        if *sequence == 0 { format!("{stem}{extension}") } else { format!("{stem}-{sequence}{extension}") }
+    }
+}
+
+/// What the staged files of one query start with.
+pub(super) fn query_prefix(query_id: Uuid) -> String {
+    format!("{STAGING}/{}-", short(query_id))
+}
+
+/// What the staged files of one run of a batch start with.
+pub(super) fn batch_prefix(batch: &SinkBatch) -> String {
+    format!("{}{}-{}-", query_prefix(batch.query_id), short(batch.run_id), batch.batch_id)
+}
+
+/// The last eight digits of an id. The first ones are a time in some versions of UUIDs, and equal
+/// for queries that are started together.
+fn short(id: Uuid) -> String {
+    format!("{:08x}", id.as_u128() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::OutputMode;
+
+    #[test]
+    fn names() {
+        let batch = SinkBatch {
+            query_id: Uuid::from_u128(0xaaaa_0000_0000_0000_0000_0000_1a2b_3c4d),
+            run_id: Uuid::from_u128(7),
+            batch_id: 12,
+            output_mode: OutputMode::Append,
+        };
+        let name = FileName { batch, partition: 3, sequence: 0 };
+        assert_eq!(name.staged(), ".tidemill/1a2b3c4d-00000007-12-3-0.tmp");
+        assert!(name.staged().starts_with(&batch_prefix(&batch)));
+        assert!(name.staged().starts_with(&query_prefix(batch.query_id)));
+        assert_eq!(name.published(".snappy.parquet"), "part-00003-0000000012-1a2b3c4d.snappy.parquet");
+        let second = FileName { sequence: 1, ..name };
+        assert_eq!(second.published(".json.gz"), "part-00003-0000000012-1a2b3c4d-1.json.gz");
+        // Batch 1 must not take the files of batch 12 for its own.
+        let first = SinkBatch { batch_id: 1, ..batch };
+        assert!(!name.staged().starts_with(&batch_prefix(&first)));
+    }
+}
