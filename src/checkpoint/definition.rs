@@ -2,10 +2,10 @@
 
 use url::Url;
 
-use super::location::same_place;
 use super::records::{
     ColumnDefinition, Location, OperatorDefinition, QueryDefinition, SinkDefinition, SourceDefinition,
 };
+use super::same_place;
 use crate::error::{Error, Result};
 
 /// Fails with every difference between the query that wrote the checkpoint and the one to run.
@@ -40,10 +40,7 @@ fn differences(recorded: &QueryDefinition, current: &QueryDefinition) -> Vec<Str
     }
     compare_sinks(&recorded.sink, &current.sink, &mut found);
     if recorded.output_mode != current.output_mode {
-        found.push(format!(
-            "its output mode was {} and is {}",
-            recorded.output_mode, current.output_mode
-        ));
+        found.push(format!("its output mode was {} and is {}", recorded.output_mode, current.output_mode));
     }
     compare_operators(&recorded.operators, &current.operators, &mut found);
     found
@@ -97,19 +94,11 @@ fn compare_locations(name: &str, old: Option<&Location>, new: Option<&Location>,
     }
 }
 
-fn compare_columns(
-    name: &str,
-    old: &[ColumnDefinition],
-    new: &[ColumnDefinition],
-    found: &mut Vec<String>,
-) {
+fn compare_columns(name: &str, old: &[ColumnDefinition], new: &[ColumnDefinition], found: &mut Vec<String>) {
     let before = found.len();
     for column in old {
         match new.iter().find(|other| other.name == column.name) {
-            None => found.push(format!(
-                "column '{}' ({}) of {name} is gone",
-                column.name, column.data_type
-            )),
+            None => found.push(format!("column '{}' ({}) of {name} is gone", column.name, column.data_type)),
             Some(other) if other.data_type != column.data_type => found.push(format!(
                 "column '{}' of {name} was {} and is {}",
                 column.name, column.data_type, other.data_type
@@ -210,16 +199,28 @@ mod tests {
                 }),
                 "the location of source 0 was '../in' and is '../other' (seen from the checkpoint)",
             ),
-            (Box::new(|q| q.sources[0].columns[0] = column("a", "Utf8")), "column 'a' of source 0 was Int64 and is Utf8"),
+            (
+                Box::new(|q| q.sources[0].columns[0] = column("a", "Utf8")),
+                "column 'a' of source 0 was Int64 and is Utf8",
+            ),
             (Box::new(|q| drop(q.sources[0].columns.pop())), "column 'b' (Utf8) of source 0 is gone"),
-            (Box::new(|q| q.sources[0].columns.push(column("c", "Date32"))), "column 'c' (Date32) of source 0 is new"),
-            (Box::new(|q| q.sources[0].columns.reverse()), "the columns of source 0 were (a, b) and are (b, a)"),
+            (
+                Box::new(|q| q.sources[0].columns.push(column("c", "Date32"))),
+                "column 'c' (Date32) of source 0 is new",
+            ),
+            (
+                Box::new(|q| q.sources[0].columns.reverse()),
+                "the columns of source 0 were (a, b) and are (b, a)",
+            ),
             (
                 Box::new(|q| drop(q.sources[0].options.insert("mode".into(), "PERMISSIVE".into()))),
                 "option 'mode' of source 0 was not set and is 'PERMISSIVE'",
             ),
             (Box::new(|q| q.sources.clear()), "it had one source and has no source"),
-            (Box::new(|q| q.sink.format = "console".into()), "the format of the sink was parquet and is console"),
+            (
+                Box::new(|q| q.sink.format = "console".into()),
+                "the format of the sink was parquet and is console",
+            ),
             (Box::new(|q| q.sink.location = None), "the sink had the location '../out' and has none"),
             (
                 Box::new(|q| q.sink.partition_by.push("a".into())),

@@ -15,6 +15,7 @@
 //!
 //! This layer knows neither Arrow nor DataFusion.
 
+pub(crate) mod definition;
 mod fence;
 pub mod frame;
 mod history;

@@ -173,9 +173,6 @@ impl Execution {
             return;
         }
         let checkpoint = Arc::clone(&self.runner.checkpoint);
-        if !checkpoint.needs_maintenance(self.min_batches_to_retain) {
-            return;
-        }
         let sources = self.runner.sources.clone();
         let retain = self.min_batches_to_retain;
         self.maintenance = Some(tokio::spawn(async move {

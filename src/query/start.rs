@@ -129,8 +129,8 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         previous_trigger_ms: None,
         maintenance: None,
     };
-    if let Some((name, table)) = execution.runner.sink.table() {
-        publish_table(&request.plan.state, &name, table)?;
+    if let (Some(name), Some(table)) = (&request.name, execution.runner.sink.results()) {
+        publish_table(&request.plan.state, name, table)?;
     }
     request.manager.register(&shared)?;
     request.manager.notify_started(&QueryStarted {

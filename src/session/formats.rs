@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 use crate::options::{Options, nearest};
 use crate::sink::Sink;
 use crate::sink::console::ConsoleSink;
-use crate::sink::file::FileSink;
+use crate::sink::file::{FileSink, OutputFormat};
 use crate::sink::memory::MemorySink;
 use crate::sink::noop::NoopSink;
 use crate::source::SourceProvider;
 use crate::source::file::FileTable;
-use crate::storage::{Durability, StorageProvider, parse_location};
+use crate::storage::{Durability, StorageProvider, resolve_location};
 
 /// A table to read, as the user described it.
 #[derive(Clone)]
@@ -84,8 +84,8 @@ impl Default for Formats {
         for format in FileTable::FORMATS {
             formats.register_source(format, Arc::new(FileSourceFactory));
         }
-        for format in FileSink::FORMATS {
-            formats.register_sink(format, Arc::new(FileSinkFactory));
+        for format in OutputFormat::ALL {
+            formats.register_sink(format.name(), Arc::new(FileSinkFactory(format)));
         }
         formats.register_sink("console", Arc::new(ConsoleFactory));
         formats.register_sink("memory", Arc::new(MemoryFactory));
@@ -169,15 +169,16 @@ impl SourceFactory for FileSourceFactory {
     }
 }
 
-struct FileSinkFactory;
+struct FileSinkFactory(OutputFormat);
 
 impl SinkFactory for FileSinkFactory {
     fn create(&self, request: SinkRequest) -> Result<Arc<dyn Sink>> {
         let path = required_path(request.path.as_deref(), &request.format, "sink")?;
-        let url = parse_location(&path)?;
+        let url = resolve_location(&path)?;
         let storage = request.storages.open(&url, request.durability)?;
         Ok(Arc::new(FileSink::try_new(
-            &request.format,
+            self.0,
+            url,
             storage,
             request.schema,
             request.partition_by,
@@ -204,7 +205,7 @@ struct ConsoleFactory;
 impl SinkFactory for ConsoleFactory {
     fn create(&self, request: SinkRequest) -> Result<Arc<dyn Sink>> {
         no_partitions(&request)?;
-        Ok(Arc::new(ConsoleSink::try_new(request.schema, request.options)?))
+        Ok(Arc::new(ConsoleSink::try_new(request.schema, &request.options)?))
     }
 }
 
@@ -214,14 +215,14 @@ impl SinkFactory for MemoryFactory {
     fn create(&self, request: SinkRequest) -> Result<Arc<dyn Sink>> {
         no_partitions(&request)?;
         request.options.deny_unknown("the memory sink", &[])?;
-        let Some(name) = request.query_name else {
+        if request.query_name.is_none() {
             return Err(Error::Invalid(
                 "the memory sink needs a query name, which becomes the name of its table: give one with \
                  query_name(…), or in SQL with CREATE STREAMING QUERY name"
                     .into(),
             ));
-        };
-        Ok(Arc::new(MemorySink::new(name, request.schema)))
+        }
+        Ok(Arc::new(MemorySink::new(request.schema)))
     }
 }
 

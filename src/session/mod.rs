@@ -21,7 +21,7 @@ pub use writer::DataStreamWriter;
 use crate::error::{Error, Result};
 use crate::plan::StreamTable;
 use crate::query::{StreamingQueryManager, pinned_tables};
-use crate::storage::{Durability, parse_location};
+use crate::storage::{Durability, resolve_location};
 use formats::Formats;
 
 /// A DataFusion [`SessionContext`] whose tables may be unbounded.
@@ -159,7 +159,7 @@ impl Session {
         plan: &LogicalPlan,
         checkpoint: &str,
     ) -> Result<Vec<(TableReference, Arc<dyn TableProvider>)>> {
-        let url = parse_location(checkpoint)?;
+        let url = resolve_location(checkpoint)?;
         let storages = writer::storages(&self.inner, &self.context.runtime_env());
         let storage = storages.open(&url, Durability::Process)?;
         let tables = pinned_tables(plan, storage.as_ref()).await?;

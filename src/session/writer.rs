@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::query::{self, QueryPlan, StartRequest, StreamingQuery, Trigger};
 use crate::sink::{OutputMode, Sink};
-use crate::storage::{Durability, LocalAndObjectStorage, StorageProvider, parse_location};
+use crate::storage::{DefaultStorageProvider, Durability, StorageProvider, resolve_location};
 
 /// How many offsets and commits a checkpoint keeps (Spark's `minBatchesToRetain`).
 const MIN_BATCHES_TO_RETAIN: u64 = 100;
@@ -142,7 +142,7 @@ impl DataStreamWriter {
         let session = link(state.config())?;
         let options = self.take_query_options()?;
         let storages = storages(&session, state.runtime_env());
-        let checkpoint = options.checkpoint.as_deref().map(parse_location).transpose()?;
+        let checkpoint = options.checkpoint.as_deref().map(resolve_location).transpose()?;
         let make_sink = self.sink_maker(path, &options, &session, &storages, &state);
         query::start(StartRequest {
             plan: QueryPlan { logical: plan, state: state.clone() },
@@ -242,6 +242,6 @@ pub(super) fn storages(
 ) -> Arc<dyn StorageProvider> {
     match &session.environment.storages {
         Some(storages) => Arc::clone(storages),
-        None => Arc::new(LocalAndObjectStorage::new(Arc::clone(runtime))),
+        None => Arc::new(DefaultStorageProvider::new(Arc::clone(runtime))),
     }
 }

@@ -156,6 +156,10 @@ impl Sink for MemorySink {
         true
     }
 
+    fn results(&self) -> Option<Arc<dyn TableProvider>> {
+        Some(self.table())
+    }
+
     async fn recover(&self, _query_id: Uuid, _last: Option<(u64, &Value)>) -> Result<()> {
         Ok(())
     }

@@ -121,9 +121,9 @@ pub trait Sink: Debug + Send + Sync {
         false
     }
 
-    /// The table under which the session can query the results, and its name, for a sink that
-    /// keeps them in memory.
-    fn table(&self) -> Option<(String, Arc<dyn TableProvider>)> {
+    /// The results as a table, for a sink that keeps them in memory. The session makes it queryable
+    /// under the query's name.
+    fn results(&self) -> Option<Arc<dyn TableProvider>> {
         None
     }
 

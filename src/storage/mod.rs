@@ -129,3 +129,13 @@ fn check_path(path: &str) -> Result<()> {
     }
     Ok(())
 }
+
+/// The URL of the directory that `text` names, see [`parse_location`]; relative paths are taken below
+/// the process's working directory.
+///
+/// # Errors
+/// As [`parse_location`], and if there is no working directory.
+pub fn resolve_location(text: &str) -> Result<Url> {
+    let cwd = std::env::current_dir().map_err(|error| Error::storage("find the directory", ".", error))?;
+    parse_location(text, &cwd)
+}
