@@ -144,7 +144,7 @@ mod tests {
     async fn time_functions_follow_the_batch_and_keep_their_names() {
         let context = SessionContext::new();
         let plan = context
-            .sql("SELECT now(), current_date AS d, CAST(now() AS VARCHAR) FROM (VALUES (1))")
+            .sql("SELECT now(), current_date AS d, CAST(now() AS VARCHAR) AS text FROM (VALUES (1))")
             .await
             .unwrap()
             .into_unoptimized_plan();

@@ -5,6 +5,7 @@
 //! offsets and, for a planned scan, opens exactly the rows of one batch.
 
 pub mod file;
+pub mod memory;
 
 use std::fmt::Debug;
 use std::sync::Arc;
