@@ -16,7 +16,7 @@ async fn main() -> tidemill::Result<()> {
         .format("csv")
         .option("header", true)
         .option("maxFilesPerTrigger", 1)
-        .load(place(0, "examples/data/retail").as_str())
+        .load(place(0, "examples/data/retail"))
         .await?;
     let query = invoices
         .filter(col("\"Quantity\"").gt(lit(0)))?
@@ -25,7 +25,7 @@ async fn main() -> tidemill::Result<()> {
         .format("parquet")
         .trigger(Trigger::AvailableNow)
         .option("checkpointLocation", place(2, "checkpoint/example"))
-        .start(place(1, "out/example").as_str())
+        .start(place(1, "out/example"))
         .await?;
     query.await_termination().await?;
 

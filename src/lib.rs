@@ -56,7 +56,7 @@ pub use query::{
     StreamingQueryStatus, Trigger,
 };
 pub use session::{
-    DataStreamReader, DataStreamWriter, Environment, ReadStream, Session, SinkFactory, SinkRequest,
+    DataStreamReader, DataStreamWriter, Environment, IntoPath, ReadStream, Session, SinkFactory, SinkRequest,
     SourceFactory, SourceRequest, WriteStream,
 };
 pub use sink::OutputMode;

@@ -2,6 +2,7 @@
 
 mod environment;
 mod formats;
+mod path;
 mod reader;
 mod writer;
 
@@ -15,6 +16,7 @@ use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 
 pub use environment::Environment;
 pub use formats::{SinkFactory, SinkRequest, SourceFactory, SourceRequest};
+pub use path::IntoPath;
 pub use reader::DataStreamReader;
 pub use writer::DataStreamWriter;
 

@@ -8,6 +8,7 @@ use datafusion::prelude::DataFrame;
 
 use super::Session;
 use super::formats::SourceRequest;
+use super::path::IntoPath;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::plan::StreamTable;
@@ -27,7 +28,7 @@ use crate::plan::StreamTable;
 ///     .read_stream()
 ///     .format("json")
 ///     .option("maxFilesPerTrigger", 4)
-///     .load(folder.path().to_str().unwrap())
+///     .load(folder.path())
 ///     .await?;
 /// assert_eq!(bids.schema().field_names(), ["?table?.auction", "?table?.price"]);
 /// # Ok(())
@@ -92,7 +93,7 @@ impl DataStreamReader {
     /// # Errors
     /// If the format or an option is unknown, an option's value is not valid, or the columns are
     /// neither given nor to be inferred.
-    pub async fn load<'a>(self, path: impl Into<Option<&'a str>>) -> Result<DataFrame> {
+    pub async fn load(self, path: impl IntoPath) -> Result<DataFrame> {
         let context = self.session.context().clone();
         let table = self.table(path).await?;
         Ok(context.read_table(table)?)
@@ -102,7 +103,7 @@ impl DataStreamReader {
     ///
     /// # Errors
     /// As [`DataStreamReader::load`].
-    pub async fn table<'a>(self, path: impl Into<Option<&'a str>>) -> Result<Arc<dyn TableProvider>> {
+    pub async fn table(self, path: impl IntoPath) -> Result<Arc<dyn TableProvider>> {
         let Some(format) = self.format else {
             return Err(Error::Invalid("a stream needs a format: call format(\"json\"), say".into()));
         };
@@ -111,7 +112,7 @@ impl DataStreamReader {
         let provider = factory
             .create(SourceRequest {
                 format,
-                path: path.into().map(str::to_string),
+                path: path.into_path(),
                 schema: self.schema,
                 partition_by: self.partition_by,
                 options: self.options,

@@ -6,6 +6,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::prelude::DataFrame;
 
 use super::formats::SinkRequest;
+use super::path::IntoPath;
 use super::{SessionInner, link};
 use crate::error::{Error, Result};
 use crate::options::Options;
@@ -24,12 +25,12 @@ const MIN_BATCHES_TO_RETAIN: u64 = 100;
 /// use tidemill::prelude::*;
 ///
 /// let folder = tempfile::tempdir().unwrap();
-/// let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+/// let path = |name: &str| folder.path().join(name).display().to_string();
 /// std::fs::create_dir(path("in")).unwrap();
 /// std::fs::write(path("in/a.json"), "{\"auction\":1,\"price\":1200}\n{\"auction\":2,\"price\":10}\n").unwrap();
 ///
 /// let session = Session::new();
-/// let bids = session.read_stream().format("json").load(&*path("in")).await?;
+/// let bids = session.read_stream().format("json").load(path("in")).await?;
 /// let query = bids
 ///     .filter(col("price").gt(lit(1000)))?
 ///     .write_stream()
@@ -37,7 +38,7 @@ const MIN_BATCHES_TO_RETAIN: u64 = 100;
 ///     .trigger(Trigger::AvailableNow)
 ///     .option("checkpointLocation", path("checkpoint"))
 ///     .query_name("etl")
-///     .start(&*path("out"))
+///     .start(path("out"))
 ///     .await?;
 /// query.await_termination().await?;
 ///
@@ -136,8 +137,8 @@ impl DataStreamWriter {
     /// If the query cannot run incrementally, does not fit its checkpoint, uses a name or checkpoint
     /// that an active query uses, or anything about it is not valid. Errors of batches come through
     /// the [`StreamingQuery`].
-    pub async fn start<'a>(mut self, path: impl Into<Option<&'a str>>) -> Result<StreamingQuery> {
-        let path = path.into().map(str::to_string);
+    pub async fn start(mut self, path: impl IntoPath) -> Result<StreamingQuery> {
+        let path = path.into_path();
         let (state, plan) = self.frame.clone().into_parts();
         let session = link(state.config())?;
         let options = self.take_query_options()?;
@@ -165,8 +166,8 @@ impl DataStreamWriter {
     ///
     /// # Errors
     /// As [`DataStreamWriter::start`], but for what only the checkpoint or the other queries tell.
-    pub async fn explain<'a>(mut self, path: impl Into<Option<&'a str>>) -> Result<String> {
-        let path = path.into().map(str::to_string);
+    pub async fn explain(mut self, path: impl IntoPath) -> Result<String> {
+        let path = path.into_path();
         let (state, plan) = self.frame.clone().into_parts();
         let session = link(state.config())?;
         let options = self.take_query_options()?;
