@@ -239,19 +239,12 @@ async fn a_tight_memory_pool_makes_row_groups_smaller_instead_of_failing() {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (seed >> 1) as i64
     };
-    let rows: Vec<RecordBatch> = (0..30)
-        .map(|_| {
-            let column = || -> ArrayRef {
-                Arc::new(Int64Array::from_iter_values(std::iter::repeat_n((), 8192).map(|()| 0)))
-            };
-            let mut columns = vec![column(); 10];
-            for column in &mut columns {
-                *column = Arc::new(Int64Array::from_iter_values((0..8192).map(|_| random())));
-            }
-            let names = (0..10).map(|i| format!("c{i}"));
-            RecordBatch::try_from_iter(names.zip(columns)).unwrap()
-        })
-        .collect();
+    let mut column = || -> ArrayRef { Arc::new(Int64Array::from_iter_values((0..8192).map(|_| random()))) };
+    let mut rows = Vec::new();
+    for _ in 0..30 {
+        let columns: Vec<(String, ArrayRef)> = (0..10).map(|i| (format!("c{i}"), column())).collect();
+        rows.push(RecordBatch::try_from_iter(columns).unwrap());
+    }
     let output = Output::new(OutputFormat::Parquet, rows[0].schema()).option("compression", "none");
     let sink = output.sink_in(Arc::new(TestStorage::new(root.path())), &context.state()).unwrap();
     let mut writer = sink.writer(batch(0), 0).await.unwrap();
