@@ -1,5 +1,34 @@
 //! The checkpoint: what a query has planned and done, so that any later start can go on from there.
 //!
+//! | file | says | written |
+//! |---|---|---|
+//! | `metadata` | who the query is | once, at the first start |
+//! | `fence/<generation>` | which run owns the checkpoint | at every start |
+//! | `offsets/<batch>` | what the batch reads | before it runs |
+//! | `commits/<batch>` | the batch is done | after all its rows are durable |
+//! | `history/<source>/<first>-<last>` | what a source must remember of many batches | in the background |
+//!
+//! Every file is created once, whole, with a checksum, and never changed ([`frame`]). A crash at any
+//! point leaves a checkpoint from which [`Checkpoint::open`] finds out what to do; anything that a
+//! crash cannot leave is refused by name. The bytes and the reasons are in
+//! `docs/checkpoint-format.md`.
+//!
 //! This layer knows neither Arrow nor DataFusion.
 
+mod fence;
+pub mod frame;
+mod history;
+mod layout;
+mod location;
+mod log;
+mod maintain;
+mod read;
 pub mod records;
+mod recovery;
+mod verify;
+
+pub use location::{location_of, same_place};
+pub use log::{Checkpoint, Recovered, Recovery, read_metadata};
+pub use maintain::Forget;
+pub use recovery::Finding;
+pub use verify::{Report, verify};

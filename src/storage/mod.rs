@@ -4,6 +4,13 @@
 //! count each call, crash at it, tear it, or take the power away ([`Storage`]'s contract says what
 //! must survive). Reading *input* does not go through here: that is DataFusion's business.
 
+#[doc(hidden)]
+pub mod disk;
+mod local;
+mod location;
+mod object;
+mod provider;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -11,7 +18,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use url::Url;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+pub use local::LocalStorage;
+pub use location::parse_location;
+pub use object::ObjectStorage;
+pub use provider::DefaultStorageProvider;
 
 /// What has to survive when a call returns `Ok`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,7 +40,8 @@ pub enum Durability {
 pub enum Created {
     /// The file did not exist and now holds exactly the given bytes.
     New,
-    /// A file of this name exists already; it was not touched.
+    /// A file of this name exists already; it was not touched. It is durable by now, so that a
+    /// caller who finds its own bytes there can go on.
     Exists,
 }
 
@@ -63,6 +76,9 @@ pub trait Storage: Debug + Send + Sync {
 
     /// The files directly in `dir` (`""` is the root), sorted by path; empty if there is no such
     /// directory. Left-overs of unfinished [`Storage::create`] calls are not shown.
+    ///
+    /// The names it gives are durable when it returns: a process that was killed may have left
+    /// names that only the page cache knows, and nothing may be built on those.
     async fn list(&self, dir: &str) -> Result<Vec<StoredFile>>;
 
     /// Removes `path`; it is no error if it is gone already. Need not be durable.
@@ -99,4 +115,17 @@ pub trait StorageWriter: Send {
 pub trait StorageProvider: Debug + Send + Sync {
     /// The storage rooted at the directory `url`.
     fn open(&self, url: &Url, durability: Durability) -> Result<Arc<dyn Storage>>;
+}
+
+/// Refuses paths that are not names below the root.
+fn check_path(path: &str) -> Result<()> {
+    let bad = |part: &str| {
+        matches!(part, "" | "." | "..") || part.contains('\0') || (cfg!(windows) && part.contains('\\'))
+    };
+    if path.split('/').any(bad) {
+        return Err(Error::Invalid(format!(
+            "'{path}' is not a path below a storage root: it must be relative, without empty parts, '.' and '..'"
+        )));
+    }
+    Ok(())
 }

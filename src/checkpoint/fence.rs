@@ -1,0 +1,95 @@
+//! The fence: which run owns the checkpoint.
+//!
+//! Each start claims the next generation and then removes the fences of all before it. A run owns
+//! the checkpoint as long as its own fence is there. The highest generation is never removed, so
+//! a number is never used twice, and a claim that lists itself as the highest cannot be older than
+//! one that has read the checkpoint since.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::records::FenceRecord;
+use super::{frame, layout};
+use crate::error::{Error, Result};
+use crate::storage::{Created, Storage};
+
+/// How many other starts may come in between before a claim gives up.
+const CLAIM_ATTEMPTS: usize = 100;
+
+/// The claim of one run.
+#[derive(Debug)]
+pub(super) struct Fence {
+    storage: Arc<dyn Storage>,
+    path: String,
+}
+
+impl Fence {
+    /// Takes the checkpoint over. When this returns, no other run passes [`Fence::check`] any more.
+    pub(super) async fn claim(storage: Arc<dyn Storage>, run_id: Uuid) -> Result<Self> {
+        let body = frame::encode(&FenceRecord { run_id })?;
+        let mut highest = generations(&*storage).await?.last().copied().unwrap_or(0);
+        for _ in 0..CLAIM_ATTEMPTS {
+            let generation = highest + 1;
+            let path = layout::fence(generation);
+            let placed = place(&*storage, &path, &body).await?;
+            let listed = generations(&*storage).await?;
+            highest = listed.last().copied().unwrap_or(0).max(generation);
+            if placed == Placed::Mine && highest == generation {
+                for older in listed.range(..generation) {
+                    storage.delete(&layout::fence(*older)).await?;
+                }
+                return Ok(Self { storage, path });
+            }
+        }
+        Err(concurrent(&*storage, format!("{CLAIM_ATTEMPTS} other starts claimed it at the same time")))
+    }
+
+    /// Fails with [`Error::ConcurrentQuery`] if another run has taken over.
+    pub(super) async fn check(&self) -> Result<()> {
+        match self.storage.size(&self.path).await? {
+            Some(_) => Ok(()),
+            None => {
+                Err(concurrent(&*self.storage, format!("a later start took it over ({} is gone)", self.path)))
+            }
+        }
+    }
+}
+
+async fn generations(storage: &dyn Storage) -> Result<BTreeSet<u64>> {
+    let files = storage.list(layout::FENCE).await?;
+    Ok(files.iter().filter_map(|file| layout::number(layout::name(&file.path))).collect())
+}
+
+/// Whose a file is after [`place`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Placed {
+    /// It holds the given bytes, durably.
+    Mine,
+    /// Somebody else created it with other bytes.
+    Other,
+}
+
+/// Creates a file and settles what an ambiguous outcome was by looking at what is there.
+pub(super) async fn place(storage: &dyn Storage, path: &str, body: &Bytes) -> Result<Placed> {
+    let error = match storage.create(path, body.clone()).await {
+        Ok(Created::New) => return Ok(Placed::Mine),
+        Ok(Created::Exists) => None,
+        Err(error) => Some(error),
+    };
+    match (storage.read(path).await, error) {
+        (Ok(Some(found)), Some(error)) if found == body => {
+            // It took effect, but only an answer without error says that it is durable.
+            storage.create(path, body.clone()).await.map(|_| Placed::Mine).map_err(|_| error)
+        }
+        (Ok(Some(found)), None) if found == body => Ok(Placed::Mine),
+        (Ok(Some(_)) | Ok(None), None) | (Ok(Some(_)), Some(_)) => Ok(Placed::Other),
+        (_, Some(error)) | (Err(error), None) => Err(error),
+    }
+}
+
+pub(super) fn concurrent(storage: &dyn Storage, reason: impl Into<String>) -> Error {
+    Error::ConcurrentQuery { checkpoint: storage.url().to_string(), reason: reason.into() }
+}

@@ -1,0 +1,233 @@
+//! A checkpoint in the hands of one run of its query.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::fence::{Fence, Placed, concurrent, place};
+use super::history::Segment;
+use super::read::{self, Failure};
+use super::records::{CommitRecord, Metadata, OffsetsRecord};
+use super::{frame, layout};
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+
+/// How often a start reads the checkpoint anew while an earlier run still merges files.
+const READ_ATTEMPTS: usize = 5;
+
+/// A checkpoint that this run owns until a later start takes it over.
+///
+/// Per batch it does five storage calls: look at the fence and create `offsets/N`; look at the
+/// fence, create `commits/N`, and look at the fence again. Looking before spares a later run the
+/// trouble of finding a batch that is not its own. Looking after the commit is what makes it count:
+/// a run that slept through the life of another could find the name free again because it was
+/// purged.
+#[derive(Debug)]
+pub struct Checkpoint {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) fence: Fence,
+    progress: Mutex<Progress>,
+    pub(super) upkeep: tokio::sync::Mutex<Upkeep>,
+}
+
+/// What the batches came to, and which of their files there are.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    has_metadata: bool,
+    planned: Option<u64>,
+    pub(super) committed: Option<u64>,
+    pub(super) offsets: BTreeSet<u64>,
+    pub(super) commits: BTreeSet<u64>,
+}
+
+/// What maintenance knows.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    /// The segments in use, per source, without gaps from batch 0 on.
+    pub(super) segments: Vec<Vec<Segment>>,
+    /// Files that are not needed any more.
+    pub(super) redundant: Vec<String>,
+    /// How many groups of segments were found too large to merge, per source.
+    pub(super) full_groups: Vec<usize>,
+    /// Whether the last maintenance left nothing undone.
+    pub(super) settled: bool,
+}
+
+/// What [`Checkpoint::open`] found.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Who the query is; `None` at its first start.
+    pub metadata: Option<Metadata>,
+    /// How to go on.
+    pub decision: Recovery,
+    /// Per source, everything it has to remember, oldest first, the batch to rerun included. As
+    /// many as [`Metadata`] has sources.
+    pub history: Vec<Vec<Box<RawValue>>>,
+    /// The commit of the last committed batch.
+    pub last_commit: Option<CommitRecord>,
+}
+
+/// How a start goes on.
+#[derive(Debug)]
+pub enum Recovery {
+    /// No batch was ever planned.
+    Fresh,
+    /// Plan the next batch.
+    Next {
+        /// Its number.
+        batch_id: u64,
+        /// What the last batch read.
+        last_offsets: OffsetsRecord,
+        /// The commit of the last batch.
+        last_commit: CommitRecord,
+    },
+    /// Run a batch that was planned but not committed, exactly as it was planned.
+    Rerun {
+        /// Its plan.
+        offsets: OffsetsRecord,
+        /// The batch before it, whose ends are this one's starts; `None` for the first batch.
+        previous: Option<OffsetsRecord>,
+    },
+}
+
+/// Reads `metadata` without taking the checkpoint over; `None` if there is none.
+///
+/// # Errors
+/// [`Error::CheckpointDamaged`] if it is there and cannot be read.
+pub async fn read_metadata(storage: &dyn Storage) -> Result<Option<Metadata>> {
+    read::record(storage, layout::METADATA).await
+}
+
+impl Checkpoint {
+    /// Reads `metadata` without taking the checkpoint over; see [`read_metadata`].
+    ///
+    /// # Errors
+    /// [`Error::CheckpointDamaged`] if it is there and cannot be read.
+    pub async fn read_metadata(storage: &dyn Storage) -> Result<Option<Metadata>> {
+        read_metadata(storage).await
+    }
+
+    /// Takes the checkpoint over from whichever run had it, and reads how to go on.
+    ///
+    /// # Errors
+    /// [`Error::CheckpointDamaged`], naming the file, if one is missing or not as it was written.
+    pub async fn open(storage: Arc<dyn Storage>, run_id: Uuid) -> Result<(Self, Recovered)> {
+        let fence = Fence::claim(Arc::clone(&storage), run_id).await?;
+        let mut vanished = String::new();
+        for _ in 0..READ_ATTEMPTS {
+            let contents = match read::contents(&*storage).await {
+                Ok(contents) => contents,
+                Err(Failure::Vanished(path)) => {
+                    vanished = path;
+                    continue;
+                }
+                Err(Failure::Error(error)) => return Err(error),
+            };
+            let facts = contents.facts;
+            let progress = Progress {
+                has_metadata: facts.metadata,
+                planned: facts.latest(),
+                committed: contents.recovered.last_commit.as_ref().map(|commit| commit.batch_id),
+                offsets: facts.offsets,
+                commits: facts.commits,
+            };
+            let upkeep = Upkeep {
+                full_groups: vec![0; contents.segments.len()],
+                segments: contents.segments,
+                redundant: contents.redundant,
+                settled: false,
+            };
+            let checkpoint = Self {
+                storage,
+                fence,
+                progress: Mutex::new(progress),
+                upkeep: tokio::sync::Mutex::new(upkeep),
+            };
+            return Ok((checkpoint, contents.recovered));
+        }
+        Err(Error::damaged(vanished, "the directory lists it, and reading says that it does not exist"))
+    }
+
+    /// Writes who the query is, once, before its first batch.
+    ///
+    /// # Errors
+    /// [`Error::ConcurrentQuery`] if another run has written something else.
+    pub async fn create_metadata(&self, metadata: &Metadata) -> Result<()> {
+        self.fence.check().await?;
+        self.write(layout::METADATA, metadata).await?;
+        self.progress().has_metadata = true;
+        let sources = metadata.definition.sources.len();
+        let mut upkeep = self.upkeep.lock().await;
+        upkeep.segments.resize(sources, Vec::new());
+        upkeep.full_groups.resize(sources, 0);
+        Ok(())
+    }
+
+    /// Writes the plan of the next batch. May be repeated with the same record.
+    ///
+    /// # Errors
+    /// [`Error::ConcurrentQuery`] if another run has taken over or planned this batch;
+    /// [`Error::Invalid`] if it is not this batch's turn.
+    pub async fn write_offsets(&self, record: &OffsetsRecord) -> Result<()> {
+        let batch = record.batch_id;
+        {
+            let progress = self.progress();
+            let next = progress.committed.map_or(0, |committed| committed + 1);
+            if batch != next || !progress.has_metadata {
+                let turn =
+                    if progress.has_metadata { format!("batch {next}") } else { "the metadata".to_string() };
+                return Err(Error::Invalid(format!(
+                    "batch {batch} cannot be planned: it is the turn of {turn}"
+                )));
+            }
+        }
+        self.fence.check().await?;
+        self.write(&layout::offsets(batch), record).await?;
+        let mut progress = self.progress();
+        progress.planned = Some(batch);
+        progress.offsets.insert(batch);
+        Ok(())
+    }
+
+    /// Writes that the planned batch is done. May be repeated with the same record.
+    ///
+    /// After an error it is open whether the record is there: what it names must not be removed;
+    /// the next start finds out.
+    ///
+    /// # Errors
+    /// [`Error::ConcurrentQuery`] if another run has taken over or committed this batch: then it
+    /// must not be published. [`Error::Invalid`] if it is not this batch's turn.
+    pub async fn write_commit(&self, record: &CommitRecord) -> Result<()> {
+        let batch = record.batch_id;
+        {
+            let progress = self.progress();
+            if progress.planned != Some(batch) {
+                return Err(Error::Invalid(format!(
+                    "batch {batch} cannot be committed: it was not planned last"
+                )));
+            }
+        }
+        self.fence.check().await?;
+        self.write(&layout::commit(batch), record).await?;
+        self.fence.check().await?;
+        let mut progress = self.progress();
+        progress.committed = Some(batch);
+        progress.commits.insert(batch);
+        Ok(())
+    }
+
+    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
+        // Valid after every single step, so also after a panic in between.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write<T: Serialize>(&self, path: &str, record: &T) -> Result<()> {
+        match place(&*self.storage, path, &frame::encode(record)?).await? {
+            Placed::Mine => Ok(()),
+            Placed::Other => Err(concurrent(&*self.storage, format!("it has written '{path}' differently"))),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Reads what a start has to know of a checkpoint: never all of it, always enough.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::history::{Cover, Segment, cover};
+use super::log::{Recovered, Recovery};
+use super::records::{CommitRecord, HistoryRecord, Metadata, OffsetsRecord};
+use super::recovery::{Decision, Facts, Finding, decide};
+use super::{frame, layout};
+use crate::error::{Error, Result};
+use crate::storage::{Storage, StoredFile};
+
+/// How many files are read at the same time.
+pub(super) const CONCURRENT_READS: usize = 16;
+
+/// A checkpoint as a start found it.
+pub(super) struct Contents {
+    pub(super) recovered: Recovered,
+    pub(super) facts: Facts,
+    /// The segments in use, per source.
+    pub(super) segments: Vec<Vec<Segment>>,
+    /// Segments that wider ones made superfluous.
+    pub(super) redundant: Vec<String>,
+}
+
+/// Why reading stopped.
+pub(super) enum Failure {
+    /// A file went away after it was listed: the maintenance of an earlier run was still at work.
+    Vanished(String),
+    /// Anything else.
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Error(error)
+    }
+}
+
+impl From<Finding> for Error {
+    fn from(finding: Finding) -> Self {
+        Error::damaged(finding.path, finding.problem)
+    }
+}
+
+/// The record in `path`, or `None` if there is no such file.
+pub(super) async fn record<T: DeserializeOwned>(storage: &dyn Storage, path: &str) -> Result<Option<T>> {
+    storage.read(path).await?.map(|file| frame::decode(path, &file)).transpose()
+}
+
+/// `offsets/<batch>`, which must say that it is of that batch and have `sources` sources.
+pub(super) async fn offsets(
+    storage: &dyn Storage,
+    batch_id: u64,
+    sources: usize,
+) -> Result<Option<OffsetsRecord>> {
+    let path = layout::offsets(batch_id);
+    let record: Option<OffsetsRecord> = record(storage, &path).await?;
+    record.map(|record| check_offsets(&path, record, batch_id, sources)).transpose()
+}
+
+pub(super) fn check_offsets(
+    path: &str,
+    record: OffsetsRecord,
+    batch_id: u64,
+    sources: usize,
+) -> Result<OffsetsRecord> {
+    check_id(path, "batch", record.batch_id, batch_id)?;
+    if record.sources.len() != sources {
+        let found = record.sources.len();
+        return Err(Error::damaged(path, format!("it is of {found} sources, and the query has {sources}")));
+    }
+    Ok(record)
+}
+
+/// Fails if a file says another number inside than outside.
+pub(super) fn check_id(path: &str, what: &str, inside: u64, outside: u64) -> Result<()> {
+    if inside == outside {
+        return Ok(());
+    }
+    Err(Error::damaged(path, format!("it is of {what} {inside}, so it was renamed or copied")))
+}
+
+/// `commits/<batch>`, which must say that it is of that batch.
+pub(super) async fn commit(storage: &dyn Storage, batch_id: u64) -> Result<Option<CommitRecord>> {
+    let path = layout::commit(batch_id);
+    let record: Option<CommitRecord> = record(storage, &path).await?;
+    if let Some(record) = &record {
+        check_id(&path, "batch", record.batch_id, batch_id)?;
+    }
+    Ok(record)
+}
+
+/// A segment of the history, which must say that it covers those batches.
+pub(super) async fn segment(
+    storage: &dyn Storage,
+    source: usize,
+    (first, last): (u64, u64),
+) -> Result<Option<HistoryRecord>> {
+    let path = layout::segment(source, first, last);
+    let record: Option<HistoryRecord> = record(storage, &path).await?;
+    if let Some(record) = &record {
+        check_id(&path, "first batch", record.first_batch, first)?;
+        check_id(&path, "last batch", record.last_batch, last)?;
+    }
+    Ok(record)
+}
+
+/// The numbers that name files, among those listed.
+pub(super) fn numbers(files: &[StoredFile]) -> BTreeSet<u64> {
+    files.iter().filter_map(|file| layout::number(layout::name(&file.path))).collect()
+}
+
+/// The ranges that name files, among those listed.
+pub(super) fn ranges(files: &[StoredFile]) -> BTreeSet<(u64, u64)> {
+    files.iter().filter_map(|file| layout::range(layout::name(&file.path))).collect()
+}
+
+/// The last batch that is in the history of every source.
+pub(super) fn covered(covers: &[Cover]) -> Option<u64> {
+    covers.iter().map(Cover::last).min().flatten()
+}
+
+/// Reads everything that a start needs. Listings come first, and in the order in which files come
+/// to be, so that what is listed later can only be younger.
+pub(super) async fn contents(storage: &dyn Storage) -> Result<Contents, Failure> {
+    let has_metadata = storage.list("").await?.iter().any(|file| file.path == layout::METADATA);
+    let metadata: Option<Metadata> = if has_metadata {
+        Some(expect(record(storage, layout::METADATA).await?, || layout::METADATA.to_string())?)
+    } else {
+        None
+    };
+    let mut facts = Facts {
+        metadata: has_metadata,
+        offsets: numbers(&storage.list(layout::OFFSETS).await?),
+        commits: numbers(&storage.list(layout::COMMITS).await?),
+        covered: None,
+    };
+    let sources = metadata.as_ref().map_or(0, |metadata| metadata.definition.sources.len());
+    let mut covers = Vec::with_capacity(sources);
+    for source in 0..sources {
+        covers.push(source_cover(source, &storage.list(&layout::history(source)).await?)?);
+    }
+    facts.covered = covered(&covers);
+    let decision = decide(&facts).map_err(Error::from)?;
+
+    let batches = batches_to_read(&facts, decision);
+    let mut records: BTreeMap<u64, OffsetsRecord> = stream::iter(batches)
+        .map(|batch| async move {
+            let record = offsets(storage, batch, sources).await?;
+            Ok::<_, Failure>((batch, expect(record, || layout::offsets(batch))?))
+        })
+        .buffered(CONCURRENT_READS)
+        .try_collect()
+        .await?;
+    let (mut history, segments) = segments(storage, &covers).await?;
+    for (source, (entries, cover)) in history.iter_mut().zip(&covers).enumerate() {
+        let uncovered = cover.last().map_or(0, |last| last + 1);
+        for record in records.range(uncovered..).map(|(_, record)| record) {
+            entries.extend(record.sources[source].entries.iter().cloned());
+        }
+    }
+    let redundant = covers.iter().enumerate().flat_map(|(source, cover)| {
+        cover.redundant.iter().map(move |(first, last)| layout::segment(source, *first, *last))
+    });
+    let redundant = redundant.collect();
+    let recovery = recovery(storage, decision, &mut records).await?;
+    Ok(Contents {
+        recovered: Recovered { metadata, decision: recovery.0, history, last_commit: recovery.1 },
+        facts,
+        segments,
+        redundant,
+    })
+}
+
+fn expect<T>(found: Option<T>, path: impl FnOnce() -> String) -> Result<T, Failure> {
+    found.ok_or_else(|| Failure::Vanished(path()))
+}
+
+fn source_cover(source: usize, files: &[StoredFile]) -> Result<Cover> {
+    let cover = cover(&ranges(files));
+    if let Some((first, last)) = cover.gap {
+        let path = layout::segment(source, first, last);
+        let reason = "it is missing, or the segments that it was made of: later batches are in the history. \
+                      Restore it from a copy of the checkpoint, or start with a new checkpointLocation";
+        return Err(Error::damaged(path, reason));
+    }
+    Ok(cover)
+}
+
+/// Those that no history covers yet, and those that say where the next batch begins.
+fn batches_to_read(facts: &Facts, decision: Decision) -> BTreeSet<u64> {
+    let uncovered = facts.covered.map_or(0, |covered| covered + 1);
+    let mut batches: BTreeSet<u64> = facts.offsets.range(uncovered..).copied().collect();
+    match decision {
+        Decision::Fresh => {}
+        Decision::Next { last } => {
+            batches.insert(last);
+        }
+        Decision::Rerun { batch } => {
+            batches.extend(batch.checked_sub(1));
+            batches.insert(batch);
+        }
+    }
+    batches
+}
+
+/// Per source, the entries of its segments in use and those segments' sizes.
+async fn segments(
+    storage: &dyn Storage,
+    covers: &[Cover],
+) -> Result<(Vec<Vec<Box<RawValue>>>, Vec<Vec<Segment>>), Failure> {
+    let mut history = Vec::with_capacity(covers.len());
+    let mut segments = Vec::with_capacity(covers.len());
+    for (source, cover) in covers.iter().enumerate() {
+        let records: Vec<HistoryRecord> = stream::iter(cover.used.iter().copied())
+            .map(|(first, last)| async move {
+                let record = segment(storage, source, (first, last)).await?;
+                expect(record, || layout::segment(source, first, last))
+            })
+            .buffered(CONCURRENT_READS)
+            .try_collect()
+            .await?;
+        segments.push(
+            records
+                .iter()
+                .map(|record| Segment {
+                    first: record.first_batch,
+                    last: record.last_batch,
+                    entries: record.entries.len() as u64,
+                })
+                .collect(),
+        );
+        history.push(records.into_iter().flat_map(|record| record.entries).collect());
+    }
+    Ok((history, segments))
+}
+
+/// How to go on, and the last commit.
+async fn recovery(
+    storage: &dyn Storage,
+    decision: Decision,
+    records: &mut BTreeMap<u64, OffsetsRecord>,
+) -> Result<(Recovery, Option<CommitRecord>), Failure> {
+    let mut take = |batch| expect(records.remove(&batch), || layout::offsets(batch));
+    let commit = async |batch| expect(commit(storage, batch).await?, || layout::commit(batch));
+    Ok(match decision {
+        Decision::Fresh => (Recovery::Fresh, None),
+        Decision::Next { last } => {
+            let last_commit = commit(last).await?;
+            let next = Recovery::Next {
+                batch_id: last + 1,
+                last_offsets: take(last)?,
+                last_commit: last_commit.clone(),
+            };
+            (next, Some(last_commit))
+        }
+        Decision::Rerun { batch: 0 } => (Recovery::Rerun { offsets: take(0)?, previous: None }, None),
+        Decision::Rerun { batch } => {
+            let rerun = Recovery::Rerun { offsets: take(batch)?, previous: Some(take(batch - 1)?) };
+            (rerun, Some(commit(batch - 1).await?))
+        }
+    })
+}

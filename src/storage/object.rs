@@ -1,0 +1,199 @@
+//! A storage on an object store.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::buffered::BufWriter;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::io::AsyncWriteExt;
+use url::Url;
+
+use super::{Created, Storage, StorageWriter, StoredFile, check_path};
+use crate::error::{Error, Result};
+
+/// Objects up to this size are written with a single put, larger ones in parts of this size.
+const PART_BYTES: usize = 8 * 1024 * 1024;
+
+/// How many objects are moved at the same time.
+const CONCURRENT_MOVES: usize = 8;
+
+/// A [`Storage`] below a prefix of an object store.
+///
+/// A put that succeeded is durable; creating asks the store for a conditional put, and a store
+/// that has none is refused. A move is a copy and a delete, unless the store knows better.
+#[derive(Debug, Clone)]
+pub struct ObjectStorage {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    url: Url,
+}
+
+impl ObjectStorage {
+    /// The storage below the path of `url` in `store`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the path of `url` is not a path of an object store.
+    pub fn new(store: Arc<dyn ObjectStore>, url: &Url) -> Result<Self> {
+        let prefix = Path::from_url_path(url.path())
+            .map_err(|error| Error::Invalid(format!("'{url}' is not the URL of a directory: {error}")))?;
+        let mut url = url.clone();
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        Ok(Self { store, prefix, url })
+    }
+
+    fn path(&self, path: &str) -> Result<Path> {
+        check_path(path)?;
+        let whole = if self.prefix.is_root() { path.to_string() } else { format!("{}/{path}", self.prefix) };
+        Path::parse(whole).map_err(|error| Error::Invalid(format!("'{path}' cannot name an object: {error}")))
+    }
+
+    fn failed(
+        &self,
+        operation: &'static str,
+        path: &str,
+    ) -> impl FnOnce(object_store::Error) -> Error + use<> {
+        let path = format!("{}{path}", self.url);
+        move |error| Error::storage(operation, path, error)
+    }
+
+    async fn move_one(&self, from: &str, to: &str) -> Result<()> {
+        let (source, target) = (self.path(from)?, self.path(to)?);
+        match self.store.rename(&source, &target).await {
+            Err(object_store::Error::NotFound { .. }) if self.size(to).await?.is_some() => Ok(()),
+            result => result.map_err(self.failed("rename", from)),
+        }
+    }
+}
+
+/// `None` for what is not there.
+fn found<T>(result: object_store::Result<T>) -> object_store::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[async_trait]
+impl Storage for ObjectStorage {
+    fn url(&self) -> &Url {
+        &self.url
+    }
+
+    async fn create(&self, path: &str, body: Bytes) -> Result<Created> {
+        use object_store::Error::{AlreadyExists, NotImplemented, NotSupported};
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(&self.path(path)?, PutPayload::from_bytes(body), options).await {
+            Ok(_) => Ok(Created::New),
+            Err(AlreadyExists { .. }) => Ok(Created::Exists),
+            Err(NotImplemented { .. } | NotSupported { .. }) => {
+                let advice = "this store cannot create an object only if it does not exist, so two writers \
+                              could not be told apart; switch its conditional puts on or use another store";
+                Err(Error::storage("create", format!("{}{path}", self.url), advice))
+            }
+            Err(error) => Err(self.failed("create", path)(error)),
+        }
+    }
+
+    async fn read(&self, path: &str) -> Result<Option<Bytes>> {
+        let object = found(self.store.get(&self.path(path)?).await).map_err(self.failed("read", path))?;
+        match object {
+            // The object may go between the answer and its body.
+            Some(object) => found(object.bytes().await).map_err(self.failed("read", path)),
+            None => Ok(None),
+        }
+    }
+
+    async fn size(&self, path: &str) -> Result<Option<u64>> {
+        let object = found(self.store.head(&self.path(path)?).await).map_err(self.failed("stat", path))?;
+        Ok(object.map(|object| object.size))
+    }
+
+    async fn list(&self, dir: &str) -> Result<Vec<StoredFile>> {
+        let prefix = if dir.is_empty() { self.prefix.clone() } else { self.path(dir)? };
+        let listed = self.store.list_with_delimiter(Some(&prefix)).await;
+        let Some(listed) = found(listed).map_err(self.failed("list", dir))? else { return Ok(Vec::new()) };
+        let mut files: Vec<StoredFile> = listed
+            .objects
+            .into_iter()
+            .filter_map(|object| {
+                let name = object.location.filename()?;
+                // Some tools make an object of the directory itself.
+                let is_below = object.location != prefix;
+                let path = if dir.is_empty() { name.to_string() } else { format!("{dir}/{name}") };
+                is_below.then_some(StoredFile { path, size: object.size })
+            })
+            .collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(files)
+    }
+
+    async fn delete(&self, path: &str) -> Result<()> {
+        found(self.store.delete(&self.path(path)?).await).map_err(self.failed("delete", path))?;
+        Ok(())
+    }
+
+    async fn writer(&self, path: &str) -> Result<Box<dyn StorageWriter>> {
+        let writer = BufWriter::with_capacity(Arc::clone(&self.store), self.path(path)?, PART_BYTES);
+        let path = format!("{}{path}", self.url);
+        Ok(Box::new(ObjectWriter { writer: Some(writer), path, written: 0 }))
+    }
+
+    async fn rename(&self, moves: &[(String, String)]) -> Result<()> {
+        let mut pending = Vec::with_capacity(moves.len());
+        for (from, to) in moves {
+            pending.push(self.move_one(from, to));
+        }
+        stream::iter(pending).buffer_unordered(CONCURRENT_MOVES).try_collect::<()>().await
+    }
+
+    async fn remove_empty_dir(&self, _dir: &str) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct ObjectWriter {
+    /// `None` once a write failed: the upload cannot be continued then.
+    writer: Option<BufWriter>,
+    path: String,
+    written: u64,
+}
+
+impl ObjectWriter {
+    fn take(&mut self) -> Result<BufWriter> {
+        self.writer.take().ok_or_else(|| {
+            Error::storage("write", self.path.clone(), "an earlier write to this object failed")
+        })
+    }
+}
+
+#[async_trait]
+impl StorageWriter for ObjectWriter {
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        let mut writer = self.take()?;
+        self.written += data.len() as u64;
+        writer.put(data).await.map_err(|error| Error::storage("write", self.path.clone(), error))?;
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<u64> {
+        let mut writer = self.take()?;
+        writer.shutdown().await.map_err(|error| Error::storage("write", self.path.clone(), error))?;
+        Ok(self.written)
+    }
+
+    async fn abort(mut self: Box<Self>) -> Result<()> {
+        match self.writer.take() {
+            Some(mut writer) => {
+                writer.abort().await.map_err(|error| Error::storage("abort", self.path.clone(), error))
+            }
+            None => Ok(()),
+        }
+    }
+}
