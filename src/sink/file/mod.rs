@@ -26,7 +26,8 @@ use self::layout::Layout;
 use self::manifest::Manifest;
 use self::writer::{FileWriter, Shared};
 use super::{OutputMode, Sink, SinkBatch, SinkWriter};
-use crate::checkpoint::records::{ColumnDefinition, Location, SinkDefinition};
+use crate::checkpoint::location_of;
+use crate::checkpoint::records::{ColumnDefinition, SinkDefinition};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::Storage;
@@ -88,12 +89,6 @@ impl FromStr for OutputFormat {
 /// The sink in messages: `the parquet sink`.
 fn sink_name(format: OutputFormat) -> String {
     format!("the {format} sink")
-}
-
-/// How a checkpoint records the place of the output.
-fn location_of(place: &Url, checkpoint: &Url) -> Location {
-    let fingerprint = format!("{:08x}", crc32c::crc32c(place.as_str().as_bytes()));
-    Location { path: checkpoint.make_relative(place).unwrap_or_else(|| place.to_string()), fingerprint }
 }
 
 /// Appends the rows of each batch to a directory, as files.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tidemill::Error;
+use tidemill::checkpoint::same_place;
 use tidemill::sink::{OutputFormat, Sink, SinkBatch};
 use uuid::Uuid;
 
@@ -158,6 +159,28 @@ async fn a_moved_directory_goes_on() {
     std::fs::rename(&old, &new).unwrap();
     output().sink(&new).recover(QUERY, Some((0, &prepared))).await.unwrap();
     assert_eq!(visible_ids(&new), [0, 1, 2, 3]);
+}
+
+#[test]
+fn the_definition_says_what_a_restart_must_find() {
+    let root = tempfile::tempdir().unwrap();
+    let definition = |base: &Path| {
+        let sink = output().sink(&base.join("data/out"));
+        let checkpoint = TestStorage::new(&base.join("checkpoint"));
+        sink.definition(&checkpoint)
+    };
+    let here = definition(&root.path().join("here"));
+    let location = here.location.clone().unwrap();
+    assert_eq!(location.path, "../data/out");
+    assert_eq!(
+        (here.format.as_str(), here.partition_by.as_slice()),
+        ("json", ["name".to_string()].as_slice())
+    );
+    let columns: Vec<_> =
+        here.columns.iter().map(|column| (column.name.as_str(), column.data_type.as_str())).collect();
+    assert_eq!(columns, [("id", "Int64"), ("name", "Utf8")]);
+    let there = definition(&root.path().join("there"));
+    assert!(same_place(&location, &there.location.unwrap()));
 }
 
 #[tokio::test]

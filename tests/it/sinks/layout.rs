@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
@@ -12,7 +13,10 @@ use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::parquet::file::reader::{FileReader, SerializedFileReader};
 use datafusion::prelude::*;
+use object_store::local::LocalFileSystem;
 use tidemill::sink::{OutputFormat, Sink};
+use tidemill::storage::{Durability, LocalStorage, ObjectStorage, Storage};
+use url::Url;
 
 use super::storage::TestStorage;
 use super::{Output, batch, files, people, visible, visible_ids, write};
@@ -134,32 +138,44 @@ async fn no_value_escapes_its_directory_and_every_value_reads_back() {
         "nul\0",
         "new\nline",
     ];
-    let keys = StringArray::from_iter_values(values);
-    let rows = keyed(Arc::new(keys));
-    let root = tempfile::tempdir().unwrap();
-    let out = root.path().join("nested/out");
-    let output = Output::new(OutputFormat::Parquet, rows.schema()).partition_by(&["key"]);
-    write(&output.sink(&out), batch(0), vec![vec![rows]]).await;
-    let names = files(root.path());
-    assert_eq!(names.len(), values.len());
-    assert!(names.iter().all(|name| name.starts_with("nested/out/key=") && name.matches('/').count() == 3));
+    let rows = keyed(Arc::new(StringArray::from_iter_values(values)));
+    for local in [true, false] {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("nested/out");
+        let url = Url::from_directory_path(&out).unwrap();
+        let storage: Arc<dyn Storage> = if local {
+            Arc::new(LocalStorage::new(&url, Durability::Disk).unwrap())
+        } else {
+            Arc::new(ObjectStorage::new(Arc::new(LocalFileSystem::new()), &url).unwrap())
+        };
+        let output = Output::new(OutputFormat::Parquet, rows.schema()).partition_by(&["key"]);
+        write(&output.sink_on(storage).unwrap(), batch(0), vec![vec![rows.clone()]]).await;
+        let names = files(root.path());
+        assert_eq!(names.len(), values.len());
+        assert!(
+            names.iter().all(|name| name.starts_with("nested/out/key=") && name.matches('/').count() == 3)
+        );
+        assert_eq!(keys_by_id(&out).await, values);
+    }
+}
 
+/// The values of the partition column `key`, in order of `id`.
+async fn keys_by_id(out: &Path) -> Vec<String> {
     let context = SessionContext::new();
     let options = ListingOptions::new(Arc::new(ParquetFormat::default()))
         .with_table_partition_cols(vec![("key".to_string(), DataType::Utf8)]);
     context.register_listing_table("out", format!("{}/", out.display()), options, None, None).await.unwrap();
-    let back = context.sql("SELECT id, key FROM out").await.unwrap().collect().await.unwrap();
-    let mut seen = BTreeMap::new();
-    for rows in &back {
-        let keys = datafusion::arrow::compute::cast(rows.column(1), &DataType::Utf8).unwrap();
+    let rows = context.sql("SELECT id, key FROM out").await.unwrap().collect().await.unwrap();
+    let mut keys = BTreeMap::new();
+    for rows in &rows {
+        let text = datafusion::arrow::compute::cast(rows.column(1), &DataType::Utf8).unwrap();
         for (id, key) in
-            rows.column(0).as_primitive::<Int64Type>().values().iter().zip(keys.as_string::<i32>())
+            rows.column(0).as_primitive::<Int64Type>().values().iter().zip(text.as_string::<i32>())
         {
-            seen.insert(*id as usize, key.unwrap().to_string());
+            keys.insert(*id, key.unwrap().to_string());
         }
     }
-    let seen: Vec<&str> = seen.values().map(String::as_str).collect();
-    assert_eq!(seen, values);
+    keys.into_values().collect()
 }
 
 #[tokio::test]
