@@ -1,3 +1,4 @@
 //! The integration tests, in one binary: each links DataFusion, and that is what costs time.
 
+mod sinks;
 mod support;

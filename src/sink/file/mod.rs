@@ -2,6 +2,7 @@
 
 mod encode;
 mod layout;
+mod listing;
 mod manifest;
 mod names;
 mod options;
@@ -154,9 +155,19 @@ impl FileSink {
         }
         let encoding = options::encoding(format, &layout, &options, session)?;
         let limits = options::limits(&options)?;
-        let pool = Arc::clone(&session.runtime_env().memory_pool);
-        let shared = Arc::new(Shared { storage, layout, encoding, limits, pool });
+        let runtime = Arc::clone(session.runtime_env());
+        let shared = Arc::new(Shared { storage, layout, encoding, limits, runtime });
         Ok(Self { format, url, schema, partition_by, shared })
+    }
+
+    async fn rename(&self, moves: &[(String, String)]) -> Result<()> {
+        if moves.is_empty() {
+            return Ok(());
+        }
+        let renamed = self.shared.storage.rename(moves).await;
+        // Also after an error, because some of the files may be in place.
+        listing::forget(&self.shared.runtime, &self.url);
+        renamed
     }
 
     /// Removes staged files, several at a time.
@@ -241,9 +252,7 @@ impl Sink for FileSink {
         if let Some((batch_id, prepared)) = last {
             let manifest = Manifest::read(batch_id, prepared)?;
             let (moves, published) = manifest.left_to_publish(&staged);
-            if !moves.is_empty() {
-                self.shared.storage.rename(&moves).await?;
-            }
+            self.rename(&moves).await?;
             for (from, _) in &moves {
                 staged.remove(from);
             }
@@ -265,11 +274,7 @@ impl Sink for FileSink {
     }
 
     async fn publish(&self, batch_id: u64, prepared: &Value) -> Result<()> {
-        let moves = Manifest::read(batch_id, prepared)?.moves();
-        if moves.is_empty() {
-            return Ok(());
-        }
-        self.shared.storage.rename(&moves).await
+        self.rename(&Manifest::read(batch_id, prepared)?.moves()).await
     }
 
     async fn abort(&self, batch: SinkBatch) -> Result<()> {

@@ -94,7 +94,7 @@ impl Splitter {
         for (row, &group) in groups.iter().enumerate() {
             self.picks[directories[group]].push((batch, row));
         }
-        self.bytes += rows.columns().iter().map(|column| memory_size(column)).sum::<usize>();
+        self.bytes += rows.columns().iter().map(memory_size).sum::<usize>();
         self.bytes += rows.num_rows() * size_of::<(usize, usize)>();
         self.batches.push(rows);
         Ok(None)

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::future::try_join_all;
 use serde_json::Value;
 
@@ -43,7 +44,7 @@ pub(super) struct Shared {
     pub layout: Layout,
     pub encoding: FileEncoding,
     pub limits: Limits,
-    pub pool: Arc<dyn MemoryPool>,
+    pub runtime: Arc<RuntimeEnv>,
 }
 
 /// A file that rows are being added to.
@@ -122,7 +123,8 @@ impl FileWriter {
         let splitter =
             shared.layout.is_partitioned().then(|| Splitter::new(shared.layout.key_schema.clone()));
         let extension = shared.encoding.extension();
-        let reservation = MemoryConsumer::new(format!("FileSink[{partition}]")).register(&shared.pool);
+        let reservation =
+            MemoryConsumer::new(format!("FileSink[{partition}]")).register(&shared.runtime.memory_pool);
         Self {
             shared,
             batch,

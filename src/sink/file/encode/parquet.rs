@@ -83,10 +83,10 @@ fn check_options(options: &TableParquetOptions) -> Result<()> {
             return Err(Error::option("encoding", encoding, reason));
         }
     }
-    if let Some(statistics) = &global.statistics_enabled {
-        if !["none", "chunk", "page"].contains(&statistics.to_ascii_lowercase().as_str()) {
-            return Err(Error::option("statistics_enabled", statistics, "expected none, chunk or page"));
-        }
+    if let Some(statistics) = &global.statistics_enabled
+        && !["none", "chunk", "page"].contains(&statistics.to_ascii_lowercase().as_str())
+    {
+        return Err(Error::option("statistics_enabled", statistics, "expected none, chunk or page"));
     }
     let chunking = &global.content_defined_chunking;
     if chunking.enabled
