@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tidemill::OutputMode;
-use tidemill::query::Trigger;
+use tidemill::Trigger;
 use tidemill::sql::{Located, Statement, is_complete, parse_column_list, parse_script};
 
 fn parse(sql: &str) -> Vec<Statement> {
