@@ -2,20 +2,26 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
-use datafusion::logical_expr::{CreateExternalTable as Command, DdlStatement, LogicalPlan};
+use datafusion::logical_expr::{
+    CreateExternalTable as Command, DdlStatement, LogicalPlan, Statement as PlanStatement,
+};
 use datafusion::prelude::DataFrame;
 use datafusion::sql::parser::{
     CreateExternalTable as DataFusionCreateExternalTable, Statement as DataFusionStatement,
 };
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Statement as SqlStatement};
+use datafusion::sql::sqlparser::dialect::dialect_from_str;
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::ast::{CreateExternalTable, Located, Statement};
+use super::diagnostics::error_at;
 use super::external::ExternalTable;
-use super::parser::parse_script_with_dialect;
-use super::planning::{Planner, refuse_unbounded};
+use super::parser::{parse_column_list, parse_script_with_dialect};
+use super::planning::{Planner, conform, refuse_unbounded};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::query::{StreamingQuery, Trigger};
@@ -98,6 +104,62 @@ impl SqlSession {
         Self { options, ..self }
     }
 
+    /// The options of all streaming queries that do not set them themselves.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Plans `text`, which is one `SELECT`, for a streaming query with its checkpoint at
+    /// `checkpoint`: columns that were inferred at its first start are what they were then.
+    ///
+    /// # Errors
+    /// [`Error::Sql`] with the line and column in `text`; or if the checkpoint cannot be read.
+    pub async fn streaming_query(&self, text: &str, checkpoint: Option<&str>) -> Result<DataFrame> {
+        let statements = self.parse(text)?;
+        let not_a_query = |at: Location| error_at("expected one query such as SELECT …", at);
+        let [Located { value, line, column }] = statements.as_slice() else {
+            let second = statements.get(1).map_or(Location::new(1, 1), |s| Location::new(s.line, s.column));
+            return Err(not_a_query(second));
+        };
+        let at = Location::new(*line, *column);
+        let planner = Planner::new(&self.session, at);
+        let query = match value {
+            Statement::DataFusion(statement) => match statement.as_ref() {
+                DataFusionStatement::Statement(statement) => match statement.as_ref() {
+                    SqlStatement::Query(query) => query,
+                    _ => return Err(not_a_query(at)),
+                },
+                _ => return Err(not_a_query(at)),
+            },
+            _ => return Err(not_a_query(at)),
+        };
+        let frame = planner.plan_streaming(query, checkpoint).await?;
+        conform(frame, &[], None).map_err(|message| planner.error(message))
+    }
+
+    /// The schema of a list of columns such as `a BIGINT, b VARCHAR NOT NULL`.
+    ///
+    /// # Errors
+    /// [`Error::Sql`] with the line and column in `columns`.
+    pub async fn schema(&self, columns: &str) -> Result<SchemaRef> {
+        let planner = Planner::new(&self.session, Location::new(1, 1));
+        let table = DataFusionCreateExternalTable {
+            name: ObjectName::from(vec![Ident::new("columns")]),
+            columns: parse_column_list(columns)?,
+            file_type: String::new(),
+            locations: vec![String::new()],
+            table_partition_cols: vec![],
+            order_exprs: vec![],
+            if_not_exists: false,
+            or_replace: false,
+            temporary: false,
+            unbounded: true,
+            options: vec![],
+            constraints: vec![],
+        };
+        Ok(Arc::clone(planner.plan_table(table).await?.schema.inner()))
+    }
+
     /// The statements of `text`, in the session's dialect.
     ///
     /// # Errors
@@ -105,7 +167,7 @@ impl SqlSession {
     pub fn parse(&self, text: &str) -> Result<Vec<Located<Statement>>> {
         let config = self.session.context().copied_config();
         let dialect = &config.options().sql_parser.dialect;
-        match datafusion::sql::sqlparser::dialect::dialect_from_str(dialect) {
+        match dialect_from_str(dialect) {
             Some(dialect) => parse_script_with_dialect(text, dialect.as_ref()),
             None => Err(Error::option(
                 "datafusion.sql_parser.dialect",
@@ -217,7 +279,8 @@ impl SqlSession {
 
     /// Has DataFusion resolve the names and types in `table`.
     async fn resolve(&self, planner: &Planner<'_>, table: &CreateExternalTable) -> Result<Command> {
-        let partitions: Vec<String> = table.partitioned_by.iter().map(|column| planner.name(column)).collect();
+        let partitions: Vec<String> =
+            table.partitioned_by.iter().map(|column| planner.name(column)).collect();
         let columns: Vec<String> = table.columns.iter().map(|column| planner.name(&column.name)).collect();
         let unknown = partitions.iter().find(|name| !columns.is_empty() && !columns.contains(name));
         if let Some(unknown) = unknown {
@@ -225,7 +288,7 @@ impl SqlSession {
                 "PARTITIONED BY names the column '{unknown}', which the table does not have"
             )));
         }
-        let statement = DataFusionStatement::CreateExternalTable(DataFusionCreateExternalTable {
+        let table = DataFusionCreateExternalTable {
             name: table.name.clone(),
             columns: table.columns.clone(),
             file_type: table.format.to_uppercase(),
@@ -239,12 +302,8 @@ impl SqlSession {
             unbounded: table.unbounded,
             options: vec![],
             constraints: table.constraints.clone(),
-        });
-        let state = planner.state();
-        match state.statement_to_plan(statement).await.map_err(|error| planner.planning_error(error))? {
-            LogicalPlan::Ddl(DdlStatement::CreateExternalTable(command)) => Ok(*command),
-            other => Err(planner.error(format!("not a table: {}", other.display()))),
-        }
+        };
+        planner.plan_table(table).await
     }
 
     async fn unbounded_table(
@@ -276,8 +335,9 @@ impl SqlSession {
                     )));
                 }
                 Err(_) => {
-                    return Err(planner
-                        .error(format!("WATERMARK FOR names the column '{column}', which the table does not have")));
+                    return Err(planner.error(format!(
+                        "WATERMARK FOR names the column '{column}', which the table does not have"
+                    )));
                 }
             }
         }
@@ -326,8 +386,8 @@ fn done_message(plan: &LogicalPlan) -> Option<String> {
             _ => "done".to_string(),
         },
         LogicalPlan::Statement(statement) => match statement {
-            datafusion::logical_expr::Statement::Execute(_) => return None,
-            datafusion::logical_expr::Statement::SetVariable(set) => {
+            PlanStatement::Execute(_) => return None,
+            PlanStatement::SetVariable(set) => {
                 format!("{} = {}", set.variable, set.value)
             }
             _ => "done".to_string(),

@@ -146,7 +146,7 @@ impl ExternalTable {
     /// DataFusion may remember which files there were; streaming queries add some behind its back.
     fn forget_listings(&self, state: &dyn Session) -> DataFusionResult<()> {
         match state.runtime_env().cache_manager.get_list_files_cache() {
-            Some(cache) => cache.drop_table_entries(&Some(self.name().clone())),
+            Some(cache) => cache.drop_table_entries(self.name()),
             None => Ok(()),
         }
     }
@@ -233,8 +233,13 @@ fn read_option(format: &str, name: &str, value: &str) -> Option<(String, String)
     let is_text = matches!(format, "csv" | "json" | "ndjson");
     let (key, value) = match (key, format) {
         (
-            "maxrecordsperfile" | "targetfilesize" | "ignorenullfields" | "quoteall"
-            | "ignoreleadingwhitespace" | "ignoretrailingwhitespace" | "compression_level",
+            "maxrecordsperfile"
+            | "targetfilesize"
+            | "ignorenullfields"
+            | "quoteall"
+            | "ignoreleadingwhitespace"
+            | "ignoretrailingwhitespace"
+            | "compression_level",
             _,
         ) => return None,
         // Parquet and Arrow files say themselves how they are compressed.

@@ -7,12 +7,17 @@ use datafusion::catalog::{
     CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
     TableProvider,
 };
-use datafusion::common::{Column, TableReference};
+use datafusion::common::{Column, ScalarValue, TableReference};
 use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::{DdlStatement, Expr, ExprSchemable, LogicalPlan, Statement as PlanStatement};
+use datafusion::logical_expr::{
+    CreateExternalTable as Command, DdlStatement, Expr, ExprSchemable, LogicalPlan,
+    Statement as PlanStatement,
+};
 use datafusion::prelude::DataFrame;
-use datafusion::sql::parser::Statement as DataFusionStatement;
+use datafusion::sql::parser::{
+    CreateExternalTable as DataFusionCreateExternalTable, Statement as DataFusionStatement,
+};
 use datafusion::sql::planner::object_name_to_table_reference;
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Query, Statement as SqlStatement};
 use datafusion::sql::sqlparser::tokenizer::Location;
@@ -48,13 +53,15 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn table_reference(&self, name: &ObjectName) -> Result<TableReference> {
-        let normalize = self.session.context().copied_config().options().sql_parser.enable_ident_normalization;
+        let normalize =
+            self.session.context().copied_config().options().sql_parser.enable_ident_normalization;
         Ok(object_name_to_table_reference(name.clone(), normalize)?)
     }
 
     /// A name as DataFusion understands it: in lower case unless quoted.
     pub(super) fn name(&self, ident: &Ident) -> String {
-        let normalize = self.session.context().copied_config().options().sql_parser.enable_ident_normalization;
+        let normalize =
+            self.session.context().copied_config().options().sql_parser.enable_ident_normalization;
         match ident.quote_style {
             None if normalize => ident.value.to_lowercase(),
             _ => ident.value.clone(),
@@ -73,7 +80,8 @@ impl<'a> Planner<'a> {
     /// Plans a statement over the tables as they are now: external tables are looked at again.
     pub(super) async fn plan(&self, statement: DataFusionStatement) -> Result<LogicalPlan> {
         let state = self.state();
-        for name in self.references(&state, &statement)? {
+        let names = if only_names_tables(&statement) { vec![] } else { self.references(&state, &statement)? };
+        for name in names {
             if let Some(table) = self.table(&name).await?
                 && let Some(table) = table.downcast_ref::<ExternalTable>()
             {
@@ -100,11 +108,24 @@ impl<'a> Planner<'a> {
         Ok(DataFrame::new(self.session.context().state(), plan))
     }
 
+    /// Has DataFusion resolve the names and types in `table`.
+    pub(super) async fn plan_table(&self, table: DataFusionCreateExternalTable) -> Result<Command> {
+        let statement = DataFusionStatement::CreateExternalTable(table);
+        match self.plan_in(&self.state(), statement).await? {
+            LogicalPlan::Ddl(DdlStatement::CreateExternalTable(command)) => Ok(*command),
+            other => Err(self.error(format!("expected a table, found {}", other.display()))),
+        }
+    }
+
     async fn plan_in(&self, state: &SessionState, statement: DataFusionStatement) -> Result<LogicalPlan> {
         state.statement_to_plan(statement).await.map_err(|error| self.planning_error(error))
     }
 
-    fn references(&self, state: &SessionState, statement: &DataFusionStatement) -> Result<Vec<TableReference>> {
+    fn references(
+        &self,
+        state: &SessionState,
+        statement: &DataFusionStatement,
+    ) -> Result<Vec<TableReference>> {
         state.resolve_table_references(statement).map_err(|error| self.planning_error(error))
     }
 
@@ -116,7 +137,8 @@ impl<'a> Planner<'a> {
     ) -> Result<SessionState> {
         let state = self.state();
         let defaults = &state.config_options().catalog;
-        let resolve = |name: TableReference| name.resolve(&defaults.default_catalog, &defaults.default_schema);
+        let resolve =
+            |name: TableReference| name.resolve(&defaults.default_catalog, &defaults.default_schema);
         let mut tables = Vec::new();
         for name in self.references(&state, statement)? {
             if let Some(table) = self.table(&name).await? {
@@ -170,6 +192,12 @@ impl<'a> Planner<'a> {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         nearest(missing.table(), &names).map_or_else(String::new, |name| format!("; did you mean '{name}'?"))
     }
+}
+
+/// Whether `statement` says something about tables without looking into them.
+fn only_names_tables(statement: &DataFusionStatement) -> bool {
+    let DataFusionStatement::Statement(statement) = statement else { return false };
+    matches!(statement.as_ref(), SqlStatement::Drop { .. } | SqlStatement::ExplainTable { .. })
 }
 
 /// Fails if `plan`, which is not that of a streaming query, would read rows that never end.
@@ -239,7 +267,8 @@ pub(super) fn conform(
             twice.1
         ));
     }
-    let by_name: Vec<(String, Expr)> = names.into_iter().zip(given.into_iter().map(|(expr, _)| expr)).collect();
+    let by_name: Vec<(String, Expr)> =
+        names.into_iter().zip(given.into_iter().map(|(expr, _)| expr)).collect();
     let expressions = match &declared {
         None => by_name.into_iter().map(|(name, expr)| expr.alias(name)).collect(),
         Some(schema) => as_declared(&frame, by_name, schema)?,
@@ -257,7 +286,7 @@ fn as_declared(
         let position = given.iter().position(|(name, _)| name == field.name());
         let expr = match position {
             Some(position) => given.swap_remove(position).1,
-            None if field.is_nullable() => Expr::Literal(Default::default(), None),
+            None if field.is_nullable() => Expr::Literal(ScalarValue::Null, None),
             None => return Err(format!("column '{}' is NOT NULL and must be inserted", field.name())),
         };
         let expr = expr.cast_to(field.data_type(), frame.schema()).map_err(|error| {

@@ -87,8 +87,7 @@ impl SqlSession {
         let options = self.query_options(planner, plan, table)?;
         let frame = planner.plan_streaming(&plan.insert.query, options.get(CHECKPOINT_LOCATION)).await?;
         let columns: Vec<String> = plan.insert.columns.iter().map(|column| planner.name(column)).collect();
-        let frame =
-            conform(frame, &columns, table.declared()).map_err(|message| planner.error(message))?;
+        let frame = conform(frame, &columns, table.declared()).map_err(|message| planner.error(message))?;
         let mut writer = frame
             .clone()
             .write_stream()
@@ -178,8 +177,11 @@ impl SqlSession {
         let Some(query) = self.session.streams().get_by_name(&name) else {
             let active = self.session.streams().active();
             let names: Vec<&str> = active.iter().filter_map(StreamingQuery::name).collect();
-            let running =
-                if names.is_empty() { "none is running".into() } else { format!("running: {}", names.join(", ")) };
+            let running = if names.is_empty() {
+                "none is running".into()
+            } else {
+                format!("running: {}", names.join(", "))
+            };
             return Err(planner.error(format!("there is no streaming query '{name}' ({running})")));
         };
         query.stop(StopMode::Finish).await?;
@@ -195,9 +197,9 @@ impl SqlSession {
         let last = |of: &dyn Fn(&crate::query::StreamingQueryProgress) -> u64| -> ArrayRef {
             Arc::new(progress.iter().map(|last| last.as_ref().map(of)).collect::<UInt64Array>())
         };
-        let output = progress.iter().map(|last| {
-            last.as_ref().map(|last| last.sink.num_output_rows).filter(|rows| *rows >= 0)
-        });
+        let output = progress
+            .iter()
+            .map(|last| last.as_ref().map(|last| last.sink.num_output_rows).filter(|rows| *rows >= 0));
         let rate = progress.iter().map(|last| last.as_ref().map(|last| last.processed_rows_per_second));
         let columns: [(&str, ArrayRef); 9] = [
             ("name", text(&|query| query.name().map(str::to_string))),
