@@ -45,6 +45,7 @@ mod query;
 mod session;
 pub mod sink;
 pub mod source;
+pub mod sql;
 pub mod storage;
 
 pub use error::{Error, Result, StreamingQueryException};

@@ -1,4 +1,5 @@
 //! The integration tests, in one binary: each links DataFusion, and that is what costs time.
 
 mod sinks;
+mod sql_grammar;
 mod support;

@@ -1,0 +1,164 @@
+//! Running a script and its streaming queries to the end.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tidemill::StopMode;
+use tidemill::sql::{Located, SqlOutcome, SqlSession, StartedQuery, Statement};
+
+use super::exit::Exit;
+use super::monitor::Monitor;
+use super::output::{PrintError, print_rows, print_table};
+use super::signals::Signals;
+use super::text::Script;
+use super::{JobOptions, ProgressMode, settings};
+
+/// `tidemill run FILE`
+pub(super) async fn run_file(name: &str, options: &JobOptions) -> Result<(), Exit> {
+    if name == "-" {
+        return run_stdin(options).await;
+    }
+    let text = tokio::fs::read_to_string(name).await;
+    let text = text.map_err(|error| Exit::usage(format!("cannot read '{name}': {error}")))?;
+    run_script(&Script { name: name.to_string(), text }, options).await
+}
+
+/// The script that comes through standard input.
+pub(super) async fn run_stdin(options: &JobOptions) -> Result<(), Exit> {
+    // Nothing else is going on yet that this could hold up.
+    let text = std::io::read_to_string(std::io::stdin());
+    let text = text.map_err(|error| Exit::usage(format!("cannot read standard input: {error}")))?;
+    run_script(&Script { name: "standard input".into(), text }, options).await
+}
+
+/// Runs a script and waits for its streaming queries.
+pub(super) async fn run_script(script: &Script, options: &JobOptions) -> Result<(), Exit> {
+    let sql = settings::session(options).await?;
+    let mut job = Job::new(&sql, options.progress)?;
+    job.run(script).await?;
+    job.finish().await
+}
+
+/// A session that statements run in, and the streaming queries that they have started.
+pub(super) struct Job<'a> {
+    sql: &'a SqlSession,
+    monitor: Arc<Monitor>,
+    signals: Signals,
+    queries: Vec<StartedQuery>,
+}
+
+impl<'a> Job<'a> {
+    pub(super) fn new(sql: &'a SqlSession, progress: ProgressMode) -> Result<Self, Exit> {
+        let monitor = Monitor::new(progress);
+        sql.session().streams().add_listener(Arc::clone(&monitor) as _);
+        let signals =
+            Signals::all().map_err(|error| Exit::failed(format!("cannot listen to signals: {error}")))?;
+        Ok(Self { sql, monitor, signals, queries: Vec::new() })
+    }
+
+    /// Runs the statements one after the other. If one fails, the queries that run are stopped.
+    async fn run(&mut self, script: &Script) -> Result<(), Exit> {
+        let statements = self
+            .sql
+            .parse(&script.text)
+            .map_err(|error| Exit::of(&error, script.describe(&error, (1, 1))))?;
+        for statement in &statements {
+            let ended = tokio::select! {
+                ended = run_statement(self.sql, statement, &self.monitor) => ended,
+                () = self.signals.next() => {
+                    // A batch query that is cut short has not done what was asked for.
+                    let was_streaming = !self.queries.is_empty();
+                    self.stop_all().await?;
+                    return if was_streaming { Ok(()) } else { Err(Exit::interrupted()) };
+                }
+            };
+            match ended {
+                Ok(Some(query)) => self.add(query),
+                Ok(None) => {}
+                Err(error) => {
+                    self.stop_all().await?;
+                    return Err(match error {
+                        PrintError::Query(error) => {
+                            Exit::of(&error, script.describe(&error, (statement.line, statement.column)))
+                        }
+                        PrintError::Output(error) => Exit::output(&error),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for `query`, too, in [`Job::finish`].
+    pub(super) fn add(&mut self, query: StartedQuery) {
+        self.queries.push(query);
+    }
+
+    /// Waits until all queries have ended, or have been stopped by a signal; then says what they did.
+    pub(super) async fn finish(&mut self) -> Result<(), Exit> {
+        let failed = self.wait(false).await?;
+        for query in &self.queries {
+            self.monitor.note(&self.monitor.summary(query));
+        }
+        if failed { Err(Exit::failed_silently()) } else { Ok(()) }
+    }
+
+    /// Ends all queries after their batches in flight.
+    async fn stop_all(&mut self) -> Result<(), Exit> {
+        self.queries.iter().for_each(request_stop);
+        self.wait(true).await.map(|_| ())
+    }
+
+    /// Waits until all queries have ended; gives whether one failed. A signal stops them, or if they
+    /// are stopping already ends the wait.
+    ///
+    /// When one fails, those that would go on for ever are stopped, or nobody would notice.
+    async fn wait(&mut self, mut stopping: bool) -> Result<bool, Exit> {
+        let mut running: FuturesUnordered<_> =
+            self.queries.iter().map(|started| started.query.await_termination()).collect();
+        let mut failed = false;
+        loop {
+            tokio::select! {
+                ended = running.next() => match ended {
+                    None => return Ok(failed),
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => {
+                        self.monitor.error(&error.to_string());
+                        failed = true;
+                        self.queries.iter().filter(|started| !started.trigger.ends()).for_each(request_stop);
+                    }
+                },
+                () = self.signals.next() => {
+                    if stopping {
+                        return Err(Exit::interrupted());
+                    }
+                    stopping = true;
+                    self.monitor.note("finishing the batch in flight; Ctrl-C again leaves at once");
+                    self.queries.iter().for_each(request_stop);
+                }
+            }
+        }
+    }
+}
+
+/// Has a query end after the batch in flight, without waiting for it.
+fn request_stop(started: &StartedQuery) {
+    let query = started.query.clone();
+    // Whoever waits for its end learns of its error.
+    tokio::spawn(async move { query.stop(StopMode::Finish).await });
+}
+
+/// Runs one statement and prints its result; gives the streaming query that it started.
+async fn run_statement(
+    sql: &SqlSession,
+    statement: &Located<Statement>,
+    monitor: &Monitor,
+) -> Result<Option<StartedQuery>, PrintError> {
+    match sql.execute(statement).await.map_err(PrintError::Query)? {
+        SqlOutcome::Done(_) => Ok(None),
+        SqlOutcome::Rows(frame) => print_rows(frame, monitor).await.map(|_| None),
+        SqlOutcome::Table(batches) => print_table(&batches, monitor).map(|()| None),
+        SqlOutcome::Query(query) => Ok(Some(query)),
+    }
+}

@@ -1,0 +1,124 @@
+//! The command line: what `tidemill --help` shows.
+//!
+//! Results go to standard output; progress, summaries and errors to standard error.
+
+mod check;
+mod etl;
+mod exit;
+mod job;
+mod monitor;
+mod output;
+mod settings;
+mod shell;
+mod signals;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidemill::Trigger;
+use tracing_subscriber::EnvFilter;
+
+use exit::Exit;
+
+/// Structured Streaming on Apache DataFusion: incremental, exactly-once queries over unbounded tables.
+#[derive(Debug, Parser)]
+#[command(name = "tidemill", version, max_term_width = 100)]
+#[command(after_help = "TIDEMILL_LOG sets what is logged to standard error, e.g. TIDEMILL_LOG=info.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a script; its streaming queries run side by side until they end
+    ///
+    /// Ctrl-C or SIGTERM finishes the batch in flight and leaves; a second Ctrl-C leaves at once.
+    /// Exit code: 0 if all ended well, 1 if a query failed, 2 for bad usage or SQL.
+    Run {
+        /// The script, or - for standard input
+        script: String,
+        #[command(flatten)]
+        options: JobOptions,
+    },
+    /// A shell, or with -c or input from a pipe the same as `run`
+    Sql {
+        /// Statements to run instead of asking for them
+        #[arg(short = 'c', long = "command", value_name = "STATEMENTS")]
+        command: Option<String>,
+        #[command(flatten)]
+        options: JobOptions,
+    },
+    /// Move new files from INPUT to OUTPUT, once or for as long as you like
+    Etl(etl::EtlOptions),
+    /// Verify every invariant of a checkpoint; exit code 1 if one does not hold
+    Check {
+        /// The checkpoint's directory or URL
+        checkpoint: String,
+    },
+}
+
+/// How queries run and what is told about them.
+#[derive(Debug, Args)]
+struct JobOptions {
+    /// Override every query's trigger: once, available-now, or a length of time such as '2 seconds'
+    #[arg(long, value_parser = parse_trigger)]
+    trigger: Option<Trigger>,
+    /// A setting: `datafusion.…`, or durability or minBatchesToRetain for all streaming queries
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_pair)]
+    settings: Vec<(String, String)>,
+    /// How progress is told on standard error
+    #[arg(long, value_enum, default_value_t = ProgressMode::Bar)]
+    progress: ProgressMode,
+}
+
+/// How progress is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ProgressMode {
+    /// A line per query that is kept up to date; a line per batch if standard error is no terminal
+    Bar,
+    /// One StreamingQueryProgress as JSON per line and batch
+    Json,
+    /// Not at all
+    None,
+}
+
+fn parse_trigger(text: &str) -> Result<Trigger, String> {
+    text.parse().map_err(|error: tidemill::Error| error.to_string())
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_string(), value.to_string())),
+        _ => Err("expected key=value".to_string()),
+    }
+}
+
+/// Runs the command that the process's arguments ask for.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter =
+        EnvFilter::builder().with_default_directive(tracing::Level::WARN.into()).with_env_var("TIDEMILL_LOG");
+    tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Exit::failed(format!("cannot start: {error}")).report(),
+    };
+    let ended = runtime.block_on(run(arguments.command));
+    // Without waiting for a thread that is stuck in a read or write.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => exit.report(),
+    }
+}
+
+async fn run(command: Command) -> Result<(), Exit> {
+    match command {
+        Command::Run { script, options } => job::run_file(&script, &options).await,
+        Command::Sql { command, options } => shell::run(command, &options).await,
+        Command::Etl(options) => etl::run(&options).await,
+        Command::Check { checkpoint } => check::run(&checkpoint).await,
+    }
+}

@@ -1,0 +1,398 @@
+//! Running statements.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::logical_expr::{
+    CreateExternalTable as Command, DdlStatement, LogicalPlan, Statement as PlanStatement,
+};
+use datafusion::prelude::DataFrame;
+use datafusion::sql::parser::{
+    CreateExternalTable as DataFusionCreateExternalTable, Statement as DataFusionStatement,
+};
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Statement as SqlStatement};
+use datafusion::sql::sqlparser::dialect::dialect_from_str;
+use datafusion::sql::sqlparser::tokenizer::Location;
+
+use super::ast::{CreateExternalTable, Located, Statement};
+use super::diagnostics::error_at;
+use super::external::ExternalTable;
+use super::parser::{parse_column_list, parse_script_with_dialect};
+use super::planning::{Planner, conform, refuse_unbounded};
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::query::{StreamingQuery, Trigger};
+use crate::session::Session;
+
+/// Runs SQL on a [`Session`]: DataFusion's statements and the streaming ones.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> tidemill::Result<()> {
+/// use tidemill::prelude::*;
+/// use tidemill::sql::{SqlOutcome, SqlSession};
+///
+/// let sql = SqlSession::new(Session::new());
+/// let mut outcomes = sql.run("CREATE TABLE t AS VALUES (1), (2); SELECT sum(column1) FROM t").await?;
+/// let Some(SqlOutcome::Rows(rows)) = outcomes.pop() else { unreachable!() };
+/// assert_eq!(rows.count().await?, 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct SqlSession {
+    pub(super) session: Session,
+    /// Takes the place of every `TRIGGER` clause.
+    pub(super) trigger: Option<Trigger>,
+    /// Options of every streaming query, unless it has its own.
+    pub(super) options: Options,
+    /// The newest run of each query that was started here, by name.
+    started: Mutex<Vec<StreamingQuery>>,
+}
+
+/// What a statement has come to.
+#[derive(Debug)]
+pub enum SqlOutcome {
+    /// It is done; in words.
+    Done(String),
+    /// A query, which runs when its rows are asked for.
+    Rows(DataFrame),
+    /// It has run, with these rows as its result.
+    Table(Vec<RecordBatch>),
+    /// A streaming query has started.
+    Query(StartedQuery),
+}
+
+/// A streaming query that a statement started.
+#[derive(Debug, Clone)]
+pub struct StartedQuery {
+    /// The query.
+    pub query: StreamingQuery,
+    /// When its batches run.
+    pub trigger: Trigger,
+    /// The table it writes to.
+    pub target: String,
+    /// The format of that table, lower case.
+    pub format: String,
+    /// Where that table is, if it is in a place.
+    pub location: Option<String>,
+}
+
+impl SqlSession {
+    /// Runs SQL on `session`.
+    pub fn new(session: Session) -> Self {
+        Self { session, trigger: None, options: Options::default(), started: Mutex::default() }
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Has all streaming queries run with `trigger`, whatever their statements say.
+    #[must_use]
+    pub fn with_trigger(self, trigger: Option<Trigger>) -> Self {
+        Self { trigger, ..self }
+    }
+
+    /// Gives all streaming queries that do not set them themselves these options.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        Self { options, ..self }
+    }
+
+    /// The options of all streaming queries that do not set them themselves.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Plans `text`, which is one `SELECT`, for a streaming query with its checkpoint at
+    /// `checkpoint`: columns that were inferred at its first start are what they were then.
+    ///
+    /// # Errors
+    /// [`Error::Sql`] with the line and column in `text`; or if the checkpoint cannot be read.
+    pub async fn streaming_query(&self, text: &str, checkpoint: Option<&str>) -> Result<DataFrame> {
+        let statements = self.parse(text)?;
+        let not_a_query = |at: Location| error_at("expected one query such as SELECT …", at);
+        let [Located { value, line, column }] = statements.as_slice() else {
+            let second = statements.get(1).map_or(Location::new(1, 1), |s| Location::new(s.line, s.column));
+            return Err(not_a_query(second));
+        };
+        let at = Location::new(*line, *column);
+        let planner = Planner::new(&self.session, at);
+        let query = match value {
+            Statement::DataFusion(statement) => match statement.as_ref() {
+                DataFusionStatement::Statement(statement) => match statement.as_ref() {
+                    SqlStatement::Query(query) => query,
+                    _ => return Err(not_a_query(at)),
+                },
+                _ => return Err(not_a_query(at)),
+            },
+            _ => return Err(not_a_query(at)),
+        };
+        let frame = planner.plan_streaming(query, checkpoint).await?;
+        conform(frame, &[], None).map_err(|message| planner.error(message))
+    }
+
+    /// The schema of a list of columns such as `a BIGINT, b VARCHAR NOT NULL`.
+    ///
+    /// # Errors
+    /// [`Error::Sql`] with the line and column in `columns`.
+    pub async fn schema(&self, columns: &str) -> Result<SchemaRef> {
+        let planner = Planner::new(&self.session, Location::new(1, 1));
+        let table = DataFusionCreateExternalTable {
+            name: ObjectName::from(vec![Ident::new("columns")]),
+            columns: parse_column_list(columns)?,
+            file_type: String::new(),
+            locations: vec![String::new()],
+            table_partition_cols: vec![],
+            order_exprs: vec![],
+            if_not_exists: false,
+            or_replace: false,
+            temporary: false,
+            unbounded: true,
+            options: vec![],
+            constraints: vec![],
+        };
+        Ok(Arc::clone(planner.plan_table(table).await?.schema.inner()))
+    }
+
+    /// The statements of `text`, in the session's dialect.
+    ///
+    /// # Errors
+    /// [`Error::Sql`] with the line and column in `text`.
+    pub fn parse(&self, text: &str) -> Result<Vec<Located<Statement>>> {
+        let config = self.session.context().copied_config();
+        let dialect = &config.options().sql_parser.dialect;
+        match dialect_from_str(dialect) {
+            Some(dialect) => parse_script_with_dialect(text, dialect.as_ref()),
+            None => Err(Error::option(
+                "datafusion.sql_parser.dialect",
+                dialect,
+                "expected the name of a dialect, such as generic or postgresql",
+            )),
+        }
+    }
+
+    /// Runs the statements of `text` in order; streaming queries that it starts keep running.
+    ///
+    /// # Errors
+    /// As [`SqlSession::execute`]. Statements before the one that failed have taken effect, unless
+    /// `text` does not parse.
+    pub async fn run(&self, text: &str) -> Result<Vec<SqlOutcome>> {
+        let mut outcomes = Vec::new();
+        for statement in self.parse(text)? {
+            outcomes.push(self.execute(&statement).await?);
+        }
+        Ok(outcomes)
+    }
+
+    /// Runs one statement.
+    ///
+    /// # Errors
+    /// [`Error::Sql`] with the place in the script if it cannot be planned, [`Error::UnsupportedQuery`]
+    /// if it would need rows that never end, and whatever goes wrong in running it.
+    pub async fn execute(&self, statement: &Located<Statement>) -> Result<SqlOutcome> {
+        let planner = Planner::new(&self.session, Location::new(statement.line, statement.column));
+        match &statement.value {
+            Statement::DataFusion(statement) => self.batch(&planner, statement.as_ref().clone()).await,
+            Statement::CreateExternalTable(table) => self.create_table(&planner, table).await,
+            Statement::CreateStreamingQuery(query) => {
+                let started = self.start_query(&planner, query).await?;
+                self.remember(&started.query);
+                Ok(SqlOutcome::Query(started))
+            }
+            Statement::ExplainStreamingQuery(query) => self.explain_query(&planner, query).await,
+            Statement::ShowStreamingQueries => Ok(SqlOutcome::Table(vec![self.show_queries()?])),
+            Statement::StopStreamingQuery { name } => self.stop_query(&planner, name).await,
+        }
+    }
+
+    /// The newest run of each query that was started here, and all others that are running.
+    pub(super) fn queries(&self) -> Vec<StreamingQuery> {
+        let mut queries = self.started.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for query in self.session.streams().active() {
+            if !queries.iter().any(|known| known.run_id() == query.run_id()) {
+                queries.push(query);
+            }
+        }
+        queries
+    }
+
+    fn remember(&self, query: &StreamingQuery) {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.retain(|known| known.name() != query.name());
+        started.push(query.clone());
+    }
+
+    async fn batch(&self, planner: &Planner<'_>, statement: DataFusionStatement) -> Result<SqlOutcome> {
+        let plan = planner.plan(statement).await?;
+        refuse_unbounded(&plan)?;
+        let done = done_message(&plan);
+        let runs_now = matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Copy(_));
+        let frame = self.session.context().execute_logical_plan(plan).await;
+        let frame = frame.map_err(|error| planner.planning_error(error))?;
+        match done {
+            Some(message) => Ok(SqlOutcome::Done(message)),
+            None if runs_now => Ok(SqlOutcome::Table(frame.collect().await?)),
+            None => Ok(SqlOutcome::Rows(frame)),
+        }
+    }
+
+    async fn create_table(&self, planner: &Planner<'_>, table: &CreateExternalTable) -> Result<SqlOutcome> {
+        let name = planner.table_reference(&table.name)?;
+        let exists = planner.table(&name).await?.is_some();
+        if exists && table.if_not_exists {
+            return Ok(SqlOutcome::Done(format!("table '{name}' exists already")));
+        }
+        if exists && !table.or_replace {
+            return Err(planner.error(format!(
+                "table '{name}' exists already; use CREATE OR REPLACE or IF NOT EXISTS, or drop it first"
+            )));
+        }
+        let command = self.resolve(planner, table).await?;
+        let (kind, provider) = if table.unbounded {
+            ("unbounded table", self.unbounded_table(planner, table, &command).await?)
+        } else {
+            ("table", self.bounded_table(planner, table, command).await?)
+        };
+        self.register(planner, &name, provider)?;
+        Ok(SqlOutcome::Done(format!("{kind} '{name}' created")))
+    }
+
+    fn register(
+        &self,
+        planner: &Planner<'_>,
+        name: &TableReference,
+        provider: Arc<dyn TableProvider>,
+    ) -> Result<()> {
+        let context = self.session.context();
+        let register = || {
+            context.deregister_table(name.clone())?;
+            context.register_table(name.clone(), provider).map(|_| ())
+        };
+        register().map_err(|error| planner.planning_error(error))
+    }
+
+    /// Has DataFusion resolve the names and types in `table`.
+    async fn resolve(&self, planner: &Planner<'_>, table: &CreateExternalTable) -> Result<Command> {
+        let partitions: Vec<String> =
+            table.partitioned_by.iter().map(|column| planner.name(column)).collect();
+        let columns: Vec<String> = table.columns.iter().map(|column| planner.name(&column.name)).collect();
+        let unknown = partitions.iter().find(|name| !columns.is_empty() && !columns.contains(name));
+        if let Some(unknown) = unknown {
+            return Err(planner.error(format!(
+                "PARTITIONED BY names the column '{unknown}', which the table does not have"
+            )));
+        }
+        let table = DataFusionCreateExternalTable {
+            name: table.name.clone(),
+            columns: table.columns.clone(),
+            file_type: table.format.to_uppercase(),
+            // DataFusion insists on one; what the table has is put there afterwards.
+            locations: vec![String::new()],
+            table_partition_cols: partitions,
+            order_exprs: table.order.clone(),
+            if_not_exists: false,
+            or_replace: false,
+            temporary: false,
+            unbounded: table.unbounded,
+            options: vec![],
+            constraints: table.constraints.clone(),
+        };
+        planner.plan_table(table).await
+    }
+
+    async fn unbounded_table(
+        &self,
+        planner: &Planner<'_>,
+        table: &CreateExternalTable,
+        command: &Command,
+    ) -> Result<Arc<dyn TableProvider>> {
+        let options = table.options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let mut reader = self
+            .session
+            .read_stream()
+            .format(&table.format)
+            .partition_by(&command.table_partition_cols)
+            .options(options);
+        if !table.columns.is_empty() {
+            reader = reader.schema(Arc::clone(command.schema.inner()));
+        }
+        let provider = reader.table(table.locations.first().map(String::as_str)).await?;
+        if let Some(watermark) = &table.watermark {
+            let column = planner.name(&watermark.column);
+            let schema = provider.schema();
+            match schema.field_with_name(&column) {
+                Ok(field) if field.data_type().is_temporal() => {}
+                Ok(field) => {
+                    return Err(planner.error(format!(
+                        "WATERMARK FOR '{column}' needs a TIMESTAMP column, but its type is {}",
+                        field.data_type()
+                    )));
+                }
+                Err(_) => {
+                    return Err(planner.error(format!(
+                        "WATERMARK FOR names the column '{column}', which the table does not have"
+                    )));
+                }
+            }
+        }
+        Ok(provider)
+    }
+
+    async fn bounded_table(
+        &self,
+        planner: &Planner<'_>,
+        table: &CreateExternalTable,
+        command: Command,
+    ) -> Result<Arc<dyn TableProvider>> {
+        let state = planner.state();
+        let is_read = state.table_factories().contains_key(&command.file_type);
+        if !is_read && !self.session.writes_format(&table.format) {
+            return Err(planner.error(format!(
+                "format {} is not known; files are stored as PARQUET, JSON, CSV, ARROW, AVRO or TEXT",
+                command.file_type
+            )));
+        }
+        let external = ExternalTable::new(table, command);
+        external.refresh(&state).await.map_err(|error| planner.planning_error(error.into()))?;
+        Ok(Arc::new(external))
+    }
+}
+
+impl Session {
+    /// Runs the statements of `script` in order, DataFusion's and the streaming ones; see
+    /// [`SqlSession`], which has more to set.
+    ///
+    /// # Errors
+    /// As [`SqlSession::run`].
+    pub async fn sql(&self, script: &str) -> Result<Vec<SqlOutcome>> {
+        SqlSession::new(self.clone()).run(script).await
+    }
+}
+
+/// What to say about a statement that has no rows to give.
+fn done_message(plan: &LogicalPlan) -> Option<String> {
+    let message = match plan {
+        LogicalPlan::Ddl(ddl) => match ddl {
+            DdlStatement::CreateMemoryTable(table) => format!("table '{}' created", table.name),
+            DdlStatement::CreateView(view) => format!("view '{}' created", view.name),
+            DdlStatement::DropTable(table) => format!("table '{}' dropped", table.name),
+            DdlStatement::DropView(view) => format!("view '{}' dropped", view.name),
+            _ => "done".to_string(),
+        },
+        LogicalPlan::Statement(statement) => match statement {
+            PlanStatement::Execute(_) => return None,
+            PlanStatement::SetVariable(set) => {
+                format!("{} = {}", set.variable, set.value)
+            }
+            _ => "done".to_string(),
+        },
+        _ => return None,
+    };
+    Some(message)
+}

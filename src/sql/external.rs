@@ -1,0 +1,293 @@
+//! Bounded external tables: read as batch tables, and written to by streaming queries.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Constraints, TableReference, plan_err};
+use datafusion::datasource::listing::ListingTableUrl;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::{
+    CreateExternalTable as Command, Expr, TableProviderFilterPushDown, TableType,
+};
+use datafusion::physical_plan::ExecutionPlan;
+use futures::StreamExt;
+
+use super::ast::CreateExternalTable;
+use crate::error::{Error, Result};
+
+/// A table of `CREATE EXTERNAL TABLE`, as it stands in the catalog.
+///
+/// What DataFusion makes of its files is found out anew by [`ExternalTable::refresh`], because
+/// streaming queries write to it meanwhile: at first there may be neither files nor columns.
+#[derive(Debug)]
+pub(super) struct ExternalTable {
+    /// What the user wrote, in DataFusion's terms.
+    command: Command,
+    /// Lower case.
+    pub(super) format: String,
+    /// `OPTIONS`, as written.
+    pub(super) options: Vec<(String, String)>,
+    /// What is read; nothing while there is nothing to read.
+    readable: RwLock<Option<Arc<dyn TableProvider>>>,
+    empty: SchemaRef,
+}
+
+impl ExternalTable {
+    /// The table of `statement`, whose names and types `command` has resolved.
+    pub(super) fn new(statement: &CreateExternalTable, mut command: Command) -> Self {
+        command.locations = statement.locations.iter().map(|location| directory(location)).collect();
+        command.options = read_options(&statement.format, &statement.options);
+        command.definition = Some(statement.to_string());
+        Self {
+            command,
+            format: statement.format.clone(),
+            options: statement.options.clone(),
+            readable: RwLock::default(),
+            empty: Arc::new(Schema::empty()),
+        }
+    }
+
+    pub(super) fn name(&self) -> &TableReference {
+        &self.command.name
+    }
+
+    /// Where a streaming query writes to.
+    pub(super) fn location(&self) -> Option<&str> {
+        self.command.locations.first().map(String::as_str)
+    }
+
+    /// The columns that are directories.
+    pub(super) fn partitioned_by(&self) -> &[String] {
+        &self.command.table_partition_cols
+    }
+
+    /// The columns, if the user gave them.
+    pub(super) fn declared(&self) -> Option<SchemaRef> {
+        let schema = self.command.schema.inner();
+        (!schema.fields().is_empty()).then(|| Arc::clone(schema))
+    }
+
+    /// Looks at the files again.
+    pub(super) async fn refresh(&self, state: &SessionState) -> Result<()> {
+        let Some(factory) = state.table_factories().get(&self.command.file_type) else { return Ok(()) };
+        if self.command.locations.is_empty() {
+            return Err(Error::Invalid(format!(
+                "table '{}' needs LOCATION '…': {} tables are made of files",
+                self.name(),
+                self.command.file_type
+            )));
+        }
+        let readable = if self.declared().is_some() || self.has_files(state).await? {
+            Some(factory.create(state, &self.command).await?)
+        } else {
+            None
+        };
+        self.set_readable(readable);
+        Ok(())
+    }
+
+    /// Has `table` read in place of files.
+    pub(super) fn set_readable(&self, table: Option<Arc<dyn TableProvider>>) {
+        *self.readable.write().unwrap_or_else(PoisonError::into_inner) = table;
+    }
+
+    /// Fails, with what to do, while there is nothing to read.
+    pub(super) fn check_readable(&self) -> Result<()> {
+        if self.readable().is_some() {
+            return Ok(());
+        }
+        let name = self.name();
+        Err(Error::Invalid(match (self.format.as_str(), self.location()) {
+            ("memory", _) => {
+                format!("table '{name}' holds nothing yet: no streaming query has inserted into it")
+            }
+            (format, Some(location)) if !self.is_write_only() => format!(
+                "table '{name}' has no columns yet: there are no {format} files in '{location}'. Write to it \
+                 with a streaming query first, or give the columns in CREATE EXTERNAL TABLE"
+            ),
+            (format, _) => format!(
+                "table '{name}' cannot be read: {} is only written to, by streaming queries",
+                format.to_uppercase()
+            ),
+        }))
+    }
+
+    /// Whether DataFusion has no reader for the format.
+    fn is_write_only(&self) -> bool {
+        !matches!(self.format.as_str(), "parquet" | "csv" | "json" | "ndjson" | "arrow" | "avro")
+    }
+
+    fn readable(&self) -> Option<Arc<dyn TableProvider>> {
+        self.readable.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn has_files(&self, state: &SessionState) -> Result<bool> {
+        for location in &self.command.locations {
+            let url = ListingTableUrl::parse(location)?.with_table_ref(self.name().clone());
+            self.forget_listings(state)?;
+            let store = state.runtime_env().object_store(&url)?;
+            let mut files = url.list_all_files(state, store.as_ref(), "").await?;
+            while let Some(file) = files.next().await {
+                let file = file?;
+                if file.location.filename().is_some_and(|name| !name.starts_with(['.', '_'])) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// DataFusion may remember which files there were; streaming queries add some behind its back.
+    fn forget_listings(&self, state: &dyn Session) -> DataFusionResult<()> {
+        match state.runtime_env().cache_manager.get_list_files_cache() {
+            Some(cache) => cache.drop_table_entries(self.name()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl TableProvider for ExternalTable {
+    fn schema(&self) -> SchemaRef {
+        let declared = || self.declared().unwrap_or_else(|| Arc::clone(&self.empty));
+        self.readable().map_or_else(declared, |table| table.schema())
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.command.constraints)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn get_table_definition(&self) -> Option<&str> {
+        self.command.definition.as_deref()
+    }
+
+    fn get_column_default(&self, column: &str) -> Option<&Expr> {
+        self.command.column_defaults.get(column)
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        match self.readable() {
+            Some(table) => table.supports_filters_pushdown(filters),
+            None => Ok(vec![TableProviderFilterPushDown::Unsupported; filters.len()]),
+        }
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        self.check_readable()?;
+        self.forget_listings(state)?;
+        match self.readable() {
+            Some(table) => table.scan(state, projection, filters, limit).await,
+            None => plan_err!("table '{}' holds nothing yet", self.name()),
+        }
+    }
+
+    async fn insert_into(
+        &self,
+        state: &dyn Session,
+        input: Arc<dyn ExecutionPlan>,
+        operation: InsertOp,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        self.check_readable()?;
+        match self.readable() {
+            Some(table) => table.insert_into(state, input, operation).await,
+            None => plan_err!("table '{}' holds nothing yet", self.name()),
+        }
+    }
+}
+
+/// A location without an extension is a directory, also before anything has been written to it.
+fn directory(location: &str) -> String {
+    let is_pattern = location.contains(['*', '?', '[']);
+    let is_file = Path::new(location).extension().is_some() || Path::new(location).is_file();
+    if location.ends_with('/') || is_pattern || is_file { location.into() } else { format!("{location}/") }
+}
+
+/// What DataFusion's readers have to know of the options of a table; those of the file sink alone
+/// are left out.
+fn read_options(format: &str, options: &[(String, String)]) -> HashMap<String, String> {
+    options.iter().filter_map(|(name, value)| read_option(format, name, value)).collect()
+}
+
+fn read_option(format: &str, name: &str, value: &str) -> Option<(String, String)> {
+    let lower = name.to_ascii_lowercase();
+    let key = lower.strip_prefix("format.").unwrap_or(&lower);
+    let is_text = matches!(format, "csv" | "json" | "ndjson");
+    let (key, value) = match (key, format) {
+        (
+            "maxrecordsperfile"
+            | "targetfilesize"
+            | "ignorenullfields"
+            | "quoteall"
+            | "ignoreleadingwhitespace"
+            | "ignoretrailingwhitespace"
+            | "compression_level",
+            _,
+        ) => return None,
+        // Parquet and Arrow files say themselves how they are compressed.
+        ("compression", _) if !is_text => return None,
+        (key, _) if key.contains("::") => return None,
+        ("compression", _) if value.eq_ignore_ascii_case("none") => ("compression", "uncompressed".into()),
+        ("header", "csv") => ("has_header", value.to_ascii_lowercase()),
+        ("sep" | "delimiter", "csv") => ("delimiter", value.replace("\\t", "\t")),
+        ("nullvalue", "csv") => ("null_regex", format!("^{}$", escape_regex(value))),
+        (key, _) => (key, value.to_string()),
+    };
+    Some((format!("format.{key}"), value))
+}
+
+fn escape_regex(text: &str) -> String {
+    text.chars().flat_map(|c| (!c.is_alphanumeric()).then_some('\\').into_iter().chain([c])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_the_sink_are_translated_for_the_reader() {
+        let read = |format, name, value| read_option(format, name, value);
+        let some = |key: &str, value: &str| Some((key.to_string(), value.to_string()));
+        assert_eq!(read("csv", "Header", "TRUE"), some("format.has_header", "true"));
+        assert_eq!(read("csv", "sep", "\\t"), some("format.delimiter", "\t"));
+        assert_eq!(read("csv", "nullValue", "N/A"), some("format.null_regex", "^N\\/A$"));
+        assert_eq!(read("csv", "format.has_header", "false"), some("format.has_header", "false"));
+        assert_eq!(read("json", "compression", "gzip"), some("format.compression", "gzip"));
+        assert_eq!(read("json", "compression", "None"), some("format.compression", "uncompressed"));
+        assert_eq!(read("parquet", "compression", "zstd"), None);
+        assert_eq!(read("parquet", "maxRecordsPerFile", "5"), None);
+        assert_eq!(read("parquet", "format.compression::a", "zstd"), None);
+        assert_eq!(read("csv", "haeder", "true"), some("format.haeder", "true"));
+    }
+
+    #[test]
+    fn locations_without_an_extension_are_directories() {
+        for (location, expected) in [
+            ("out/t", "out/t/"),
+            ("out/t/", "out/t/"),
+            ("out/t.parquet", "out/t.parquet"),
+            ("in/*", "in/*"),
+            ("s3://bucket/t", "s3://bucket/t/"),
+        ] {
+            assert_eq!(directory(location), expected);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! SQL: scripts of DataFusion's statements and the streaming ones.
+//!
+//! [`parse_script`] turns text into statements with their places, [`SqlSession`] runs them. The
+//! grammar and what statements mean is described in `docs/sql.md`.
+
+pub mod ast;
+mod create_table;
+mod diagnostics;
+mod execute;
+mod external;
+mod parser;
+mod planning;
+mod streaming;
+mod tokens;
+
+pub use ast::{
+    CreateExternalTable, CreateStreamingQuery, ExplainStreamingQuery, InsertInto, Located, QueryClauses,
+    Statement, StreamingQueryPlan, Watermark,
+};
+pub use execute::{SqlOutcome, SqlSession, StartedQuery};
+pub use parser::{is_complete, parse_column_list, parse_script, parse_script_with_dialect};

@@ -1,0 +1,217 @@
+//! Starting, stopping, showing and explaining streaming queries.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array};
+use datafusion::catalog::TableProvider;
+use datafusion::prelude::DataFrame;
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
+
+use super::ast::{CreateStreamingQuery, ExplainStreamingQuery, StreamingQueryPlan};
+use super::execute::{SqlOutcome, SqlSession, StartedQuery};
+use super::external::ExternalTable;
+use super::planning::{Planner, conform};
+use crate::error::{Error, Result};
+use crate::options::{Options, nearest};
+use crate::plan::StreamTable;
+use crate::query::{StopMode, StreamingQuery};
+use crate::session::{DataStreamWriter, WriteStream};
+
+const CHECKPOINT_LOCATION: &str = "checkpointLocation";
+
+/// A streaming query, ready to be started or explained.
+struct Prepared {
+    writer: DataStreamWriter,
+    frame: DataFrame,
+    target: Arc<dyn TableProvider>,
+}
+
+impl Prepared {
+    /// The table it writes to, which [`SqlSession::target`] has checked to be one.
+    fn table(&self) -> Option<&ExternalTable> {
+        self.target.downcast_ref()
+    }
+
+    fn location(&self) -> Option<String> {
+        self.table().and_then(ExternalTable::location).map(str::to_string)
+    }
+}
+
+impl SqlSession {
+    pub(super) async fn start_query(
+        &self,
+        planner: &Planner<'_>,
+        query: &CreateStreamingQuery,
+    ) -> Result<StartedQuery> {
+        let name = planner.name(&query.name);
+        let prepared = self.prepare(planner, &query.plan).await?;
+        let (location, table) = (prepared.location(), prepared.table());
+        let target = table.map_or_else(String::new, |table| table.name().to_string());
+        let format = table.map_or_else(String::new, |table| table.format.clone());
+        let started = prepared.writer.clone().query_name(&name).start(location.as_deref()).await?;
+        if let ("memory", Some(table)) = (format.as_str(), table) {
+            // The sink names its table after the query; the target's name must give the same rows.
+            table.set_readable(planner.table(&name.into()).await?);
+        }
+        let trigger = self.trigger.or(query.plan.clauses.trigger).unwrap_or_default();
+        Ok(StartedQuery { query: started, trigger, target, format, location })
+    }
+
+    pub(super) async fn explain_query(
+        &self,
+        planner: &Planner<'_>,
+        query: &ExplainStreamingQuery,
+    ) -> Result<SqlOutcome> {
+        let prepared = self.prepare(planner, &query.plan).await?;
+        let name = query.name.as_ref().map_or_else(|| "explained".to_string(), |name| planner.name(name));
+        let location = prepared.location();
+        let rows = match prepared.writer.query_name(name).explain(location.as_deref()).await {
+            Ok(text) => vec![("plan", text)],
+            Err(refused @ Error::UnsupportedQuery { .. }) => vec![
+                ("logical_plan", prepared.frame.logical_plan().display_indent().to_string()),
+                ("refused", refused.to_string()),
+            ],
+            Err(error) => return Err(error),
+        };
+        let (kinds, texts): (Vec<&str>, Vec<String>) = rows.into_iter().unzip();
+        let columns: [(&str, ArrayRef); 2] =
+            [("plan_type", Arc::new(StringArray::from(kinds))), ("plan", Arc::new(StringArray::from(texts)))];
+        Ok(SqlOutcome::Table(vec![RecordBatch::try_from_iter(columns)?]))
+    }
+
+    async fn prepare(&self, planner: &Planner<'_>, plan: &StreamingQueryPlan) -> Result<Prepared> {
+        let target = self.target(planner, &plan.insert.target).await?;
+        let Some(table) = target.downcast_ref::<ExternalTable>() else {
+            return Err(planner.error(format!("'{}' is not an external table", plan.insert.target)));
+        };
+        let options = self.query_options(planner, plan, table)?;
+        let frame = planner.plan_streaming(&plan.insert.query, options.get(CHECKPOINT_LOCATION)).await?;
+        let columns: Vec<String> = plan.insert.columns.iter().map(|column| planner.name(column)).collect();
+        let frame = conform(frame, &columns, table.declared()).map_err(|message| planner.error(message))?;
+        let mut writer = frame
+            .clone()
+            .write_stream()
+            .format(&table.format)
+            .trigger(self.trigger.or(plan.clauses.trigger).unwrap_or_default())
+            .partition_by(table.partitioned_by())
+            .options(options.iter());
+        if let Some(mode) = plan.clauses.output_mode {
+            writer = writer.output_mode(mode);
+        }
+        Ok(Prepared { writer, frame, target: Arc::clone(&target) })
+    }
+
+    /// The session's options, over them the table's, and over them the query's.
+    fn query_options(
+        &self,
+        planner: &Planner<'_>,
+        plan: &StreamingQueryPlan,
+        table: &ExternalTable,
+    ) -> Result<Options> {
+        let mut options = self.options.clone();
+        for (name, value) in table.options.iter().chain(&plan.clauses.options) {
+            options.set(name, value);
+        }
+        if let Some(checkpoint) = &plan.clauses.checkpoint {
+            if options.get(CHECKPOINT_LOCATION).is_some() {
+                return Err(planner.error(
+                    "the checkpoint is given twice: by CHECKPOINT LOCATION and by the option checkpointLocation",
+                ));
+            }
+            options.set(CHECKPOINT_LOCATION, checkpoint);
+        }
+        Ok(options)
+    }
+
+    /// The table to write to.
+    async fn target(&self, planner: &Planner<'_>, name: &ObjectName) -> Result<Arc<dyn TableProvider>> {
+        let reference = planner.table_reference(name)?;
+        let Some(table) = planner.table(&reference).await? else {
+            let known = self.targets(planner).await?;
+            let names: Vec<&str> = known.iter().map(String::as_str).collect();
+            let hint = nearest(reference.table(), &names)
+                .map_or_else(String::new, |near| format!("; did you mean '{near}'?"));
+            let there_are = if names.is_empty() {
+                "create it with CREATE EXTERNAL TABLE".to_string()
+            } else {
+                format!("streaming queries can write to: {}", names.join(", "))
+            };
+            return Err(planner.error(format!("table '{reference}' does not exist{hint} ({there_are})")));
+        };
+        if table.is::<StreamTable>() {
+            let message = "is unbounded: it is read from, and cannot be written to by a streaming query";
+            return Err(planner.error(format!("table '{reference}' {message}")));
+        }
+        match table.downcast_ref::<ExternalTable>() {
+            Some(external) if self.session.writes_format(&external.format) => Ok(table),
+            Some(external) => {
+                let format = external.format.to_uppercase();
+                Err(planner.error(format!(
+                    "table '{reference}' is stored as {format}, which streaming queries cannot write"
+                )))
+            }
+            None => Err(planner.error(format!(
+                "table '{reference}' is not an external table: a streaming query writes to a table of CREATE \
+                 EXTERNAL TABLE"
+            ))),
+        }
+    }
+
+    /// The names of the tables that a streaming query can write to.
+    async fn targets(&self, planner: &Planner<'_>) -> Result<Vec<String>> {
+        let state = self.session.context().state();
+        let mut targets = Vec::new();
+        let Ok(schema) = state.schema_for_ref("t") else { return Ok(targets) };
+        for name in schema.table_names() {
+            let table = planner.table(&datafusion::common::TableReference::bare(name.as_str())).await?;
+            if table.is_some_and(|table| table.is::<ExternalTable>()) {
+                targets.push(name);
+            }
+        }
+        targets.sort();
+        Ok(targets)
+    }
+
+    pub(super) async fn stop_query(&self, planner: &Planner<'_>, name: &Ident) -> Result<SqlOutcome> {
+        let name = planner.name(name);
+        let Some(query) = self.session.streams().get_by_name(&name) else {
+            let active = self.session.streams().active();
+            let names: Vec<&str> = active.iter().filter_map(StreamingQuery::name).collect();
+            let running = if names.is_empty() {
+                "none is running".into()
+            } else {
+                format!("running: {}", names.join(", "))
+            };
+            return Err(planner.error(format!("there is no streaming query '{name}' ({running})")));
+        };
+        query.stop(StopMode::Finish).await?;
+        Ok(SqlOutcome::Done(format!("streaming query '{name}' stopped")))
+    }
+
+    pub(super) fn show_queries(&self) -> Result<RecordBatch> {
+        let queries = self.queries();
+        let progress: Vec<_> = queries.iter().map(StreamingQuery::last_progress).collect();
+        let text = |of: &dyn Fn(&StreamingQuery) -> Option<String>| -> ArrayRef {
+            Arc::new(queries.iter().map(of).collect::<StringArray>())
+        };
+        let last = |of: &dyn Fn(&crate::query::StreamingQueryProgress) -> u64| -> ArrayRef {
+            Arc::new(progress.iter().map(|last| last.as_ref().map(of)).collect::<UInt64Array>())
+        };
+        let output = progress
+            .iter()
+            .map(|last| last.as_ref().map(|last| last.sink.num_output_rows).filter(|rows| *rows >= 0));
+        let rate = progress.iter().map(|last| last.as_ref().map(|last| last.processed_rows_per_second));
+        let columns: [(&str, ArrayRef); 9] = [
+            ("name", text(&|query| query.name().map(str::to_string))),
+            ("id", text(&|query| Some(query.id().to_string()))),
+            ("run_id", text(&|query| Some(query.run_id().to_string()))),
+            ("active", text(&|query| Some(query.is_active().to_string()))),
+            ("status", text(&|query| Some(query.status().message))),
+            ("batch", last(&|last| last.batch_id)),
+            ("input_rows", last(&|last| last.num_input_rows)),
+            ("output_rows", Arc::new(output.collect::<Int64Array>())),
+            ("rows_per_second", Arc::new(rate.collect::<Float64Array>())),
+        ];
+        Ok(RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)))?)
+    }
+}
