@@ -1,0 +1,275 @@
+//! DataFusion's own readers, reading pinned files and naming the file in every error.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileSource, ParquetSource};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_plan::filter_pushdown::FilterPushdownPropagation;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
+use datafusion_datasource::morsel::{Morsel, MorselPlan, MorselPlanner, Morselizer};
+use datafusion_datasource::{PartitionedFile, TableSchema};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use object_store::ObjectStore;
+use object_store::path::Path;
+
+use super::format::FormatSpec;
+use super::pinned::{BatchFiles, PinnedStore};
+
+/// A reader of DataFusion's, over the files of one batch.
+#[derive(Clone)]
+pub(super) struct GuardedSource {
+    inner: Arc<dyn FileSource>,
+    files: Arc<BatchFiles>,
+    spec: Arc<FormatSpec>,
+    /// Keeps footers of Parquet files that are read in several parts.
+    footers: Option<Arc<FileMetadataCache>>,
+}
+
+impl GuardedSource {
+    /// `inner`, reading `files` only.
+    pub(super) fn new(
+        inner: Arc<dyn FileSource>,
+        files: Arc<BatchFiles>,
+        spec: Arc<FormatSpec>,
+        footers: Option<Arc<FileMetadataCache>>,
+    ) -> Self {
+        Self { inner, files, spec, footers }
+    }
+
+    fn around(&self, inner: Arc<dyn FileSource>) -> Self {
+        Self { inner, ..self.clone() }
+    }
+
+    fn pin(&self, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(PinnedStore::new(store, Arc::clone(&self.files)))
+    }
+}
+
+impl FileSource for GuardedSource {
+    fn create_file_opener(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        config: &FileScanConfig,
+        partition: usize,
+    ) -> DataFusionResult<Arc<dyn FileOpener>> {
+        self.inner.create_file_opener(self.pin(store), config, partition)
+    }
+
+    fn create_morselizer(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        config: &FileScanConfig,
+        partition: usize,
+    ) -> DataFusionResult<Box<dyn Morselizer>> {
+        let store = self.pin(store);
+        let mut by_compression: Vec<(FileCompressionType, Box<dyn Morselizer>)> = Vec::with_capacity(1);
+        for file in config.file_groups.iter().flat_map(|group| group.iter()) {
+            let compression = self.spec.compression_of(file.path().as_ref());
+            if by_compression.iter().any(|(known, _)| *known == compression) {
+                continue;
+            }
+            let mut config = config.clone();
+            config.file_compression_type = compression;
+            let inner = match (&self.footers, self.inner.downcast_ref::<ParquetSource>()) {
+                (Some(footers), Some(parquet)) => {
+                    let factory =
+                        CachedParquetFileReaderFactory::new(Arc::clone(&store), Arc::clone(footers));
+                    parquet.clone().with_parquet_file_reader_factory(Arc::new(factory)).create_morselizer(
+                        Arc::clone(&store),
+                        &config,
+                        partition,
+                    )?
+                }
+                _ => self.inner.create_morselizer(Arc::clone(&store), &config, partition)?,
+            };
+            by_compression.push((compression, inner));
+        }
+        Ok(Box::new(GuardedMorselizer {
+            by_compression,
+            files: Arc::clone(&self.files),
+            spec: Arc::clone(&self.spec),
+        }))
+    }
+
+    fn table_schema(&self) -> &TableSchema {
+        self.inner.table_schema()
+    }
+
+    fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
+        Arc::new(self.around(self.inner.with_batch_size(batch_size)))
+    }
+
+    fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
+        self.inner.filter()
+    }
+
+    fn projection(&self) -> Option<&ProjectionExprs> {
+        self.inner.projection()
+    }
+
+    fn metrics(&self) -> &ExecutionPlanMetricsSet {
+        self.inner.metrics()
+    }
+
+    fn file_type(&self) -> &str {
+        self.inner.file_type()
+    }
+
+    fn fmt_extra(&self, format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        self.inner.fmt_extra(format, f)
+    }
+
+    fn supports_repartitioning(&self) -> bool {
+        self.inner.supports_repartitioning()
+    }
+
+    fn try_pushdown_filters(
+        &self,
+        filters: Vec<Arc<dyn PhysicalExpr>>,
+        config: &ConfigOptions,
+    ) -> DataFusionResult<FilterPushdownPropagation<Arc<dyn FileSource>>> {
+        let mut result = self.inner.try_pushdown_filters(filters, config)?;
+        result.updated_node = result.updated_node.map(|inner| Arc::new(self.around(inner)) as _);
+        Ok(result)
+    }
+
+    fn try_pushdown_projection(
+        &self,
+        projection: &ProjectionExprs,
+    ) -> DataFusionResult<Option<Arc<dyn FileSource>>> {
+        let inner = self.inner.try_pushdown_projection(projection)?;
+        Ok(inner.map(|inner| Arc::new(self.around(inner)) as _))
+    }
+
+    fn reorder_files(&self, files: Vec<PartitionedFile>) -> Vec<PartitionedFile> {
+        self.inner.reorder_files(files)
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
+    ) -> DataFusionResult<TreeNodeRecursion> {
+        self.inner.apply_expressions(f)
+    }
+}
+
+struct GuardedMorselizer {
+    by_compression: Vec<(FileCompressionType, Box<dyn Morselizer>)>,
+    files: Arc<BatchFiles>,
+    spec: Arc<FormatSpec>,
+}
+
+impl fmt::Debug for GuardedMorselizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuardedMorselizer").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Morselizer for GuardedMorselizer {
+    fn plan_file(&self, file: PartitionedFile) -> DataFusionResult<Box<dyn MorselPlanner>> {
+        let guard = Guard { path: file.path().clone(), files: Arc::clone(&self.files) };
+        let compression = self.spec.compression_of(file.path().as_ref());
+        let prepared = self.by_compression.iter().find(|(known, _)| *known == compression);
+        let (_, inner) = prepared.ok_or_else(|| {
+            DataFusionError::Internal(format!("no reader was prepared for '{}'", guard.path))
+        })?;
+        match inner.plan_file(file) {
+            Ok(planner) => Ok(Box::new(GuardedPlanner { inner: Some(planner), guard })),
+            Err(error) => {
+                guard.judge(error)?;
+                Ok(Box::new(GuardedPlanner { inner: None, guard }))
+            }
+        }
+    }
+}
+
+/// Judges what goes wrong with one file.
+#[derive(Debug, Clone)]
+struct Guard {
+    path: Path,
+    files: Arc<BatchFiles>,
+}
+
+impl Guard {
+    /// `Ok` if the rest of the file is to be left out.
+    fn judge(&self, error: DataFusionError) -> DataFusionResult<()> {
+        self.files.judge(&self.path, error).map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+/// Plans the work on one file; without `inner` there is none.
+#[derive(Debug)]
+struct GuardedPlanner {
+    inner: Option<Box<dyn MorselPlanner>>,
+    guard: Guard,
+}
+
+impl MorselPlanner for GuardedPlanner {
+    fn plan(self: Box<Self>) -> DataFusionResult<Option<MorselPlan>> {
+        let guard = self.guard;
+        let Some(inner) = self.inner else { return Ok(None) };
+        let mut plan = match inner.plan() {
+            Ok(Some(plan)) => plan,
+            Ok(None) => return Ok(None),
+            Err(error) => return guard.judge(error).map(|()| None),
+        };
+        let morsels = plan
+            .take_morsels()
+            .into_iter()
+            .map(|inner| Box::new(GuardedMorsel { inner, guard: guard.clone() }) as Box<dyn Morsel>);
+        let planners = plan.take_ready_planners().into_iter().map(|inner| {
+            Box::new(GuardedPlanner { inner: Some(inner), guard: guard.clone() }) as Box<dyn MorselPlanner>
+        });
+        let mut guarded = MorselPlan::new().with_morsels(morsels.collect()).with_planners(planners.collect());
+        if let Some(pending) = plan.take_pending_planner() {
+            guarded.set_pending_planner(async move {
+                let inner = match pending.await {
+                    Ok(inner) => Some(inner),
+                    Err(error) => guard.judge(error).map(|()| None)?,
+                };
+                Ok(Box::new(GuardedPlanner { inner, guard }) as Box<dyn MorselPlanner>)
+            });
+        }
+        Ok(Some(guarded))
+    }
+}
+
+#[derive(Debug)]
+struct GuardedMorsel {
+    inner: Box<dyn Morsel>,
+    guard: Guard,
+}
+
+impl Morsel for GuardedMorsel {
+    fn into_stream(self: Box<Self>) -> BoxStream<'static, DataFusionResult<RecordBatch>> {
+        let guard = self.guard;
+        if guard.files.is_left_out(&guard.path) {
+            return futures::stream::empty().boxed();
+        }
+        let rows = self.inner.into_stream();
+        futures::stream::unfold(Some(rows), move |rows| {
+            let guard = guard.clone();
+            async move {
+                let mut rows = rows?;
+                match rows.next().await? {
+                    Ok(batch) => Some((Ok(batch), Some(rows))),
+                    Err(error) => match guard.judge(error) {
+                        Ok(()) => None,
+                        Err(error) => Some((Err(error), None)),
+                    },
+                }
+            }
+        })
+        .boxed()
+    }
+}

@@ -1,0 +1,160 @@
+//! Which columns of a record are decoded, and how the scan's columns are made of them.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, RecordBatchOptions, StringBuilder, new_null_array};
+use datafusion::arrow::compute::{cast, concat_batches};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
+
+/// The columns of a scan over records.
+#[derive(Debug, Clone)]
+pub(super) struct RecordColumns {
+    /// The columns of a record: those of the file without the corrupt-record column.
+    pub(super) record: SchemaRef,
+    /// The positions in `record` of the columns that are decoded.
+    pub(super) decoded: Vec<usize>,
+    /// The decoded columns.
+    pub(super) decoded_schema: SchemaRef,
+    output: Vec<Output>,
+    schema: SchemaRef,
+}
+
+/// Where a column of the scan comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    /// From this decoded column.
+    Decoded(usize),
+    /// It takes the text of malformed records.
+    CorruptRecord,
+}
+
+impl RecordColumns {
+    /// The columns `wanted` of `file`, in which `corrupt_record` is the corrupt-record column. With
+    /// `judge_all` every column is decoded, because a record must be malformed or not whichever
+    /// columns are wanted.
+    pub(super) fn new(
+        file: &Schema,
+        corrupt_record: Option<usize>,
+        wanted: &[usize],
+        judge_all: bool,
+    ) -> Result<Self, ArrowError> {
+        let in_record: Vec<usize> =
+            (0..file.fields().len()).filter(|column| Some(*column) != corrupt_record).collect();
+        let wants_corrupt_record = corrupt_record.is_some_and(|column| wanted.contains(&column));
+        let decoded: Vec<usize> = (0..in_record.len())
+            .filter(|position| judge_all || wants_corrupt_record || wanted.contains(&in_record[*position]))
+            .collect();
+        let output = wanted
+            .iter()
+            .map(|column| {
+                let position = decoded.iter().position(|position| in_record[*position] == *column);
+                position.map_or(Output::CorruptRecord, Output::Decoded)
+            })
+            .collect();
+        // Without a column, Arrow's readers of records have no way to say how many rows there are.
+        let record = Arc::new(file.project(&in_record)?);
+        let decoded_schema = Arc::new(record.project(&decoded)?);
+        Ok(Self { record, decoded, decoded_schema, output, schema: Arc::new(file.project(wanted)?) })
+    }
+
+    /// The scan's columns from decoded rows, all of good records.
+    pub(super) fn good(&self, decoded: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        self.assemble(decoded, |field_type| new_null_array(field_type, decoded.num_rows()))
+    }
+
+    /// The scan's columns from decoded pieces in order; those of one malformed record come with its
+    /// text.
+    pub(super) fn mixed(&self, pieces: &[(RecordBatch, Option<String>)]) -> Result<RecordBatch, ArrowError> {
+        let decoded = concat_batches(&self.decoded_schema, pieces.iter().map(|(rows, _)| rows))?;
+        // Nothing to concatenate keeps no count.
+        let rows = pieces.iter().map(|(rows, _)| rows.num_rows()).sum();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let decoded = RecordBatch::try_new_with_options(
+            Arc::clone(&self.decoded_schema),
+            decoded.columns().to_vec(),
+            &options,
+        )?;
+        let mut texts = StringBuilder::new();
+        for (rows, text) in pieces {
+            match text {
+                Some(text) => texts.append_value(text),
+                None => texts.append_nulls(rows.num_rows()),
+            }
+        }
+        let texts: ArrayRef = Arc::new(texts.finish());
+        self.assemble(&decoded, |field_type| {
+            cast(&texts, field_type).unwrap_or_else(|_| new_null_array(field_type, rows))
+        })
+    }
+
+    fn assemble(
+        &self,
+        decoded: &RecordBatch,
+        corrupt_record: impl Fn(&DataType) -> ArrayRef,
+    ) -> Result<RecordBatch, ArrowError> {
+        let columns = self
+            .output
+            .iter()
+            .zip(self.schema.fields())
+            .map(|(output, field)| match output {
+                Output::Decoded(position) => Arc::clone(decoded.column(*position)),
+                Output::CorruptRecord => corrupt_record(field.data_type()),
+            })
+            .collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(decoded.num_rows()));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{AsArray, Int64Array};
+    use datafusion::arrow::datatypes::Field;
+
+    use super::*;
+
+    fn file() -> Schema {
+        Schema::new(vec![
+            Field::new("a", DataType::Int64, true),
+            Field::new("bad", DataType::LargeUtf8, true),
+            Field::new("b", DataType::Int64, true),
+        ])
+    }
+
+    fn names(schema: &Schema) -> Vec<&str> {
+        schema.fields().iter().map(|field| field.name().as_str()).collect()
+    }
+
+    #[test]
+    fn only_what_is_needed_is_decoded() {
+        let columns =
+            |wanted: &[usize], judge_all| RecordColumns::new(&file(), Some(1), wanted, judge_all).unwrap();
+        assert_eq!(names(&columns(&[2], false).record), ["a", "b"]);
+        assert_eq!(names(&columns(&[2], false).decoded_schema), ["b"]);
+        assert_eq!(names(&columns(&[2], true).decoded_schema), ["a", "b"]);
+        assert_eq!(names(&columns(&[1], false).decoded_schema), ["a", "b"]);
+        assert!(columns(&[], false).decoded_schema.fields().is_empty());
+    }
+
+    #[test]
+    fn the_text_of_malformed_records_gets_its_column() {
+        let columns = RecordColumns::new(&file(), Some(1), &[1, 2], false).unwrap();
+        let rows = |values: Vec<i64>| {
+            let column: ArrayRef = Arc::new(Int64Array::from(values));
+            let schema = Arc::clone(&columns.decoded_schema);
+            RecordBatch::try_new(schema, vec![Arc::clone(&column), column]).unwrap()
+        };
+        let good = columns.good(&rows(vec![1, 2])).unwrap();
+        assert_eq!((good.column(0).null_count(), good.num_columns()), (2, 2));
+        let mixed = columns.mixed(&[(rows(vec![1]), None), (rows(vec![2]), Some("x".into()))]).unwrap();
+        let texts: Vec<_> = mixed.column(0).as_string::<i64>().iter().collect();
+        assert_eq!(texts, [None, Some("x")]);
+        let none = RecordColumns::new(&file(), Some(1), &[], false).unwrap();
+        let schema = Arc::clone(&none.decoded_schema);
+        let options = RecordBatchOptions::new().with_row_count(Some(3));
+        let three = RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();
+        assert_eq!(none.mixed(&[(three.clone(), None), (three, None)]).unwrap().num_rows(), 6);
+    }
+}

@@ -1,0 +1,362 @@
+//! Comma-separated values.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, RecordBatchOptions, new_null_array};
+use datafusion::arrow::csv::reader::Decoder;
+use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
+
+pub(in crate::source::file) use super::csv_dialect::CsvDialect;
+use super::csv_dialect::CsvFields;
+use super::decoder::{Fed, RecordDecoder, Salvaged, Stop, line_end, shorten};
+
+/// Decodes CSV records by position. Unless the dialect says that every line is a record, quoted
+/// values may hold line breaks.
+pub(super) struct CsvDecoder {
+    dialect: Arc<CsvDialect>,
+    /// The columns of a record.
+    schema: SchemaRef,
+    /// Those that are decoded.
+    projection: Vec<usize>,
+    batch_size: usize,
+    decoder: Decoder,
+    /// Whether the decoder knows that nothing follows.
+    finished: bool,
+}
+
+impl CsvDecoder {
+    /// Decodes the columns `projection` of records with the columns of `schema`.
+    pub(super) fn new(
+        dialect: Arc<CsvDialect>,
+        schema: SchemaRef,
+        projection: Vec<usize>,
+        batch_size: usize,
+    ) -> Self {
+        let decoder = dialect.decoder(&schema, &projection, batch_size);
+        Self { dialect, schema, projection, batch_size, decoder, finished: false }
+    }
+
+    /// Takes in whatever comes, finding records by quotes.
+    fn feed_records(&mut self, raw: &[u8], mut next: usize, end: bool) -> Result<Fed, ArrowError> {
+        while self.decoder.capacity() > 0 {
+            if next == raw.len() {
+                if end && !self.finished {
+                    self.finished = true;
+                    finish(&mut self.decoder, self.dialect.terminator())?;
+                }
+                return Ok(Fed { next, because: Stop::Hungry });
+            }
+            next += self.decoder.decode(&raw[next..])?;
+        }
+        Ok(Fed { next, because: Stop::Full })
+    }
+
+    /// Takes in lines, each of which must be a record.
+    fn feed_lines(&mut self, raw: &[u8], mut next: usize, end: bool) -> Result<Fed, ArrowError> {
+        while self.decoder.capacity() > 0 {
+            let Some(line) = line_end(raw, next, self.dialect.terminator(), end) else {
+                return Ok(Fed { next, because: Stop::Hungry });
+            };
+            if !self.dialect.is_no_record(&raw[next..line]) {
+                take_record(&mut self.decoder, &raw[next..line], self.dialect.terminator())?;
+            }
+            next = line;
+        }
+        Ok(Fed { next, because: Stop::Full })
+    }
+
+    fn parse_field(&self, field: &FieldRef, text: Option<&Vec<u8>>) -> Result<ArrayRef, String> {
+        let Some(text) = text else { return Ok(new_null_array(field.data_type(), 1)) };
+        let Ok(text) = std::str::from_utf8(text) else { return Err(not_text(text)) };
+        let quoted = format!("\"{}\"\n", text.replace('"', "\"\""));
+        let mut decoder = self.dialect.field_decoder(Arc::new(Schema::new(vec![Arc::clone(field)])));
+        let parsed = decoder.decode(quoted.as_bytes()).and_then(|_| decoder.flush());
+        match parsed {
+            Ok(Some(row)) => Ok(Arc::clone(row.column(0))),
+            _ => Err(format!("'{}' cannot be read as {}", shorten(text), field.data_type())),
+        }
+    }
+
+    /// Why a record as a whole is malformed.
+    fn shape_error(&self, record: &CsvFields) -> Option<String> {
+        let columns = self.schema.fields().len();
+        let fields = record.fields.len();
+        if !record.closed && self.dialect.has_line_records() {
+            return Some(
+                "a quote is not closed on the line. Set multiLine to true if values hold line breaks".into(),
+            );
+        }
+        if !record.closed {
+            return Some("a quote is not closed before the end of the file".into());
+        }
+        if !record.whole {
+            return Some("the line holds a carriage return, which ends a record".into());
+        }
+        let good = fields == columns || (fields < columns && self.dialect.allows_truncated_rows());
+        (!good).then(|| format!("the record has {fields} fields and the table {columns} columns"))
+    }
+
+    /// The first field that is no text: its column and what is wrong.
+    fn encoding_error(&self, record: &CsvFields) -> Option<(Option<String>, String)> {
+        record.fields.iter().zip(self.schema.fields()).find_map(|(text, column)| {
+            let reason = std::str::from_utf8(text).err().map(|_| not_text(text))?;
+            Some((Some(column.name().clone()), reason))
+        })
+    }
+}
+
+fn not_text(bytes: &[u8]) -> String {
+    format!("'{}' is not valid UTF-8", shorten(&String::from_utf8_lossy(bytes)))
+}
+
+/// Tells the decoder that nothing follows. An end of line first: only an open quote swallows it.
+fn finish(decoder: &mut Decoder, terminator: u8) -> Result<(), ArrowError> {
+    decoder.decode(&[terminator])?;
+    let before = decoder.capacity();
+    if before > 0 {
+        decoder.decode(&[])?;
+    }
+    if decoder.capacity() < before {
+        return Err(ArrowError::CsvError("a quote is not closed".into()));
+    }
+    Ok(())
+}
+
+/// Takes in exactly one record.
+fn take_record(decoder: &mut Decoder, record: &[u8], terminator: u8) -> Result<(), ArrowError> {
+    let before = decoder.capacity();
+    let taken = decoder.decode(record)?;
+    if taken == record.len() && decoder.capacity() == before {
+        decoder.decode(&[terminator])?;
+    }
+    // A full decoder leaves the second byte of a line's end behind.
+    if decoder.capacity() + 1 != before || !is_line_end(&record[taken..]) {
+        return Err(ArrowError::CsvError("the line is not one record".into()));
+    }
+    Ok(())
+}
+
+fn is_line_end(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+}
+
+impl RecordDecoder for CsvDecoder {
+    fn header(&self, raw: &[u8], end: bool) -> Result<Option<usize>, String> {
+        self.dialect.header(&self.schema, raw, end)
+    }
+
+    fn feed(&mut self, raw: &[u8], next: usize, end: bool) -> Fed {
+        let fed = if self.dialect.has_line_records() {
+            self.feed_lines(raw, next, end)
+        } else {
+            self.feed_records(raw, next, end)
+        };
+        fed.unwrap_or(Fed { next, because: Stop::Malformed })
+    }
+
+    fn flush(&mut self, _raw: &[u8]) -> Result<Option<RecordBatch>, ArrowError> {
+        self.decoder.flush()
+    }
+
+    fn reset(&mut self) -> Result<(), ArrowError> {
+        self.decoder = self.dialect.decoder(&self.schema, &self.projection, self.batch_size);
+        self.finished = false;
+        Ok(())
+    }
+
+    fn split(&self, raw: &[u8], end: bool, max: usize) -> Vec<Range<usize>> {
+        self.dialect.split(raw, end, max)
+    }
+
+    fn decode(&self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
+        let mut decoder = self.dialect.decoder(&self.schema, &self.projection, records.len());
+        for record in records {
+            take_record(&mut decoder, &raw[record.clone()], self.dialect.terminator())?;
+        }
+        decoder.flush()?.ok_or_else(|| ArrowError::CsvError("there is no record".into()))
+    }
+
+    /// Missing fields are null and surplus ones dropped, as in Spark (`UnivocityParser`).
+    fn salvage(&self, record: &[u8]) -> Result<Salvaged, ArrowError> {
+        let record = self.dialect.fields(record);
+        let shape = self.shape_error(&record).map(|reason| (None, reason));
+        let mut first_bad = shape.or_else(|| self.encoding_error(&record));
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.projection.len());
+        for index in &self.projection {
+            let field = &self.schema.fields()[*index];
+            let text = if record.closed { record.fields.get(*index) } else { None };
+            columns.push(self.parse_field(field, text).unwrap_or_else(|reason| {
+                first_bad.get_or_insert_with(|| (Some(field.name().clone()), reason));
+                new_null_array(field.data_type(), 1)
+            }));
+        }
+        let schema = Arc::new(self.schema.project(&self.projection)?);
+        let options = RecordBatchOptions::new().with_row_count(Some(1));
+        let row = RecordBatch::try_new_with_options(schema, columns, &options)?;
+        let (column, reason) = first_bad.unwrap_or_else(|| (None, "it cannot be decoded".into()));
+        Ok(Salvaged { row, column, reason })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::AsArray;
+    use datafusion::arrow::datatypes::{DataType, Field, Int64Type};
+    use datafusion::common::config::{ConfigOptions, CsvOptions};
+
+    use super::*;
+
+    fn decoder(options: CsvOptions, batch_size: usize) -> CsvDecoder {
+        let schema =
+            Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)]);
+        let dialect = CsvDialect::new(&options, &ConfigOptions::default(), false).unwrap();
+        CsvDecoder::new(Arc::new(dialect), Arc::new(schema), vec![0, 1], batch_size)
+    }
+
+    fn plain() -> CsvOptions {
+        CsvOptions { has_header: Some(false), ..CsvOptions::default() }
+    }
+
+    fn lines() -> CsvOptions {
+        CsvOptions { newlines_in_values: Some(false), ..plain() }
+    }
+
+    /// Feeds everything in pieces of `step` bytes; `Err` if a record is malformed.
+    fn read(options: CsvOptions, text: &str, batch_size: usize, step: usize) -> Result<Vec<String>, String> {
+        let mut decoder = decoder(options, batch_size);
+        let (mut rows, mut start, mut next, mut known) = (Vec::new(), 0, 0, 0);
+        loop {
+            let end = known == text.len();
+            let raw = &text.as_bytes()[start..known];
+            let fed = decoder.feed(raw, next - start, end);
+            next = start + fed.next;
+            if fed.because == Stop::Malformed {
+                return Err("malformed".into());
+            }
+            if fed.because == Stop::Full || end {
+                let batch = decoder.flush(&raw[..fed.next]).map_err(|error| error.to_string())?;
+                for row in 0..batch.as_ref().map_or(0, RecordBatch::num_rows) {
+                    let batch = batch.as_ref().unwrap();
+                    let a = batch.column(0).as_primitive::<Int64Type>();
+                    let b = batch.column(1).as_string::<i32>();
+                    rows.push(format!("{}|{}", a.value(row), b.value(row)));
+                }
+                start = next;
+            }
+            if fed.because == Stop::Hungry {
+                if end {
+                    return Ok(rows);
+                }
+                known = (known + step).min(text.len());
+            }
+        }
+    }
+
+    #[test]
+    fn records_do_not_depend_on_how_the_bytes_come() {
+        let text = "1,x\r\n2,\"y\r\nz\"\r\n\r\n3,\"a \"\"b\"\"\"\n4,ü";
+        let expected = ["1|x", "2|y\r\nz", "3|a \"b\"", "4|ü"];
+        for batch_size in 1..5 {
+            for step in 1..text.len() {
+                assert_eq!(read(plain(), text, batch_size, step).unwrap(), expected, "{batch_size} {step}");
+            }
+        }
+        let text = "1,x\r\n\n2,\"y\"\r\n3,z";
+        for batch_size in 1..5 {
+            for step in 1..text.len() {
+                assert_eq!(read(lines(), text, batch_size, step).unwrap(), ["1|x", "2|y", "3|z"]);
+            }
+        }
+    }
+
+    #[test]
+    fn malformed_records() {
+        for text in ["1\n", "1,a,b\n", "x,a\n", "1,\"open\n2,b\n", "1,\"open", "1,\"open\n"] {
+            assert!(read(plain(), text, 10, 100).is_err(), "{text}");
+            assert!(read(lines(), text, 10, 100).is_err(), "{text}");
+        }
+        for text in ["1,\"a\nb\"\n", "1,a\r2,b\n"] {
+            assert!(read(plain(), text, 10, 100).is_ok(), "{text}");
+            assert!(read(lines(), text, 10, 100).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn splitting_and_decoding_agree_with_reading() {
+        let text = b"\n1,x\r\n2,\"y\nz\"\n3,w";
+        let decoder = decoder(plain(), 10);
+        let records = decoder.split(text, true, 10);
+        assert_eq!(records.len(), 3);
+        assert_eq!(decoder.decode(text, &records).unwrap().num_rows(), 3);
+        for record in &records {
+            assert_eq!(decoder.decode(text, std::slice::from_ref(record)).unwrap().num_rows(), 1);
+        }
+        assert_eq!(decoder.split(text, false, 10).len(), 2, "the last one may go on");
+        assert_eq!(decoder.split(text, true, 1).len(), 1);
+        assert!(decoder.split(b"\r\n", true, 10).is_empty());
+    }
+
+    #[test]
+    fn what_can_be_kept_of_malformed_records() {
+        let decoder = decoder(plain(), 10);
+        for (record, a, b, column, reason) in [
+            ("x,kept\n", None, Some("kept"), Some("a"), "'x' cannot be read as Int64"),
+            ("1\n", Some(1), None, None, "the record has 1 fields and the table 2 columns"),
+            ("1,kept,more\n", Some(1), Some("kept"), None, "the record has 3 fields and the table 2 columns"),
+            ("1,\"open\n", None, None, None, "a quote is not closed before the end of the file"),
+        ] {
+            let salvaged = decoder.salvage(record.as_bytes()).unwrap();
+            let row = &salvaged.row;
+            let number = row.column(0).as_primitive::<Int64Type>().iter().next().unwrap();
+            let text = row.column(1).as_string::<i32>().iter().next().unwrap();
+            assert_eq!((number, text), (a, b), "{record}");
+            assert_eq!((salvaged.column.as_deref(), salvaged.reason.as_str()), (column, reason));
+        }
+        let not_text = decoder.salvage(b"1,\xff\n").unwrap();
+        assert_eq!(not_text.column.as_deref(), Some("b"));
+        assert!(not_text.row.column(1).is_null(0));
+    }
+
+    #[test]
+    fn headers_are_checked() {
+        let checked = |options: CsvOptions, text: &str, end| decoder(options, 1).header(text.as_bytes(), end);
+        let header = || CsvOptions { has_header: Some(true), ..CsvOptions::default() };
+        assert_eq!(checked(header(), "a,b\n1,x\n", false), Ok(Some(4)));
+        assert_eq!(checked(header(), "\n A ,\"b\"\r\n", false), Ok(Some(9)), "case and space do not matter");
+        assert_eq!(checked(header(), "a,b", true), Ok(Some(3)));
+        assert_eq!(checked(header(), "a,b", false), Ok(None));
+        assert_eq!(checked(header(), "", true), Ok(Some(0)));
+        for text in ["b,a\n", "a\n", "a,b,c\n", "1,x\n"] {
+            assert!(checked(header(), text, false).unwrap_err().contains("matched by position"), "{text}");
+        }
+        let truncated = CsvOptions { truncated_rows: Some(true), ..header() };
+        assert_eq!(checked(truncated, "a\n", false), Ok(Some(2)));
+        assert_eq!(checked(plain(), "1,x\n", false), Ok(Some(0)));
+        let comment = CsvOptions { comment: Some(b'#'), ..header() };
+        assert_eq!(checked(comment, "# c\na,b\n1,x\n", false), Ok(Some(8)));
+    }
+
+    #[test]
+    fn dialects() {
+        let odd = CsvOptions {
+            delimiter: b';',
+            quote: b'\'',
+            escape: Some(b'\\'),
+            terminator: Some(b'$'),
+            null_regex: Some("^NA$".into()),
+            ..plain()
+        };
+        let text = "1;'it\\'s'$2;$$3;x";
+        for step in 1..text.len() {
+            assert_eq!(read(odd.clone(), text, 2, step).unwrap(), ["1|it's", "2|", "3|x"], "{step}");
+        }
+        assert!(read(odd.clone(), "NA;x$", 1, 9).is_ok(), "NA is null");
+        let comments = CsvOptions { comment: Some(b'#'), ..odd };
+        assert!(CsvDialect::new(&comments, &ConfigOptions::default(), false).is_err());
+        let comments = CsvOptions { comment: Some(b'#'), ..plain() };
+        assert_eq!(read(comments, "#a\n1,x\r\n# b,\"\n2,y\n#", 2, 3).unwrap(), ["1|x", "2|y"]);
+    }
+}

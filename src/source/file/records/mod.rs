@@ -1,0 +1,222 @@
+//! Formats that consist of text records: JSON lines, CSV and text.
+//!
+//! They are read with Arrow's decoders, like DataFusion's own readers read them, but record by
+//! record where it matters: a record is the same record however a file is cut into parts, and a
+//! malformed one is found, named, dropped, kept with nulls or put aside, as `mode` says.
+
+mod bad_records;
+mod bytes;
+mod columns;
+pub(super) mod csv;
+mod csv_dialect;
+mod decoder;
+mod json;
+mod reader;
+mod text;
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_plan::PhysicalExpr;
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
+use datafusion_datasource::projection::{ProjectionOpener, SplitProjection};
+use datafusion_datasource::{PartitionedFile, TableSchema};
+use futures::StreamExt;
+use object_store::ObjectStore;
+
+pub(super) use self::bad_records::BadRecordFiles;
+use self::bytes::ByteSource;
+use self::columns::RecordColumns;
+use self::csv::CsvDecoder;
+use self::decoder::RecordDecoder;
+use self::json::JsonDecoder;
+use self::reader::{ReaderContext, RecordReader};
+use self::text::TextDecoder;
+use super::format::{Format, FormatSpec};
+use super::options::ParseMode;
+use super::pinned::{BatchFiles, PinnedStore};
+
+/// Counts records that did not fit the schema.
+pub(super) const MALFORMED_ROWS: &str = "numMalformedRows";
+
+/// How the records of a table are read; the same for all its scans and batches.
+#[derive(Debug, Clone)]
+pub(super) struct RecordRules {
+    pub(super) spec: Arc<FormatSpec>,
+    pub(super) mode: ParseMode,
+    /// The corrupt-record column's position among the columns of the file.
+    pub(super) corrupt_record: Option<usize>,
+}
+
+/// Reads the records of the files of one batch.
+#[derive(Debug, Clone)]
+pub(super) struct RecordSource {
+    rules: Arc<RecordRules>,
+    table: TableSchema,
+    projection: SplitProjection,
+    files: Arc<BatchFiles>,
+    /// Where malformed records go, and the store it is in.
+    bad_records: Option<(BadRecordFiles, Arc<dyn ObjectStore>)>,
+    batch_size: usize,
+    metrics: ExecutionPlanMetricsSet,
+    malformed: Count,
+}
+
+impl RecordSource {
+    /// Reads `files`, giving `projection` of the columns of `table`.
+    pub(super) fn new(
+        rules: Arc<RecordRules>,
+        table: TableSchema,
+        projection: &ProjectionExprs,
+        files: Arc<BatchFiles>,
+        bad_records: Option<(BadRecordFiles, Arc<dyn ObjectStore>)>,
+        metrics: ExecutionPlanMetricsSet,
+    ) -> Self {
+        let projection = SplitProjection::new(table.file_schema(), projection);
+        let malformed = MetricBuilder::new(&metrics).global_counter(MALFORMED_ROWS);
+        // DataFusion says how large batches are before it opens a file.
+        Self { rules, table, projection, files, bad_records, batch_size: 8192, metrics, malformed }
+    }
+}
+
+impl FileSource for RecordSource {
+    fn create_file_opener(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        _: &FileScanConfig,
+        _: usize,
+    ) -> DataFusionResult<Arc<dyn FileOpener>> {
+        let file_schema = self.table.file_schema();
+        // Rows that are left out must be the same rows whichever columns are asked for.
+        let judge_all = self.rules.mode == ParseMode::DropMalformed || self.bad_records.is_some();
+        let corrupt_record = self.rules.corrupt_record;
+        let columns =
+            RecordColumns::new(file_schema, corrupt_record, &self.projection.file_indices, judge_all)?;
+        let opener = RecordOpener {
+            store: Arc::new(PinnedStore::new(store, Arc::clone(&self.files))),
+            columns: Arc::new(columns),
+            source: self.clone(),
+        };
+        ProjectionOpener::try_new(self.projection.clone(), Arc::new(opener), file_schema)
+    }
+
+    fn table_schema(&self) -> &TableSchema {
+        &self.table
+    }
+
+    fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
+        Arc::new(Self { batch_size, ..self.clone() })
+    }
+
+    fn projection(&self) -> Option<&ProjectionExprs> {
+        Some(&self.projection.source)
+    }
+
+    fn metrics(&self) -> &ExecutionPlanMetricsSet {
+        &self.metrics
+    }
+
+    fn file_type(&self) -> &str {
+        self.rules.spec.name
+    }
+
+    fn try_pushdown_projection(
+        &self,
+        projection: &ProjectionExprs,
+    ) -> DataFusionResult<Option<Arc<dyn FileSource>>> {
+        let merged = self.projection.source.try_merge(projection)?;
+        let projection = SplitProjection::new(self.table.file_schema(), &merged);
+        Ok(Some(Arc::new(Self { projection, ..self.clone() })))
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
+    ) -> DataFusionResult<TreeNodeRecursion> {
+        datafusion::physical_plan::apply_expression_roots(self.projection.source.iter(), f)
+    }
+}
+
+struct RecordOpener {
+    store: Arc<dyn ObjectStore>,
+    columns: Arc<RecordColumns>,
+    source: RecordSource,
+}
+
+impl RecordOpener {
+    fn decoder(&self, file: &PartitionedFile) -> DataFusionResult<Box<dyn RecordDecoder>> {
+        let columns = &self.columns;
+        let batch_size = self.batch_size(file);
+        Ok(match &self.source.rules.spec.format {
+            Format::Json(_) => Box::new(JsonDecoder::new(Arc::clone(&columns.decoded_schema), batch_size)?),
+            Format::Csv(_, dialect) => Box::new(CsvDecoder::new(
+                Arc::clone(dialect),
+                Arc::clone(&columns.record),
+                columns.decoded.clone(),
+                batch_size,
+            )),
+            Format::Text => Box::new(TextDecoder::new(Arc::clone(&columns.decoded_schema), batch_size)),
+            other => return Err(DataFusionError::Internal(format!("{other:?} has no records"))),
+        })
+    }
+
+    /// Decoders make room for a whole batch in advance; a small file needs less.
+    fn batch_size(&self, file: &PartitionedFile) -> usize {
+        const SHORTEST_RECORD: usize = 8;
+        const SMALL: usize = 64 << 10;
+        let (start, end) = file.range();
+        let bytes = usize::try_from(end - start).unwrap_or(usize::MAX);
+        let compressed = self.source.rules.spec.compression_of(file.path().as_ref()).is_compressed();
+        let batch_size = self.source.batch_size.max(1);
+        if bytes > SMALL || compressed { batch_size } else { batch_size.min(bytes / SHORTEST_RECORD + 1) }
+    }
+
+    fn terminator(&self) -> u8 {
+        match &self.source.rules.spec.format {
+            Format::Csv(_, dialect) => dialect.terminator(),
+            _ => b'\n',
+        }
+    }
+}
+
+impl FileOpener for RecordOpener {
+    fn open(&self, file: PartitionedFile) -> DataFusionResult<FileOpenFuture> {
+        let decoder = self.decoder(&file)?;
+        let compression = self.source.rules.spec.compression_of(file.path().as_ref());
+        let files = Arc::clone(&self.source.files);
+        let relative = files.location().relative(file.path()).unwrap_or(file.path().as_ref());
+        let bad_records = self.source.bad_records.as_ref();
+        let bad_records =
+            bad_records.map(|(place, store)| place.writer(Arc::clone(store), relative)).transpose()?;
+        let context = ReaderContext {
+            store: Arc::clone(&self.store),
+            files: Arc::clone(&files),
+            columns: Arc::clone(&self.columns),
+            mode: self.source.rules.mode,
+            malformed: self.source.malformed.clone(),
+            bad_records,
+            terminator: self.terminator(),
+            batch_size: self.source.batch_size.max(1),
+            file,
+        };
+        Ok(Box::pin(async move {
+            let (store, file) = (&context.store, &context.file);
+            let bytes = match ByteSource::open(store, file, compression, context.terminator).await {
+                Ok(bytes) => bytes,
+                Err(error) => match files.judge(context.file.path(), error) {
+                    Some(error) => return Err(error.into()),
+                    None => return Ok(futures::stream::empty().boxed()),
+                },
+            };
+            let reader = RecordReader::new(context, bytes, decoder);
+            let rows = futures::stream::try_unfold(reader, |mut reader| async move {
+                let rows = reader.next().await.map_err(DataFusionError::from)?;
+                Ok(rows.map(|rows| (rows, reader)))
+            });
+            Ok(rows.boxed())
+        }))
+    }
+}

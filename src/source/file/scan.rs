@@ -1,0 +1,356 @@
+//! A planned scan over a file source.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::Session;
+use datafusion::common::DFSchema;
+use datafusion::common::config::ConfigOptions;
+#[cfg(feature = "avro")]
+use datafusion::datasource::physical_plan::AvroSource;
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileGroupPartitioner, FileScanConfigBuilder, FileSource, JsonSource, ParquetSource,
+};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::TaskContext;
+use datafusion::execution::cache::cache_manager::{CacheManager, CacheManagerConfig, FileMetadataCache};
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::expr_rewriter::unnormalize_col;
+use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+use datafusion_datasource::PartitionedFile;
+use object_store::ObjectMeta;
+use object_store::path::Path;
+use uuid::Uuid;
+
+use super::FileTable;
+use super::arrow_ipc::ArrowIpcSource;
+use super::entry::{FileEntry, files};
+use super::format::Format;
+use super::guard::GuardedSource;
+use super::layout::METADATA_COLUMN;
+use super::pinned::{BatchFiles, Tolerance};
+use super::records::{BadRecordFiles, RecordRules, RecordSource};
+use super::source::{Report, batch_of};
+use crate::error::{Error, Result};
+use crate::source::{SourceBatch, SourceScan};
+
+/// Up to so many bytes are read fastest by one partition.
+const SMALL_BYTES: u64 = 1 << 20;
+
+/// Reads some columns of a file source. Everything but the files is settled once; per batch the files
+/// are filled in.
+#[derive(Debug)]
+pub(super) struct FileScan {
+    table: Arc<FileTable>,
+    query_id: Uuid,
+    report: Arc<Report>,
+    projection: ProjectionExprs,
+    schema: SchemaRef,
+    partitions: usize,
+    rules: Arc<RecordRules>,
+    /// What Parquet readers skip rows by.
+    predicate: Option<Predicate>,
+    /// The least size of a batch whose files are cut into parts; `None` if files are never cut.
+    min_split_bytes: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Predicate {
+    filter: Arc<dyn PhysicalExpr>,
+    /// Whether rows are judged one by one while they are read.
+    by_row: bool,
+}
+
+impl FileScan {
+    pub(super) fn new(
+        table: Arc<FileTable>,
+        query_id: Uuid,
+        report: Arc<Report>,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        partitions: usize,
+    ) -> Result<Self> {
+        let layout = table.layout();
+        let schema = match projection {
+            None => Arc::clone(layout.schema()),
+            Some(columns) => Arc::new(layout.schema().project(columns)?),
+        };
+        let config = session.config_options();
+        let rules = RecordRules {
+            spec: Arc::clone(table.spec()),
+            mode: table.options().mode,
+            corrupt_record: layout.corrupt_record(),
+        };
+        Ok(Self {
+            projection: layout.projection(projection)?,
+            schema,
+            partitions: partitions.max(1),
+            predicate: predicate(&table, session, filters)?,
+            min_split_bytes: min_split_bytes(&table, config),
+            rules: Arc::new(rules),
+            table,
+            query_id,
+            report,
+        })
+    }
+
+    /// The reader of `files`; counters go to the metrics it has.
+    fn reader(
+        &self,
+        batch: &SourceBatch,
+        files: &[(Path, &FileEntry<'_>)],
+        is_split: bool,
+        context: &TaskContext,
+    ) -> Result<Arc<dyn FileSource>> {
+        let tolerance = Tolerance {
+            missing: self.table.options().ignore_missing_files,
+            corrupt: self.table.options().ignore_corrupt_files,
+        };
+        let pin = |metrics: &ExecutionPlanMetricsSet| {
+            Arc::new(BatchFiles::new(Arc::clone(self.table.location()), files, tolerance, metrics))
+        };
+        if self.table.spec().is_records() {
+            let metrics = ExecutionPlanMetricsSet::new();
+            let bad_records = self.bad_records(batch, context)?;
+            return Ok(Arc::new(RecordSource::new(
+                Arc::clone(&self.rules),
+                self.table.layout().table().clone(),
+                &self.projection,
+                pin(&metrics),
+                bad_records,
+                metrics,
+            )));
+        }
+        let inner = self.datafusion_reader()?;
+        let files = pin(inner.metrics());
+        let footers = (is_split && inner.is::<ParquetSource>()).then(footer_cache).transpose()?;
+        Ok(Arc::new(GuardedSource::new(inner, files, Arc::clone(self.table.spec()), footers)))
+    }
+
+    /// A reader of DataFusion's. A new one for each batch: readers share their metrics with their
+    /// clones, and those of all batches would add up.
+    fn datafusion_reader(&self) -> Result<Arc<dyn FileSource>> {
+        let table = self.table.layout().table().clone();
+        let reader: Arc<dyn FileSource> = match &self.table.spec().format {
+            Format::Parquet(options) => {
+                let mut reader =
+                    ParquetSource::new(table).with_table_parquet_options(options.as_ref().clone());
+                if let Some(hint) = options.global.metadata_size_hint {
+                    reader = reader.with_metadata_size_hint(hint);
+                }
+                if let Some(predicate) = &self.predicate {
+                    reader = reader
+                        .with_predicate(Arc::clone(&predicate.filter))
+                        .with_pushdown_filters(predicate.by_row);
+                }
+                Arc::new(reader)
+            }
+            Format::Arrow => Arc::new(ArrowIpcSource::new(table)),
+            #[cfg(feature = "avro")]
+            Format::Avro => Arc::new(AvroSource::new(table)),
+            _ => Arc::new(JsonSource::new(table).with_newline_delimited(false)),
+        };
+        reader.try_pushdown_projection(&self.projection)?.ok_or_else(|| {
+            Error::Invalid(format!("the {} reader cannot give single columns", self.table.spec().name))
+        })
+    }
+
+    fn bad_records(
+        &self,
+        batch: &SourceBatch,
+        context: &TaskContext,
+    ) -> Result<Option<(BadRecordFiles, Arc<dyn object_store::ObjectStore>)>> {
+        let Some(location) = self.table.bad_records() else { return Ok(None) };
+        let store = context.runtime_env().object_store(location.store_url())?;
+        let number = batch_of(&batch.end)?.unwrap_or_default();
+        let directory = location.object_path(&format!("{}/{number}", self.query_id))?;
+        Ok(Some((BadRecordFiles { store: location.store_url().clone(), directory }, store)))
+    }
+
+    /// Whether the file can be read in parts.
+    fn can_be_cut(&self, file: &PartitionedFile) -> bool {
+        let spec = self.table.spec();
+        if spec.compression_of(file.path().as_ref()).is_compressed() {
+            return false;
+        }
+        match &spec.format {
+            // What is put aside is named after the whole file.
+            Format::Json(_) | Format::Text => self.table.bad_records().is_none(),
+            Format::Csv(_, dialect) => dialect.has_line_records() && self.table.bad_records().is_none(),
+            Format::Parquet(_) => true,
+            // Others would have to be fetched whole for each part.
+            Format::Arrow => self.table.location().is_local(),
+            _ => false,
+        }
+    }
+
+    /// Deals the files out to at most the planned number of partitions.
+    fn groups(&self, files: Vec<PartitionedFile>) -> Vec<FileGroup> {
+        if self.partitions == 1 {
+            return vec![FileGroup::new(files)];
+        }
+        let (cut, whole): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| self.can_be_cut(file));
+        let parts = self.min_split_bytes.and_then(|min_bytes| {
+            FileGroupPartitioner::new()
+                .with_target_partitions(self.partitions)
+                .with_repartition_file_min_size(min_bytes)
+                .repartition_file_groups(&[FileGroup::new(cut.clone())])
+        });
+        match parts {
+            Some(parts) => {
+                deal(parts.into_iter().map(FileGroup::into_inner).collect(), whole, self.partitions)
+            }
+            None => deal(Vec::new(), cut.into_iter().chain(whole).collect(), self.partitions),
+        }
+    }
+}
+
+impl SourceScan for FileScan {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn read(&self, batch: &SourceBatch, context: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
+        let entries = files(&batch.entries)?;
+        if entries.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(self.schema())));
+        }
+        let location = self.table.location();
+        let mut pinned = Vec::with_capacity(entries.len());
+        let mut listed = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let path = location.object_path(&entry.path)?;
+            self.check_size(&path, entry)?;
+            listed.push(partitioned_file(&path, entry, self.table.layout().constants(location, entry)?)?);
+            pinned.push((path, entry));
+        }
+        let groups = self.groups(listed);
+        let is_split = groups.iter().flat_map(FileGroup::iter).any(|file| file.range.is_some());
+        let reader = self.reader(batch, &pinned, is_split, context)?;
+        self.report.watch(&batch.end, reader.metrics());
+        let config =
+            FileScanConfigBuilder::new(location.store_url().clone(), reader).with_file_groups(groups).build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+
+    fn is_small(&self, batch: &SourceBatch) -> bool {
+        /// More files than this are worth being opened side by side.
+        const FEW: usize = 64;
+        if batch.entries.len() > FEW {
+            return false;
+        }
+        match files(&batch.entries) {
+            Ok(files) => files.iter().map(|file| file.size).sum::<u64>() <= SMALL_BYTES,
+            Err(_) => true,
+        }
+    }
+
+    fn details(&self) -> String {
+        match &self.predicate {
+            Some(predicate) => format!("filter={}", predicate.filter),
+            None => String::new(),
+        }
+    }
+}
+
+impl FileScan {
+    /// An empty file is no rows in formats of records; in others it is no file of the format, and
+    /// most likely one that is still being written.
+    fn check_size(&self, path: &Path, entry: &FileEntry<'_>) -> Result<()> {
+        if entry.size > 0 || self.table.spec().is_records() || self.table.options().ignore_corrupt_files {
+            return Ok(());
+        }
+        Err(Error::InputFile {
+            file: self.table.location().display(path),
+            reason: format!(
+                "it was empty when it was listed, which no {} file is. Put files into the directory when they \
+                 are complete, e.g. by renaming them into it",
+                self.table.spec().name
+            ),
+        })
+    }
+}
+
+fn partitioned_file(
+    path: &Path,
+    entry: &FileEntry<'_>,
+    constants: Vec<datafusion::common::ScalarValue>,
+) -> Result<PartitionedFile> {
+    let modified = chrono::DateTime::from_timestamp_millis(entry.modified_ms).ok_or_else(|| {
+        Error::damaged("offsets", format!("'{}' was modified at an impossible time", entry.path))
+    })?;
+    let meta = ObjectMeta {
+        location: path.clone(),
+        last_modified: modified,
+        size: entry.size,
+        e_tag: entry.etag.as_ref().map(ToString::to_string),
+        version: None,
+    };
+    Ok(PartitionedFile::new_from_meta(meta).with_partition_values(constants))
+}
+
+/// Adds whole files to groups, the largest first and each to the group that has least to read.
+fn deal(
+    groups: Vec<Vec<PartitionedFile>>,
+    mut files: Vec<PartitionedFile>,
+    partitions: usize,
+) -> Vec<FileGroup> {
+    let mut groups: Vec<(u64, Vec<PartitionedFile>)> = groups
+        .into_iter()
+        .map(|group| (group.iter().map(PartitionedFile::effective_size).sum(), group))
+        .collect();
+    groups.resize_with(partitions.min(groups.len() + files.len()).max(1), Default::default);
+    files.sort_by_key(|file| std::cmp::Reverse(file.object_meta.size));
+    for file in files {
+        if let Some((bytes, group)) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
+            // Opening a file costs something even if it is empty.
+            *bytes += file.object_meta.size + 1;
+            group.push(file);
+        }
+    }
+    groups.into_iter().map(|(_, group)| FileGroup::new(group)).filter(|group| !group.is_empty()).collect()
+}
+
+fn min_split_bytes(table: &FileTable, config: &ConfigOptions) -> Option<usize> {
+    let records_stay_whole = table.spec().is_records() && table.options().ignore_corrupt_files;
+    (config.optimizer.repartition_file_scans && !records_stay_whole)
+        .then_some(config.optimizer.repartition_file_min_size)
+}
+
+/// A cache of Parquet footers for one batch: the parts of a file share its footer.
+fn footer_cache() -> Result<Arc<FileMetadataCache>> {
+    const LIMIT: usize = 32 << 20;
+    let config = CacheManagerConfig { metadata_cache_limit: LIMIT, ..CacheManagerConfig::default() };
+    Ok(CacheManager::try_new(&config)?.get_file_metadata_cache())
+}
+
+/// What a Parquet reader can skip rows by, as DataFusion's own scans do: statistics and page indexes
+/// always, single rows if the session says so (`pushdown_filters`).
+fn predicate(table: &FileTable, session: &dyn Session, filters: &[Expr]) -> Result<Option<Predicate>> {
+    let Format::Parquet(options) = &table.spec().format else { return Ok(None) };
+    let columns = table.layout().table();
+    let schema = DFSchema::try_from(Arc::clone(columns.table_schema()))?;
+    let physical: Vec<Arc<dyn PhysicalExpr>> = filters
+        .iter()
+        .filter(|filter| {
+            let metadata = filter.column_refs().iter().any(|column| column.name == METADATA_COLUMN);
+            !metadata && !filter.is_volatile()
+        })
+        // The plan above applies every filter again, so one that cannot be used is no loss.
+        .filter_map(|filter| session.create_physical_expr(unnormalize_col(filter.clone()), &schema).ok())
+        .collect();
+    if physical.is_empty() {
+        return Ok(None);
+    }
+    let template = ParquetSource::new(columns.clone()).with_table_parquet_options(options.as_ref().clone());
+    let pushed = template.try_pushdown_filters(physical, session.config_options())?.updated_node;
+    let pushed = pushed.as_ref().and_then(|source| source.downcast_ref::<ParquetSource>());
+    Ok(pushed.and_then(|source| {
+        let by_row = source.table_parquet_options().global.pushdown_filters;
+        source.filter().map(|filter| Predicate { filter, by_row })
+    }))
+}

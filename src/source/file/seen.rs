@@ -1,0 +1,211 @@
+//! Which files were taken already.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+
+/// Stands for a path: 128 bits, so that no two of any number of files are taken for the same.
+pub(super) type PathHash = [u64; 2];
+
+/// The files that were taken, by 128-bit hashes of their paths, and from which modification time on
+/// files can be new at all.
+///
+/// Age is measured against the newest file taken, not against the clock, as in Spark
+/// (`FileStreamSource.SeenFilesMap`): a source that stood still for a month loses nothing.
+#[derive(Debug)]
+pub(super) struct SeenFiles {
+    hashers: [RandomState; 2],
+    /// Hash of the path to modification time.
+    files: HashMap<PathHash, i64>,
+    /// Files that are too old, which were reported.
+    ignored: HashSet<PathHash>,
+    newest_ms: Option<i64>,
+    max_age_ms: Option<i64>,
+    /// Below this, what is not in `files` may have been read and forgotten by an earlier run.
+    forgotten_before_ms: Option<i64>,
+    name_only: bool,
+    /// Files in `files` after the last [`SeenFiles::shrink`].
+    after_shrink: usize,
+}
+
+/// What a listed file is to the source.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Novelty {
+    /// It was not taken before.
+    New,
+    /// It was, or an earlier run took it and forgot it.
+    Seen,
+    /// It was not, but it is older than `maxFileAge` allows.
+    TooOld,
+    /// It is too old, and that was reported.
+    Ignored,
+}
+
+impl SeenFiles {
+    /// Nothing seen yet. With `name_only` two files of the same name are the same file.
+    pub(super) fn new(max_age_ms: Option<i64>, name_only: bool) -> Self {
+        Self {
+            hashers: [RandomState::new(), RandomState::new()],
+            files: HashMap::new(),
+            ignored: HashSet::new(),
+            newest_ms: None,
+            max_age_ms,
+            forgotten_before_ms: None,
+            name_only,
+            after_shrink: 0,
+        }
+    }
+
+    /// Makes room for `count` more files.
+    pub(super) fn reserve(&mut self, count: usize) {
+        self.files.reserve(count);
+    }
+
+    /// The file was taken.
+    pub(super) fn add(&mut self, path: &str, modified_ms: i64) {
+        let hash = self.hash(path);
+        self.files.insert(hash, modified_ms);
+        self.newest_ms = Some(self.newest_ms.map_or(modified_ms, |newest| newest.max(modified_ms)));
+    }
+
+    /// The file is too old, and that was reported.
+    pub(super) fn ignore(&mut self, path: &str) {
+        let hash = self.hash(path);
+        self.ignored.insert(hash);
+    }
+
+    /// Whether the file was not taken, as far as is remembered.
+    pub(super) fn is_unseen(&self, path: &str) -> bool {
+        !self.files.contains_key(&self.hash(path))
+    }
+
+    /// Files modified before `before_ms` were forgotten.
+    pub(super) fn forget_before(&mut self, before_ms: i64) {
+        self.forgotten_before_ms =
+            Some(self.forgotten_before_ms.map_or(before_ms, |earlier| earlier.max(before_ms)));
+    }
+
+    /// What the file at `path` is.
+    pub(super) fn judge(&self, path: &str, modified_ms: i64) -> Novelty {
+        let hash = self.hash(path);
+        let below = |limit: Option<i64>| limit.is_some_and(|limit| modified_ms < limit);
+        if self.files.contains_key(&hash) || below(self.forgotten_before_ms) {
+            return Novelty::Seen;
+        }
+        match (below(self.threshold_ms()), self.ignored.contains(&hash)) {
+            (false, _) => Novelty::New,
+            (true, false) => Novelty::TooOld,
+            (true, true) => Novelty::Ignored,
+        }
+    }
+
+    /// Whether it is time for [`SeenFiles::shrink`]: rarely enough that it costs nothing on average.
+    pub(super) fn wants_to_shrink(&self) -> bool {
+        const SLACK: usize = 10_000;
+        self.threshold_ms().is_some() && self.files.len() > 2 * self.after_shrink + SLACK
+    }
+
+    /// Drops files that are too old to come again and are not among `listed`, hashes of the files
+    /// that exist. Changes no answer about a file that exists.
+    pub(super) fn shrink(&mut self, listed: &HashSet<PathHash>) {
+        if let Some(threshold) = self.threshold_ms() {
+            self.files.retain(|hash, modified| *modified >= threshold || listed.contains(hash));
+            self.files.shrink_to_fit();
+            self.ignored.retain(|hash| listed.contains(hash));
+        }
+        self.after_shrink = self.files.len();
+    }
+
+    /// Files modified before this are not new.
+    fn threshold_ms(&self) -> Option<i64> {
+        Some(self.newest_ms?.saturating_sub(self.max_age_ms?))
+    }
+
+    /// The hash of a path, or of its last part. Random keys: no choice of names can make two collide.
+    pub(super) fn hash(&self, path: &str) -> PathHash {
+        let key = if self.name_only { path.rsplit('/').next().unwrap_or(path) } else { path };
+        self.hashers.each_ref().map(|hasher| hasher.hash_one(key))
+    }
+}
+
+/// The modification time before which files may be forgotten, given those of files that are
+/// remembered.
+pub(super) fn forget_threshold_ms(
+    modified_ms: impl Iterator<Item = i64>,
+    max_age_ms: Option<i64>,
+) -> Option<i64> {
+    Some(modified_ms.max()?.saturating_sub(max_age_ms?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn age_is_measured_against_the_newest_file_taken() {
+        let mut seen = SeenFiles::new(Some(100), false);
+        assert_eq!(seen.judge("old", -1_000_000), Novelty::New, "nothing was taken yet");
+        seen.add("a", 1000);
+        assert_eq!(seen.judge("a", 1000), Novelty::Seen);
+        assert_eq!(seen.judge("a", 2000), Novelty::Seen, "a later change is not read");
+        assert_eq!(seen.judge("b", 900), Novelty::New);
+        assert_eq!(seen.judge("b", 899), Novelty::TooOld);
+        seen.add("c", 5000);
+        assert_eq!(seen.judge("b", 900), Novelty::TooOld);
+        seen.ignore("b");
+        assert_eq!(seen.judge("b", 900), Novelty::Ignored);
+        assert_eq!(seen.judge("b", 5000), Novelty::New, "another file of this name");
+        assert_eq!(seen.judge("a", 1000), Novelty::Seen);
+    }
+
+    #[test]
+    fn without_an_age_everything_unseen_is_new() {
+        let mut seen = SeenFiles::new(None, false);
+        seen.add("a", i64::MAX);
+        assert_eq!(seen.judge("b", i64::MIN), Novelty::New);
+    }
+
+    #[test]
+    fn names_only() {
+        let mut seen = SeenFiles::new(None, true);
+        seen.add("x/a.json", 1);
+        assert_eq!(seen.judge("y/a.json", 2), Novelty::Seen);
+        assert_eq!(seen.judge("a.json", 2), Novelty::Seen);
+        assert_eq!(seen.judge("y/b.json", 2), Novelty::New);
+    }
+
+    #[test]
+    fn what_an_earlier_run_forgot_is_not_new() {
+        let mut seen = SeenFiles::new(Some(1_000_000), false);
+        seen.forget_before(500);
+        seen.forget_before(400);
+        assert_eq!(seen.judge("a", 499), Novelty::Seen);
+        assert_eq!(seen.judge("a", 500), Novelty::New);
+    }
+
+    #[test]
+    fn shrinking_changes_no_answer_about_listed_files() {
+        let mut seen = SeenFiles::new(Some(10), false);
+        for index in 0..20_001 {
+            seen.add(&format!("f{index}"), index);
+        }
+        assert!(seen.wants_to_shrink());
+        let listed: HashSet<PathHash> = ["f5", "never"].map(|path| seen.hash(path)).into();
+        seen.shrink(&listed);
+        assert_eq!(seen.files.len(), 12);
+        assert!(!seen.wants_to_shrink());
+        assert_eq!(seen.judge("f5", 5), Novelty::Seen);
+        assert_eq!(seen.judge("never", 5), Novelty::TooOld);
+        assert_eq!(seen.judge("f19999", 19_999), Novelty::Seen);
+    }
+
+    #[test]
+    fn a_million_files_fit_in_little_memory() {
+        let mut seen = SeenFiles::new(None, false);
+        seen.reserve(1_000_000);
+        for index in 0..1_000_000 {
+            seen.files.insert([index, index], 0);
+        }
+        let bytes = seen.files.capacity() * std::mem::size_of::<(PathHash, i64)>();
+        assert!(bytes < 48 << 20, "{bytes} bytes");
+    }
+}
