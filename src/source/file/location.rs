@@ -1,6 +1,7 @@
 //! Where a file source reads from: an object store, a base directory, and what below it.
 
 use datafusion::datasource::listing::ListingTableUrl;
+use datafusion::error::DataFusionError;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -45,15 +46,14 @@ impl FileLocation {
         }
         let (base, glob) = match split_glob(text) {
             // A name that exists as it is written is meant as it is written.
-            Some(_) if std::path::Path::new(text).exists() => (text.to_string(), None),
-            Some((base, glob)) => (base.to_string(), Some(glob.trim_end_matches('/').to_string())),
-            None => (text.to_string(), None),
+            Some(_) if std::path::Path::new(text).exists() => (text, None),
+            Some((base, glob)) => (base, Some(glob.trim_end_matches('/'))),
+            None => (text, None),
         };
-        let base = if base.is_empty() { "./".to_string() } else { base };
-        let listing = ListingTableUrl::parse(&base).map_err(|error| invalid(error.strip_backtrace()))?;
+        let listing = listing_url(if base.is_empty() { "./" } else { base }).map_err(invalid)?;
         let mut base_url: Url = listing.get_url().clone();
         let selection = match glob {
-            Some(glob) => Selection::Glob(decode_if_url(&base, glob)),
+            Some(glob) => Selection::Glob(decode_if_url(base, glob)),
             None if listing.is_collection() => Selection::Directory,
             None => {
                 let name = listing.prefix().filename().map(str::to_string);
@@ -175,12 +175,25 @@ fn split_glob(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// Paths are taken as they are written; URLs are percent-encoded.
-fn decode_if_url(base: &str, glob: String) -> String {
-    if !base.contains("://") {
-        return glob;
+/// The URL of a path or URL without a pattern.
+fn listing_url(text: &str) -> std::result::Result<ListingTableUrl, String> {
+    let reason = |error: DataFusionError| error.strip_backtrace();
+    if split_glob(text).is_none() {
+        return ListingTableUrl::parse(text).map_err(reason);
     }
-    percent_encoding::percent_decode_str(&glob).decode_utf8().map(Into::into).unwrap_or(glob)
+    // DataFusion would take the name for a pattern.
+    let path = std::path::absolute(text).map_err(|error| error.to_string())?;
+    let url = if path.is_dir() { Url::from_directory_path(&path) } else { Url::from_file_path(&path) };
+    let url = url.map_err(|()| "it has no absolute path".to_string())?;
+    ListingTableUrl::try_new(url, None).map_err(reason)
+}
+
+/// Paths are taken as they are written; URLs are percent-encoded.
+fn decode_if_url(base: &str, glob: &str) -> String {
+    if !base.contains("://") {
+        return glob.to_string();
+    }
+    percent_encoding::percent_decode_str(glob).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -325,11 +325,7 @@ mod tests {
         let checked = |options: CsvOptions, text: &str, end| decoder(options, 1).header(text.as_bytes(), end);
         let header = || CsvOptions { has_header: Some(true), ..CsvOptions::default() };
         assert_eq!(checked(header(), "a,b\n1,x\n", false), Ok(Some(4)));
-        assert_eq!(
-            checked(header(), "\n A , \"b\"\r\n", false),
-            Ok(Some(12)),
-            "case and space do not matter"
-        );
+        assert_eq!(checked(header(), "\n A ,\"b\"\r\n", false), Ok(Some(9)), "case and space do not matter");
         assert_eq!(checked(header(), "a,b", true), Ok(Some(3)));
         assert_eq!(checked(header(), "a,b", false), Ok(None));
         assert_eq!(checked(header(), "", true), Ok(Some(0)));
@@ -349,15 +345,18 @@ mod tests {
             delimiter: b';',
             quote: b'\'',
             escape: Some(b'\\'),
-            comment: Some(b'#'),
             terminator: Some(b'$'),
             null_regex: Some("^NA$".into()),
             ..plain()
         };
-        let text = "1;'it\\'s'$#c$2;$3;x";
+        let text = "1;'it\\'s'$2;$$3;x";
         for step in 1..text.len() {
             assert_eq!(read(odd.clone(), text, 2, step).unwrap(), ["1|it's", "2|", "3|x"], "{step}");
         }
-        assert!(read(odd, "NA;x$", 1, 9).is_ok(), "NA is null");
+        assert!(read(odd.clone(), "NA;x$", 1, 9).is_ok(), "NA is null");
+        let comments = CsvOptions { comment: Some(b'#'), ..odd };
+        assert!(CsvDialect::new(&comments, &ConfigOptions::default(), false).is_err());
+        let comments = CsvOptions { comment: Some(b'#'), ..plain() };
+        assert_eq!(read(comments, "#a\n1,x\r\n# b,\"\n2,y\n#", 2, 3).unwrap(), ["1|x", "2|y"]);
     }
 }

@@ -48,6 +48,15 @@ impl CsvDialect {
         let null_regex = options.null_regex.as_deref().map(|text| {
             Regex::new(text).map_err(|error| Error::option("null_regex", text, error.to_string()))
         });
+        if let (Some(comment), Some(terminator)) = (options.comment, options.terminator)
+            && terminator != b'\n'
+        {
+            return Err(Error::option(
+                "comment",
+                char::from(comment),
+                "comments end where a line does, so they cannot be used with another terminator",
+            ));
+        }
         Ok(Self {
             delimiter: options.delimiter,
             quote: options.quote,
@@ -159,12 +168,10 @@ impl CsvDialect {
             match raw.get(start) {
                 Some(b'\r' | b'\n') if self.terminator.is_none() => start += 1,
                 Some(byte) if self.terminator == Some(*byte) => start += 1,
-                Some(byte) if self.comment == Some(*byte) => {
-                    match memchr::memchr(self.terminator(), &raw[start..]) {
-                        Some(at) => start += at + 1,
-                        None => return raw.len(),
-                    }
-                }
+                Some(byte) if self.comment == Some(*byte) => match memchr::memchr(b'\n', &raw[start..]) {
+                    Some(at) => start += at + 1,
+                    None => return raw.len(),
+                },
                 _ => return start,
             }
         }
