@@ -1,0 +1,99 @@
+//! Tidemill measured against plain DataFusion, and what its engine costs by itself.
+//!
+//! `cargo bench --bench suite` runs everything; `cargo bench --bench suite -- etl triggers --json` a part
+//! of it, with one line of JSON per result on stdout and the tables on stderr. `docs/performance.md` says
+//! what each figure means. One binary, because each that links DataFusion takes a minute to build.
+
+mod etl;
+mod listing;
+mod startup;
+mod support;
+mod triggers;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use support::report::Report;
+use support::{Result, Workspace};
+
+/// The benchmarks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// Files to Parquet, beside the same SQL as one DataFusion batch.
+    Etl,
+    /// What a trigger of 100 rows costs.
+    Triggers,
+    /// Directories with very many files, and queries with very many batches.
+    Listing,
+    /// Start of the process, its memory and its size.
+    Startup,
+}
+
+/// What to measure and how much of it.
+#[derive(Debug, Parser)]
+#[command(about = "Measures Tidemill")]
+struct Settings {
+    /// What to run; everything if nothing is named.
+    #[arg(value_enum)]
+    benches: Vec<Bench>,
+    /// One line of JSON per result on stdout; the tables go to stderr.
+    #[arg(long)]
+    json: bool,
+    /// How often each case is measured; medians are reported.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Rows of the JSON and of the CSV input of `etl`.
+    #[arg(long, default_value_t = 2_000_000)]
+    text_rows: u64,
+    /// Rows of the Parquet input of `etl`.
+    #[arg(long, default_value_t = 8_000_000)]
+    parquet_rows: u64,
+    /// Files that each input of `etl` is divided into.
+    #[arg(long, default_value_t = 16)]
+    input_files: u64,
+    /// Files that `triggers` processes, one a trigger.
+    #[arg(long, default_value_t = 300)]
+    triggers: u64,
+    /// Files in the large directory of `listing`.
+    #[arg(long, default_value_t = 100_000)]
+    files: u64,
+    /// Batches over which `listing` looks for growth.
+    #[arg(long, default_value_t = 1_000)]
+    batches: u64,
+    /// Megabytes of the input of `startup`'s measurement of memory.
+    #[arg(long, default_value_t = 1_000)]
+    megabytes: u64,
+    /// Where inputs and outputs go, in a directory that is removed at the end; the system's
+    /// temporary directory if not given.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Keeps the inputs and says where they are.
+    #[arg(long)]
+    keep: bool,
+    /// What `cargo bench` adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let settings = Settings::parse();
+    let chosen = match settings.benches.as_slice() {
+        [] => Bench::value_variants(),
+        some => some,
+    };
+    let report = Report::new(settings.json);
+    let workspace = Workspace::new(settings.dir.as_deref(), settings.keep)?;
+    for bench in chosen {
+        let started = Instant::now();
+        match bench {
+            Bench::Etl => etl::run(&settings, &workspace, &report).await?,
+            Bench::Triggers => triggers::run(&settings, &workspace, &report).await?,
+            Bench::Listing => listing::run(&settings, &workspace, &report).await?,
+            Bench::Startup => startup::run(&settings, &workspace, &report)?,
+        }
+        eprintln!("({bench:?} took {:.0} s)\n", started.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
