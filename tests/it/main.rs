@@ -2,4 +2,6 @@
 
 mod sinks;
 mod sql_grammar;
+mod checkpoint_files;
+mod storage_contract;
 mod support;
