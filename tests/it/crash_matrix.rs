@@ -58,7 +58,8 @@ fn row_of(id: i64, origin: &str) -> Row {
 /// `left` are to come.
 async fn before_maintenance(done: i64, left: i64) -> Scenario {
     let template = Place::new();
-    let job = |place: &Place| Job::new(place).format("json").files_per_trigger(1).option("minBatchesToRetain", 2);
+    let job =
+        |place: &Place| Job::new(place).format("json").files_per_trigger(1).option("minBatchesToRetain", 2);
     for id in 0..done {
         template.put(&format!("in/{id:05}.json"), id_lines([id]));
     }

@@ -56,7 +56,10 @@ async fn an_error_of_the_disk_names_operation_and_path_and_does_no_harm() {
             let result = job.run(&session_in(1, environment(Arc::new(disk.clone())))).await;
             // What is visible is that of whole batches, whether or not the run has failed.
             let visible = rows(&disk).await;
-            assert!([&[][..], &[0], &[0, 1]].contains(&&visible[..]), "{visible:?} after {code} at step {step}");
+            assert!(
+                [&[][..], &[0], &[0, 1]].contains(&&visible[..]),
+                "{visible:?} after {code} at step {step}"
+            );
             if let Err(error) = result {
                 failed += 1;
                 check_error(cause(&error), code, step);
@@ -140,7 +143,8 @@ fn the_binary_survives_a_full_disk() {
     assert!(stderr.contains("No space left on device") && stderr.contains("small/out"), "{stderr}");
     assert_eq!(oracle::visible(&place.path("small/out")), Vec::<String>::new());
 
-    let grown = Command::new("mount").args(["-o", "remount,size=1m"]).arg(place.path("small")).status().unwrap();
+    let grown =
+        Command::new("mount").args(["-o", "remount,size=1m"]).arg(place.path("small")).status().unwrap();
     assert!(grown.success());
     assert!(tidemill(&place.path("job.sql")).status().unwrap().success());
     let rows = oracle::read_dir(&place.path("small/out"), "json", &[]);

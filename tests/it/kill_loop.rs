@@ -72,7 +72,8 @@ fn a_binary_that_is_killed_all_the_time_loses_and_doubles_nothing() {
     let seconds = std::env::var("TIDEMILL_KILL_LOOP_SECONDS").ok().and_then(|text| text.parse().ok());
     let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(DEFAULT_SECONDS));
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
-    let seed = std::env::var("TIDEMILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(u64::from(nanos));
+    let seed =
+        std::env::var("TIDEMILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(u64::from(nanos));
     println!("TIDEMILL_SEED={seed}");
     let mut dice = Dice(seed);
     let (mut jobs, mut kills) = (0, 0);

@@ -64,13 +64,29 @@ fn the_rules_can_be_broken() {
         ("source/file/mod.rs", "use crate::sink::Sink;", "source must not use sink"),
         ("sink/file/mod.rs", "fn f() { crate::source::file::list() }", "sink must not use source"),
         ("query/batch.rs", "use crate::session::Session;", "query must not use session"),
-        ("storage/local.rs", "use crate::{error::Result, checkpoint::Checkpoint};", "storage must not use checkpoint"),
-        ("checkpoint/a.rs", "use {crate::{\n    error::{Error, Result},\n    query::Trigger,\n}};", "checkpoint must not use query"),
+        (
+            "storage/local.rs",
+            "use crate::{error::Result, checkpoint::Checkpoint};",
+            "storage must not use checkpoint",
+        ),
+        (
+            "checkpoint/a.rs",
+            "use {crate::{\n    error::{Error, Result},\n    query::Trigger,\n}};",
+            "checkpoint must not use query",
+        ),
         ("source/mod.rs", "use super::sink::Sink;", "source must not use sink"),
         ("source/file/list.rs", "use super::super::super::plan::X;", "source must not use plan"),
         ("sql/run.rs", "use crate::cli::Arguments;", "sql must not use cli"),
-        ("sink/mod.rs", "use crate::OutputMode;", "sink must import OutputMode from its module, not from the crate's root"),
-        ("newcomer.rs", "use crate::error::Result;", "newcomer is in no layer: add it to the table in tests/it/layers.rs"),
+        (
+            "sink/mod.rs",
+            "use crate::OutputMode;",
+            "sink must import OutputMode from its module, not from the crate's root",
+        ),
+        (
+            "newcomer.rs",
+            "use crate::error::Result;",
+            "newcomer is in no layer: add it to the table in tests/it/layers.rs",
+        ),
         ("checkpoint/b.rs", "use datafusion::arrow::array::Array;", "checkpoint must not know datafusion"),
         ("storage/disk.rs", "fn f(x: arrow::array::ArrayRef) {}", "storage must not know arrow"),
     ];
@@ -81,7 +97,10 @@ fn the_rules_can_be_broken() {
     let fine = [
         ("plan/prepared.rs", "use crate::exec::scan::StreamScanExec;"),
         ("exec/sink.rs", "use crate::plan::Something; use super::epoch::Epoch;"),
-        ("checkpoint/log.rs", "/// See [`crate::query::Trigger`].\nuse crate::storage::Storage; // crate::session"),
+        (
+            "checkpoint/log.rs",
+            "/// See [`crate::query::Trigger`].\nuse crate::storage::Storage; // crate::session",
+        ),
         ("checkpoint/log.rs", r#"const TEXT: &str = "use crate::session::Session; // datafusion";"#),
         ("storage/provider.rs", "use datafusion::execution::runtime_env::RuntimeEnv;"),
     ];
@@ -111,7 +130,10 @@ fn violations(file: &SourceFile) -> Vec<String> {
     let module = file.module();
     let layer = module[0];
     let Some(height) = height(layer) else {
-        return vec![format!("src/{}: {layer} is in no layer: add it to the table in tests/it/layers.rs", file.path)];
+        return vec![format!(
+            "src/{}: {layer} is in no layer: add it to the table in tests/it/layers.rs",
+            file.path
+        )];
     };
     let mut found = Vec::new();
     for path in paths(&file.code, &module) {

@@ -1,5 +1,6 @@
 //! The integration tests, in one binary: each links DataFusion, and that is what costs time.
 
+mod checkpoint_files;
 mod crash_matrix;
 mod disk_full;
 mod kill_loop;
@@ -12,7 +13,6 @@ mod regressions;
 mod restart;
 mod sinks;
 mod sql_grammar;
-mod checkpoint_files;
 mod storage_contract;
 mod stream_static;
 mod streams_api;

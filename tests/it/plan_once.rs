@@ -85,8 +85,10 @@ async fn the_columns_of_time_functions_keep_their_names() {
     let expected = Job::new(&place).sql(sql).frame(&session).await.unwrap().schema().field_names();
     Job::new(&place).format("probe").out(None).sql(sql).run(&session).await.unwrap();
     let found: Vec<String> = probe.rows(0)[0].keys().cloned().collect();
-    let mut expected: Vec<String> =
-        expected.iter().map(|name| name.rsplit_once("input.").map_or(name.as_str(), |(_, name)| name).into()).collect();
+    let mut expected: Vec<String> = expected
+        .iter()
+        .map(|name| name.rsplit_once("input.").map_or(name.as_str(), |(_, name)| name).into())
+        .collect();
     expected.sort();
     assert_eq!(found, expected);
 }
@@ -110,7 +112,14 @@ async fn operators_that_keep_state_are_fresh_in_every_batch() {
         "SELECT input.id, names.name FROM input JOIN (VALUES {}) AS names(id, name) ON input.id = names.id",
         names.join(", ")
     );
-    let query = Job::new(&place).format("probe").out(None).files_per_trigger(1).sql(&sql).run(&session).await.unwrap();
+    let query = Job::new(&place)
+        .format("probe")
+        .out(None)
+        .files_per_trigger(1)
+        .sql(&sql)
+        .run(&session)
+        .await
+        .unwrap();
     for operator in ["RepartitionExec", "HashJoinExec"] {
         assert!(query.explain().contains(operator), "{}", query.explain());
     }
@@ -132,7 +141,11 @@ async fn small_and_large_batches_give_the_same_as_one_plan_would() {
     }
     let session = session_in(2, Environment::default());
     let probe = Probe::of(&session);
-    let job = Job::new(&place).format("probe").out(None).files_per_trigger(1).sql("SELECT id FROM input WHERE id % 3 = 0");
+    let job = Job::new(&place)
+        .format("probe")
+        .out(None)
+        .files_per_trigger(1)
+        .sql("SELECT id FROM input WHERE id % 3 = 0");
     job.run(&session).await.unwrap();
     let mut first = 0;
     for (batch, size) in (0..).zip(sizes) {
@@ -200,7 +213,10 @@ async fn cached_plans_agree_with_fresh_ones() {
     let sizes = [7, 0, 40, 1, 3000];
     for (file, size) in sizes.into_iter().enumerate() {
         let events: Vec<Event> = (0..size).map(|_| random_event(&mut dice)).collect();
-        place.put(&format!("in/{file}.parquet"), encode("parquet", i64::try_from(file).unwrap() * 10_000, &events));
+        place.put(
+            &format!("in/{file}.parquet"),
+            encode("parquet", i64::try_from(file).unwrap() * 10_000, &events),
+        );
     }
     place.put("sizes.csv", format!("kind,size\n{},1\n{},2\nother,3\n", KINDS[0], KINDS[5]));
     for sql in CORPUS {
@@ -209,9 +225,19 @@ async fn cached_plans_agree_with_fresh_ones() {
         register_sizes(session.context(), &place).await;
         let input = Input::new("input", "parquet", place.text("in")).schema(event_schema("parquet"));
         // A checkpoint for each query.
-        let checkpoint = place.text(&format!("checkpoints/{:x}", sql.bytes().fold(7u64, |h, b| h.wrapping_mul(31) ^ u64::from(b))));
-        let job = Job::new(&place).inputs([input.option("maxFilesPerTrigger", 1)]).sql(sql).format("probe").out(None);
-        job.option("checkpointLocation", checkpoint).run(&session).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let checkpoint = place.text(&format!(
+            "checkpoints/{:x}",
+            sql.bytes().fold(7u64, |h, b| h.wrapping_mul(31) ^ u64::from(b))
+        ));
+        let job = Job::new(&place)
+            .inputs([input.option("maxFilesPerTrigger", 1)])
+            .sql(sql)
+            .format("probe")
+            .out(None);
+        job.option("checkpointLocation", checkpoint)
+            .run(&session)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
         let batches = probe.record_batches();
         assert_eq!(batches.len(), sizes.len(), "{sql}");
         for (batch, found) in batches {
@@ -233,7 +259,10 @@ fn random_event(dice: &mut Dice) -> Event {
 
 async fn register_sizes(context: &SessionContext, place: &Place) {
     let columns = schema(&[("kind", DataType::Utf8), ("size", DataType::Int64)]);
-    context.register_csv("sizes", place.text("sizes.csv"), CsvReadOptions::new().schema(&columns)).await.unwrap();
+    context
+        .register_csv("sizes", place.text("sizes.csv"), CsvReadOptions::new().schema(&columns))
+        .await
+        .unwrap();
 }
 
 /// What DataFusion alone makes of the file of one batch.
@@ -256,10 +285,13 @@ fn lines(batches: &[RecordBatch]) -> Vec<String> {
             .fields()
             .iter()
             .zip(batch.columns())
-            .map(|(field, column)| (field.name().as_str(), ArrayFormatter::try_new(column, &options).unwrap()))
+            .map(|(field, column)| {
+                (field.name().as_str(), ArrayFormatter::try_new(column, &options).unwrap())
+            })
             .collect();
         lines.extend((0..batch.num_rows()).map(|row| {
-            let cells: Vec<String> = columns.iter().map(|(name, cells)| format!("{name}={}", cells.value(row))).collect();
+            let cells: Vec<String> =
+                columns.iter().map(|(name, cells)| format!("{name}={}", cells.value(row))).collect();
             cells.join("|")
         }));
     }

@@ -21,7 +21,8 @@ fn setup() -> (Place, Expected) {
     for id in 0..BATCHES {
         place.put(&format!("in/{id}.json"), id_lines([id * 10, id * 10 + 1]));
     }
-    let rows = (0..BATCHES).flat_map(|id| [id * 10, id * 10 + 1]).map(|id| Row::from([("id".into(), json!(id))]));
+    let rows =
+        (0..BATCHES).flat_map(|id| [id * 10, id * 10 + 1]).map(|id| Row::from([("id".into(), json!(id))]));
     let batches = u64::try_from(BATCHES).unwrap();
     let expected = Expected { format: "json", columns: &[], rows: rows.collect(), batches };
     (place, expected)

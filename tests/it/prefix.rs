@@ -45,7 +45,10 @@ const PLAIN: Case = Case {
 
 /// The columns of `row` with these names.
 fn pick(row: &Row, names: &[&str]) -> Row {
-    row.iter().filter(|(name, _)| names.contains(&name.as_str())).map(|(n, v)| (n.clone(), v.clone())).collect()
+    row.iter()
+        .filter(|(name, _)| names.contains(&name.as_str()))
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .collect()
 }
 
 /// `row` with one more column.
@@ -63,7 +66,9 @@ fn projection_and_filter() {
     check(Case {
         sql: "SELECT id, amount * 2 + 1 AS twice, kind FROM a WHERE amount > 0",
         oracle: |_, row| match amount(row) {
-            Some(amount) if amount > 0 => vec![with(pick(row, &["id", "kind"]), "twice", json!(amount * 2 + 1))],
+            Some(amount) if amount > 0 => {
+                vec![with(pick(row, &["id", "kind"]), "twice", json!(amount * 2 + 1))]
+            }
             _ => vec![],
         },
         ..PLAIN
@@ -116,7 +121,8 @@ fn regular_expressions() {
         sql: "SELECT id, regexp_replace(kind, '[aeiou]', '*') AS kind FROM a WHERE kind ~ '^[a-m].*[^0-9]$'",
         oracle: |_, row| {
             let Some(kind) = row.get("kind").and_then(Value::as_str) else { return vec![] };
-            let matches = kind.starts_with(|c| ('a'..='m').contains(&c)) && !kind.ends_with(|c: char| c.is_ascii_digit());
+            let matches = kind.starts_with(|c| ('a'..='m').contains(&c))
+                && !kind.ends_with(|c: char| c.is_ascii_digit());
             let replaced = match kind.find(['a', 'e', 'i', 'o', 'u']) {
                 Some(at) => format!("{}*{}", &kind[..at], &kind[at + 1..]),
                 None => kind.to_string(),
@@ -231,8 +237,12 @@ fn scenario(case: &Case) -> impl Strategy<Value = Scenario> + use<> {
     ];
     let files = prop::collection::vec(prop::collection::vec(event(), 0..5), 0..4);
     let limit = prop::option::of(1..3usize);
-    let run = (files, limit, 1..4usize, end)
-        .prop_map(|(files, limit, partitions, end)| Run { files, limit, partitions, end });
+    let run = (files, limit, 1..4usize, end).prop_map(|(files, limit, partitions, end)| Run {
+        files,
+        limit,
+        partitions,
+        end,
+    });
     let formats_in = prop::collection::vec(prop::sample::select(case.formats_in), case.tables.len());
     (formats_in, prop::sample::select(&FORMATS[..]), prop::collection::vec(run, 1..5))
         .prop_map(|(formats_in, format_out, runs)| Scenario { formats_in, format_out, runs })
@@ -268,9 +278,14 @@ async fn play(case: &'static Case, scenario: &Scenario) -> Result<(), String> {
         for events in &run.files {
             let table = case.tables[files % case.tables.len()];
             let format = scenario.formats_in[files % case.tables.len()];
-            let directory = if case.partitioned_input { ["country=DE/", "country=FR/", "country=%C3%96 X/"][files % 3] } else { "" };
+            let directory = if case.partitioned_input {
+                ["country=DE/", "country=FR/", "country=%C3%96 X/"][files % 3]
+            } else {
+                ""
+            };
             let first_id = i64::try_from(files).unwrap() * 100;
-            place.put(&format!("in/{table}/{directory}{files:03}.{format}"), encode(format, first_id, events));
+            place
+                .put(&format!("in/{table}/{directory}{files:03}.{format}"), encode(format, first_id, events));
             files += 1;
         }
         execute(&job(case, scenario, &place, run.limit), run, &checker).await?;

@@ -2,8 +2,8 @@
 //! the reason and the way out.
 
 use datafusion::arrow::datatypes::DataType;
-use tidemill::prelude::*;
 use tidemill::Error;
+use tidemill::prelude::*;
 
 use crate::support::harness::{Input, Job, Place, id_lines, schema, session};
 
@@ -11,28 +11,68 @@ use crate::support::harness::{Input, Job, Place, id_lines, schema, session};
 const REFUSED: [(&str, &str, &str); 24] = [
     ("SELECT count(*) FROM a", "an aggregation over an unbounded table", "batch query"),
     ("SELECT id, max(v) FROM a GROUP BY id", "an aggregation over an unbounded table", "batch query"),
-    ("SELECT id FROM a GROUP BY id HAVING count(*) > 1", "an aggregation over an unbounded table", "batch query"),
+    (
+        "SELECT id FROM a GROUP BY id HAVING count(*) > 1",
+        "an aggregation over an unbounded table",
+        "batch query",
+    ),
     ("SELECT DISTINCT id FROM a", "DISTINCT over an unbounded table", "remove duplicates"),
     ("SELECT id FROM a UNION SELECT id FROM b", "DISTINCT over an unbounded table", "remove duplicates"),
     ("SELECT id FROM a ORDER BY id", "ORDER BY over an unbounded table", "sort when reading"),
     ("SELECT id FROM a LIMIT 3", "LIMIT or OFFSET over an unbounded table", "maxFilesPerTrigger"),
     ("SELECT id FROM a OFFSET 3", "LIMIT or OFFSET over an unbounded table", "maxFilesPerTrigger"),
     ("SELECT id FROM a ORDER BY id LIMIT 3", "LIMIT or OFFSET over an unbounded table", "limit when reading"),
-    ("SELECT id, row_number() OVER (ORDER BY id) FROM a", "a window function (OVER)", "window function to the result"),
+    (
+        "SELECT id, row_number() OVER (ORDER BY id) FROM a",
+        "a window function (OVER)",
+        "window function to the result",
+    ),
     ("SELECT a.id FROM a JOIN b ON a.id = b.id", "a join of two unbounded tables", "bounded table"),
     ("SELECT x.id FROM a x JOIN a y ON x.id = y.id", "a join of two unbounded tables", "bounded table"),
-    ("SELECT a.id FROM a FULL JOIN t ON a.id = t.id", "a Full join that keeps rows of the bounded table", "inner join"),
-    ("SELECT a.id FROM t LEFT JOIN a ON a.id = t.id", "a Left join that keeps rows of the bounded table", "inner join"),
-    ("SELECT a.id FROM a RIGHT JOIN t ON a.id = t.id", "a Right join that keeps rows of the bounded table", "inner join"),
-    ("SELECT id FROM t WHERE id IN (SELECT id FROM a)", "a subquery expression over an unbounded table", "IN and scalar"),
-    ("SELECT id, (SELECT max(id) FROM b) FROM a", "a subquery expression over an unbounded table", "IN and scalar"),
-    ("SELECT id FROM a WHERE EXISTS (SELECT 1 FROM b WHERE b.id = a.id)", "a subquery expression over an unbounded table", "Keep EXISTS"),
-    ("SELECT id FROM a UNION ALL SELECT id FROM t", "UNION of an unbounded and a bounded table", "with a batch query"),
+    (
+        "SELECT a.id FROM a FULL JOIN t ON a.id = t.id",
+        "a Full join that keeps rows of the bounded table",
+        "inner join",
+    ),
+    (
+        "SELECT a.id FROM t LEFT JOIN a ON a.id = t.id",
+        "a Left join that keeps rows of the bounded table",
+        "inner join",
+    ),
+    (
+        "SELECT a.id FROM a RIGHT JOIN t ON a.id = t.id",
+        "a Right join that keeps rows of the bounded table",
+        "inner join",
+    ),
+    (
+        "SELECT id FROM t WHERE id IN (SELECT id FROM a)",
+        "a subquery expression over an unbounded table",
+        "IN and scalar",
+    ),
+    (
+        "SELECT id, (SELECT max(id) FROM b) FROM a",
+        "a subquery expression over an unbounded table",
+        "IN and scalar",
+    ),
+    (
+        "SELECT id FROM a WHERE EXISTS (SELECT 1 FROM b WHERE b.id = a.id)",
+        "a subquery expression over an unbounded table",
+        "Keep EXISTS",
+    ),
+    (
+        "SELECT id FROM a UNION ALL SELECT id FROM t",
+        "UNION of an unbounded and a bounded table",
+        "with a batch query",
+    ),
     ("SELECT id FROM a EXCEPT SELECT id FROM t", "over an unbounded table", ""),
     ("SELECT id FROM a INTERSECT ALL SELECT id FROM b", "a join of two unbounded tables", ""),
     ("SELECT id FROM t", "a query without an unbounded table", "Run it as a batch query"),
     ("SELECT 1 AS id", "a query without an unbounded table", "Run it as a batch query"),
-    ("SELECT id FROM (SELECT id FROM a WHERE v > 0 LIMIT 5) WHERE id > 1", "LIMIT or OFFSET over an unbounded table", "Leave it out"),
+    (
+        "SELECT id FROM (SELECT id FROM a WHERE v > 0 LIMIT 5) WHERE id > 1",
+        "LIMIT or OFFSET over an unbounded table",
+        "Leave it out",
+    ),
 ];
 
 #[tokio::test]
@@ -92,10 +132,15 @@ async fn what_is_missing_is_asked_for() {
     assert!(error.contains("the memory sink needs a query name"), "{error}");
     let error = Job::new(&place).format("parqet").start(&session).await.unwrap_err().to_string();
     assert!(error.contains("did you mean 'parquet'?"), "{error}");
-    let error = Job::new(&place).option("minBatchesToRetain", 0).start(&session).await.unwrap_err().to_string();
-    assert_eq!(error, "option 'minBatchesToRetain' = '0' is not valid: expected a whole number of at least 1");
+    let error =
+        Job::new(&place).option("minBatchesToRetain", 0).start(&session).await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "option 'minBatchesToRetain' = '0' is not valid: expected a whole number of at least 1"
+    );
     let error = Job::new(&place).option("durability", "no").start(&session).await.unwrap_err().to_string();
     assert!(error.contains("expected disk (survives a power cut) or process"), "{error}");
-    let error = Job::new(&place).option("checkpointLocatoin", "x").start(&session).await.unwrap_err().to_string();
+    let error =
+        Job::new(&place).option("checkpointLocatoin", "x").start(&session).await.unwrap_err().to_string();
     assert!(error.contains("unknown option 'checkpointLocatoin'"), "{error}");
 }

@@ -62,7 +62,10 @@ async fn spark_25331_a_crash_before_the_commit_leaves_no_row_twice() {
             let faults = Faults::new(Some(Plan { call, fault }));
             Job::new(&place).run(&session_in(1, environment(faults.provider(disks())))).await.unwrap_err();
             let visible = place.ids();
-            assert!(visible.is_empty() || visible == [0, 1, 2, 3], "{visible:?} after {fault:?} at call {call}");
+            assert!(
+                visible.is_empty() || visible == [0, 1, 2, 3],
+                "{visible:?} after {fault:?} at call {call}"
+            );
             Job::new(&place).run(&session()).await.unwrap();
             assert_eq!(place.ids(), [0, 1, 2, 3], "{fault:?} at call {call} ({})", calls[call]);
         }
@@ -74,7 +77,8 @@ async fn spark_25331_a_crash_before_the_commit_leaves_no_row_twice() {
 async fn spark_26629_a_rerun_of_a_batch_with_rows_of_one_of_two_streams() {
     let place = Place::new();
     let input = |table: &str| {
-        Input::new(table, "json", place.text(&format!("in/{table}"))).schema(schema(&[("id", DataType::Int64)]))
+        Input::new(table, "json", place.text(&format!("in/{table}")))
+            .schema(schema(&[("id", DataType::Int64)]))
     };
     let job = Job::new(&place)
         .inputs([input("a"), input("b")])

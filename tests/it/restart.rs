@@ -73,7 +73,8 @@ async fn options_and_columns_of_the_console_may_change() {
     let job = Job::new(&place).format("console").out(None);
     job.run(&session()).await.unwrap();
     place.put("in/1.json", id_lines([1]));
-    let changed = job.sql("SELECT id, id + 1 AS next FROM input").option("truncate", false).option("numRows", 3);
+    let changed =
+        job.sql("SELECT id, id + 1 AS next FROM input").option("truncate", false).option("numRows", 3);
     assert_eq!(changed.run(&session()).await.unwrap().last_progress().unwrap().batch_id, 1);
 }
 
@@ -105,7 +106,10 @@ async fn the_columns_of_the_source_must_stay() {
     for (columns, expected) in [
         (&[long.clone(), ("v", DataType::Utf8)][..], "column 'v' of source 0 was Int64 and is Utf8"),
         (&[long.clone()], "column 'v' (Int64) of source 0 is gone"),
-        (&[long.clone(), ("v", DataType::Int64), ("w", DataType::Boolean)], "column 'w' (Boolean) of source 0 is new"),
+        (
+            &[long.clone(), ("v", DataType::Int64), ("w", DataType::Boolean)],
+            "column 'w' (Boolean) of source 0 is new",
+        ),
         (&[("v", DataType::Int64), long.clone()], "the columns of source 0 were (id, v) and are (v, id)"),
     ] {
         let found = differences(&with(columns)).await;
@@ -133,7 +137,10 @@ async fn the_sink_must_stay_what_and_where_it_is() {
             "the location of the sink was '../out' and is '../other' (seen from the checkpoint)",
         ),
         (job.clone().partition_by(&["v"]), "the sink was partitioned by () and is partitioned by (v)"),
-        (job.clone().sql("SELECT id, CAST(v AS VARCHAR) AS v FROM input"), "column 'v' of the sink was Int64 and is Utf8View"),
+        (
+            job.clone().sql("SELECT id, CAST(v AS VARCHAR) AS v FROM input"),
+            "column 'v' of the sink was Int64 and is Utf8View",
+        ),
         (job.clone().sql("SELECT id FROM input"), "column 'v' (Int64) of the sink is gone"),
         (job.clone().sql("SELECT id, v, id + v AS s FROM input"), "column 's' (Int64) of the sink is new"),
         (job.clone().sql("SELECT v, id FROM input"), "the columns of the sink were (id, v) and are (v, id)"),
@@ -183,7 +190,10 @@ async fn inferred_columns_are_pinned_by_the_first_start() {
     // A value that does not fit the pinned type is malformed, not silently something else.
     place.put("in/2.json", "{\"id\":2,\"v\":2.5}\n");
     let error = job().run(&session()).await.unwrap_err();
-    assert!(matches!(cause(&error), Error::BadRecord { column: Some(column), .. } if column == "v"), "{error}");
+    assert!(
+        matches!(cause(&error), Error::BadRecord { column: Some(column), .. } if column == "v"),
+        "{error}"
+    );
     assert_eq!(place.ids(), [0, 1]);
     for file in oracle::visible(&place.path("out")) {
         let columns = oracle::parquet_columns(&place.path("out").join(file));
@@ -198,7 +208,12 @@ async fn a_query_that_needs_columns_that_came_later_is_refused_with_advice() {
     let input = Input::new("input", "json", place.text("in"));
     Job::new(&place).inputs([input.clone()]).sql("SELECT id FROM input").run(&session()).await.unwrap();
     place.put("in/1.json", "{\"id\":1,\"w\":1}\n");
-    let error = Job::new(&place).inputs([input]).sql("SELECT id + w AS id FROM input").start(&session()).await.unwrap_err();
+    let error = Job::new(&place)
+        .inputs([input])
+        .sql("SELECT id + w AS id FROM input")
+        .start(&session())
+        .await
+        .unwrap_err();
     let text = error.to_string();
     assert!(text.contains("does not fit the columns that its checkpoint pinned"), "{text}");
     assert!(text.contains("give the schema explicitly"), "{text}");
@@ -267,7 +282,10 @@ async fn damaged_checkpoint_files_are_named() {
         for damaged in [half, flipped, vec![]] {
             fs::write(checkpoint.join(file), &damaged).unwrap();
             let error = job.start(&session()).await.unwrap_err();
-            assert!(matches!(&error, Error::CheckpointDamaged { path, .. } if path == file), "{file}: {error:?}");
+            assert!(
+                matches!(&error, Error::CheckpointDamaged { path, .. } if path == file),
+                "{file}: {error:?}"
+            );
         }
         fs::write(checkpoint.join(file), whole).unwrap();
     }
@@ -275,7 +293,10 @@ async fn damaged_checkpoint_files_are_named() {
         let whole = fs::read(checkpoint.join(gone)).unwrap();
         fs::remove_file(checkpoint.join(gone)).unwrap();
         let error = job.start(&session()).await.unwrap_err();
-        assert!(matches!(&error, Error::CheckpointDamaged { path, .. } if path == named), "{gone}: {error:?}");
+        assert!(
+            matches!(&error, Error::CheckpointDamaged { path, .. } if path == named),
+            "{gone}: {error:?}"
+        );
         fs::write(checkpoint.join(gone), whole).unwrap();
     }
     job.run(&session()).await.unwrap();
@@ -305,7 +326,12 @@ async fn the_time_zone_is_that_of_the_first_start() {
     // That the zone matters to this query at all.
     let other = Place::new();
     other.put("in/0.json", id_lines([0]));
-    let job = Job { inputs: Job::new(&other).inputs, options: Job::new(&other).options, out: Some(other.text("out")), ..job };
+    let job = Job {
+        inputs: Job::new(&other).inputs,
+        options: Job::new(&other).options,
+        out: Some(other.text("out")),
+        ..job
+    };
     job.run(&zoned("-05:00")).await.unwrap();
     assert_ne!(other.rows("json", &[])[0]["at"], rows[0]["at"]);
 }

@@ -10,13 +10,15 @@ use datafusion::parquet::arrow::ArrowWriter;
 use serde_json::json;
 use tidemill::prelude::*;
 
-use crate::support::harness::{Input, cause, Job, Place, put, schema, session};
+use crate::support::harness::{Input, Job, Place, cause, put, schema, session};
 use crate::support::oracle::{self, Row};
 use crate::support::probe::Probe;
 
 /// A Parquet file with the columns `k` and `v`.
 fn parquet(rows: &[(i64, i64)]) -> Vec<u8> {
-    let column = |pick: fn(&(i64, i64)) -> i64| Arc::new(Int64Array::from_iter_values(rows.iter().map(pick))) as ArrayRef;
+    let column = |pick: fn(&(i64, i64)) -> i64| {
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(pick))) as ArrayRef
+    };
     let batch = RecordBatch::try_from_iter([("k", column(|row| row.0)), ("v", column(|row| row.1))]).unwrap();
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();
@@ -59,7 +61,8 @@ impl Setup {
 
     fn job(&self, sql: &str) -> Job {
         let columns = schema(&[("k", DataType::Int64), ("v", DataType::Int64)]);
-        let input = Input::new("s", "parquet", self.place.text("in")).schema(columns).option("maxFilesPerTrigger", 1);
+        let input =
+            Input::new("s", "parquet", self.place.text("in")).schema(columns).option("maxFilesPerTrigger", 1);
         Job::new(&self.place).inputs([input]).sql(sql).format("probe").out(None)
     }
 

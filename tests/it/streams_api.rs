@@ -174,13 +174,19 @@ async fn the_progress_tells_what_the_batch_did() {
     let job = Job::new(&place).files_per_trigger(2).sql("SELECT id FROM input WHERE id <> 1").name("etl");
     let query = job.run(&session).await.unwrap();
     assert_eq!(recorder.progress(), query.recent_progress());
-    let reports: Vec<Value> =
-        query.recent_progress().iter().map(|report| serde_json::from_str(&report.to_json()).unwrap()).collect();
+    let reports: Vec<Value> = query
+        .recent_progress()
+        .iter()
+        .map(|report| serde_json::from_str(&report.to_json()).unwrap())
+        .collect();
     assert_eq!(reports.len(), 2);
     let first = &reports[0];
     assert_eq!(first["id"], json!(query.id()));
     assert_eq!(first["runId"], json!(query.run_id()));
-    assert_eq!((&first["name"], &first["batchId"], &first["numInputRows"]), (&json!("etl"), &json!(0), &json!(2)));
+    assert_eq!(
+        (&first["name"], &first["batchId"], &first["numInputRows"]),
+        (&json!("etl"), &json!(0), &json!(2))
+    );
     assert!(first.get("inputRowsPerSecond").is_none() && reports[1]["inputRowsPerSecond"].is_number());
     let source = &first["sources"][0];
     assert_eq!((&source["startOffset"], &source["numInputRows"]), (&Value::Null, &json!(2)));
@@ -189,8 +195,15 @@ async fn the_progress_tells_what_the_batch_did() {
     assert_eq!(first["sink"]["numOutputRows"], json!(1));
     assert!(first["sink"]["description"].as_str().unwrap().starts_with("FileSink["));
     let phases: Vec<&String> = first["durationMs"].as_object().unwrap().keys().collect();
-    let expected =
-        ["addBatch", "commitOffsets", "latestOffset", "publish", "queryPlanning", "triggerExecution", "walCommit"];
+    let expected = [
+        "addBatch",
+        "commitOffsets",
+        "latestOffset",
+        "publish",
+        "queryPlanning",
+        "triggerExecution",
+        "walCommit",
+    ];
     assert_eq!(phases, expected);
 }
 
@@ -237,7 +250,8 @@ async fn the_memory_sink_is_a_table_under_the_name_of_the_query() {
     let mut job = Job::new(&place).format("memory").out(None).name("results").files_per_trigger(3);
     job.options.clear();
     job.run(&session).await.unwrap();
-    let rows = session.context().sql("SELECT id FROM results ORDER BY id").await.unwrap().collect().await.unwrap();
+    let rows =
+        session.context().sql("SELECT id FROM results ORDER BY id").await.unwrap().collect().await.unwrap();
     let rows = rows.iter().flat_map(crate::support::oracle::rows_of).collect();
     assert_eq!(crate::support::harness::ids(rows), [0, 1, 2, 3]);
 }
@@ -249,7 +263,8 @@ async fn explain_shows_the_plan_of_a_query_that_is_not_started() {
     let input = Input::new("input", "json", place.text("in"))
         .schema(schema(&[("id", DataType::Int64), ("unused", DataType::Utf8)]));
     let job = Job::new(&place).inputs([input]).sql("SELECT id FROM input WHERE id > 3");
-    let text = job.frame(&session).await.unwrap().write_stream().explain(place.text("out").as_str()).await.unwrap();
+    let text =
+        job.frame(&session).await.unwrap().write_stream().explain(place.text("out").as_str()).await.unwrap();
     assert!(text.contains("StreamScanExec: source=FileSource[") && text.contains("columns=[id]"), "{text}");
     assert!(!place.path("checkpoint").exists());
     let query = job.start(&session).await.unwrap();

@@ -41,7 +41,9 @@ impl Call {
 fn trace(place: &Place, durability: &str) -> Option<Vec<Call>> {
     let traces = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
     if !traces.is_ok_and(|ended| ended.status.success()) {
-        eprintln!("SKIPPED: strace is not installed or may not trace; the order of system calls is not checked");
+        eprintln!(
+            "SKIPPED: strace is not installed or may not trace; the order of system calls is not checked"
+        );
         return None;
     }
     for file in 0..FILES {
@@ -83,7 +85,9 @@ fn parse(text: &str) -> Vec<Call> {
         let content = content.trim_start();
         if let Some(begun) = content.strip_suffix("<unfinished ...>") {
             open.insert(process, (begun.to_string(), line));
-        } else if let Some((_, rest)) = content.strip_prefix("<... ").and_then(|rest| rest.split_once("resumed>")) {
+        } else if let Some((_, rest)) =
+            content.strip_prefix("<... ").and_then(|rest| rest.split_once("resumed>"))
+        {
             if let Some((begun, began)) = open.remove(process) {
                 calls.extend(call(&format!("{begun}{rest}"), began, line));
             }
@@ -124,8 +128,10 @@ impl Trace<'_> {
     fn durable(&self, path: &str) -> usize {
         let naming = self.find(&format!("link or rename to {path}"), |call| call.names(path));
         let temporary = &naming.paths[0];
-        let sync = self.last_before(&format!("fsync of {temporary}"), naming.began, |call| call.is_sync_of(temporary));
-        let write = self.last_before(&format!("write to {temporary}"), naming.began, |call| call.is_write_to(temporary));
+        let sync = self
+            .last_before(&format!("fsync of {temporary}"), naming.began, |call| call.is_sync_of(temporary));
+        let write = self
+            .last_before(&format!("write to {temporary}"), naming.began, |call| call.is_write_to(temporary));
         assert!(write.ended < sync.began, "{temporary} was written to after its fsync");
         self.synced_after(parent(path), naming.ended)
     }
@@ -160,14 +166,19 @@ fn every_file_is_durable_before_anything_depends_on_it() {
     let published = oracle::visible(&place.path("out"));
     let mut previous_batch_visible = metadata;
     for batch in 0..FILES {
-        let offsets_named = trace.find("offsets", |call| call.names(&checkpoint(&format!("offsets/{batch}"))));
-        assert!(previous_batch_visible < offsets_named.began, "batch {batch} was planned before the one before it was safe");
+        let offsets_named =
+            trace.find("offsets", |call| call.names(&checkpoint(&format!("offsets/{batch}"))));
+        assert!(
+            previous_batch_visible < offsets_named.began,
+            "batch {batch} was planned before the one before it was safe"
+        );
         let offsets = trace.durable(&checkpoint(&format!("offsets/{batch}")));
         let commit_named = trace.find("commit", |call| call.names(&checkpoint(&format!("commits/{batch}"))));
         assert!(offsets < commit_named.began, "batch {batch} was committed before its offsets were durable");
         let commit = trace.durable(&checkpoint(&format!("commits/{batch}")));
 
-        let files: Vec<&String> = published.iter().filter(|name| name.contains(&format!("-{batch:010}-"))).collect();
+        let files: Vec<&String> =
+            published.iter().filter(|name| name.contains(&format!("-{batch:010}-"))).collect();
         assert_eq!(files.len(), 2, "one per parity: {files:?}");
         for file in files {
             let file = place.text(&format!("out/{file}"));
@@ -175,11 +186,18 @@ fn every_file_is_durable_before_anything_depends_on_it() {
             let staged = &publication.paths[0];
             assert!(staged.contains("/.tidemill/"), "{staged}");
             let written = trace.find("staged write", |call| call.is_write_to(staged));
-            assert!(offsets < written.began, "rows of batch {batch} were written before its offsets were durable");
-            let synced = trace.last_before("fsync of staged rows", commit_named.began, |call| call.is_sync_of(staged));
+            assert!(
+                offsets < written.began,
+                "rows of batch {batch} were written before its offsets were durable"
+            );
+            let synced =
+                trace.last_before("fsync of staged rows", commit_named.began, |call| call.is_sync_of(staged));
             let named = trace.synced_after(parent(staged), synced.ended.min(written.ended));
             assert!(named < commit_named.began, "{staged} could be lost although batch {batch} is committed");
-            assert!(commit < publication.began, "{file} was visible before batch {batch} was committed for good");
+            assert!(
+                commit < publication.began,
+                "{file} was visible before batch {batch} was committed for good"
+            );
             previous_batch_visible = previous_batch_visible.max(trace.durable(&file));
         }
     }
@@ -189,14 +207,20 @@ fn every_file_is_durable_before_anything_depends_on_it() {
 /// A new directory's name is durable before a file in it is relied on.
 fn new_directories_are_synced(trace: &Trace<'_>, root: &str) {
     let mut directories = 0;
-    for made in trace.calls.iter().filter(|call| call.name.starts_with("mkdir") && call.paths[0].starts_with(root)) {
+    for made in
+        trace.calls.iter().filter(|call| call.name.starts_with("mkdir") && call.paths[0].starts_with(root))
+    {
         let directory = made.paths[0].trim_end_matches('/');
         let first = trace.calls.iter().find(|call| {
-            (call.name.starts_with("link") || call.name.starts_with("rename")) && parent(&call.paths[1]) == directory
+            (call.name.starts_with("link") || call.name.starts_with("rename"))
+                && parent(&call.paths[1]) == directory
         });
         if let Some(first) = first {
             let synced = trace.synced_after(parent(directory), made.ended);
-            assert!(synced < trace.synced_after(directory, first.ended), "{directory} could be lost with {first:?} in it");
+            assert!(
+                synced < trace.synced_after(directory, first.ended),
+                "{directory} could be lost with {first:?} in it"
+            );
             directories += 1;
         }
     }
@@ -223,11 +247,20 @@ fn traces_are_understood() {
 7 fsync(11</c>) = 0
 "#;
     let calls = parse(text);
-    let shown: Vec<String> =
-        calls.iter().map(|call| format!("{} {} {}-{}", call.name, call.paths.join(" "), call.began, call.ended)).collect();
+    let shown: Vec<String> = calls
+        .iter()
+        .map(|call| format!("{} {} {}-{}", call.name, call.paths.join(" "), call.began, call.ended))
+        .collect();
     assert_eq!(
         shown,
-        ["openat /c/.0.tmp 0-0", "write /c/.0.tmp 1-1", "write /o/x 3-3", "fsync /c/.0.tmp 2-4", "linkat /c/.0.tmp /c/0 5-5", "fsync /c 7-7"]
+        [
+            "openat /c/.0.tmp 0-0",
+            "write /c/.0.tmp 1-1",
+            "write /o/x 3-3",
+            "fsync /c/.0.tmp 2-4",
+            "linkat /c/.0.tmp /c/0 5-5",
+            "fsync /c 7-7"
+        ]
     );
     assert_eq!(Trace { calls: &calls }.durable("/c/0"), 7);
 }

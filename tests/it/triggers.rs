@@ -9,7 +9,9 @@ use tidemill::prelude::*;
 use tidemill::{Environment, Error};
 
 use crate::support::committed::{commits, files_of, numbers};
-use crate::support::harness::{Event, Job, Place, Recorder, cause, eventually, id_lines, session, session_in};
+use crate::support::harness::{
+    Event, Job, Place, Recorder, cause, eventually, id_lines, session, session_in,
+};
 use crate::support::probe::Probe;
 
 /// A place with files `0.json` … of one row each, whose id is the file's number.
@@ -110,7 +112,8 @@ async fn available_now_runs_an_interrupted_batch_first_and_as_it_was() {
 async fn processing_time_is_aligned_to_the_epoch() {
     let place = place_of(4);
     let clock = Arc::new(ManualClock::new(479));
-    let session = session_in(1, Environment { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..Environment::default() });
+    let session =
+        session_in(1, Environment { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..Environment::default() });
     let recorder = Recorder::of(&session);
     let job = Job::new(&place).files_per_trigger(1).trigger(Trigger::ProcessingTime(Duration::from_secs(2)));
     let query = job.start(&session).await.unwrap();
@@ -131,7 +134,8 @@ async fn processing_time_is_aligned_to_the_epoch() {
 async fn a_batch_that_overruns_is_followed_at_once_and_missed_ticks_are_not_made_up_for() {
     let place = place_of(4);
     let clock = Arc::new(ManualClock::new(0));
-    let session = session_in(1, Environment { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..Environment::default() });
+    let session =
+        session_in(1, Environment { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..Environment::default() });
     let recorder = Recorder::of(&session);
     let probe = Probe::of(&session);
     probe.on_prepare(move |batch| {
@@ -245,7 +249,8 @@ async fn listeners_are_told_in_order() {
     let session = session();
     let recorder = Recorder::of(&session);
     let removed = Arc::new(Recorder::default());
-    let id = session.streams().add_listener(Arc::clone(&removed) as Arc<dyn tidemill::StreamingQueryListener>);
+    let id =
+        session.streams().add_listener(Arc::clone(&removed) as Arc<dyn tidemill::StreamingQueryListener>);
     session.streams().remove_listener(id);
     let job = Job::new(&place).files_per_trigger(1).name("told").trigger(Trigger::AtOnce);
     let query = job.start(&session).await.unwrap();

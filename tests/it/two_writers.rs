@@ -121,7 +121,9 @@ async fn a_run_that_slept_through_another_is_fenced() {
         let result = older.finish().await;
         let problem = |problem| panic!("older run, held at call {call} ({name}): {problem}");
         fenced += usize::from(is_fenced(&result).unwrap_or_else(problem));
-        heal(&place, &expected).await.unwrap_or_else(|problem| panic!("held at call {call} ({name}): {problem}"));
+        heal(&place, &expected)
+            .await
+            .unwrap_or_else(|problem| panic!("held at call {call} ({name}): {problem}"));
     }
     // Before it has claimed the checkpoint the older run is the newer one, and after its last
     // commit there is nothing left to be kept from.
@@ -139,8 +141,13 @@ async fn two_runs_that_hold_each_other_up_lose_and_double_nothing() {
             older.held_or_ended().await;
             let mut newer = Writer::start(&place, "checkpoint-2", Faults::holding_at(newer_call));
             newer.held_or_ended().await;
-            let at = |writer: &Writer| writer.faults.calls().last().map(ToString::to_string).unwrap_or_default();
-            let at = format!("older held at {older_call} ({}), newer at {newer_call} ({})", at(&older), at(&newer));
+            let at =
+                |writer: &Writer| writer.faults.calls().last().map(ToString::to_string).unwrap_or_default();
+            let at = format!(
+                "older held at {older_call} ({}), newer at {newer_call} ({})",
+                at(&older),
+                at(&newer)
+            );
             let (older, newer) = (older.finish().await, newer.finish().await);
             for (who, result) in [("older", &older), ("newer", &newer)] {
                 is_fenced(result).unwrap_or_else(|problem| panic!("{at}: {who} {problem}"));

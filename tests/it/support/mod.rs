@@ -1,6 +1,5 @@
 //! What several tests share: simulated disks, injected faults, oracles, queries in a temporary folder.
 
-pub mod faults;
 pub mod committed;
 pub mod events;
 pub mod faults;

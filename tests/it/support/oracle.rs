@@ -43,8 +43,7 @@ pub type Columns<'a> = &'a [(&'a str, Kind)];
 
 /// `rows` as a multiset that two readers can agree on.
 pub fn canonical(rows: impl IntoIterator<Item = Row>) -> Vec<String> {
-    let mut lines: Vec<String> =
-        rows.into_iter().map(|row| serde_json::to_string(&row).unwrap()).collect();
+    let mut lines: Vec<String> = rows.into_iter().map(|row| serde_json::to_string(&row).unwrap()).collect();
     lines.sort();
     lines
 }
@@ -285,7 +284,12 @@ fn differences_are_found() {
     let row = |id: i64| Row::from([("id".to_string(), json!(id))]);
     assert_eq!(same(vec![row(2), row(1)], vec![row(1), row(2)]), Ok(()));
     let lost = same(vec![row(1)], vec![row(1), row(1)]).unwrap_err();
-    assert!(lost.contains(r#"1 rows instead of 2; missing (or too few): ["{\"id\":1}"]; not expected (or too many): []"#), "{lost}");
+    assert!(
+        lost.contains(
+            r#"1 rows instead of 2; missing (or too few): ["{\"id\":1}"]; not expected (or too many): []"#
+        ),
+        "{lost}"
+    );
     let doubled = same(vec![row(3), row(3)], vec![row(3)]).unwrap_err();
     assert!(doubled.contains(r#"not expected (or too many): ["{\"id\":3}"]"#), "{doubled}");
 }
