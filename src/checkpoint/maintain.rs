@@ -29,7 +29,7 @@ impl Checkpoint {
     /// only, a part of them at a time.
     ///
     /// # Errors
-    /// [`Error::ConcurrentQuery`] if another run has taken over; storage errors and damaged files
+    /// [`Error::ConcurrentQuery`](crate::Error::ConcurrentQuery) if another run has taken over; storage errors and damaged files
     /// as they come. The checkpoint stays usable, and the next call goes on where this one stopped.
     pub async fn maintain(&self, min_batches_to_retain: u64, forget: &Forget<'_>) -> Result<()> {
         let mut upkeep = self.upkeep.lock().await;
