@@ -11,6 +11,7 @@ mod prefix;
 mod refused;
 mod regressions;
 mod restart;
+mod file_source;
 mod sinks;
 mod sql_grammar;
 mod storage_contract;
