@@ -12,6 +12,7 @@ mod refused;
 mod regressions;
 mod restart;
 mod sinks;
+mod sql_execute;
 mod sql_grammar;
 mod storage_contract;
 mod stream_static;
