@@ -13,6 +13,7 @@ mod regressions;
 mod restart;
 mod file_source;
 mod sinks;
+mod sql_execute;
 mod sql_grammar;
 mod storage_contract;
 mod stream_static;
