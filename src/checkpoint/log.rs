@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::storage::Storage;
 
 /// How often a start reads the checkpoint anew while an earlier run still merges files.
-const READ_ATTEMPTS: usize = 5;
+const READ_ATTEMPTS: usize = 3;
 
 /// A checkpoint that this run owns until a later start takes it over.
 ///
@@ -93,21 +93,13 @@ pub enum Recovery {
     },
 }
 
-/// Reads `metadata` without taking the checkpoint over; `None` if there is none.
-///
-/// # Errors
-/// [`Error::CheckpointDamaged`] if it is there and cannot be read.
-pub async fn read_metadata(storage: &dyn Storage) -> Result<Option<Metadata>> {
-    read::record(storage, layout::METADATA).await
-}
-
 impl Checkpoint {
-    /// Reads `metadata` without taking the checkpoint over; see [`read_metadata`].
+    /// Reads `metadata` without taking the checkpoint over; `None` if there is none.
     ///
     /// # Errors
     /// [`Error::CheckpointDamaged`] if it is there and cannot be read.
     pub async fn read_metadata(storage: &dyn Storage) -> Result<Option<Metadata>> {
-        read_metadata(storage).await
+        read::record(storage, layout::METADATA).await
     }
 
     /// Takes the checkpoint over from whichever run had it, and reads how to go on.
@@ -116,39 +108,35 @@ impl Checkpoint {
     /// [`Error::CheckpointDamaged`], naming the file, if one is missing or not as it was written.
     pub async fn open(storage: Arc<dyn Storage>, run_id: Uuid) -> Result<(Self, Recovered)> {
         let fence = Fence::claim(Arc::clone(&storage), run_id).await?;
-        let mut vanished = String::new();
-        for _ in 0..READ_ATTEMPTS {
-            let contents = match read::contents(&*storage).await {
-                Ok(contents) => contents,
-                Err(Failure::Vanished(path)) => {
-                    vanished = path;
-                    continue;
-                }
-                Err(Failure::Error(error)) => return Err(error),
-            };
-            let facts = contents.facts;
-            let progress = Progress {
-                has_metadata: facts.metadata,
-                planned: facts.latest(),
-                committed: contents.recovered.last_commit.as_ref().map(|commit| commit.batch_id),
-                offsets: facts.offsets,
-                commits: facts.commits,
-            };
-            let upkeep = Upkeep {
-                full_groups: vec![0; contents.segments.len()],
-                segments: contents.segments,
-                redundant: contents.redundant,
-                settled: false,
-            };
-            let checkpoint = Self {
-                storage,
-                fence,
-                progress: Mutex::new(progress),
-                upkeep: tokio::sync::Mutex::new(upkeep),
-            };
-            return Ok((checkpoint, contents.recovered));
-        }
-        Err(Error::damaged(vanished, "the directory lists it, and reading says that it does not exist"))
+        let mut attempt = 1;
+        let contents = loop {
+            match read::contents(&*storage).await {
+                Err(Failure::Missing(_)) if attempt < READ_ATTEMPTS => attempt += 1,
+                result => break result,
+            }
+        };
+        // A run that was overtaken meanwhile saw a later one's files come and go.
+        fence.check().await?;
+        let contents = contents.map_err(|failure| match failure {
+            Failure::Missing(error) | Failure::Error(error) => error,
+        })?;
+        let facts = contents.facts;
+        let progress = Progress {
+            has_metadata: facts.metadata,
+            planned: facts.latest(),
+            committed: contents.recovered.last_commit.as_ref().map(|commit| commit.batch_id),
+            offsets: facts.offsets,
+            commits: facts.commits,
+        };
+        let upkeep = Upkeep {
+            full_groups: vec![0; contents.segments.len()],
+            segments: contents.segments,
+            redundant: contents.redundant,
+            settled: false,
+        };
+        let checkpoint =
+            Self { storage, fence, progress: Mutex::new(progress), upkeep: tokio::sync::Mutex::new(upkeep) };
+        Ok((checkpoint, contents.recovered))
     }
 
     /// Writes who the query is, once, before its first batch.

@@ -9,13 +9,13 @@ use std::ops::Range;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::value::RawValue;
 
-use super::fence::{Placed, concurrent, place};
+use super::fence::{Placed, place};
 use super::history::{FAN_IN, MAX_ENTRIES, Segment, full_groups, mergeable};
 use super::log::{Checkpoint, Upkeep};
-use super::read::CONCURRENT_READS;
+use super::read::{CONCURRENT_READS, Failure};
 use super::records::{HistoryRecord, OffsetsRecord};
 use super::{frame, layout, read};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Of some entries of the source with the given index, those that it still needs.
 pub type Forget<'a> = dyn Fn(usize, Vec<Box<RawValue>>) -> Vec<Box<RawValue>> + Send + Sync + 'a;
@@ -41,14 +41,53 @@ impl Checkpoint {
         }
         upkeep.settled = false;
         self.fence.check().await?;
-        while let Some(first) = self.next_to_fold(&upkeep) {
-            self.fold(&mut upkeep, first, forget).await?;
+        let mut result = self.work(&mut upkeep, min_batches_to_retain, forget).await;
+        if let Err(Failure::Missing(_)) = result {
+            // The maintenance of an earlier run, begun before this one took over, may have been here.
+            self.fence.check().await?;
+            result = match self.list_anew(&mut upkeep).await {
+                Ok(()) => self.work(&mut upkeep, min_batches_to_retain, forget).await,
+                failed => failed,
+            };
+        }
+        result.map_err(|failure| match failure {
+            Failure::Missing(error) | Failure::Error(error) => error,
+        })?;
+        upkeep.settled = true;
+        Ok(())
+    }
+
+    async fn work(&self, upkeep: &mut Upkeep, retain: u64, forget: &Forget<'_>) -> Result<(), Failure> {
+        while let Some(first) = self.next_to_fold(upkeep) {
+            self.fold(upkeep, first, forget).await?;
         }
         for source in 0..upkeep.segments.len() {
-            self.merge(&mut upkeep, source, forget).await?;
+            self.merge(upkeep, source, forget).await?;
         }
-        self.purge(&mut upkeep, min_batches_to_retain).await?;
-        upkeep.settled = true;
+        Ok(self.purge(upkeep, retain).await?)
+    }
+
+    /// Takes over the segments that there are by now.
+    async fn list_anew(&self, upkeep: &mut Upkeep) -> Result<(), Failure> {
+        for source in 0..upkeep.segments.len() {
+            let cover = read::source_cover(source, &self.storage.list(&layout::history(source)).await?)?;
+            let mut segments = Vec::with_capacity(cover.used.len());
+            for (first, last) in cover.used {
+                let known =
+                    upkeep.segments[source].iter().find(|known| (known.first, known.last) == (first, last));
+                segments.push(match known {
+                    Some(segment) => *segment,
+                    None => {
+                        let entries = self.segment(source, first, last).await?.entries.len() as u64;
+                        Segment { first, last, entries }
+                    }
+                });
+            }
+            upkeep.segments[source] = segments;
+            let redundant =
+                cover.redundant.into_iter().map(|(first, last)| layout::segment(source, first, last));
+            upkeep.redundant.extend(redundant);
+        }
         Ok(())
     }
 
@@ -60,13 +99,13 @@ impl Checkpoint {
     }
 
     /// Moves the entries of ten batches into the history.
-    async fn fold(&self, upkeep: &mut Upkeep, first: u64, forget: &Forget<'_>) -> Result<()> {
+    async fn fold(&self, upkeep: &mut Upkeep, first: u64, forget: &Forget<'_>) -> Result<(), Failure> {
         let sources = upkeep.segments.len();
         let last = first + FAN_IN - 1;
         let mut records: Vec<OffsetsRecord> = stream::iter(first..=last)
             .map(|batch| async move {
-                let found = read::offsets(&*self.storage, batch, sources).await?;
-                found.ok_or_else(|| Error::damaged(layout::offsets(batch), "it is gone while the query runs"))
+                let record = read::offsets(&*self.storage, batch, sources).await?;
+                read::expect(record, || layout::offsets(batch))
             })
             .buffered(CONCURRENT_READS)
             .try_collect()
@@ -86,7 +125,7 @@ impl Checkpoint {
     }
 
     /// Merges the segments of one source as far as they go.
-    async fn merge(&self, upkeep: &mut Upkeep, source: usize, forget: &Forget<'_>) -> Result<()> {
+    async fn merge(&self, upkeep: &mut Upkeep, source: usize, forget: &Forget<'_>) -> Result<(), Failure> {
         loop {
             if let Some(group) = mergeable(&upkeep.segments[source]) {
                 let entries =
@@ -115,7 +154,7 @@ impl Checkpoint {
         segments: &[Segment],
         forget: &Forget<'_>,
         only_if_fewer: bool,
-    ) -> Result<Option<Vec<Box<RawValue>>>> {
+    ) -> Result<Option<Vec<Box<RawValue>>>, Failure> {
         let mut kept = Vec::new();
         for (index, segment) in segments.iter().enumerate() {
             let entries = self.segment(source, segment.first, segment.last).await?.entries;
@@ -137,7 +176,7 @@ impl Checkpoint {
         source: usize,
         group: Range<usize>,
         entries: Vec<Box<RawValue>>,
-    ) -> Result<()> {
+    ) -> Result<(), Failure> {
         let parts = &upkeep.segments[source][group.clone()];
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(()) };
         let whole = self.store(source, first.first, last.last, entries).await?;
@@ -152,7 +191,7 @@ impl Checkpoint {
         first: u64,
         last: u64,
         entries: Vec<Box<RawValue>>,
-    ) -> Result<Segment> {
+    ) -> Result<Segment, Failure> {
         let record = HistoryRecord { first_batch: first, last_batch: last, entries };
         let body = frame::encode(&record)?;
         let entries = match place(&*self.storage, &layout::segment(source, first, last), &body).await? {
@@ -163,11 +202,9 @@ impl Checkpoint {
         Ok(Segment { first, last, entries: entries as u64 })
     }
 
-    async fn segment(&self, source: usize, first: u64, last: u64) -> Result<HistoryRecord> {
-        let found = read::segment(&*self.storage, source, (first, last)).await?;
-        let path = layout::segment(source, first, last);
-        // Only another run removes a segment that this one uses.
-        found.ok_or_else(|| concurrent(&*self.storage, format!("it has removed '{path}'")))
+    async fn segment(&self, source: usize, first: u64, last: u64) -> Result<HistoryRecord, Failure> {
+        let record = read::segment(&*self.storage, source, (first, last)).await?;
+        read::expect(record, || layout::segment(source, first, last))
     }
 
     /// The last batch whose files may go, if there are such files.

@@ -29,7 +29,7 @@ mod recovery;
 mod verify;
 
 pub use location::{location_of, same_place};
-pub use log::{Checkpoint, Recovered, Recovery, read_metadata};
+pub use log::{Checkpoint, Recovered, Recovery};
 pub use maintain::Forget;
 pub use recovery::Finding;
 pub use verify::{Report, verify};

@@ -29,8 +29,9 @@ pub(super) struct Contents {
 
 /// Why reading stopped.
 pub(super) enum Failure {
-    /// A file went away after it was listed: the maintenance of an earlier run was still at work.
-    Vanished(String),
+    /// A file is missing. The maintenance of an earlier run may still be at work, so that the
+    /// listings do not fit together.
+    Missing(Error),
     /// Anything else.
     Error(Error),
 }
@@ -146,7 +147,7 @@ pub(super) async fn contents(storage: &dyn Storage) -> Result<Contents, Failure>
         covers.push(source_cover(source, &storage.list(&layout::history(source)).await?)?);
     }
     facts.covered = covered(&covers);
-    let decision = decide(&facts).map_err(Error::from)?;
+    let decision = decide(&facts).map_err(|finding| Failure::Missing(finding.into()))?;
 
     let batches = batches_to_read(&facts, decision);
     let mut records: BTreeMap<u64, OffsetsRecord> = stream::iter(batches)
@@ -177,17 +178,20 @@ pub(super) async fn contents(storage: &dyn Storage) -> Result<Contents, Failure>
     })
 }
 
-fn expect<T>(found: Option<T>, path: impl FnOnce() -> String) -> Result<T, Failure> {
-    found.ok_or_else(|| Failure::Vanished(path()))
+/// What a listed file holds.
+pub(super) fn expect<T>(found: Option<T>, path: impl FnOnce() -> String) -> Result<T, Failure> {
+    let reason = "it was there before, and reading says that it does not exist";
+    found.ok_or_else(|| Failure::Missing(Error::damaged(path(), reason)))
 }
 
-fn source_cover(source: usize, files: &[StoredFile]) -> Result<Cover> {
+/// What the listed segments of a source amount to; fails if one is missing between them.
+pub(super) fn source_cover(source: usize, files: &[StoredFile]) -> Result<Cover, Failure> {
     let cover = cover(&ranges(files));
     if let Some((first, last)) = cover.gap {
         let path = layout::segment(source, first, last);
         let reason = "it is missing, or the segments that it was made of: later batches are in the history. \
                       Restore it from a copy of the checkpoint, or start with a new checkpointLocation";
-        return Err(Error::damaged(path, reason));
+        return Err(Failure::Missing(Error::damaged(path, reason)));
     }
     Ok(cover)
 }

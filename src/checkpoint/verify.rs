@@ -34,15 +34,25 @@ impl fmt::Display for Report {
             return f.write_str("there is no checkpoint here");
         }
         let Self { files, batches, findings } = self;
-        match findings.len() {
-            0 => write!(f, "{files} files, {batches} committed batches: no problem found"),
-            1 => write!(f, "{files} files, {batches} committed batches: 1 problem found"),
-            many => write!(f, "{files} files, {batches} committed batches: {many} problems found"),
-        }?;
+        let files = count(*files, "file");
+        let batches = count(*batches, "committed batch");
+        let problems = match findings.len() as u64 {
+            0 => "no problem".to_string(),
+            some => count(some, "problem"),
+        };
+        write!(f, "{files}, {batches}: {problems} found")?;
         for Finding { path, problem } in findings {
             write!(f, "\n  {path}: {problem}")?;
         }
         Ok(())
+    }
+}
+
+fn count(number: u64, what: &str) -> String {
+    match (number, what.ends_with("ch")) {
+        (1, _) => format!("1 {what}"),
+        (_, true) => format!("{number} {what}es"),
+        (_, false) => format!("{number} {what}s"),
     }
 }
 
@@ -81,7 +91,11 @@ impl Verifier<'_> {
         let metadata: Option<Metadata> = self.read_all(metadata).await.pop().flatten();
         let sources = metadata.as_ref().map(|metadata| metadata.definition.sources.len());
         self.fences().await?;
-        let listed = self.list(has_metadata, sources.unwrap_or(0)).await?;
+        let histories = match sources {
+            Some(sources) => sources,
+            None => self.count_histories().await?,
+        };
+        let listed = self.list(has_metadata, histories).await?;
         let facts = &listed.facts;
         self.report.batches = facts.commits.last().copied().max(facts.covered).map_or(0, |last| last + 1);
         self.report.findings.extend(problems(facts));
@@ -92,7 +106,16 @@ impl Verifier<'_> {
         for (source, ranges) in listed.histories.iter().enumerate() {
             self.segments(source, ranges).await;
         }
-        self.settle_gone(sources.unwrap_or(0)).await
+        self.settle_gone(histories).await
+    }
+
+    /// How many sources have a history, for checkpoints whose metadata cannot tell.
+    async fn count_histories(&self) -> Result<usize> {
+        let mut sources = 0;
+        while !self.storage.list(&layout::history(sources)).await?.is_empty() {
+            sources += 1;
+        }
+        Ok(sources)
     }
 
     /// Lists the batches. Commits count only if they are older than the plans, missing commits only

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use datafusion::common::internal_err;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -12,8 +13,8 @@ use datafusion::physical_plan::execution_plan::{
 };
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, EmptyRecordBatchStream, ExecutionPlan, Partitioning, PhysicalExpr,
-    PlanProperties,
+    DisplayAs, DisplayFormatType, EmptyRecordBatchStream, ExecutionPlan, ExecutionPlanProperties,
+    Partitioning, PhysicalExpr, PlanProperties,
 };
 use futures::TryStreamExt;
 
@@ -69,6 +70,12 @@ impl StreamScanExec {
         }
         let batch = &epoch.inputs[self.source_index].batch;
         let plan = self.scan.read(batch, context)?;
+        let partitions = plan.output_partitioning().partition_count();
+        let planned = self.properties.output_partitioning().partition_count();
+        if partitions > planned {
+            // Nobody would execute the others, and their rows would be lost without a word.
+            return internal_err!("{} gave {partitions} partitions of {planned}", self.description);
+        }
         *reader = Some(Arc::clone(&plan));
         Ok(plan)
     }

@@ -18,8 +18,9 @@ const SINGLE_DISTINCT_RULE: &str = "single_distinct_aggregation_to_group_by";
 pub(crate) fn streaming_state(state: &SessionState, partitions: usize) -> Result<SessionState> {
     let mut config = state.config().clone().with_target_partitions(partitions.max(1));
     let options = config.options_mut();
-    // A scan keeps the filter that a join's build side of an earlier batch pushed into it.
-    options.optimizer.enable_dynamic_filter_pushdown = false;
+    // A scan keeps the filter that a join's build side of an earlier batch pushed into it. Setting
+    // the master switch by its name switches off the others too; setting its field would not.
+    options.set("datafusion.optimizer.enable_dynamic_filter_pushdown", "false")?;
     let rules = state
         .optimizers()
         .iter()

@@ -1,5 +1,22 @@
 //! The integration tests, in one binary: each links DataFusion, and that is what costs time.
 
+mod checkpoint_files;
+mod crash_matrix;
+mod disk_full;
+mod kill_loop;
+mod layers;
+mod plan_once;
+mod power_loss;
+mod prefix;
+mod refused;
+mod regressions;
+mod restart;
 mod sinks;
 mod sql_grammar;
+mod storage_contract;
+mod stream_static;
+mod streams_api;
 mod support;
+mod syscall_order;
+mod triggers;
+mod two_writers;

@@ -1,1 +1,10 @@
 //! What several tests share: simulated disks, injected faults, oracles, queries in a temporary folder.
+
+pub mod committed;
+pub mod events;
+pub mod faults;
+pub mod harness;
+pub mod oracle;
+pub mod outcome;
+pub mod probe;
+pub mod sim_disk;

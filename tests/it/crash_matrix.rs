@@ -1,0 +1,200 @@
+//! A crash, a torn write, and an error with and without effect, at every single storage call of
+//! checkpoint and sink: after a restart, the output is that of an undisturbed run.
+
+use std::collections::BTreeSet;
+
+use datafusion::arrow::datatypes::DataType;
+use serde_json::json;
+
+use crate::support::faults::{Call, Fault, Faults, Plan};
+use crate::support::harness::{Input, Job, Place, id_lines, schema, session_in};
+use crate::support::oracle::{Kind, Row};
+use crate::support::outcome::{Expected, disks, environment};
+
+const COLUMNS: [(&str, Kind); 2] = [("id", Kind::Int), ("parity", Kind::Int)];
+
+/// A query at some point of its life, what it will be asked to do, and what must come of it.
+struct Scenario {
+    template: Place,
+    expected: Expected,
+    job: fn(&Place) -> Job,
+}
+
+/// Two sources of three files each, one file of each per batch; several files per batch come out.
+fn two_sources() -> Scenario {
+    let template = Place::new();
+    let mut rows = Vec::new();
+    for (table, first) in [("a", 0), ("b", 1000)] {
+        for file in 0..3 {
+            let ids: Vec<i64> = (0..4).map(|row| first + file * 10 + row).collect();
+            rows.extend(ids.iter().map(|id| row_of(*id, table)));
+            template.put(&format!("in/{table}/{file}.json"), id_lines(ids));
+        }
+    }
+    let job = |place: &Place| {
+        let input = |table: &str| {
+            Input::new(table, "json", place.text(&format!("in/{table}")))
+                .schema(schema(&[("id", DataType::Int64)]))
+        };
+        Job::new(place)
+            .inputs([input("a"), input("b")])
+            .sql(
+                "SELECT id, id % 2 AS parity, 'a' AS origin FROM a \
+                 UNION ALL SELECT id, id % 2, 'b' FROM b",
+            )
+            .format("json")
+            .partition_by(&["parity"])
+            .files_per_trigger(1)
+    };
+    Scenario { template, expected: Expected { format: "json", columns: &COLUMNS, rows, batches: 3 }, job }
+}
+
+fn row_of(id: i64, origin: &str) -> Row {
+    let cells = [("id", json!(id)), ("parity", json!(id % 2)), ("origin", json!(origin))];
+    cells.map(|(name, value)| (name.to_string(), value)).into()
+}
+
+/// One source, shortly before old checkpoint files are merged: `done` batches ran undisturbed,
+/// `left` are to come.
+async fn before_maintenance(done: i64, left: i64) -> Scenario {
+    let template = Place::new();
+    let job =
+        |place: &Place| Job::new(place).format("json").files_per_trigger(1).option("minBatchesToRetain", 2);
+    for id in 0..done {
+        template.put(&format!("in/{id:05}.json"), id_lines([id]));
+    }
+    job(&template).run(&session_in(1, environment(disks()))).await.unwrap();
+    for id in done..done + left {
+        template.put(&format!("in/{id:05}.json"), id_lines([id]));
+    }
+    let rows = (0..done + left).map(|id| Row::from([("id".to_string(), json!(id))])).collect();
+    let batches = u64::try_from(done + left).unwrap();
+    Scenario { template, expected: Expected { format: "json", columns: &COLUMNS, rows, batches }, job }
+}
+
+impl Scenario {
+    /// Runs the query as a process in which `faults` happen. Whether it succeeds depends on them.
+    async fn disturb(&self, place: &Place, faults: &Faults) -> bool {
+        let session = session_in(1, environment(faults.provider(disks())));
+        (self.job)(place).run(&session).await.is_ok()
+    }
+
+    /// Runs the query twice on healthy storages, and checks what came of it.
+    async fn heal(&self, place: &Place) -> Result<(), String> {
+        for _ in 0..2 {
+            let session = session_in(1, environment(disks()));
+            (self.job)(place).run(&session).await.map_err(|error| error.to_string())?;
+        }
+        self.expected.check(place).await
+    }
+
+    /// The storage calls of an undisturbed run.
+    async fn census(&self) -> Vec<Call> {
+        let (place, faults) = (self.template.copy(), Faults::new(None));
+        assert!(self.disturb(&place, &faults).await);
+        self.heal(&place).await.unwrap();
+        faults.calls()
+    }
+
+    /// Lets every call go wrong in every way.
+    async fn check(&self) {
+        let census = self.census().await;
+        for (call, name) in census.iter().enumerate() {
+            for fault in Fault::ALL {
+                let (place, faults) = (self.template.copy(), Faults::new(Some(Plan { call, fault })));
+                let succeeded = self.disturb(&place, &faults).await;
+                assert!(faults.fired(), "call {call} ({name}) did not come again");
+                assert!(!(succeeded && faults.is_dead()), "{fault:?} at call {call} ({name}) went unnoticed");
+                if let Err(problem) = self.heal(&place).await {
+                    panic!("after {fault:?} at call {call} ({name}): {problem}");
+                }
+            }
+        }
+    }
+}
+
+/// What the calls do, without the parts of their paths that differ from batch to batch.
+fn kinds(calls: &[Call]) -> BTreeSet<String> {
+    calls
+        .iter()
+        .map(|call| {
+            let directory = call.path.split('/').next().unwrap_or_default();
+            format!("{} {directory}", call.operation).trim_end().to_string()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_census_knows_every_kind_of_call() {
+    let mut found = kinds(&two_sources().census().await);
+    found.extend(kinds(&before_maintenance(8, 4).await.census().await));
+    found.extend(kinds(&before_maintenance(98, 3).await.census().await));
+    for kind in [
+        "read metadata",
+        "create metadata",
+        "list fence",
+        "create fence",
+        "delete fence",
+        "size fence",
+        "list offsets",
+        "create offsets",
+        "read offsets",
+        "delete offsets",
+        "list commits",
+        "create commits",
+        "read commits",
+        "delete commits",
+        "list history",
+        "create history",
+        "read history",
+        "delete history",
+        "list .tidemill",
+        "writer .tidemill",
+        "write .tidemill",
+        "finish .tidemill",
+        "rename .tidemill",
+        "remove_empty_dir .tidemill",
+    ] {
+        assert!(found.contains(kind), "no call '{kind}' among {found:#?}");
+    }
+}
+
+#[tokio::test]
+async fn any_call_may_go_wrong_with_two_sources() {
+    two_sources().check().await;
+}
+
+#[tokio::test]
+async fn any_call_may_go_wrong_while_the_first_files_are_merged() {
+    before_maintenance(9, 2).await.check().await;
+}
+
+#[tokio::test]
+async fn any_call_may_go_wrong_while_merged_files_are_merged_again() {
+    before_maintenance(99, 2).await.check().await;
+}
+
+#[tokio::test]
+async fn the_restart_may_crash_too() {
+    let scenario = two_sources();
+    let calls = scenario.census().await.len();
+    let faults = [Fault::DieAfter, Fault::DieBefore, Fault::Tear];
+    for (round, first) in (0..calls).step_by(3).enumerate() {
+        // Crash, then crash again at every fifth call of the restart, each time a little further.
+        let (place, fault) = (scenario.template.copy(), faults[round % 3]);
+        scenario.disturb(&place, &Faults::new(Some(Plan { call: first, fault }))).await;
+        let mut second = round % 5;
+        loop {
+            let place = place.copy();
+            let faults = Faults::new(Some(Plan { call: second, fault: faults[(round + second) % 3] }));
+            scenario.disturb(&place, &faults).await;
+            if !faults.fired() {
+                break;
+            }
+            if let Err(problem) = scenario.heal(&place).await {
+                panic!("after {fault:?} at call {first} and {:?}: {problem}", faults.calls().last());
+            }
+            second += 5;
+        }
+    }
+}

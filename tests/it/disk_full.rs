@@ -1,0 +1,169 @@
+//! Disks that are full, broken or not ours: an error that names the operation and the path, nothing
+//! half-done in sight, and a restart that goes on as if nothing had been.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use serde_json::json;
+use tidemill::Error;
+use tidemill::storage::{Durability, StorageProvider};
+
+use crate::support::harness::{Job, Place, cause, id_lines, ids, session_in};
+use crate::support::oracle::{self, Row};
+use crate::support::outcome::{Expected, directory_url, environment};
+use crate::support::sim_disk::{DiskFault, SimDisk};
+
+const OUT: &str = "/disk/out";
+const CHECKPOINT: &str = "/disk/checkpoint";
+/// EIO, EACCES and ENOSPC.
+const CODES: [i32; 3] = [5, 13, 28];
+
+async fn rows(disk: &SimDisk) -> Vec<i64> {
+    let storage = disk.open(&directory_url(OUT), Durability::Disk).unwrap();
+    let mut rows = Vec::new();
+    for file in storage.list("").await.unwrap().into_iter().filter(|file| !oracle::is_hidden(&file.path)) {
+        let bytes = storage.read(&file.path).await.unwrap().unwrap();
+        rows.extend(oracle::read_bytes(bytes.to_vec(), &file.path, "json", &[]));
+    }
+    ids(rows)
+}
+
+#[tokio::test]
+async fn an_error_of_the_disk_names_operation_and_path_and_does_no_harm() {
+    let place = Place::new();
+    (0..2).for_each(|id| place.put(&format!("in/{id}.json"), id_lines([id])));
+    let expected = Expected {
+        format: "json",
+        columns: &[],
+        rows: (0..2).map(|id| Row::from([("id".to_string(), json!(id))])).collect(),
+        batches: 2,
+    };
+    let job = Job::new(&place)
+        .format("json")
+        .out(Some(OUT.into()))
+        .option("checkpointLocation", CHECKPOINT)
+        .option("durability", "disk")
+        .files_per_trigger(1);
+    let undisturbed = SimDisk::new();
+    job.run(&session_in(1, environment(Arc::new(undisturbed.clone())))).await.unwrap();
+
+    let mut failed = 0;
+    for step in 0..undisturbed.steps() {
+        for code in CODES {
+            let disk = SimDisk::new();
+            disk.fail_at(step, DiskFault::Error(code));
+            let result = job.run(&session_in(1, environment(Arc::new(disk.clone())))).await;
+            // What is visible is that of whole batches, whether or not the run has failed.
+            let visible = rows(&disk).await;
+            assert!(
+                [&[][..], &[0], &[0, 1]].contains(&&visible[..]),
+                "{visible:?} after {code} at step {step}"
+            );
+            if let Err(error) = result {
+                failed += 1;
+                check_error(cause(&error), code, step);
+            }
+            // Healed: the fault comes only once.
+            for _ in 0..2 {
+                job.run(&session_in(1, environment(Arc::new(disk.clone())))).await.unwrap();
+            }
+            assert_eq!(rows(&disk).await, [0, 1], "after {code} at step {step}");
+            expected.check_checkpoint(&disk, CHECKPOINT).await.unwrap();
+        }
+    }
+    // Only tidying up may fail without failing the query.
+    assert!(failed > undisturbed.steps() * CODES.len() / 2, "only {failed} runs failed");
+}
+
+fn check_error(error: &Error, code: i32, step: usize) {
+    let Error::Storage { operation, path, source } = error else {
+        panic!("not a storage error after {code} at step {step}: {error:?}");
+    };
+    assert!(!operation.is_empty() && path.starts_with('/'), "{error}");
+    let io = source.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    assert_eq!(io, Some(code), "after {code} at step {step}: {error}");
+}
+
+/// The real binary, running `sql` as far as there is input.
+fn tidemill(script: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    command.arg("run").arg(script).args(["--trigger", "available-now", "--progress", "none"]);
+    command
+}
+
+fn script(place: &Place, out: &str, checkpoint: &str) {
+    let sql = format!(
+        "CREATE UNBOUNDED EXTERNAL TABLE input (id BIGINT, text VARCHAR) STORED AS JSON LOCATION '{}';
+         CREATE EXTERNAL TABLE output STORED AS JSON LOCATION '{out}';
+         CREATE STREAMING QUERY etl CHECKPOINT LOCATION '{checkpoint}' AS INSERT INTO output SELECT id, text FROM input;",
+        place.text("in"),
+    );
+    place.put("job.sql", sql);
+}
+
+/// Rows that take about 100 kB.
+fn large_input(place: &Place) {
+    let text = "x".repeat(80);
+    let lines: String = (0..1000).map(|id| format!("{{\"id\":{id},\"text\":\"{text}\"}}\n")).collect();
+    place.put("in/0.json", lines);
+}
+
+#[test]
+fn the_binary_survives_a_limit_on_file_sizes() {
+    let place = Place::new();
+    large_input(&place);
+    script(&place, &place.text("out"), &place.text("checkpoint"));
+    // RLIMIT_FSIZE: a larger file kills the process with SIGXFSZ, in the middle of a write.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 16 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_tidemill")]);
+    limited.args(tidemill(&place.path("job.sql")).get_args());
+    let ended = limited.output().unwrap();
+    assert!(!ended.status.success());
+    assert_eq!(oracle::visible(&place.path("out")), Vec::<String>::new());
+
+    assert!(tidemill(&place.path("job.sql")).status().unwrap().success());
+    assert_eq!(ids(place.rows("json", &[])), (0..1000).collect::<Vec<_>>());
+    assert_eq!(oracle::hidden(&place.path("out")), Vec::<String>::new());
+}
+
+#[test]
+fn the_binary_survives_a_full_disk() {
+    let place = Place::new();
+    large_input(&place);
+    std::fs::create_dir(place.path("small")).unwrap();
+    let Some(_mounted) = Mount::tmpfs(place.path("small"), "64k") else {
+        eprintln!("SKIPPED the_binary_survives_a_full_disk: no tmpfs can be mounted here");
+        return;
+    };
+    script(&place, &place.text("small/out"), &place.text("checkpoint"));
+    let ended = tidemill(&place.path("job.sql")).output().unwrap();
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("No space left on device") && stderr.contains("small/out"), "{stderr}");
+    assert_eq!(oracle::visible(&place.path("small/out")), Vec::<String>::new());
+
+    let grown =
+        Command::new("mount").args(["-o", "remount,size=1m"]).arg(place.path("small")).status().unwrap();
+    assert!(grown.success());
+    assert!(tidemill(&place.path("job.sql")).status().unwrap().success());
+    let rows = oracle::read_dir(&place.path("small/out"), "json", &[]);
+    assert_eq!(ids(rows), (0..1000).collect::<Vec<_>>());
+}
+
+/// A file system that is mounted as long as this lives.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn tmpfs(at: PathBuf, size: &str) -> Option<Self> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(&at);
+        mount.output().is_ok_and(|ended| ended.status.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}

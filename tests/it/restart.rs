@@ -1,0 +1,337 @@
+//! What may change between two starts of a query, and what is refused by name.
+
+use std::fs;
+
+use datafusion::arrow::datatypes::DataType;
+use serde_json::json;
+use tidemill::Error;
+use tidemill::prelude::*;
+
+use crate::support::committed::{commits, record};
+use crate::support::harness::{Input, Job, Place, cause, id_lines, ids, schema, session};
+use crate::support::oracle::{self, Kind, Row};
+use crate::support::outcome::copy_tree;
+use crate::support::probe::Probe;
+
+const PAIR: [(&str, DataType); 2] = [("id", DataType::Int64), ("v", DataType::Int64)];
+
+/// A place with one file, `{"id":…,"v":…}`, and a job that has read it already.
+async fn started() -> (Place, Job) {
+    let place = Place::new();
+    place.put("in/0.json", "{\"id\":0,\"v\":0}\n");
+    let input = Input::new("input", "json", place.text("in")).schema(schema(&PAIR));
+    let job = Job::new(&place).inputs([input]).sql("SELECT id, v FROM input");
+    job.run(&session()).await.unwrap();
+    (place, job)
+}
+
+fn change_input(mut job: Job, change: impl Fn(Input) -> Input) -> Job {
+    job.inputs = job.inputs.into_iter().map(change).collect();
+    job
+}
+
+/// The differences that a start is refused with.
+async fn differences(job: &Job) -> Vec<String> {
+    let error = job.start(&session()).await.unwrap_err();
+    let Error::QueryChanged { differences, checkpoint } = &error else { panic!("{error:?}") };
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "the query does not fit its checkpoint '{checkpoint}': {}. Put the query back as it was, or start \
+             it with a new checkpointLocation",
+            differences.join("; ")
+        )
+    );
+    differences.clone()
+}
+
+#[tokio::test]
+async fn triggers_limits_filters_and_projections_may_change() {
+    let (place, job) = started().await;
+    place.put("in/1.json", "{\"id\":1,\"v\":-1}\n{\"id\":2,\"v\":2}\n");
+    place.put("in/2.json", "{\"id\":3,\"v\":3}\n");
+    let changed = job
+        .sql("SELECT id, v * 10 AS v FROM input WHERE v > 0")
+        .trigger(Trigger::AtOnce)
+        .files_per_trigger(1)
+        .option("minBatchesToRetain", 7)
+        .option("compression", "snappy")
+        .name("renamed");
+    let session = session();
+    let query = changed.start(&session).await.unwrap();
+    query.process_all_available().await.unwrap();
+    query.stop(StopMode::Finish).await.unwrap();
+    let row = |id: i64, v: i64| Row::from([("id".to_string(), json!(id)), ("v".to_string(), json!(v))]);
+    oracle::assert_same(place.rows("parquet", &[]), vec![row(0, 0), row(2, 20), row(3, 30)], "output");
+    assert_eq!(commits(&place.path("checkpoint")), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn options_and_columns_of_the_console_may_change() {
+    let place = Place::new();
+    place.put("in/0.json", id_lines([0]));
+    let job = Job::new(&place).format("console").out(None);
+    job.run(&session()).await.unwrap();
+    place.put("in/1.json", id_lines([1]));
+    let changed =
+        job.sql("SELECT id, id + 1 AS next FROM input").option("truncate", false).option("numRows", 3);
+    assert_eq!(changed.run(&session()).await.unwrap().last_progress().unwrap().batch_id, 1);
+}
+
+#[tokio::test]
+async fn the_source_must_stay_what_and_where_it_is() {
+    let (place, job) = started().await;
+    copy_tree(&place.path("in"), &place.path("elsewhere"));
+    let moved = change_input(job.clone(), |input| Input { path: place.text("elsewhere"), ..input });
+    assert_eq!(
+        differences(&moved).await,
+        ["the location of source 0 was '../in' and is '../elsewhere' (seen from the checkpoint)"]
+    );
+    let csv = change_input(job.clone(), |input| Input { format: "csv".into(), ..input });
+    assert_eq!(differences(&csv).await[0], "the format of source 0 was json and is csv");
+    let dropping = change_input(job.clone(), |input| input.option("mode", "DROPMALFORMED"));
+    let found = differences(&dropping).await;
+    assert!(found.len() == 1 && found[0].contains("option 'mode' of source 0"), "{found:?}");
+}
+
+#[tokio::test]
+async fn the_columns_of_the_source_must_stay() {
+    let (_place, job) = started().await;
+    let with = |columns: &[(&str, DataType)]| {
+        let columns = schema(columns);
+        let sql = "SELECT CAST(0 AS BIGINT) AS id, CAST(0 AS BIGINT) AS v FROM input";
+        change_input(job.clone().sql(sql), move |input| input.schema(columns.clone()))
+    };
+    let long = ("id", DataType::Int64);
+    for (columns, expected) in [
+        (&[long.clone(), ("v", DataType::Utf8)][..], "column 'v' of source 0 was Int64 and is Utf8"),
+        (&[long.clone()], "column 'v' (Int64) of source 0 is gone"),
+        (
+            &[long.clone(), ("v", DataType::Int64), ("w", DataType::Boolean)],
+            "column 'w' (Boolean) of source 0 is new",
+        ),
+        (&[("v", DataType::Int64), long.clone()], "the columns of source 0 were (id, v) and are (v, id)"),
+    ] {
+        let found = differences(&with(columns)).await;
+        assert!(found.contains(&expected.to_string()), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_number_of_sources_must_stay() {
+    let (place, job) = started().await;
+    fs::create_dir(place.path("more")).unwrap();
+    let more = Input::new("more", "json", place.text("more")).schema(schema(&PAIR));
+    let inputs = [job.inputs[0].clone(), more];
+    let two = job.inputs(inputs).sql("SELECT id, v FROM input UNION ALL SELECT id, v FROM more");
+    assert_eq!(differences(&two).await, ["it had one source and has 2 sources"]);
+}
+
+#[tokio::test]
+async fn the_sink_must_stay_what_and_where_it_is() {
+    let (place, job) = started().await;
+    for (changed, expected) in [
+        (job.clone().format("json"), "the format of the sink was parquet and is json"),
+        (
+            job.clone().out(Some(place.text("other"))),
+            "the location of the sink was '../out' and is '../other' (seen from the checkpoint)",
+        ),
+        (job.clone().partition_by(&["v"]), "the sink was partitioned by () and is partitioned by (v)"),
+        (
+            job.clone().sql("SELECT id, CAST(v AS VARCHAR) AS v FROM input"),
+            "column 'v' of the sink was Int64 and is Utf8View",
+        ),
+        (job.clone().sql("SELECT id FROM input"), "column 'v' (Int64) of the sink is gone"),
+        (job.clone().sql("SELECT id, v, id + v AS s FROM input"), "column 's' (Int64) of the sink is new"),
+        (job.clone().sql("SELECT v, id FROM input"), "the columns of the sink were (id, v) and are (v, id)"),
+    ] {
+        let found = differences(&changed).await;
+        assert_eq!(found, [expected.to_string()]);
+    }
+    assert!(!place.path("other").exists());
+}
+
+#[tokio::test]
+async fn the_output_mode_must_stay() {
+    let place = Place::new();
+    place.put("in/0.json", id_lines([0]));
+    let job = Job::new(&place).format("noop").out(None);
+    job.run(&session()).await.unwrap();
+    let found = differences(&job.mode(OutputMode::Update)).await;
+    assert_eq!(found, ["its output mode was append and is update"]);
+}
+
+#[tokio::test]
+async fn every_difference_is_named_and_nothing_is_written() {
+    let (place, job) = started().await;
+    place.put("in/1.json", "{\"id\":1,\"v\":1}\n");
+    let changed = job.clone().format("json").partition_by(&["v"]).sql("SELECT id, v, 1 AS one FROM input");
+    assert_eq!(differences(&changed).await.len(), 3);
+    assert_eq!(commits(&place.path("checkpoint")), [0]);
+    job.run(&session()).await.unwrap();
+    assert_eq!(place.ids(), [0, 1]);
+}
+
+#[tokio::test]
+async fn inferred_columns_are_pinned_by_the_first_start() {
+    let place = Place::new();
+    place.put("in/0.json", "{\"id\":0,\"v\":0}\n");
+    let input = || Input::new("input", "json", place.text("in"));
+    let job = || Job::new(&place).inputs([input()]).sql("SELECT id, v FROM input");
+    job().run(&session()).await.unwrap();
+
+    // Inferred anew, there would be one column more and `v` would be a DOUBLE.
+    place.put("in/1.json", "{\"id\":1,\"v\":1,\"w\":true}\n");
+    let query = job().run(&session()).await.unwrap();
+    assert_eq!(query.last_progress().unwrap().num_input_rows, 1);
+    let row = |id: i64, v: i64| Row::from([("id".to_string(), json!(id)), ("v".to_string(), json!(v))]);
+    oracle::assert_same(place.rows("parquet", &[]), vec![row(0, 0), row(1, 1)], "after a column more");
+
+    // A value that does not fit the pinned type is malformed, not silently something else.
+    place.put("in/2.json", "{\"id\":2,\"v\":2.5}\n");
+    let error = job().run(&session()).await.unwrap_err();
+    assert!(
+        matches!(cause(&error), Error::BadRecord { column: Some(column), .. } if column == "v"),
+        "{error}"
+    );
+    assert_eq!(place.ids(), [0, 1]);
+    for file in oracle::visible(&place.path("out")) {
+        let columns = oracle::parquet_columns(&place.path("out").join(file));
+        assert_eq!(columns, ["id:Int64:null", "v:Int64:null"]);
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_needs_columns_that_came_later_is_refused_with_advice() {
+    let place = Place::new();
+    place.put("in/0.json", "{\"id\":0}\n");
+    let input = Input::new("input", "json", place.text("in"));
+    Job::new(&place).inputs([input.clone()]).sql("SELECT id FROM input").run(&session()).await.unwrap();
+    place.put("in/1.json", "{\"id\":1,\"w\":1}\n");
+    let error = Job::new(&place)
+        .inputs([input])
+        .sql("SELECT id + w AS id FROM input")
+        .start(&session())
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("does not fit the columns that its checkpoint pinned"), "{text}");
+    assert!(text.contains("give the schema explicitly"), "{text}");
+}
+
+#[tokio::test]
+async fn everything_can_be_copied_or_moved_and_resumed() {
+    let original = Place::new();
+    (0..3).for_each(|id| original.put(&format!("in/{id}.json"), id_lines([id])));
+    // Interrupted in batch 1, so that a batch has to be run again from its record.
+    let interrupted = session();
+    let probe = Probe::of(&interrupted);
+    let job = |place: &Place| Job::new(place).format("probe").out(None).files_per_trigger(1);
+    probe.on_prepare(|batch| if batch == 1 { Err(Error::Invalid("no".into())) } else { Ok(()) });
+    job(&original).run(&interrupted).await.unwrap_err();
+
+    let copy = original.copy();
+    drop(original);
+    let elsewhere = session();
+    probe.on_prepare(|_| Ok(()));
+    probe.register(&elsewhere);
+    job(&copy).run(&elsewhere).await.unwrap();
+    assert_eq!(ids(probe.batches().into_values().flatten().collect()), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn output_and_checkpoint_can_be_moved_with_their_data_or_the_checkpoint_alone() {
+    let original = Place::new();
+    original.put("in/0.json", id_lines([0]));
+    Job::new(&original).run(&session()).await.unwrap();
+
+    let copy = original.copy();
+    copy.put("in/1.json", id_lines([1]));
+    Job::new(&copy).run(&session()).await.unwrap();
+    assert_eq!((copy.ids(), original.ids()), (vec![0, 1], vec![0]));
+
+    fs::create_dir(original.path("deeper")).unwrap();
+    fs::rename(original.path("checkpoint"), original.path("deeper/moved")).unwrap();
+    original.put("in/2.json", id_lines([2]));
+    let job = Job::new(&original).option("checkpointLocation", original.text("deeper/moved"));
+    job.run(&session()).await.unwrap();
+    assert_eq!(original.ids(), [0, 2]);
+}
+
+#[tokio::test]
+async fn checkpoints_and_commits_hold_no_absolute_path() {
+    let (place, _) = started().await;
+    let root = place.text("");
+    for file in oracle::walk(&place.path("checkpoint")) {
+        let text = fs::read_to_string(place.path("checkpoint").join(&file)).unwrap();
+        assert!(!text.contains(root.trim_end_matches('/')), "{file}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn damaged_checkpoint_files_are_named() {
+    let (place, job) = started().await;
+    place.put("in/1.json", "{\"id\":1,\"v\":1}\n");
+    job.run(&session()).await.unwrap();
+    let checkpoint = place.path("checkpoint");
+    for file in ["metadata", "offsets/1", "commits/1"] {
+        let whole = fs::read(checkpoint.join(file)).unwrap();
+        let half = whole[..whole.len() / 2].to_vec();
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 4;
+        for damaged in [half, flipped, vec![]] {
+            fs::write(checkpoint.join(file), &damaged).unwrap();
+            let error = job.start(&session()).await.unwrap_err();
+            assert!(
+                matches!(&error, Error::CheckpointDamaged { path, .. } if path == file),
+                "{file}: {error:?}"
+            );
+        }
+        fs::write(checkpoint.join(file), whole).unwrap();
+    }
+    for (gone, named) in [("offsets/1", "offsets/1"), ("commits/0", "commits/0")] {
+        let whole = fs::read(checkpoint.join(gone)).unwrap();
+        fs::remove_file(checkpoint.join(gone)).unwrap();
+        let error = job.start(&session()).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::CheckpointDamaged { path, .. } if path == named),
+            "{gone}: {error:?}"
+        );
+        fs::write(checkpoint.join(gone), whole).unwrap();
+    }
+    job.run(&session()).await.unwrap();
+    assert_eq!(place.ids(), [0, 1]);
+}
+
+#[tokio::test]
+async fn the_time_zone_is_that_of_the_first_start() {
+    let place = Place::new();
+    let zoned = |zone: &str| {
+        let config = SessionConfig::new().set_str("datafusion.execution.time_zone", zone);
+        Session::from(SessionContext::new_with_config(config))
+    };
+    let job = Job::new(&place)
+        .format("json")
+        .sql("SELECT id, CAST(to_timestamp('2026-07-01T12:00:00') AS VARCHAR) AS at FROM input");
+    place.put("in/0.json", id_lines([0]));
+    job.run(&zoned("+02:00")).await.unwrap();
+    place.put("in/1.json", id_lines([1]));
+    job.run(&zoned("-05:00")).await.unwrap();
+
+    let conf = record(&place.path("checkpoint/offsets/1"))["conf"]["datafusion.execution.time_zone"].clone();
+    assert_eq!(conf, json!("+02:00"));
+    let rows = place.rows("json", &[("id", Kind::Int)]);
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[0]["at"], rows[1]["at"], "the second run used another time zone");
+    // That the zone matters to this query at all.
+    let other = Place::new();
+    other.put("in/0.json", id_lines([0]));
+    let job = Job {
+        inputs: Job::new(&other).inputs,
+        options: Job::new(&other).options,
+        out: Some(other.text("out")),
+        ..job
+    };
+    job.run(&zoned("-05:00")).await.unwrap();
+    assert_ne!(other.rows("json", &[])[0]["at"], rows[0]["at"]);
+}
