@@ -92,7 +92,11 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         }
     };
     let (state, conf) = pin_settings(&request.plan.state, &recovered)?;
-    let context = SourceContext { query_id: id, runtime: Arc::clone(state.runtime_env()) };
+    let context = SourceContext {
+        query_id: id,
+        runtime: Arc::clone(state.runtime_env()),
+        clock: Arc::clone(&request.clock),
+    };
     let sources = providers
         .iter()
         .map(|provider| provider.create(context.clone()))
@@ -148,12 +152,14 @@ pub(crate) async fn explain(
     plan: QueryPlan,
     output_mode: OutputMode,
     make_sink: MakeSink<'_>,
+    clock: Arc<dyn Clock>,
 ) -> Result<String> {
     check::check(&plan.logical, output_mode)?;
     let providers = bind::sources_of(&plan.logical);
     let sink = make_sink(Arc::clone(plan.logical.schema().inner()))?;
     sink.check_output_mode(output_mode)?;
-    let context = SourceContext { query_id: Uuid::nil(), runtime: Arc::clone(plan.state.runtime_env()) };
+    let context =
+        SourceContext { query_id: Uuid::nil(), runtime: Arc::clone(plan.state.runtime_env()), clock };
     let sources = providers
         .iter()
         .map(|provider| provider.create(context.clone()))

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion::common::DFSchema;
 use datafusion::execution::session_state::SessionState;
 
 use crate::error::{Error, Result};
@@ -16,6 +17,9 @@ use crate::sink::memory::MemorySink;
 use crate::sink::noop::NoopSink;
 use crate::source::SourceProvider;
 use crate::source::file::FileTable;
+use crate::source::rate::RateTable;
+use crate::source::rate_micro_batch::RateMicroBatchTable;
+use crate::source::socket::SocketTable;
 use crate::storage::{Durability, StorageProvider, resolve_location};
 
 /// A table to read, as the user described it.
@@ -84,6 +88,11 @@ impl Default for Formats {
         for format in FileTable::FORMATS {
             formats.register_source(format, Arc::new(FileSourceFactory));
         }
+        formats.register_source(RateTable::FORMAT, Arc::new(RateFactory));
+        for format in RateMicroBatchTable::FORMATS {
+            formats.register_source(format, Arc::new(RateMicroBatchFactory));
+        }
+        formats.register_source(SocketTable::FORMAT, Arc::new(SocketFactory));
         for format in OutputFormat::ALL {
             formats.register_sink(format.name(), Arc::new(FileSinkFactory(format)));
         }
@@ -166,6 +175,65 @@ impl SourceFactory for FileSourceFactory {
             &request.state,
         )
         .await
+    }
+}
+
+/// A table whose columns cannot be chosen. Columns that the user gave all the same must be those it
+/// has, but for `NOT NULL`.
+fn with_fixed_columns(
+    request: &SourceRequest,
+    table: impl SourceProvider + 'static,
+) -> Result<Arc<dyn SourceProvider>> {
+    if !request.partition_by.is_empty() {
+        return Err(Error::Invalid(format!(
+            "the {} source reads no directories, so it has no partition columns ({}). Leave PARTITIONED BY out",
+            table.format(),
+            request.partition_by.join(", ")
+        )));
+    }
+    let columns = table.schema();
+    let is_same = |given: &SchemaRef| {
+        given.fields().len() == columns.fields().len()
+            && given.fields().iter().zip(columns.fields()).all(|(given, column)| {
+                given.name() == column.name()
+                    && DFSchema::datatype_is_logically_equal(given.data_type(), column.data_type())
+            })
+    };
+    if request.schema.as_ref().is_some_and(|given| !is_same(given)) {
+        let column = |column: &FieldRef| format!("{} {}", column.name(), column.data_type());
+        return Err(Error::Invalid(format!(
+            "the columns of the {} source cannot be chosen: they are ({}). Leave them out",
+            table.format(),
+            columns.fields().iter().map(column).collect::<Vec<_>>().join(", ")
+        )));
+    }
+    Ok(Arc::new(table))
+}
+
+struct RateFactory;
+
+#[async_trait]
+impl SourceFactory for RateFactory {
+    async fn create(&self, request: SourceRequest) -> Result<Arc<dyn SourceProvider>> {
+        with_fixed_columns(&request, RateTable::try_new(&request.options)?)
+    }
+}
+
+struct RateMicroBatchFactory;
+
+#[async_trait]
+impl SourceFactory for RateMicroBatchFactory {
+    async fn create(&self, request: SourceRequest) -> Result<Arc<dyn SourceProvider>> {
+        with_fixed_columns(&request, RateMicroBatchTable::try_new(&request.options)?)
+    }
+}
+
+struct SocketFactory;
+
+#[async_trait]
+impl SourceFactory for SocketFactory {
+    async fn create(&self, request: SourceRequest) -> Result<Arc<dyn SourceProvider>> {
+        with_fixed_columns(&request, SocketTable::try_new(&request.options)?)
     }
 }
 

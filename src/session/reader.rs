@@ -49,8 +49,8 @@ impl DataStreamReader {
         Self { session, format: None, schema: None, partition_by: Vec::new(), options: Options::default() }
     }
 
-    /// The format: `json`, `csv`, `parquet`, `text`, `arrow`, `avro`, or one that was registered
-    /// with [`Session::register_source`].
+    /// The format: `json`, `csv`, `parquet`, `text`, `arrow`, `avro`, `rate`, `rate-micro-batch`,
+    /// `socket`, or one that was registered with [`Session::register_source`].
     pub fn format(mut self, format: impl Into<String>) -> Self {
         self.format = Some(format.into());
         self

@@ -174,7 +174,7 @@ impl DataStreamWriter {
         let storages = storages(&session, state.runtime_env());
         let make_sink = self.sink_maker(path, &options, &session, &storages, &state);
         let plan = QueryPlan { logical: plan, state: state.clone() };
-        query::explain(plan, options.output_mode, &make_sink).await
+        query::explain(plan, options.output_mode, &make_sink, Arc::clone(&session.environment.clock)).await
     }
 
     fn take_query_options(&mut self) -> Result<QueryOptions> {

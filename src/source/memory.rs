@@ -13,8 +13,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan};
-use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};
+use super::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan, columns_of};
+use crate::checkpoint::records::SourceDefinition;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
@@ -138,15 +138,10 @@ impl SourceProvider for MemoryStream {
     }
 
     fn definition(&self, _: &dyn Storage) -> SourceDefinition {
-        let column = |field: &datafusion::arrow::datatypes::FieldRef| ColumnDefinition {
-            name: field.name().clone(),
-            data_type: field.data_type().to_string(),
-            nullable: field.is_nullable(),
-        };
         SourceDefinition {
             format: "memory".into(),
             location: None,
-            columns: self.schema.fields().iter().map(column).collect(),
+            columns: columns_of(&self.schema),
             inferred: false,
             options: Default::default(),
         }
@@ -276,6 +271,14 @@ mod tests {
 
     use super::*;
 
+    fn context() -> SourceContext {
+        SourceContext {
+            query_id: uuid::Uuid::nil(),
+            runtime: Default::default(),
+            clock: Arc::new(crate::clock::SystemClock),
+        }
+    }
+
     fn rows(name: &str, values: Vec<i64>) -> RecordBatch {
         RecordBatch::try_from_iter([(name, Arc::new(Int64Array::from(values)) as _)]).unwrap()
     }
@@ -284,8 +287,7 @@ mod tests {
     async fn offsets_count_additions_and_available_now_is_a_snapshot() {
         let rows = rows("a", vec![1, 2]);
         let stream = MemoryStream::new(rows.schema());
-        let context = SourceContext { query_id: uuid::Uuid::nil(), runtime: Default::default() };
-        let reader = stream.create(context).unwrap();
+        let reader = stream.create(context()).unwrap();
         reader.restore(Value::Null, vec![]).await.unwrap();
         assert!(reader.plan(Admission::Limited).await.unwrap().is_empty());
         assert_eq!(stream.add_data(rows.clone()).unwrap(), 1);
@@ -300,8 +302,7 @@ mod tests {
     #[tokio::test]
     async fn rows_lost_with_their_process_are_an_error() {
         let stream = MemoryStream::new(rows("a", vec![1]).schema());
-        let context = SourceContext { query_id: uuid::Uuid::nil(), runtime: Default::default() };
-        let error = stream.create(context).unwrap().restore(Value::from(3), vec![]).await.unwrap_err();
+        let error = stream.create(context()).unwrap().restore(Value::from(3), vec![]).await.unwrap_err();
         assert!(error.to_string().contains("up to offset 3"), "{error}");
         let other = rows("b", vec![1]);
         assert!(stream.add_data(other).unwrap_err().to_string().contains("(b Int64)"));

@@ -5,13 +5,17 @@
 //! offsets and, for a planned scan, opens exactly the rows of one batch.
 
 pub mod file;
+mod generated;
 pub mod memory;
+pub mod rate;
+pub mod rate_micro_batch;
+pub mod socket;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Expr;
@@ -20,7 +24,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-use crate::checkpoint::records::SourceDefinition;
+use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};
+use crate::clock::Clock;
 use crate::error::Result;
 use crate::storage::Storage;
 
@@ -57,6 +62,18 @@ pub struct SourceContext {
     pub query_id: uuid::Uuid,
     /// DataFusion's environment: object stores by URL.
     pub runtime: Arc<datafusion::execution::runtime_env::RuntimeEnv>,
+    /// The session's clock, for sources whose rows depend on the time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The columns of `schema` as a checkpoint records them.
+fn columns_of(schema: &SchemaRef) -> Vec<ColumnDefinition> {
+    let column = |field: &FieldRef| ColumnDefinition {
+        name: field.name().clone(),
+        data_type: field.data_type().to_string(),
+        nullable: field.is_nullable(),
+    };
+    schema.fields().iter().map(column).collect()
 }
 
 /// How much a trigger lets a source take.
