@@ -3,6 +3,7 @@
 mod checkpoint_files;
 mod crash_matrix;
 mod disk_full;
+mod file_source;
 mod kill_loop;
 mod layers;
 mod plan_once;
@@ -11,7 +12,6 @@ mod prefix;
 mod refused;
 mod regressions;
 mod restart;
-mod file_source;
 mod sinks;
 mod sql_execute;
 mod sql_grammar;

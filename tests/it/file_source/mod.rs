@@ -22,6 +22,7 @@ use futures::TryStreamExt;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
+use tidemill::clock::SystemClock;
 use tidemill::source::file::FileTable;
 use tidemill::source::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan};
 use tidemill::{Error, Options, Result};
@@ -92,7 +93,11 @@ impl Input {
 
     fn reader(&self, provider: &Arc<dyn SourceProvider>) -> Reader {
         let state = self.session.state();
-        let context = SourceContext { query_id: QUERY, runtime: Arc::clone(state.runtime_env()) };
+        let context = SourceContext {
+            query_id: QUERY,
+            runtime: Arc::clone(state.runtime_env()),
+            clock: Arc::new(SystemClock),
+        };
         Reader { source: provider.create(context).unwrap(), session: self.session.clone() }
     }
 }

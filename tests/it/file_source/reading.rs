@@ -10,6 +10,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use tidemill::Error;
+use tidemill::clock::SystemClock;
 use tidemill::source::file::FileTable;
 use tidemill::source::{Admission, SourceContext};
 use url::Url;
@@ -230,7 +231,11 @@ async fn object_stores() {
             .await
             .unwrap();
         assert_eq!(provider.schema().fields().len(), columns);
-        let context = SourceContext { query_id: QUERY, runtime: Arc::clone(state.runtime_env()) };
+        let context = SourceContext {
+            query_id: QUERY,
+            runtime: Arc::clone(state.runtime_env()),
+            clock: Arc::new(SystemClock),
+        };
         let reader = Reader { source: provider.create(context).unwrap(), session: input.session.clone() };
         let batch = reader.source.plan(Admission::Limited).await.unwrap();
         assert!(batch.entries[0].get().contains("\"e\":"), "tags are remembered");
