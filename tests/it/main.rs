@@ -3,6 +3,7 @@
 mod checkpoint_files;
 mod crash_matrix;
 mod disk_full;
+mod generated_sources;
 mod kill_loop;
 mod layers;
 mod plan_once;
