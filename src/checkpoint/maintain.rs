@@ -21,22 +21,20 @@ use crate::error::Result;
 pub type Forget<'a> = dyn Fn(usize, Vec<Box<RawValue>>) -> Vec<Box<RawValue>> + Send + Sync + 'a;
 
 impl Checkpoint {
-    /// Merges and purges as far as there is something to do; for every tenth batch there is. May run
-    /// beside everything else that this checkpoint does, be interrupted, and be repeated.
+    /// Merges and purges, at the first call and then after every tenth batch; other calls do nothing.
+    /// May run beside everything else that this checkpoint does, be interrupted, and be repeated.
     ///
     /// The last `min_batches_to_retain` (at least one) committed batches keep their files, and so do
     /// batches whose entries are not in the history yet. `forget` sees entries of committed batches
     /// only, a part of them at a time.
     ///
     /// # Errors
-    /// [`Error::ConcurrentQuery`] if another run has taken over; storage errors and damaged files
-    /// as they come. The checkpoint stays usable, and the next call goes on where this one stopped.
+    /// [`Error::ConcurrentQuery`](crate::Error::ConcurrentQuery) if another run has taken over; storage
+    /// errors and damaged files as they come. The checkpoint stays usable, and the next call goes on
+    /// where this one stopped.
     pub async fn maintain(&self, min_batches_to_retain: u64, forget: &Forget<'_>) -> Result<()> {
         let mut upkeep = self.upkeep.lock().await;
-        let has_work = !upkeep.settled
-            || self.next_to_fold(&upkeep).is_some()
-            || self.purgeable(&upkeep, min_batches_to_retain).is_some();
-        if !has_work {
+        if upkeep.settled && self.next_to_fold(&upkeep).is_none() {
             return Ok(());
         }
         upkeep.settled = false;
@@ -207,14 +205,11 @@ impl Checkpoint {
         read::expect(record, || layout::segment(source, first, last))
     }
 
-    /// The last batch whose files may go, if there are such files.
+    /// The last batch whose files may go.
     fn purgeable(&self, upkeep: &Upkeep, min_batches_to_retain: u64) -> Option<u64> {
         let covered = upkeep.segments.iter().map(|segments| next_batch(segments)).min()?.checked_sub(1)?;
-        let progress = self.progress();
-        let last = progress.committed?.checked_sub(min_batches_to_retain.max(1))?.min(covered);
-        let is_there =
-            |batches: &std::collections::BTreeSet<u64>| batches.first().is_some_and(|first| *first <= last);
-        (is_there(&progress.offsets) || is_there(&progress.commits)).then_some(last)
+        let old = self.progress().committed?.checked_sub(min_batches_to_retain.max(1))?;
+        Some(old.min(covered))
     }
 
     /// Removes what is not needed. The files of batches go only below what every history covers.

@@ -78,19 +78,30 @@ struct Verifier<'a> {
 /// What is listed, so that it can be judged.
 struct Listed {
     facts: Facts,
+    /// The commits that can be read, of whichever moment.
+    committed: BTreeSet<u64>,
     histories: Vec<BTreeSet<(u64, u64)>>,
 }
 
 impl Verifier<'_> {
     async fn run(&mut self) -> Result<()> {
-        let root = self.storage.list("").await?;
+        let is_metadata = |file: &StoredFile| file.path == layout::METADATA;
+        let mut root = self.storage.list("").await?;
+        let has_batches = self.has_batches().await?;
+        if has_batches && !root.iter().any(is_metadata) {
+            // It is older than any batch: if it is there at all, it is there by now.
+            root = self.storage.list("").await?;
+        }
         self.foreign(&root, |name| name == layout::METADATA);
         self.foreign(&self.storage.list(layout::HISTORY).await?, |_| false);
-        let has_metadata = root.iter().any(|file| file.path == layout::METADATA);
+        let has_metadata = root.iter().any(is_metadata);
         let metadata = if has_metadata { vec![layout::METADATA.to_string()] } else { Vec::new() };
         let metadata: Option<Metadata> = self.read_all(metadata).await.pop().flatten();
         let sources = metadata.as_ref().map(|metadata| metadata.definition.sources.len());
         self.fences().await?;
+        if !has_metadata && !has_batches {
+            return Ok(());
+        }
         let histories = match sources {
             Some(sources) => sources,
             None => self.count_histories().await?,
@@ -101,12 +112,21 @@ impl Verifier<'_> {
         self.report.findings.extend(problems(facts));
 
         let planned = self.planned(&facts.offsets, sources).await;
-        let committed = self.committed(&facts.commits).await;
+        let committed = self.committed(&listed.committed).await;
         self.compare(&planned, &committed);
         for (source, ranges) in listed.histories.iter().enumerate() {
             self.segments(source, ranges).await;
         }
         self.settle_gone(histories).await
+    }
+
+    async fn has_batches(&self) -> Result<bool> {
+        for dir in [layout::OFFSETS, layout::COMMITS, &layout::history(0)] {
+            if !self.storage.list(dir).await?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// How many sources have a history, for checkpoints whose metadata cannot tell.
@@ -118,23 +138,27 @@ impl Verifier<'_> {
         Ok(sources)
     }
 
-    /// Lists the batches. Commits count only if they are older than the plans, missing commits only
-    /// if the commits are younger, and what is missing may be in a history that is younger still.
+    /// Lists the batches, as of the moment at which the plans are listed: what is listed before must
+    /// fit them, and what they lack may have been purged and then be in a history listed after.
     async fn list(&mut self, metadata: bool, sources: usize) -> Result<Listed> {
-        let old_histories = self.histories(sources).await?;
-        let old_commits = numbers(&self.storage.list(layout::COMMITS).await?);
+        let covered_before = last_covered(&self.histories(sources).await?);
+        let committed_before = numbers(&self.storage.list(layout::COMMITS).await?);
         let offsets = self.storage.list(layout::OFFSETS).await?;
-        let commits = self.storage.list(layout::COMMITS).await?;
+        let committed = self.storage.list(layout::COMMITS).await?;
         let histories = self.histories(sources).await?;
+        let committed_after = numbers(&self.storage.list(layout::COMMITS).await?);
         self.foreign(&offsets, |name| layout::number(name).is_some());
-        self.foreign(&commits, |name| layout::number(name).is_some());
+        self.foreign(&committed, |name| layout::number(name).is_some());
 
-        let (offsets, mut commits) = (numbers(&offsets), numbers(&commits));
+        let (offsets, committed) = (numbers(&offsets), numbers(&committed));
         let latest = offsets.last().copied();
-        commits.retain(|batch| Some(*batch) <= latest || old_commits.contains(batch));
-        let newest = last_covered(&old_histories).max(commits.last().copied());
-        let covered = last_covered(&histories).min(newest);
-        Ok(Listed { facts: Facts { metadata, offsets, commits, covered }, histories })
+        let mut commits = committed.clone();
+        commits.retain(|batch| Some(*batch) <= latest || committed_before.contains(batch));
+        // The commit of a later batch says the same, and this one's may be purged by now.
+        let newest = committed.last().max(committed_after.last());
+        commits.extend(latest.filter(|latest| newest >= Some(latest)));
+        let covered = covered_before.max(last_covered(&histories).min(latest));
+        Ok(Listed { facts: Facts { metadata, offsets, commits, covered }, committed, histories })
     }
 
     async fn histories(&mut self, sources: usize) -> Result<Vec<BTreeSet<(u64, u64)>>> {

@@ -16,7 +16,12 @@ const SINGLE_DISTINCT_RULE: &str = "single_distinct_aggregation_to_group_by";
 
 /// `state` for a query that runs with `partitions` partitions.
 pub(crate) fn streaming_state(state: &SessionState, partitions: usize) -> Result<SessionState> {
-    let mut config = state.config().clone().with_target_partitions(partitions.max(1));
+    // The catalogs are shared: a state that made its default catalog anew would empty the user's.
+    let mut config = state
+        .config()
+        .clone()
+        .with_target_partitions(partitions.max(1))
+        .with_create_default_catalog_and_schema(false);
     let options = config.options_mut();
     // A scan keeps the filter that a join's build side of an earlier batch pushed into it. Setting
     // the master switch by its name switches off the others too; setting its field would not.

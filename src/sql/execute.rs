@@ -358,7 +358,7 @@ impl SqlSession {
                 command.file_type
             )));
         }
-        let external = ExternalTable::new(table, command);
+        let external = ExternalTable::new(table, command, is_read);
         external.refresh(&state).await.map_err(|error| planner.planning_error(error.into()))?;
         Ok(Arc::new(external))
     }

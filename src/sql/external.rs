@@ -33,14 +33,17 @@ pub(super) struct ExternalTable {
     pub(super) format: String,
     /// `OPTIONS`, as written.
     pub(super) options: Vec<(String, String)>,
+    /// Whether DataFusion has a reader for the format.
+    is_read: bool,
     /// What is read; nothing while there is nothing to read.
     readable: RwLock<Option<Arc<dyn TableProvider>>>,
     empty: SchemaRef,
 }
 
 impl ExternalTable {
-    /// The table of `statement`, whose names and types `command` has resolved.
-    pub(super) fn new(statement: &CreateExternalTable, mut command: Command) -> Self {
+    /// The table of `statement`, whose names and types `command` has resolved. `is_read` says whether
+    /// DataFusion has a reader for the format.
+    pub(super) fn new(statement: &CreateExternalTable, mut command: Command, is_read: bool) -> Self {
         command.locations = statement.locations.iter().map(|location| directory(location)).collect();
         command.options = read_options(&statement.format, &statement.options);
         command.definition = Some(statement.to_string());
@@ -48,6 +51,7 @@ impl ExternalTable {
             command,
             format: statement.format.clone(),
             options: statement.options.clone(),
+            is_read,
             readable: RwLock::default(),
             empty: Arc::new(Schema::empty()),
         }
@@ -107,7 +111,7 @@ impl ExternalTable {
             ("memory", _) => {
                 format!("table '{name}' holds nothing yet: no streaming query has inserted into it")
             }
-            (format, Some(location)) if !self.is_write_only() => format!(
+            (format, Some(location)) if self.is_read => format!(
                 "table '{name}' has no columns yet: there are no {format} files in '{location}'. Write to it \
                  with a streaming query first, or give the columns in CREATE EXTERNAL TABLE"
             ),
@@ -116,11 +120,6 @@ impl ExternalTable {
                 format.to_uppercase()
             ),
         }))
-    }
-
-    /// Whether DataFusion has no reader for the format.
-    fn is_write_only(&self) -> bool {
-        !matches!(self.format.as_str(), "parquet" | "csv" | "json" | "ndjson" | "arrow" | "avro")
     }
 
     fn readable(&self) -> Option<Arc<dyn TableProvider>> {
@@ -230,7 +229,7 @@ fn read_options(format: &str, options: &[(String, String)]) -> HashMap<String, S
 fn read_option(format: &str, name: &str, value: &str) -> Option<(String, String)> {
     let lower = name.to_ascii_lowercase();
     let key = lower.strip_prefix("format.").unwrap_or(&lower);
-    let is_text = matches!(format, "csv" | "json" | "ndjson");
+    let is_text = matches!(format, "csv" | "json");
     let (key, value) = match (key, format) {
         (
             "maxrecordsperfile"

@@ -197,7 +197,10 @@ impl<'a> Planner<'a> {
 /// Whether `statement` says something about tables without looking into them.
 fn only_names_tables(statement: &DataFusionStatement) -> bool {
     let DataFusionStatement::Statement(statement) = statement else { return false };
-    matches!(statement.as_ref(), SqlStatement::Drop { .. } | SqlStatement::ExplainTable { .. })
+    matches!(
+        statement.as_ref(),
+        SqlStatement::Drop { .. } | SqlStatement::ExplainTable { .. } | SqlStatement::ShowCreate { .. }
+    )
 }
 
 /// Fails if `plan`, which is not that of a streaming query, would read rows that never end.

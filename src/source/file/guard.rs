@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -23,6 +24,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 
 use super::format::FormatSpec;
+use super::layout::as_planned;
 use super::pinned::{BatchFiles, PinnedStore};
 
 /// A reader of DataFusion's, over the files of one batch.
@@ -98,6 +100,7 @@ impl FileSource for GuardedSource {
             by_compression,
             files: Arc::clone(&self.files),
             spec: Arc::clone(&self.spec),
+            schema: config.projected_schema()?,
         }))
     }
 
@@ -167,6 +170,7 @@ struct GuardedMorselizer {
     by_compression: Vec<(FileCompressionType, Box<dyn Morselizer>)>,
     files: Arc<BatchFiles>,
     spec: Arc<FormatSpec>,
+    schema: SchemaRef,
 }
 
 impl fmt::Debug for GuardedMorselizer {
@@ -177,7 +181,11 @@ impl fmt::Debug for GuardedMorselizer {
 
 impl Morselizer for GuardedMorselizer {
     fn plan_file(&self, file: PartitionedFile) -> DataFusionResult<Box<dyn MorselPlanner>> {
-        let guard = Guard { path: file.path().clone(), files: Arc::clone(&self.files) };
+        let guard = Guard {
+            path: file.path().clone(),
+            files: Arc::clone(&self.files),
+            schema: Arc::clone(&self.schema),
+        };
         let compression = self.spec.compression_of(file.path().as_ref());
         let prepared = self.by_compression.iter().find(|(known, _)| *known == compression);
         let (_, inner) = prepared.ok_or_else(|| {
@@ -198,6 +206,8 @@ impl Morselizer for GuardedMorselizer {
 struct Guard {
     path: Path,
     files: Arc<BatchFiles>,
+    /// The columns of the scan.
+    schema: SchemaRef,
 }
 
 impl Guard {
@@ -261,7 +271,8 @@ impl Morsel for GuardedMorsel {
             let guard = guard.clone();
             async move {
                 let mut rows = rows?;
-                match rows.next().await? {
+                let next = rows.next().await?;
+                match next.and_then(|batch| Ok(as_planned(batch, &guard.schema)?)) {
                     Ok(batch) => Some((Ok(batch), Some(rows))),
                     Err(error) => match guard.judge(error) {
                         Ok(()) => None,

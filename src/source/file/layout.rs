@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray, StructArray, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion_datasource::TableSchema;
@@ -145,6 +147,12 @@ impl Layout {
         }
         Ok(values)
     }
+}
+
+/// `rows` under the schema they were planned with. DataFusion's readers say of a column whose values
+/// come from the file's place that it is not null, whatever the plan says.
+pub(super) fn as_planned(rows: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    if Arc::ptr_eq(rows.schema_ref(), schema) { Ok(rows) } else { rows.with_schema(Arc::clone(schema)) }
 }
 
 fn metadata_is_in(schema: &Schema) -> bool {

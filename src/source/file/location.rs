@@ -250,6 +250,10 @@ mod tests {
             assert_eq!(location.selection(), &selection, "{name}");
             assert!(location.base_url().as_str().ends_with('/'));
         }
+        let url = format!("file://{}", dir.path().display());
+        let location = FileLocation::parse(&url).unwrap().tell_file_from_directory(&store).await.unwrap();
+        assert_eq!(location.selection(), &Selection::Directory);
+        assert_eq!(location.base_url().as_str(), format!("{url}/"));
     }
 
     #[test]

@@ -52,6 +52,10 @@ impl FilePattern {
 
     /// Judges the file at `path` below the base.
     pub(super) fn judge(&self, path: &str) -> Verdict {
+        if let Selection::File(file) = &self.selection {
+            // Named for itself, it may be called what it likes.
+            return if path == file { Verdict::Take } else { Verdict::Skip };
+        }
         if path.split('/').any(is_hidden) {
             let in_log = path.strip_prefix(SPARK_LOG).is_some_and(|rest| rest.starts_with('/'));
             let in_log = in_log && self.selection == Selection::Directory;
@@ -69,17 +73,19 @@ impl FilePattern {
     /// Whether the path is selected, whatever its partition directories are.
     pub(super) fn selects(&self, path: &str) -> bool {
         let (directories, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if let Selection::File(file) = &self.selection {
+            return path == file;
+        }
         if path.split('/').any(is_hidden) || self.name.as_ref().is_some_and(|filter| !filter.is_match(name)) {
             return false;
         }
-        let below = match (&self.selection, &self.glob) {
-            (Selection::File(file), _) => return path == file,
-            (_, Some(glob)) if glob.is_match(path) => return true,
-            (_, Some(glob)) => match below_matching_directory(glob, directories) {
+        let below = match &self.glob {
+            Some(glob) if glob.is_match(path) => return true,
+            Some(glob) => match below_matching_directory(glob, directories) {
                 Some(below) => below,
                 None => return false,
             },
-            (_, None) => directories,
+            None => directories,
         };
         self.recursive || below.is_empty() || below.split('/').all(|name| partition_directory(name).is_some())
     }
@@ -205,8 +211,8 @@ mod tests {
         ] {
             assert_eq!(recursive.judge(path) == Verdict::Take, taken, "{path}");
         }
-        let file = pattern(Selection::File("a.csv".into()));
-        assert_eq!(file.judge("a.csv"), Verdict::Take);
+        let file = pattern(Selection::File("_a.csv".into()));
+        assert_eq!(file.judge("_a.csv"), Verdict::Take);
         assert_eq!(file.judge("b.csv"), Verdict::Skip);
     }
 }

@@ -125,23 +125,18 @@ impl BatchFiles {
                          go on without it"
                         .into(),
             }),
-            Some(Fault::Changed(how)) => Some(Error::InputFile {
-                file,
-                reason: format!(
-                    "it changed since it was listed: {how}. A file must stay as it is once it is in the \
-                     directory of a source; put it back as it was"
-                ),
-            }),
+            Some(Fault::Changed(how)) => Some(changed(file, &how)),
             Some(Fault::Store(message)) => Some(Error::storage("read", file, message)),
             None => self.judge_content(path, file, error),
         }
     }
 
     fn judge_content(&self, path: &Path, file: String, error: DataFusionError) -> Option<Error> {
-        if let Some(io) = find_io_error(&error)
-            && io.raw_os_error().is_some()
-        {
+        if let Some(io) = io_errors(&error).find(|io| io.raw_os_error().is_some()) {
             return Some(Error::storage("read", file, io.to_string()));
+        }
+        if io_errors(&error).any(|io| io.get_ref().is_some_and(|inner| inner.is::<ChangedWhileRead>())) {
+            return Some(changed(file, &ChangedWhileRead.to_string()));
         }
         match Error::from(error) {
             Error::DataFusion(error @ DataFusionError::ResourcesExhausted(_)) => {
@@ -206,18 +201,24 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn find_io_error(error: &DataFusionError) -> Option<&std::io::Error> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<std::io::Error>()
-            && io.raw_os_error().is_some()
-        {
-            return Some(io);
-        }
-        next = error.source();
-    }
-    None
+fn changed(file: String, how: &str) -> Error {
+    let reason = format!(
+        "it changed since it was listed: {how}. A file must stay as it is once it is in the directory of a \
+         source; put it back as it was"
+    );
+    Error::InputFile { file, reason }
 }
+
+/// The I/O errors in the chain of causes.
+fn io_errors(error: &DataFusionError) -> impl Iterator<Item = &std::io::Error> {
+    let first: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    std::iter::successors(first, |error| error.source()).filter_map(|error| error.downcast_ref())
+}
+
+/// A file that did not stay as it was from its first byte to its last.
+#[derive(Debug, thiserror::Error)]
+#[error("it was written to while it was read")]
+pub(super) struct ChangedWhileRead;
 
 /// DataFusion's text without the words that say only which library found out.
 fn plain_reason(text: &str) -> String {
@@ -429,6 +430,18 @@ mod tests {
         assert!(files.judge(&path, any_error()).is_none());
         assert!(files.judge(&path, any_error()).is_none());
         assert_eq!(files.corrupt.value(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_the_disk_is_no_corruption() {
+        let (_, _, path, files) = pinned(Tolerance { missing: true, corrupt: true }).await;
+        let disk = DataFusionError::IoError(std::io::Error::from_raw_os_error(5));
+        assert!(matches!(files.judge(&path, disk), Some(Error::Storage { .. })));
+        let changed = DataFusionError::IoError(std::io::Error::other(ChangedWhileRead));
+        let error = files.judge(&path, changed).unwrap().to_string();
+        assert!(error.contains("written to while it was read"), "{error}");
+        let gzip = DataFusionError::IoError(std::io::ErrorKind::UnexpectedEof.into());
+        assert!(files.judge(&path, gzip).is_none());
     }
 
     #[test]

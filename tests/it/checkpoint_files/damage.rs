@@ -18,6 +18,7 @@ async fn base() -> Result<(InMemory, BTreeMap<String, Bytes>)> {
     let (store, _) = checkpoint_with(13, 2).await?;
     let storage = storage(&store)?;
     let (checkpoint, _) = Checkpoint::open(Arc::clone(&storage), Uuid::from_u128(2)).await?;
+    checkpoint.maintain(2, &|_, entries| entries).await?;
     checkpoint.write_offsets(&offsets(2, 13)).await?;
     let mut files = BTreeMap::new();
     for dir in ["", "fence", "offsets", "commits", "history/0", "history/1"] {

@@ -1,7 +1,7 @@
 //! Two runs on one checkpoint: never two commits of a batch, and the older one finds out.
 
 use object_store::memory::InMemory;
-use tidemill::checkpoint::Checkpoint;
+use tidemill::checkpoint::{Checkpoint, verify};
 use tidemill::{Error, Result};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -24,10 +24,13 @@ impl Held {
 
     async fn start_in(faults: Faults, run: Run, store: &InMemory) -> Result<Self> {
         let storage = faults.storage(storage(store)?);
-        let run = tokio::spawn(run.go(storage));
-        let mut held = Self { faults, run, is_held: false };
+        Ok(Self::spawn(faults, run.go(storage)).await)
+    }
+
+    async fn spawn(faults: Faults, work: impl Future<Output = Result<()>> + Send + 'static) -> Self {
+        let mut held = Self { faults, run: tokio::spawn(work), is_held: false };
         held.wait().await;
-        Ok(held)
+        held
     }
 
     /// Waits until the run stands at a call or has ended.
@@ -151,6 +154,40 @@ async fn three_runs_take_turns_at_random() -> Result<()> {
             run.finish().await;
         }
         and_another_run(&store, &journal, &format!("seed {seed}")).await?;
+    }
+    Ok(())
+}
+
+/// A check beside running queries sees files come and go, and none of that is a finding.
+#[tokio::test]
+async fn a_check_beside_running_queries_finds_nothing() -> Result<()> {
+    for seed in 0..300 {
+        let mut dice = Dice(seed);
+        let (store, journal) = checkpoint_with(seed % 12, 1).await?;
+        let checker = Faults::stepping();
+        let checked = checker.storage(storage(&store)?);
+        let check = async move {
+            let report = verify(&*checked).await?;
+            if report.findings.is_empty() { Ok(()) } else { Err(Error::Invalid(report.to_string())) }
+        };
+        let mut all = vec![Held::spawn(checker, check).await];
+        for (id, batches) in [(2, 31), (3, 32)] {
+            all.push(Held::start_in(Faults::stepping(), Run::new(id, batches, 1, &journal), &store).await?);
+        }
+        while all[0].is_held {
+            // The check is slow: most of the time the queries go on.
+            let next = dice.roll(all.len());
+            for _ in 0..if next == 0 { 1 } else { dice.roll(30) } {
+                if all[next].is_held {
+                    all[next].step().await;
+                }
+            }
+        }
+        assert!(all.remove(0).finish().await, "seed {seed}");
+        for run in all {
+            run.faults.release_all();
+            run.finish().await;
+        }
     }
     Ok(())
 }

@@ -173,6 +173,12 @@ impl Faults {
     pub fn release(&self) {
         self.0.released.add_permits(1);
     }
+
+    /// Lets it go on without further stops, wherever it stands; there may be several calls at once.
+    pub fn release_all(&self) {
+        self.state().hold = Hold::None;
+        self.0.released.close();
+    }
 }
 
 #[derive(Debug, Clone)]

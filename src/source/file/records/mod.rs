@@ -16,6 +16,7 @@ mod text;
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -36,6 +37,7 @@ use self::json::JsonDecoder;
 use self::reader::{ReaderContext, RecordReader};
 use self::text::TextDecoder;
 use super::format::{Format, FormatSpec};
+use super::layout::as_planned;
 use super::options::ParseMode;
 use super::pinned::{BatchFiles, PinnedStore};
 
@@ -86,7 +88,7 @@ impl FileSource for RecordSource {
     fn create_file_opener(
         &self,
         store: Arc<dyn ObjectStore>,
-        _: &FileScanConfig,
+        config: &FileScanConfig,
         _: usize,
     ) -> DataFusionResult<Arc<dyn FileOpener>> {
         let file_schema = self.table.file_schema();
@@ -100,7 +102,8 @@ impl FileSource for RecordSource {
             columns: Arc::new(columns),
             source: self.clone(),
         };
-        ProjectionOpener::try_new(self.projection.clone(), Arc::new(opener), file_schema)
+        let opener = ProjectionOpener::try_new(self.projection.clone(), Arc::new(opener), file_schema)?;
+        Ok(Arc::new(PlannedOpener { inner: opener, schema: config.projected_schema()? }))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -217,6 +220,23 @@ impl FileOpener for RecordOpener {
                 Ok(rows.map(|rows| (rows, reader)))
             });
             Ok(rows.boxed())
+        }))
+    }
+}
+
+/// Gives rows under the schema of the scan.
+struct PlannedOpener {
+    inner: Arc<dyn FileOpener>,
+    schema: SchemaRef,
+}
+
+impl FileOpener for PlannedOpener {
+    fn open(&self, file: PartitionedFile) -> DataFusionResult<FileOpenFuture> {
+        let opening = self.inner.open(file)?;
+        let schema = Arc::clone(&self.schema);
+        Ok(Box::pin(async move {
+            let rows = opening.await?;
+            Ok(rows.map(move |rows| Ok(as_planned(rows?, &schema)?)).boxed())
         }))
     }
 }

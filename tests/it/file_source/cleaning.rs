@@ -1,0 +1,99 @@
+//! Cleaning up, and directories that a Spark sink wrote.
+
+use serde_json::json;
+use tidemill::source::Admission;
+
+use super::{Input, ab, expected, json_lines, paths};
+
+fn names(input: &Input, below: &str) -> String {
+    let mut names: Vec<String> = std::fs::read_dir(input.path(below))
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names.join(" ")
+}
+
+#[tokio::test]
+async fn files_are_cleaned_up_after_their_batch() {
+    for clean in ["delete", "archive"] {
+        let input = Input::new();
+        input.write("in/a", 1, json_lines(0..1));
+        input.write("in/b", 2, json_lines(1..2));
+        input.write("in/c", 3, json_lines(2..3));
+        let archive = input.text("done");
+        let mut options = vec![("cleanSource", clean), ("maxFilesPerTrigger", "2")];
+        if clean == "archive" {
+            options.push(("sourceArchiveDir", &archive));
+        }
+        let provider = input.resolve("json", "in", Some(ab()), &options).await.unwrap();
+        let reader = input.reader(&provider);
+        let batch = reader.plan().await;
+        assert_eq!(names(&input, "in"), "a b c", "nothing happens before the commit");
+        for _ in 0..2 {
+            reader.source.commit(&batch).await.unwrap();
+            assert_eq!(names(&input, "in"), "c");
+            assert_eq!(names(&input, "done"), if clean == "archive" { "a b" } else { "" });
+        }
+        assert_eq!(paths(&reader.plan().await), ["c"]);
+    }
+}
+
+#[tokio::test]
+async fn the_archive_must_be_elsewhere() {
+    let input = Input::new();
+    input.write("in/a", 1, "");
+    for (archive, ok) in [
+        (input.text("in"), false),
+        (input.text("in/sub"), false),
+        (input.text(""), false),
+        ("s3://bucket/old".to_string(), false),
+        (input.text("*/old"), false),
+        (input.text("in/_old"), true),
+        (input.text("inner"), true),
+    ] {
+        let options = [("cleanSource", "archive"), ("sourceArchiveDir", archive.as_str())];
+        let resolved = input.resolve("json", "in", Some(ab()), &options).await;
+        assert_eq!(resolved.is_ok(), ok, "{archive}");
+    }
+}
+
+fn log_line(path: &str, action: &str, size: usize) -> String {
+    json!({
+        "path": path, "size": size, "isDir": false, "modificationTime": 1_600_000_000_000_i64,
+        "blockReplication": 1, "blockSize": 33_554_432, "action": action,
+    })
+    .to_string()
+}
+
+#[tokio::test]
+async fn a_sparks_sink_is_read_through_its_log() {
+    let input = Input::new();
+    for index in 0..4 {
+        input.write(&format!("part-{index}"), 1, json_lines(index..index + 1));
+    }
+    let size = json_lines(0..1).len();
+    let line =
+        |index: usize, action: &str| log_line(&format!("file:///elsewhere/out/part-{index}"), action, size);
+    input.write("_spark_metadata/0", 1, "v1\nthis is in the compacted one");
+    input.write("_spark_metadata/9.compact", 1, format!("v1\n{}\n{}", line(0, "add"), line(1, "add")));
+    let reader = input.source("json", &ab(), &[]).await;
+    assert_eq!(paths(&reader.plan().await), ["part-0", "part-1"], "parts 2 and 3 are left-overs");
+    input.write("_spark_metadata/10", 1, format!("v1\n{}\n", line(2, "add")));
+    let batch = reader.plan().await;
+    assert_eq!(paths(&batch), ["part-2"]);
+    assert_eq!(reader.read(&batch).await.unwrap(), expected(2..3), "the log's time is not the file's");
+    input.write("part-2", 1, json_lines(10..13));
+    let error = reader.read(&batch).await.unwrap_err().to_string();
+    assert!(error.contains("changed"), "{error}");
+    input.write("_spark_metadata/11", 1, format!("v1\n{}\n{}", line(3, "add"), line(3, "delete")));
+    assert!(reader.plan().await.is_empty());
+
+    let cleaning = input.source("json", &ab(), &[("cleanSource", "delete")]).await;
+    let error = cleaning.source.plan(Admission::Limited).await.unwrap_err().to_string();
+    assert!(error.contains("cleanSource must be off"), "{error}");
+    input.write("_spark_metadata/12", 1, "v7\n");
+    let error = reader.source.plan(Admission::Limited).await.unwrap_err().to_string();
+    assert!(error.contains("_spark_metadata/12"), "{error}");
+}

@@ -1,0 +1,169 @@
+//! Whatever is done to a file, DROPMALFORMED gives the rows of the lines that are good on their own.
+
+use datafusion::arrow::csv;
+use datafusion::arrow::json;
+use datafusion::arrow::record_batch::RecordBatch;
+use proptest::prelude::*;
+
+use super::{Input, ab, rows, set};
+
+/// What is done to a file of good records.
+#[derive(Debug, Clone)]
+enum Damage {
+    Replace(prop::sample::Index, u8),
+    Insert(prop::sample::Index, Vec<u8>),
+    Delete(prop::sample::Index, usize),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let place = any::<prop::sample::Index>;
+    let byte = prop_oneof![any::<u8>(), prop::sample::select(b"\"\\{}[],:\n\r'0x#".to_vec())];
+    prop_oneof![
+        (place(), byte.clone()).prop_map(|(at, byte)| Damage::Replace(at, byte)),
+        (place(), prop::collection::vec(byte, 1..6)).prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
+        (place(), 1_usize..40).prop_map(|(at, count)| Damage::Delete(at, count)),
+    ]
+}
+
+fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
+    if bytes.is_empty() {
+        return;
+    }
+    match damage {
+        Damage::Replace(at, byte) => {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        Damage::Insert(at, inserted) => {
+            let at = at.index(bytes.len());
+            bytes.splice(at..at, inserted.iter().copied());
+        }
+        Damage::Delete(at, count) => {
+            let at = at.index(bytes.len());
+            bytes.drain(at..(at + count).min(bytes.len()));
+        }
+    }
+}
+
+fn json_file(values: &[(Option<i64>, String)]) -> Vec<u8> {
+    let line = |(a, b): &(Option<i64>, String)| format!("{}\n", serde_json::json!({"a": a, "b": b}));
+    values.iter().map(line).collect::<String>().into_bytes()
+}
+
+fn csv_file(values: &[(Option<i64>, String)]) -> Vec<u8> {
+    let line = |(a, b): &(Option<i64>, String)| {
+        let a = a.map(|a| a.to_string()).unwrap_or_default();
+        format!("{a},\"{}\"\r\n", b.replace('"', "\"\"").replace(['\n', '\r'], " "))
+    };
+    values.iter().map(line).collect::<String>().into_bytes()
+}
+
+/// One row for each line that Arrow's own reader, given nothing else, finds to be one row.
+fn line_by_line(bytes: &[u8], read: impl Fn(&[u8]) -> Option<RecordBatch>) -> Vec<String> {
+    let mark = b"\xef\xbb\xbf";
+    let bytes = bytes.strip_prefix(mark).unwrap_or(bytes);
+    let good: Vec<RecordBatch> = bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| read(line).filter(|rows| rows.num_rows() == 1))
+        .collect();
+    rows(&good)
+}
+
+fn read_json(line: &[u8]) -> Option<RecordBatch> {
+    let mut reader = json::ReaderBuilder::new(ab()).build(line).ok()?;
+    let rows = reader.next()?.ok()?;
+    reader.next().is_none().then_some(rows)
+}
+
+fn read_csv(line: &[u8]) -> Option<RecordBatch> {
+    // Alone, a line with an open quote would end with the file.
+    let line = [line, b"\n1,end\n"].concat();
+    let mut reader = csv::ReaderBuilder::new(ab()).with_header(false).build(line.as_slice()).ok()?;
+    let rows = reader.next()?.ok()?;
+    (rows.num_rows() == 2 && reader.next().is_none()).then(|| rows.slice(0, 1))
+}
+
+async fn dropped(format: &str, bytes: &[u8], batch_size: usize, partitions: usize) -> Vec<String> {
+    let input = Input::new();
+    set(&input.session, "datafusion.execution.batch_size", &batch_size.to_string());
+    set(&input.session, "datafusion.optimizer.repartition_file_min_size", "1");
+    input.write("f", 1, bytes);
+    let mut options = vec![("mode", "DROPMALFORMED")];
+    if format == "csv" {
+        options.extend([("header", "false"), ("multiLine", "false")]);
+    }
+    let reader = input.source(format, &ab(), &options).await;
+    let batch = reader.plan().await;
+    reader.read_with(&batch, None, partitions).await.unwrap()
+}
+
+fn quoted_csv_file(values: &[(Option<i64>, String)]) -> Vec<u8> {
+    let line = |(a, b): &(Option<i64>, String)| {
+        let a = a.map(|a| a.to_string()).unwrap_or_default();
+        format!("{a},\"{}\"\r\n", b.replace('"', "\"\""))
+    };
+    values.iter().map(line).collect::<String>().into_bytes()
+}
+
+async fn strictly(format: &str, bytes: &[u8], batch_size: usize) -> Option<Vec<String>> {
+    let input = Input::new();
+    set(&input.session, "datafusion.execution.batch_size", &batch_size.to_string());
+    input.write("f", 1, bytes);
+    let options: &[(&str, &str)] = if format == "csv" { &[("header", "false")] } else { &[] };
+    input.source(format, &ab(), options).await.all().await.ok()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn dropping_malformed_records_is_reading_line_by_line(
+        values in prop::collection::vec((any::<Option<i64>>(), "[ -~äß\u{1F600}\n]{0,20}"), 0..40),
+        damages in prop::collection::vec(damage(), 0..12),
+        batch_size in 1_usize..20,
+        partitions in 1_usize..5,
+    ) {
+        for format in ["json", "csv"] {
+            let mut bytes = if format == "json" { json_file(&values) } else { csv_file(&values) };
+            damages.iter().for_each(|damage| apply(&mut bytes, damage));
+            let naive = match format {
+                "json" => line_by_line(&bytes, read_json),
+                _ => line_by_line(&bytes, read_csv),
+            };
+            let read = block_on(dropped(format, &bytes, batch_size, partitions));
+            prop_assert_eq!(&read, &naive, "{}: {:?}", format, String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    /// In FAILFAST mode, what can be read is what DataFusion reads; what DataFusion cannot read is an
+    /// error. (It also reads a value whose quote is never closed, and objects that share a line.)
+    #[test]
+    fn what_is_read_is_what_datafusion_reads(
+        values in prop::collection::vec((any::<Option<i64>>(), "[ -~äß\n]{0,20}"), 0..40),
+        damages in prop::collection::vec(damage(), 0..3),
+        batch_size in 1_usize..20,
+    ) {
+        for format in ["json", "csv"] {
+            let mut bytes = if format == "json" { json_file(&values) } else { quoted_csv_file(&values) };
+            damages.iter().for_each(|damage| apply(&mut bytes, damage));
+            if bytes.starts_with(b"\xef\xbb\xbf") {
+                continue;
+            }
+            let theirs: Option<Vec<RecordBatch>> = match format {
+                "json" => json::ReaderBuilder::new(ab()).build(bytes.as_slice()).unwrap().collect::<Result<_, _>>().ok(),
+                _ => csv::ReaderBuilder::new(ab()).build(bytes.as_slice()).unwrap().collect::<Result<_, _>>().ok(),
+            };
+            let mine = block_on(strictly(format, &bytes, batch_size));
+            match (mine, theirs) {
+                (Some(mine), Some(theirs)) => prop_assert_eq!(mine, rows(&theirs)),
+                (Some(mine), None) => prop_assert!(false, "{} {:?}: {:?}", format, String::from_utf8_lossy(&bytes), mine),
+                (None, Some(_)) => prop_assert!(!damages.is_empty()),
+                (None, None) => {}
+            }
+        }
+    }
+}
