@@ -29,8 +29,9 @@ const MILLIS_PER_SECOND: i64 = 1000;
 ///
 /// An offset is a number of whole seconds since the query was first started. That moment is part of
 /// every offset, so a query that is started again on its checkpoint continues the same sequence and
-/// first gives the rows of the time in which it did not run. The rows of a batch depend on its
-/// offsets alone: a rerun gives the same rows.
+/// first gives the rows of the time in which it did not run. To record it, the first batch runs at
+/// once and is empty, as in Spark. The rows of a batch depend on its offsets alone: a rerun gives the
+/// same rows.
 ///
 /// The rows of a table belong to the rate they were made with, so `rowsPerSecond` and `rampUpTime`
 /// cannot be changed between restarts; `numPartitions` can.
@@ -157,7 +158,7 @@ impl SourceProvider for RateTable {
     }
 
     fn create(&self, context: SourceContext) -> Result<Arc<dyn Source>> {
-        let position = Position { started_ms: 0, latest: 0, taken: 0, last: None };
+        let position = Position { started_ms: 0, latest: 0, taken: None, last: None };
         Ok(Arc::new(RateSource {
             speed: Arc::new(self.speed),
             num_partitions: self.num_partitions,
@@ -216,8 +217,8 @@ struct Position {
     started_ms: i64,
     /// The latest second that the clock has shown. It never goes back, even if the clock does.
     latest: i64,
-    /// Up to where batches were planned.
-    taken: i64,
+    /// Up to where batches were planned; nothing before the first.
+    taken: Option<i64>,
     /// Where the run ends, if it is to end.
     last: Option<i64>,
 }
@@ -229,9 +230,9 @@ impl Position {
         self.latest
     }
 
-    /// An offset as the checkpoint holds it: `null` before the first batch.
+    /// An offset as the checkpoint holds it.
     fn recorded(&self, seconds: i64) -> Value {
-        if seconds == 0 { Value::Null } else { json!({"offset": seconds, "startTime": self.started_ms}) }
+        json!({"offset": seconds, "startTime": self.started_ms})
     }
 }
 
@@ -247,8 +248,8 @@ impl Source for RateSource {
         let end = Offset::parse(&end)?;
         let mut position = self.position();
         position.started_ms = end.map_or_else(|| self.clock.now_ms(), |end| end.start_time);
-        position.taken = end.map_or(0, |end| end.offset);
-        position.latest = position.taken;
+        position.taken = end.map(|end| end.offset);
+        position.latest = position.taken.unwrap_or(0);
         Ok(())
     }
 
@@ -261,17 +262,16 @@ impl Source for RateSource {
     async fn plan(&self, _: Admission) -> Result<SourceBatch> {
         let mut position = self.position();
         let latest = position.look(self.clock.as_ref());
-        let (start, end) = (position.taken, position.last.unwrap_or(latest));
-        if self.speed.rows(position.started_ms, start, end).is_none() {
+        let end = position.last.unwrap_or(latest);
+        if self.speed.rows(position.started_ms, position.taken.unwrap_or(0), end).is_none() {
             return Err(Error::Invalid(format!(
                 "the rate source cannot count on: {end} seconds after its start there are more rows than \
                  BIGINTs, or it is later than a TIMESTAMP can tell. Start with a new checkpointLocation"
             )));
         }
-        let batch =
-            SourceBatch { start: position.recorded(start), end: position.recorded(end), entries: Vec::new() };
-        position.taken = end;
-        Ok(batch)
+        let start = position.taken.map_or(Value::Null, |taken| position.recorded(taken));
+        position.taken = Some(end);
+        Ok(SourceBatch { start, end: position.recorded(end), entries: Vec::new() })
     }
 
     fn latest_offset(&self) -> Value {
@@ -343,11 +343,15 @@ mod tests {
         let table = table(&[("rowsPerSecond", "10")]).unwrap();
         let first = source(&table, &clock);
         first.restore(Value::Null, vec![]).await.unwrap();
+        // The first batch records the start, and has no rows.
+        let zero = first.plan(Admission::Limited).await.unwrap();
+        assert_eq!((&zero.start, &zero.end), (&Value::Null, &json!({"offset": 0, "startTime": 5_500})));
+        assert!(Generator::rows(&table.speed, &zero).unwrap().values.is_empty());
         clock.advance(Duration::from_millis(999));
         assert!(first.plan(Admission::Limited).await.unwrap().is_empty());
         clock.advance(Duration::from_millis(2_001));
         let batch = first.plan(Admission::Limited).await.unwrap();
-        assert_eq!((&batch.start, &batch.end), (&Value::Null, &json!({"offset": 3, "startTime": 5_500})));
+        assert_eq!((&batch.start, &batch.end), (&zero.end, &json!({"offset": 3, "startTime": 5_500})));
         assert!(first.plan(Admission::Limited).await.unwrap().is_empty());
         assert_eq!(first.latest_offset(), batch.end);
 

@@ -4,6 +4,7 @@ mod checkpoint_files;
 mod cli;
 mod crash_matrix;
 mod disk_full;
+mod generated_sources;
 mod file_source;
 mod kill_loop;
 mod layers;

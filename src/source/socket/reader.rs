@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use datafusion::arrow::array::{Array, ArrayRef, StringArray, TimestampNanosecondArray};
+use datafusion::arrow::array::{Array, ArrayRef, StringBuilder, TimestampNanosecondArray};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -28,16 +28,28 @@ pub(super) struct LineReader {
     address: String,
     /// The number of complete lines so far.
     count: u64,
+    is_done: bool,
+}
+
+impl Drop for LineReader {
+    fn drop(&mut self) {
+        if !self.is_done {
+            // Otherwise the query would wait for ever. If it was the query that ended, nobody looks.
+            let error = Error::Invalid("receiving lines ended unexpectedly, which is a bug".into());
+            self.lines.end(Ended::Failed(error));
+        }
+    }
 }
 
 impl LineReader {
     pub(super) fn new(lines: Arc<Lines>, schema: SchemaRef, clock: Arc<dyn Clock>, address: String) -> Self {
-        Self { lines, schema, clock, address, count: 0 }
+        Self { lines, schema, clock, address, count: 0, is_done: false }
     }
 
     /// Receives from `connection` until its end.
     pub(super) async fn run<R: AsyncRead + Unpin>(mut self, connection: R) {
         let ended = self.receive(connection).await;
+        self.is_done = true;
         self.lines.end(ended.map_or_else(Ended::Failed, |()| Ended::Closed));
     }
 
@@ -72,7 +84,10 @@ impl LineReader {
                 (str::from_utf8(&valid[..line]).unwrap_or_default(), Some(valid.len() - line))
             }
         };
-        let values = StringArray::from_iter_values(text.lines());
+        let line_ends = memchr::memchr_iter(b'\n', text.as_bytes()).count();
+        let mut values = StringBuilder::with_capacity(line_ends + 1, text.len());
+        text.lines().for_each(|line| values.append_value(line));
+        let values = values.finish();
         let count = values.len();
         let mut columns: Vec<ArrayRef> = vec![Arc::new(values)];
         if self.schema.fields().len() > 1 {
