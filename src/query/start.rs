@@ -132,6 +132,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         next_batch: resumed.next_batch,
         rerun: resumed.rerun,
         previous_trigger_ms: None,
+        is_tidy: false,
         maintenance: None,
     };
     if let (Some(name), Some(table)) = (&request.name, execution.runner.sink.results()) {
