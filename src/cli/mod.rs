@@ -56,7 +56,7 @@ enum Command {
         options: JobOptions,
     },
     /// Move new files from INPUT to OUTPUT, once or for as long as you like
-    Etl(etl::EtlOptions),
+    Etl(Box<etl::EtlOptions>),
     /// Verify every invariant of a checkpoint; exit code 1 if one does not hold
     Check {
         /// The checkpoint's directory or URL

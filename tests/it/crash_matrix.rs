@@ -13,13 +13,16 @@ use crate::support::outcome::{Expected, disks, environment};
 
 const COLUMNS: [(&str, Kind); 2] = [("id", Kind::Int), ("parity", Kind::Int)];
 
+/// A query over the input of the first place, with its output and checkpoint in the second.
+type MakeJob = Box<dyn Fn(&Place, &Place) -> Job>;
+
 /// A query at some point of its life, what it will be asked to do, and what must come of it.
 struct Scenario {
     /// Input that nobody changes, and output and checkpoint as they are before the accident.
     template: Place,
     expected: Expected,
     /// The query over the input of the first place, with its output and checkpoint in the second.
-    job: Box<dyn Fn(&Place, &Place) -> Job>,
+    job: MakeJob,
 }
 
 /// Two sources of three files each, one file of each per batch; several files per batch come out.

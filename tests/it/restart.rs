@@ -131,7 +131,7 @@ async fn the_columns_of_the_source_must_stay() {
     let long = ("id", DataType::Int64);
     for (columns, expected) in [
         (&[long.clone(), ("v", DataType::Utf8)][..], "column 'v' of source 0 was Int64 and is Utf8"),
-        (&[long.clone()], "column 'v' (Int64) of source 0 is gone"),
+        (std::slice::from_ref(&long), "column 'v' (Int64) of source 0 is gone"),
         (
             &[long.clone(), ("v", DataType::Int64), ("w", DataType::Boolean)],
             "column 'w' (Boolean) of source 0 is new",

@@ -402,7 +402,7 @@ mod tests {
         inner.put(&path, PutPayload::from_static(b"9876543210")).await.unwrap();
         assert!(store.get(&path).await.is_err());
         assert!(store.get_range(&path, 0..2).await.is_err());
-        assert!(store.get_ranges(&path, &[0..2]).await.is_err());
+        assert!(store.get_ranges(&path, std::slice::from_ref(&(0..2))).await.is_err());
         assert!(store.head(&path).await.is_err());
         let error = files.judge(&path, any_error()).unwrap().to_string();
         assert!(error.contains("in/a.json' cannot be read: it changed since it was listed"), "{error}");
