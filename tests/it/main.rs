@@ -3,8 +3,8 @@
 mod checkpoint_files;
 mod crash_matrix;
 mod disk_full;
-mod generated_sources;
 mod file_source;
+mod generated_sources;
 mod kill_loop;
 mod layers;
 mod plan_once;
