@@ -7,7 +7,7 @@
 -- Rows are appended to this table whenever a file is put into the directory.
 CREATE UNBOUNDED EXTERNAL TABLE invoices (
     InvoiceNo VARCHAR, StockCode VARCHAR, Description VARCHAR, Quantity INT,
-    InvoiceDate TIMESTAMP, UnitPrice DOUBLE, CustomerID DOUBLE, Country VARCHAR
+    InvoiceDate TIMESTAMP, UnitPrice DECIMAL(10, 3), CustomerID DOUBLE, Country VARCHAR
 ) STORED AS CSV
   LOCATION 'examples/data/retail'
   OPTIONS ('header' 'true', 'maxFilesPerTrigger' '1');
@@ -30,7 +30,7 @@ SELECT
     trim(Description) AS description,
     Quantity AS quantity,
     UnitPrice AS unit_price,
-    round(Quantity * UnitPrice, 2) AS line_total,
+    Quantity * UnitPrice AS line_total,
     starts_with(InvoiceNo, 'C') AS cancelled,
     CAST(InvoiceDate AS DATE) AS day
 FROM invoices

@@ -139,6 +139,14 @@ impl Checkpoint {
         Ok((checkpoint, contents.recovered))
     }
 
+    /// Fails if another run has taken the checkpoint over.
+    ///
+    /// # Errors
+    /// [`Error::ConcurrentQuery`] if it has.
+    pub async fn check_owner(&self) -> Result<()> {
+        self.fence.check().await
+    }
+
     /// Writes who the query is, once, before its first batch.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use tidemill::Error;
+use tidemill::{Error, StreamingQueryException};
 
 /// An end that is not simply success.
 #[derive(Debug)]
@@ -59,6 +59,16 @@ impl Exit {
 impl From<Error> for Exit {
     fn from(error: Error) -> Self {
         Self::of(&error, error.to_string())
+    }
+}
+
+/// Whether a query ended because nobody reads standard output any more, which is no failure.
+pub(super) fn is_unread(exception: &StreamingQueryException) -> bool {
+    match exception.cause.as_ref() {
+        Error::Storage { path, source, .. } if path == "the console" => {
+            source.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        }
+        _ => false,
     }
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tidemill::StopMode;
 use tidemill::sql::{Located, SqlOutcome, SqlSession, StartedQuery, Statement};
+use tidemill::{Error, StopMode};
 
-use super::exit::Exit;
+use super::exit::{Exit, is_unread};
 use super::monitor::Monitor;
 use super::output::{PrintError, print_rows, print_table};
 use super::signals::Signals;
@@ -123,6 +123,7 @@ impl<'a> Job<'a> {
                 ended = running.next() => match ended {
                     None => return Ok(failed),
                     Some(Ok(())) => {}
+                    Some(Err(Error::StreamFailed(failed))) if is_unread(&failed) => {}
                     Some(Err(error)) => {
                         self.monitor.error(&error.to_string());
                         failed = true;

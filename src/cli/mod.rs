@@ -13,11 +13,16 @@ mod shell;
 mod signals;
 mod text;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidemill::Trigger;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
 
 use exit::Exit;
 
@@ -85,7 +90,10 @@ enum ProgressMode {
 }
 
 fn parse_trigger(text: &str) -> Result<Trigger, String> {
-    text.parse().map_err(|error: tidemill::Error| error.to_string())
+    text.parse().map_err(|error| match error {
+        tidemill::Error::InvalidOption { reason, .. } => reason,
+        error => error.to_string(),
+    })
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {
@@ -98,9 +106,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 /// Runs the command that the process's arguments ask for.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter =
-        EnvFilter::builder().with_default_directive(tracing::Level::WARN.into()).with_env_var("TIDEMILL_LOG");
-    tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).init();
+    log_to_stderr();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Exit::failed(format!("cannot start: {error}")).report(),
@@ -112,6 +118,18 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => exit.report(),
     }
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(Level::WARN.into())
+        .with_env_var("TIDEMILL_LOG")
+        .from_env_lossy();
+    // Failed queries are reported as errors of the command, not a second time as a log line.
+    let is_news =
+        filter_fn(|line| *line.level() != Level::ERROR || line.target() != "tidemill::query::start");
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines.with_filter(filter.and(is_news))).init();
 }
 
 async fn run(command: Command) -> Result<(), Exit> {

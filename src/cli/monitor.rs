@@ -11,6 +11,7 @@ use tidemill::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener,
 use uuid::Uuid;
 
 use super::ProgressMode;
+use super::exit::is_unread;
 use super::text::{count, duration, number, rate, to_stderr};
 
 /// Listens to all queries of a session.
@@ -78,7 +79,8 @@ impl Monitor {
         let name = query.query.name().unwrap_or("query").to_string();
         let place = query.location.clone().unwrap_or_else(|| query.target.clone());
         let runs = self.runs();
-        let failed = if query.query.exception().is_some() { "failed after " } else { "" };
+        let has_failed = query.query.exception().is_some_and(|exception| !is_unread(&exception));
+        let failed = if has_failed { "failed after " } else { "" };
         match runs.get(&query.query.run_id()) {
             Some(run) if run.batches > 0 => format!("{name}: {failed}{}, in {place}", run.summary()),
             _ if !failed.is_empty() => format!("{name}: failed, nothing new in {place}"),

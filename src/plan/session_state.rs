@@ -49,3 +49,31 @@ pub(crate) fn uncached_runtime(runtime: &Arc<RuntimeEnv>) -> Result<Arc<RuntimeE
     };
     Ok(Arc::new(RuntimeEnv { cache_manager: CacheManager::try_new(&caches)?, ..runtime.as_ref().clone() }))
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::prelude::{SessionConfig, SessionContext};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_users_session_keeps_its_tables_and_settings() {
+        let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(7));
+        context.sql("CREATE TABLE t AS SELECT 1 AS a").await.unwrap();
+        let streaming = streaming_state(&context.state(), 3).unwrap();
+        assert!(context.table_exist("t").unwrap());
+        let before = context.state();
+        assert_eq!(before.config().target_partitions(), 7);
+        assert!(before.optimizers().iter().any(|rule| rule.name() == SINGLE_DISTINCT_RULE));
+
+        let schema = streaming.schema_for_ref("t").unwrap();
+        assert_eq!(schema.table_names(), ["t"]);
+        assert_eq!(streaming.config().target_partitions(), 3);
+        assert!(streaming.optimizers().iter().all(|rule| rule.name() != SINGLE_DISTINCT_RULE));
+        let options = &streaming.config_options().optimizer;
+        assert!(!options.enable_dynamic_filter_pushdown && !options.enable_join_dynamic_filter_pushdown);
+        assert!(
+            !options.enable_topk_dynamic_filter_pushdown && !options.enable_aggregate_dynamic_filter_pushdown
+        );
+    }
+}

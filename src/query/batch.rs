@@ -135,6 +135,14 @@ impl BatchRunner {
         self.sink.prepare(epoch.batch, reports).await
     }
 
+    /// Removes what earlier runs, interrupted or overtaken, staged for batches up to this one, which
+    /// is published. The next start does it again, so a failure here is worth only a warning.
+    pub(crate) async fn tidy(&self, batch_id: u64, prepared: &Value) {
+        if let Err(error) = self.sink.recover(self.shared.id, Some((batch_id, prepared))).await {
+            tracing::warn!(batch = batch_id, %error, "could not remove what earlier runs had staged");
+        }
+    }
+
     /// Removes what a failed or abandoned batch staged. The next start does it again, so a failure
     /// here is worth only a warning.
     async fn discard(&self, batch: SinkBatch) {

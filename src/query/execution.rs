@@ -16,7 +16,7 @@ use super::report::{TriggerTimes, progress};
 use super::trigger::{Trigger, until_next_tick};
 use crate::checkpoint::records::{OffsetsRecord, SourceOffset};
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::source::{Admission, SourceBatch};
 
 /// How long to wait before looking for new rows again, at least (Spark's `pollingDelay`).
@@ -49,6 +49,8 @@ pub(crate) struct Execution {
     pub(crate) next_batch: u64,
     pub(crate) rerun: Option<Rerun>,
     pub(crate) previous_trigger_ms: Option<i64>,
+    /// Whether what earlier runs left in the sink has been removed.
+    pub(crate) is_tidy: bool,
     pub(crate) maintenance: Option<JoinHandle<Result<()>>>,
 }
 
@@ -63,10 +65,25 @@ enum Triggered {
 impl Execution {
     /// Runs batches until the trigger or a stop ends it, and tidies up.
     pub(crate) async fn run(&mut self) -> Result<()> {
-        let ended = self.run_triggers().await;
+        let ended = match self.run_triggers().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.blame(error).await),
+        };
         let maintained = self.finish_maintenance().await;
         let closed = self.runner.sink.close().await;
         ended.and(maintained).and(closed)
+    }
+
+    /// What to report for `error`. A run that another one has taken over from fails in odd ways, for
+    /// the other one tidies up after it; to blame is that there is another one.
+    async fn blame(&self, error: Error) -> Error {
+        match self.runner.checkpoint.check_owner().await {
+            Err(taken_over @ Error::ConcurrentQuery { .. }) => {
+                tracing::debug!(%error, "failed after another run had taken over");
+                taken_over
+            }
+            _ => error,
+        }
     }
 
     /// The batch being planned or run, for error reports.
@@ -123,6 +140,10 @@ impl Execution {
             return Ok(Triggered::Abandoned);
         };
         self.next_batch = record.batch_id + 1;
+        if !self.is_tidy {
+            self.runner.tidy(record.batch_id, &outcome.prepared).await;
+            self.is_tidy = true;
+        }
         self.maintain();
         let times =
             TriggerTimes { started_ms, previous_ms: self.previous_trigger_ms, durations: stopwatch.finish() };

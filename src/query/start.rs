@@ -91,7 +91,8 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
             });
         }
     };
-    let (state, conf) = pin_settings(&request.plan.state, &recovered)?;
+    let state = &request.plan.state;
+    let conf = pin_settings(state, &recovered, storage.url())?;
     let context = SourceContext {
         query_id: id,
         runtime: Arc::clone(state.runtime_env()),
@@ -101,7 +102,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         .iter()
         .map(|provider| provider.create(context.clone()))
         .collect::<Result<Vec<Arc<dyn Source>>>>()?;
-    let plan = StreamingPlan::prepare(logical, &state, &providers, &sources, Arc::clone(&sink)).await?;
+    let plan = StreamingPlan::prepare(logical, state, &providers, &sources, Arc::clone(&sink)).await?;
     if recovered.metadata.is_none() {
         let created_by = concat!("tidemill ", env!("CARGO_PKG_VERSION")).to_string();
         checkpoint.create_metadata(&Metadata { id, created_by, definition: current }).await?;
@@ -131,6 +132,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         next_batch: resumed.next_batch,
         rerun: resumed.rerun,
         previous_trigger_ms: None,
+        is_tidy: false,
         maintenance: None,
     };
     if let (Some(name), Some(table)) = (&request.name, execution.runner.sink.results()) {
@@ -190,7 +192,7 @@ async fn run_to_end(mut execution: Execution, place: CheckpointPlace, lease: Che
         Ok((ended, batch)) => (ended, Some(batch)),
         Err(error) => (Err(Error::Invalid(format!("the query panicked, which is a bug: {error}"))), None),
     };
-    place.remove_if_temporary();
+    drop(place);
     let exception = ended.err().map(|cause| StreamingQueryException {
         id: shared.id,
         run_id: shared.run_id,
@@ -234,8 +236,10 @@ impl CheckpointPlace {
             .map_err(|()| Error::Invalid(format!("'{}' is not an absolute path", path.display())))?;
         Ok(Self { url, durability: Durability::Process, temporary: Some(path) })
     }
+}
 
-    fn remove_if_temporary(&self) {
+impl Drop for CheckpointPlace {
+    fn drop(&mut self) {
         if let Some(path) = &self.temporary
             && let Err(error) = std::fs::remove_dir_all(path)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -339,11 +343,15 @@ pub(crate) fn schema_of(columns: &[ColumnDefinition]) -> Result<SchemaRef> {
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// The session with the settings that the first batch pinned, and those settings.
+/// The settings that the first batch pinned.
+///
+/// The time zone is part of the plan already, in the types of its columns and in its functions, so
+/// a session with another one cannot go on.
 fn pin_settings(
     state: &SessionState,
     recovered: &Recovered,
-) -> Result<(SessionState, BTreeMap<String, String>)> {
+    checkpoint: &Url,
+) -> Result<BTreeMap<String, String>> {
     let pinned = match &recovered.decision {
         Recovery::Fresh => None,
         Recovery::Next { last_offsets, .. } => Some(&last_offsets.conf),
@@ -351,17 +359,15 @@ fn pin_settings(
     };
     let current = state.config_options().execution.time_zone.clone().unwrap_or_default();
     let Some(pinned) = pinned else {
-        return Ok((state.clone(), [(TIME_ZONE.to_string(), current)].into()));
+        return Ok([(TIME_ZONE.to_string(), current)].into());
     };
-    let mut state = state.clone();
-    if let Some(time_zone) = pinned.get(TIME_ZONE).filter(|time_zone| **time_zone != current) {
-        tracing::warn!(
-            "the session's time zone '{current}' is not used: the checkpoint was started with '{time_zone}'"
-        );
-        state.config_mut().options_mut().execution.time_zone =
-            (!time_zone.is_empty()).then(|| time_zone.clone());
+    match pinned.get(TIME_ZONE) {
+        Some(time_zone) if *time_zone != current => Err(Error::QueryChanged {
+            checkpoint: checkpoint.to_string(),
+            differences: vec![format!("setting '{TIME_ZONE}' was '{time_zone}' and is '{current}'")],
+        }),
+        _ => Ok(pinned.clone()),
     }
-    Ok((state, pinned.clone()))
 }
 
 /// Where a run takes up.

@@ -127,9 +127,10 @@ pub trait Sink: Debug + Send + Sync {
         None
     }
 
-    /// Called once at start, before any batch: completes the publication of the last committed
-    /// batch (its number and what `prepare` gave) and removes what interrupted batches left
-    /// behind. Idempotent.
+    /// Completes the publication of the last committed batch (its number and what `prepare` gave),
+    /// and removes what interrupted runs have staged for batches up to that one and for no later
+    /// one: another run that is still alive may be about to commit it. Called before the first batch
+    /// of a run, and again after it, when what there was staged for it can go too. Idempotent.
     async fn recover(&self, query_id: Uuid, last: Option<(u64, &Value)>) -> Result<()>;
 
     /// Opens the writer of one partition.

@@ -15,9 +15,11 @@ const COLUMNS: [(&str, Kind); 2] = [("id", Kind::Int), ("parity", Kind::Int)];
 
 /// A query at some point of its life, what it will be asked to do, and what must come of it.
 struct Scenario {
+    /// Input that nobody changes, and output and checkpoint as they are before the accident.
     template: Place,
     expected: Expected,
-    job: fn(&Place) -> Job,
+    /// The query over the input of the first place, with its output and checkpoint in the second.
+    job: Box<dyn Fn(&Place, &Place) -> Job>,
 }
 
 /// Two sources of three files each, one file of each per batch; several files per batch come out.
@@ -31,9 +33,9 @@ fn two_sources() -> Scenario {
             template.put(&format!("in/{table}/{file}.json"), id_lines(ids));
         }
     }
-    let job = |place: &Place| {
+    let job = |template: &Place, place: &Place| {
         let input = |table: &str| {
-            Input::new(table, "json", place.text(&format!("in/{table}")))
+            Input::new(table, "json", template.text(&format!("in/{table}")))
                 .schema(schema(&[("id", DataType::Int64)]))
         };
         Job::new(place)
@@ -46,7 +48,8 @@ fn two_sources() -> Scenario {
             .partition_by(&["parity"])
             .files_per_trigger(1)
     };
-    Scenario { template, expected: Expected { format: "json", columns: &COLUMNS, rows, batches: 3 }, job }
+    let expected = Expected { format: "json", columns: &COLUMNS, rows, batches: 3 };
+    Scenario { template, expected, job: Box::new(job) }
 }
 
 fn row_of(id: i64, origin: &str) -> Row {
@@ -55,42 +58,55 @@ fn row_of(id: i64, origin: &str) -> Row {
 }
 
 /// One source, shortly before old checkpoint files are merged: `done` batches ran undisturbed,
-/// `left` are to come.
+/// `left` are to come. Only the last of them give rows.
 async fn before_maintenance(done: i64, left: i64) -> Scenario {
     let template = Place::new();
-    let job =
-        |place: &Place| Job::new(place).format("json").files_per_trigger(1).option("minBatchesToRetain", 2);
-    for id in 0..done {
-        template.put(&format!("in/{id:05}.json"), id_lines([id]));
-    }
-    job(&template).run(&session_in(1, environment(disks()))).await.unwrap();
-    for id in done..done + left {
-        template.put(&format!("in/{id:05}.json"), id_lines([id]));
-    }
-    let rows = (0..done + left).map(|id| Row::from([("id".to_string(), json!(id))])).collect();
+    let first = done - 1;
+    let job = move |template: &Place, place: &Place| {
+        Job::new(place)
+            .inputs(Job::new(template).inputs)
+            .sql(&format!("SELECT id FROM input WHERE id >= {first}"))
+            .format("json")
+            .files_per_trigger(1)
+            .option("minBatchesToRetain", 2)
+    };
+    let put = |id: i64| template.put(&format!("in/{id:05}.json"), id_lines([id]));
+    (0..done).for_each(put);
+    job(&template, &template).run(&session_in(1, environment(disks()))).await.unwrap();
+    (done..done + left).for_each(put);
+    let rows = (first..done + left).map(|id| Row::from([("id".to_string(), json!(id))])).collect();
     let batches = u64::try_from(done + left).unwrap();
-    Scenario { template, expected: Expected { format: "json", columns: &COLUMNS, rows, batches }, job }
+    let expected = Expected { format: "json", columns: &COLUMNS, rows, batches };
+    Scenario { template, expected, job: Box::new(job) }
 }
 
+/// What a query changes.
+const STATE: [&str; 2] = ["out", "checkpoint"];
+
 impl Scenario {
+    /// A place in the state before the accident.
+    fn place(&self) -> Place {
+        self.template.copy_of(&STATE)
+    }
+
     /// Runs the query as a process in which `faults` happen. Whether it succeeds depends on them.
     async fn disturb(&self, place: &Place, faults: &Faults) -> bool {
         let session = session_in(1, environment(faults.provider(disks())));
-        (self.job)(place).run(&session).await.is_ok()
+        (self.job)(&self.template, place).run(&session).await.is_ok()
     }
 
     /// Runs the query twice on healthy storages, and checks what came of it.
     async fn heal(&self, place: &Place) -> Result<(), String> {
         for _ in 0..2 {
             let session = session_in(1, environment(disks()));
-            (self.job)(place).run(&session).await.map_err(|error| error.to_string())?;
+            (self.job)(&self.template, place).run(&session).await.map_err(|error| error.to_string())?;
         }
         self.expected.check(place).await
     }
 
     /// The storage calls of an undisturbed run.
     async fn census(&self) -> Vec<Call> {
-        let (place, faults) = (self.template.copy(), Faults::new(None));
+        let (place, faults) = (self.place(), Faults::new(None));
         assert!(self.disturb(&place, &faults).await);
         self.heal(&place).await.unwrap();
         faults.calls()
@@ -101,7 +117,7 @@ impl Scenario {
         let census = self.census().await;
         for (call, name) in census.iter().enumerate() {
             for fault in Fault::ALL {
-                let (place, faults) = (self.template.copy(), Faults::new(Some(Plan { call, fault })));
+                let (place, faults) = (self.place(), Faults::new(Some(Plan { call, fault })));
                 let succeeded = self.disturb(&place, &faults).await;
                 assert!(faults.fired(), "call {call} ({name}) did not come again");
                 assert!(!(succeeded && faults.is_dead()), "{fault:?} at call {call} ({name}) went unnoticed");
@@ -181,11 +197,11 @@ async fn the_restart_may_crash_too() {
     let faults = [Fault::DieAfter, Fault::DieBefore, Fault::Tear];
     for (round, first) in (0..calls).step_by(3).enumerate() {
         // Crash, then crash again at every fifth call of the restart, each time a little further.
-        let (place, fault) = (scenario.template.copy(), faults[round % 3]);
+        let (place, fault) = (scenario.place(), faults[round % 3]);
         scenario.disturb(&place, &Faults::new(Some(Plan { call: first, fault }))).await;
         let mut second = round % 5;
         loop {
-            let place = place.copy();
+            let place = place.copy_of(&STATE);
             let faults = Faults::new(Some(Plan { call: second, fault: faults[(round + second) % 3] }));
             scenario.disturb(&place, &faults).await;
             if !faults.fired() {

@@ -3,73 +3,42 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
-use serde_json::json;
 use tidemill::Error;
-use tidemill::storage::{Durability, StorageProvider};
 
-use crate::support::harness::{Job, Place, cause, id_lines, ids, session_in};
-use crate::support::oracle::{self, Row};
-use crate::support::outcome::{Expected, directory_url, environment};
+use crate::support::harness::{Place, cause, ids};
+use crate::support::oracle;
 use crate::support::sim_disk::{DiskFault, SimDisk};
+use crate::support::sim_query::SimQuery;
 
-const OUT: &str = "/disk/out";
-const CHECKPOINT: &str = "/disk/checkpoint";
 /// EIO, EACCES and ENOSPC.
 const CODES: [i32; 3] = [5, 13, 28];
 
-async fn rows(disk: &SimDisk) -> Vec<i64> {
-    let storage = disk.open(&directory_url(OUT), Durability::Disk).unwrap();
-    let mut rows = Vec::new();
-    for file in storage.list("").await.unwrap().into_iter().filter(|file| !oracle::is_hidden(&file.path)) {
-        let bytes = storage.read(&file.path).await.unwrap().unwrap();
-        rows.extend(oracle::read_bytes(bytes.to_vec(), &file.path, "json", &[]));
-    }
-    ids(rows)
-}
-
 #[tokio::test]
 async fn an_error_of_the_disk_names_operation_and_path_and_does_no_harm() {
-    let place = Place::new();
-    (0..2).for_each(|id| place.put(&format!("in/{id}.json"), id_lines([id])));
-    let expected = Expected {
-        format: "json",
-        columns: &[],
-        rows: (0..2).map(|id| Row::from([("id".to_string(), json!(id))])).collect(),
-        batches: 2,
-    };
-    let job = Job::new(&place)
-        .format("json")
-        .out(Some(OUT.into()))
-        .option("checkpointLocation", CHECKPOINT)
-        .option("durability", "disk")
-        .files_per_trigger(1);
+    let query = SimQuery::new(2, "disk");
     let undisturbed = SimDisk::new();
-    job.run(&session_in(1, environment(Arc::new(undisturbed.clone())))).await.unwrap();
-
+    query.run(&undisturbed).await.unwrap();
     let mut failed = 0;
     for step in 0..undisturbed.steps() {
         for code in CODES {
             let disk = SimDisk::new();
             disk.fail_at(step, DiskFault::Error(code));
-            let result = job.run(&session_in(1, environment(Arc::new(disk.clone())))).await;
+            let result = query.run(&disk).await;
             // What is visible is that of whole batches, whether or not the run has failed.
-            let visible = rows(&disk).await;
+            let visible = ids(query.output(&disk).await.0);
             assert!(
-                [&[][..], &[0], &[0, 1]].contains(&&visible[..]),
+                [&[][..], &[0, 1], &[0, 1, 10, 11]].contains(&&visible[..]),
                 "{visible:?} after {code} at step {step}"
             );
             if let Err(error) = result {
                 failed += 1;
                 check_error(cause(&error), code, step);
             }
-            // Healed: the fault comes only once.
-            for _ in 0..2 {
-                job.run(&session_in(1, environment(Arc::new(disk.clone())))).await.unwrap();
+            // The fault comes only once: the disk is healed.
+            if let Err(problem) = query.heal(&disk).await {
+                panic!("after {code} at step {step}: {problem}");
             }
-            assert_eq!(rows(&disk).await, [0, 1], "after {code} at step {step}");
-            expected.check_checkpoint(&disk, CHECKPOINT).await.unwrap();
         }
     }
     // Only tidying up may fail without failing the query.

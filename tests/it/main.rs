@@ -1,6 +1,7 @@
 //! The integration tests, in one binary: each links DataFusion, and that is what costs time.
 
 mod checkpoint_files;
+mod cli;
 mod crash_matrix;
 mod disk_full;
 mod file_source;

@@ -9,7 +9,7 @@ use tidemill::prelude::*;
 
 use crate::support::committed::{commits, record};
 use crate::support::harness::{Input, Job, Place, cause, id_lines, ids, schema, session};
-use crate::support::oracle::{self, Kind, Row};
+use crate::support::oracle::{self, Row};
 use crate::support::outcome::copy_tree;
 use crate::support::probe::Probe;
 
@@ -89,9 +89,35 @@ async fn the_source_must_stay_what_and_where_it_is() {
     );
     let csv = change_input(job.clone(), |input| Input { format: "csv".into(), ..input });
     assert_eq!(differences(&csv).await[0], "the format of source 0 was json and is csv");
-    let dropping = change_input(job.clone(), |input| input.option("mode", "DROPMALFORMED"));
-    let found = differences(&dropping).await;
-    assert!(found.len() == 1 && found[0].contains("option 'mode' of source 0"), "{found:?}");
+}
+
+#[tokio::test]
+async fn what_a_row_of_the_source_means_must_stay() {
+    let place = Place::new();
+    place.put("in/0.csv", "id;v\n0;0\n");
+    let input = Input::new("input", "csv", place.text("in")).schema(schema(&PAIR)).option("header", true);
+    let job = Job::new(&place).inputs([input.option("delimiter", ";")]);
+    job.run(&session()).await.unwrap();
+    let headless = change_input(job.clone(), |input| input.option("header", false));
+    assert_eq!(
+        differences(&headless).await,
+        ["option 'format.has_header' of source 0 was 'true' and is 'false'"]
+    );
+    let comma = change_input(job, |input| Input { options: vec![("header".into(), "true".into())], ..input });
+    assert_eq!(differences(&comma).await, ["option 'format.delimiter' of source 0 was ';' and is not set"]);
+}
+
+#[tokio::test]
+async fn a_query_that_failed_on_a_malformed_record_may_go_on_without_it() {
+    let place = Place::new();
+    place.put("in/0.json", "{\"id\":0}\n{\"id\":\n{\"id\":1}\n");
+    let job = Job::new(&place);
+    let error = job.run(&session()).await.unwrap_err();
+    assert!(matches!(cause(&error), Error::BadRecord { line: 2, .. }), "{error}");
+    assert_eq!(oracle::walk(&place.path("out")), Vec::<String>::new());
+    change_input(job, |input| input.option("mode", "DROPMALFORMED")).run(&session()).await.unwrap();
+    assert_eq!(place.ids(), [0, 1]);
+    assert_eq!(commits(&place.path("checkpoint")), [0]);
 }
 
 #[tokio::test]
@@ -180,16 +206,19 @@ async fn inferred_columns_are_pinned_by_the_first_start() {
     let job = || Job::new(&place).inputs([input()]).sql("SELECT id, v FROM input");
     job().run(&session()).await.unwrap();
 
-    // Inferred anew, there would be one column more and `v` would be a DOUBLE.
+    // Inferred anew, there would be one column more.
     place.put("in/1.json", "{\"id\":1,\"v\":1,\"w\":true}\n");
     let query = job().run(&session()).await.unwrap();
     assert_eq!(query.last_progress().unwrap().num_input_rows, 1);
     let row = |id: i64, v: i64| Row::from([("id".to_string(), json!(id)), ("v".to_string(), json!(v))]);
     oracle::assert_same(place.rows("parquet", &[]), vec![row(0, 0), row(1, 1)], "after a column more");
 
-    // A value that does not fit the pinned type is malformed, not silently something else.
-    place.put("in/2.json", "{\"id\":2,\"v\":2.5}\n");
-    let error = job().run(&session()).await.unwrap_err();
+    // A value that does not fit the pinned type is an error, not silently something else: when the
+    // columns are inferred, and, with the pinned columns given, when the record is read.
+    place.put("in/2.json", "{\"id\":2,\"v\":\"two\"}\n");
+    let error = job().start(&session()).await.unwrap_err();
+    assert!(error.to_string().contains("have no schema in common"), "{error}");
+    let error = change_input(job(), |input| input.schema(schema(&PAIR))).run(&session()).await.unwrap_err();
     assert!(
         matches!(cause(&error), Error::BadRecord { column: Some(column), .. } if column == "v"),
         "{error}"
@@ -304,34 +333,31 @@ async fn damaged_checkpoint_files_are_named() {
 }
 
 #[tokio::test]
-async fn the_time_zone_is_that_of_the_first_start() {
+async fn the_time_zone_must_stay() {
     let place = Place::new();
-    let zoned = |zone: &str| {
-        let config = SessionConfig::new().set_str("datafusion.execution.time_zone", zone);
+    let zoned = |zone: Option<&str>| {
+        let mut config = SessionConfig::new();
+        config.options_mut().execution.time_zone = zone.map(str::to_string);
         Session::from(SessionContext::new_with_config(config))
     };
     let job = Job::new(&place)
         .format("json")
         .sql("SELECT id, CAST(to_timestamp('2026-07-01T12:00:00') AS VARCHAR) AS at FROM input");
     place.put("in/0.json", id_lines([0]));
-    job.run(&zoned("+02:00")).await.unwrap();
+    job.run(&zoned(Some("+02:00"))).await.unwrap();
     place.put("in/1.json", id_lines([1]));
-    job.run(&zoned("-05:00")).await.unwrap();
-
-    let conf = record(&place.path("checkpoint/offsets/1"))["conf"]["datafusion.execution.time_zone"].clone();
-    assert_eq!(conf, json!("+02:00"));
-    let rows = place.rows("json", &[("id", Kind::Int)]);
-    assert_eq!(rows.len(), 2);
-    assert_eq!(rows[0]["at"], rows[1]["at"], "the second run used another time zone");
-    // That the zone matters to this query at all.
-    let other = Place::new();
-    other.put("in/0.json", id_lines([0]));
-    let job = Job {
-        inputs: Job::new(&other).inputs,
-        options: Job::new(&other).options,
-        out: Some(other.text("out")),
-        ..job
-    };
-    job.run(&zoned("-05:00")).await.unwrap();
-    assert_ne!(other.rows("json", &[])[0]["at"], rows[0]["at"]);
+    for (zone, name) in [(Some("-05:00"), "-05:00"), (None, "")] {
+        let error = job.start(&zoned(zone)).await.unwrap_err();
+        let expected = format!("setting 'datafusion.execution.time_zone' was '+02:00' and is '{name}'");
+        assert!(
+            matches!(&error, Error::QueryChanged { differences, .. } if *differences == [expected.clone()]),
+            "{error}"
+        );
+    }
+    job.run(&zoned(Some("+02:00"))).await.unwrap();
+    let rows = place.rows("json", &[]);
+    assert_eq!((rows.len(), &rows[0]["at"]), (2, &json!("2026-07-01T12:00:00+02:00")));
+    assert_eq!(rows[0]["at"], rows[1]["at"]);
+    let conf = &record(&place.path("checkpoint/offsets/1"))["conf"];
+    assert_eq!(conf["datafusion.execution.time_zone"], json!("+02:00"));
 }

@@ -28,15 +28,14 @@ impl StorageProvider for TwoNames {
     }
 }
 
-/// One batch that is done, and two that are to come.
-async fn template() -> (Place, Expected) {
+/// One batch that is done, and some that are to come.
+async fn template(left: i64) -> (Place, Expected) {
     let place = Place::new();
     place.put("in/0.json", id_lines([0]));
     job(&place, "checkpoint").run(&session_in(1, environment(disks()))).await.unwrap();
-    place.put("in/1.json", id_lines([1]));
-    place.put("in/2.json", id_lines([2]));
-    let rows = (0..3).map(|id| Row::from([("id".to_string(), json!(id))])).collect();
-    (place, Expected { format: "json", columns: &[], rows, batches: 3 })
+    (1..=left).for_each(|id| place.put(&format!("in/{id}.json"), id_lines([id])));
+    let rows = (0..=left).map(|id| Row::from([("id".to_string(), json!(id))])).collect();
+    (place, Expected { format: "json", columns: &[], rows, batches: u64::try_from(left).unwrap() + 1 })
 }
 
 fn job(place: &Place, checkpoint: &str) -> Job {
@@ -104,7 +103,7 @@ async fn calls(template: &Place) -> usize {
 
 #[tokio::test]
 async fn a_run_that_slept_through_another_is_fenced() {
-    let (template, expected) = template().await;
+    let (template, expected) = template(2).await;
     let calls = calls(&template).await;
     let mut fenced = 0;
     for call in 0..calls {
@@ -132,7 +131,7 @@ async fn a_run_that_slept_through_another_is_fenced() {
 
 #[tokio::test]
 async fn two_runs_that_hold_each_other_up_lose_and_double_nothing() {
-    let (template, expected) = template().await;
+    let (template, expected) = template(1).await;
     let calls = calls(&template).await;
     for older_call in 0..calls {
         for newer_call in 0..calls {
@@ -217,6 +216,7 @@ fn a_process_that_was_stopped_for_a_while_loses_and_doubles_nothing() {
         assert_eq!(place.ids(), (0..20).collect::<Vec<_>>());
         signal(&stopped, "CONT");
         ended_well(stopped);
+        assert!(ended_well(binary(&place.path("job.sql"))));
         assert_eq!(place.ids(), (0..20).collect::<Vec<_>>());
         assert_eq!(oracle::hidden(&place.path("out")), Vec::<String>::new());
     }

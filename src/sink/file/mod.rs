@@ -248,16 +248,14 @@ impl Sink for FileSink {
     }
 
     async fn recover(&self, query_id: Uuid, last: Option<(u64, &Value)>) -> Result<()> {
+        let Some((last, prepared)) = last else { return Ok(()) };
+        let manifest = Manifest::read(last, prepared)?;
         let mut staged = self.staged(&names::query_prefix(query_id)).await?;
-        if let Some((batch_id, prepared)) = last {
-            let manifest = Manifest::read(batch_id, prepared)?;
-            let (moves, published) = manifest.left_to_publish(&staged);
-            self.rename(&moves).await?;
-            for (from, _) in &moves {
-                staged.remove(from);
-            }
-            self.report_missing(batch_id, published).await?;
-        }
+        let (moves, published) = manifest.left_to_publish(&staged);
+        self.rename(&moves).await?;
+        self.report_missing(last, published).await?;
+        // What is published is among it: some disks keep the old name when the power goes.
+        staged.retain(|path| names::batch_of(path).is_some_and(|batch| batch <= last));
         self.remove(staged).await
     }
 

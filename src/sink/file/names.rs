@@ -48,6 +48,14 @@ pub(super) fn batch_prefix(batch: &SinkBatch) -> String {
     format!("{}{}-{}-", query_prefix(batch.query_id), short(batch.run_id), batch.batch_id)
 }
 
+/// The batch of a staged file; `None` if it was not [`FileName::staged`] that named it.
+pub(super) fn batch_of(staged: &str) -> Option<u64> {
+    let (_, name) = staged.rsplit_once('/')?;
+    let mut parts = name.strip_suffix(".tmp")?.split('-').skip(2);
+    let batch = parts.next()?.parse().ok()?;
+    (parts.count() == 2).then_some(batch)
+}
+
 /// The last eight digits of an id. The first ones are a time in some versions of UUIDs, and equal
 /// for queries that are started together.
 fn short(id: Uuid) -> String {
@@ -70,6 +78,11 @@ mod tests {
         let name = FileName { batch, partition: 3, sequence: 0 };
         assert_eq!(name.staged(), ".tidemill/1a2b3c4d-00000007-12-3-0.tmp");
         assert!(name.staged().starts_with(&batch_prefix(&batch)));
+        assert_eq!(batch_of(&name.staged()), Some(12));
+        for other in [".tidemill/x.tmp", ".tidemill/a-b-12.tmp", ".tidemill/a-b-c-0-0.tmp", "a-b-12-0-0.csv"]
+        {
+            assert_eq!(batch_of(other), None, "{other}");
+        }
         assert!(name.staged().starts_with(&query_prefix(batch.query_id)));
         assert_eq!(name.published(".snappy.parquet"), "part-00003-0000000012-1a2b3c4d.snappy.parquet");
         let second = FileName { sequence: 1, ..name };

@@ -80,7 +80,8 @@ fn read_csv(line: &[u8]) -> Option<RecordBatch> {
     let line = [line, b"\n1,end\n"].concat();
     let mut reader = csv::ReaderBuilder::new(ab()).with_header(false).build(line.as_slice()).ok()?;
     let rows = reader.next()?.ok()?;
-    (rows.num_rows() == 2 && reader.next().is_none()).then(|| rows.slice(0, 1))
+    let last = super::rows(&[rows.slice(rows.num_rows() - 1, 1)]);
+    (rows.num_rows() == 2 && last == ["1|end"] && reader.next().is_none()).then(|| rows.slice(0, 1))
 }
 
 async fn dropped(format: &str, bytes: &[u8], batch_size: usize, partitions: usize) -> Vec<String> {

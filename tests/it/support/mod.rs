@@ -8,3 +8,4 @@ pub mod oracle;
 pub mod outcome;
 pub mod probe;
 pub mod sim_disk;
+pub mod sim_query;

@@ -84,10 +84,17 @@ pub fn copy_tree(from: &Path, to: &Path) {
 }
 
 impl Place {
+    /// A place of its own with a copy of these directories, as far as they exist.
+    pub fn copy_of(&self, directories: &[&str]) -> Place {
+        let place = Place::default();
+        for directory in directories.iter().filter(|directory| self.path(directory).exists()) {
+            copy_tree(&self.path(directory), &place.path(directory));
+        }
+        place
+    }
+
     /// A place of its own with a copy of everything in this one.
     pub fn copy(&self) -> Place {
-        let place = Place::default();
-        copy_tree(&self.path(""), &place.path(""));
-        place
+        self.copy_of(&["in", "out", "checkpoint"])
     }
 }

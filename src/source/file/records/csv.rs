@@ -61,7 +61,7 @@ impl CsvDecoder {
                 return Ok(Fed { next, because: Stop::Hungry });
             };
             if !self.dialect.is_no_record(&raw[next..line]) {
-                take_record(&mut self.decoder, &raw[next..line], self.dialect.terminator())?;
+                take_record(&mut self.decoder, &self.dialect, &raw[next..line])?;
             }
             next = line;
         }
@@ -126,14 +126,15 @@ fn finish(decoder: &mut Decoder, terminator: u8) -> Result<(), ArrowError> {
 }
 
 /// Takes in exactly one record.
-fn take_record(decoder: &mut Decoder, record: &[u8], terminator: u8) -> Result<(), ArrowError> {
+fn take_record(decoder: &mut Decoder, dialect: &CsvDialect, record: &[u8]) -> Result<(), ArrowError> {
     let before = decoder.capacity();
     let taken = decoder.decode(record)?;
     if taken == record.len() && decoder.capacity() == before {
-        decoder.decode(&[terminator])?;
+        decoder.decode(&[dialect.terminator()])?;
     }
-    // A full decoder leaves the second byte of a line's end behind.
-    if decoder.capacity() + 1 != before || !is_line_end(&record[taken..]) {
+    // A full decoder leaves the second byte of a line's end behind; one that is not full may have
+    // begun another record behind a carriage return.
+    if decoder.capacity() + 1 != before || !is_line_end(&record[taken..]) || !dialect.is_one_record(record) {
         return Err(ArrowError::CsvError("the line is not one record".into()));
     }
     Ok(())
@@ -174,7 +175,7 @@ impl RecordDecoder for CsvDecoder {
     fn decode(&self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
         let mut decoder = self.dialect.decoder(&self.schema, &self.projection, records.len());
         for record in records {
-            take_record(&mut decoder, &raw[record.clone()], self.dialect.terminator())?;
+            take_record(&mut decoder, &self.dialect, &raw[record.clone()])?;
         }
         decoder.flush()?.ok_or_else(|| ArrowError::CsvError("there is no record".into()))
     }
@@ -278,10 +279,11 @@ mod tests {
             assert!(read(plain(), text, 10, 100).is_err(), "{text}");
             assert!(read(lines(), text, 10, 100).is_err(), "{text}");
         }
-        for text in ["1,\"a\nb\"\n", "1,a\r2,b\n"] {
-            assert!(read(plain(), text, 10, 100).is_ok(), "{text}");
+        for text in ["1,\"a\nb\"\n", "1,a\r2,b\n", "1,a\r2,b", "1,a\r2,\"b"] {
             assert!(read(lines(), text, 10, 100).is_err(), "{text}");
         }
+        assert_eq!(read(plain(), "1,\"a\nb\"\n2,c\r3,d", 10, 100).unwrap(), ["1|a\nb", "2|c", "3|d"]);
+        assert_eq!(read(lines(), "1,\"a\rb\"\r\n2,c\r\r\n", 10, 100).unwrap(), ["1|a\rb", "2|c"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::config::{ConfigOptions, CsvOptions};
 use regex::Regex;
 
-use super::decoder::line_end;
+use super::decoder::{line_end, without_line_end};
 use crate::error::{Error, Result};
 
 /// The options of CSV files that decide how they are read.
@@ -140,6 +140,13 @@ impl CsvDialect {
         let line = line.strip_suffix(&[self.terminator()]).unwrap_or(line);
         let line = if self.terminator.is_none() { line.strip_suffix(b"\r").unwrap_or(line) } else { line };
         line.is_empty() || self.comment.is_some_and(|comment| line[0] == comment)
+    }
+
+    /// Whether no second record begins on the line of the first.
+    pub(super) fn is_one_record(&self, record: &[u8]) -> bool {
+        self.terminator.is_some()
+            || memchr::memchr(b'\r', without_line_end(record)).is_none()
+            || self.fields(record).whole
     }
 
     /// Where up to `max` whole records are.
