@@ -391,7 +391,7 @@ async fn a_server_that_is_not_there_is_an_error_at_the_start() {
 
 #[tokio::test]
 async fn lines_can_have_their_time() {
-    let before = chrono_millis();
+    let before = now_ms();
     let mut socket = Connected::start(
         Trigger::AtOnce,
         "SELECT upper(value) AS shout, timestamp FROM input",
@@ -403,11 +403,11 @@ async fn lines_can_have_their_time() {
     let rows = socket.probe.record_batches()[&0][0].clone();
     assert_eq!(rows.column(0).as_string::<i32>().value(0), "A");
     let time = rows.column(1).as_primitive::<TimestampNanosecondType>().value(0) / 1_000_000;
-    assert!((before..=chrono_millis()).contains(&time), "{time}");
+    assert!((before..=now_ms()).contains(&time), "{time}");
     socket.query.stop(StopMode::Finish).await.unwrap();
 }
 
-fn chrono_millis() -> i64 {
+fn now_ms() -> i64 {
     use tidemill::clock::{Clock, SystemClock};
     SystemClock.now_ms()
 }
