@@ -1,6 +1,7 @@
 //! `tidemill etl`: one query from files to files, without a script.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -81,7 +82,7 @@ pub(super) async fn run(options: &EtlOptions) -> Result<(), Exit> {
         progress: options.progress,
     };
     let sql = settings::session(&job).await?;
-    let mut job = Job::new(&sql, options.progress)?;
+    let mut job = Job::new(Arc::clone(&sql), options.progress)?;
     let query = start(&sql, options).await?;
     job.add(query);
     job.finish().await

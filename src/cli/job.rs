@@ -10,7 +10,7 @@ use tidemill::{Error, StopMode};
 use super::exit::{Exit, is_unread};
 use super::monitor::Monitor;
 use super::output::{PrintError, print_rows, print_table};
-use super::signals::Signals;
+use super::signals::{Listen, Signals};
 use super::text::Script;
 use super::{JobOptions, ProgressMode, settings};
 
@@ -35,25 +35,25 @@ pub(super) async fn run_stdin(options: &JobOptions) -> Result<(), Exit> {
 /// Runs a script and waits for its streaming queries.
 pub(super) async fn run_script(script: &Script, options: &JobOptions) -> Result<(), Exit> {
     let sql = settings::session(options).await?;
-    let mut job = Job::new(&sql, options.progress)?;
+    let mut job = Job::new(sql, options.progress)?;
     job.run(script).await?;
     job.finish().await
 }
 
 /// A session that statements run in, and the streaming queries that they have started.
-pub(super) struct Job<'a> {
-    sql: &'a SqlSession,
+pub(super) struct Job {
+    sql: Arc<SqlSession>,
     monitor: Arc<Monitor>,
     signals: Signals,
     queries: Vec<StartedQuery>,
 }
 
-impl<'a> Job<'a> {
-    pub(super) fn new(sql: &'a SqlSession, progress: ProgressMode) -> Result<Self, Exit> {
+impl Job {
+    pub(super) fn new(sql: Arc<SqlSession>, progress: ProgressMode) -> Result<Self, Exit> {
         let monitor = Monitor::new(progress);
         sql.session().streams().add_listener(Arc::clone(&monitor) as _);
-        let signals =
-            Signals::all().map_err(|error| Exit::failed(format!("cannot listen to signals: {error}")))?;
+        let signals = Signals::install(Listen::InterruptAndTerminate)
+            .map_err(|error| Exit::failed(format!("cannot listen to signals: {error}")))?;
         Ok(Self { sql, monitor, signals, queries: Vec::new() })
     }
 
@@ -63,9 +63,11 @@ impl<'a> Job<'a> {
             .sql
             .parse(&script.text)
             .map_err(|error| Exit::of(&error, script.describe(&error, (1, 1))))?;
-        for statement in &statements {
+        for statement in statements {
+            let place = (statement.line, statement.column);
+            let running = run_statement(Arc::clone(&self.sql), statement, Arc::clone(&self.monitor));
             let ended = tokio::select! {
-                ended = run_statement(self.sql, statement, &self.monitor) => ended,
+                ended = in_background(running) => ended,
                 () = self.signals.next() => {
                     // A batch query that is cut short has not done what was asked for.
                     let was_streaming = !self.queries.is_empty();
@@ -79,9 +81,7 @@ impl<'a> Job<'a> {
                 Err(error) => {
                     self.stop_all().await?;
                     return Err(match error {
-                        PrintError::Query(error) => {
-                            Exit::of(&error, script.describe(&error, (statement.line, statement.column)))
-                        }
+                        PrintError::Query(error) => Exit::of(&error, script.describe(&error, place)),
                         PrintError::Output(error) => Exit::output(&error),
                     });
                 }
@@ -121,7 +121,10 @@ impl<'a> Job<'a> {
         loop {
             tokio::select! {
                 ended = running.next() => match ended {
-                    None => return Ok(failed),
+                    None => {
+                        self.monitor.finish();
+                        return Ok(failed);
+                    }
                     Some(Ok(())) => {}
                     Some(Err(Error::StreamFailed(failed))) if is_unread(&failed) => {}
                     Some(Err(error)) => {
@@ -150,16 +153,32 @@ fn request_stop(started: &StartedQuery) {
     tokio::spawn(async move { query.stop(StopMode::Finish).await });
 }
 
+/// Runs `work` as a task of its own, so that it does not hold up its caller however long it computes
+/// without a pause. Dropping the returned future ends the task at its next pause.
+pub(super) async fn in_background<T: Send + 'static>(
+    work: impl Future<Output = Result<T, PrintError>> + Send + 'static,
+) -> Result<T, PrintError> {
+    let mut task = tokio::task::JoinSet::new();
+    task.spawn(work);
+    match task.join_next().await {
+        Some(Ok(result)) => result,
+        Some(Err(error)) => {
+            Err(Error::Invalid(format!("the statement panicked, which is a bug: {error}")).into())
+        }
+        None => Err(Error::Invalid("the statement did not run".into()).into()),
+    }
+}
+
 /// Runs one statement and prints its result; gives the streaming query that it started.
 async fn run_statement(
-    sql: &SqlSession,
-    statement: &Located<Statement>,
-    monitor: &Monitor,
+    sql: Arc<SqlSession>,
+    statement: Located<Statement>,
+    monitor: Arc<Monitor>,
 ) -> Result<Option<StartedQuery>, PrintError> {
-    match sql.execute(statement).await.map_err(PrintError::Query)? {
+    match sql.execute(&statement).await.map_err(PrintError::Query)? {
         SqlOutcome::Done(_) => Ok(None),
-        SqlOutcome::Rows(frame) => print_rows(frame, monitor).await.map(|_| None),
-        SqlOutcome::Table(batches) => print_table(&batches, monitor).map(|()| None),
+        SqlOutcome::Rows(frame) => print_rows(frame, &monitor).await.map(|_| None),
+        SqlOutcome::Table(batches) => print_table(&batches, &monitor).map(|()| None),
         SqlOutcome::Query(query) => Ok(Some(query)),
     }
 }

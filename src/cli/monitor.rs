@@ -74,6 +74,11 @@ impl Monitor {
         self.suspend(|| to_stderr(&format!("error: {error}")));
     }
 
+    /// Draws no more bars: all queries have ended.
+    pub(super) fn finish(&self) {
+        self.runs().values_mut().for_each(Run::finish);
+    }
+
     /// What `query` has done, in one line.
     pub(super) fn summary(&self, query: &StartedQuery) -> String {
         let name = query.query.name().unwrap_or("query").to_string();
@@ -106,6 +111,12 @@ impl Run {
         self.rows_out = self.rows_out.zip(written).map(|(before, written)| before + written);
         let files = progress.sink.metrics.get("numFiles").and_then(|files| files.parse().ok());
         self.files += files.unwrap_or(0u64);
+    }
+
+    /// Stops the clock and removes the bar; a second time does nothing.
+    fn finish(&mut self) {
+        self.took.get_or_insert_with(|| self.started.elapsed());
+        self.bar.take().iter().for_each(ProgressBar::finish_and_clear);
     }
 
     fn summary(&self) -> String {
@@ -184,8 +195,7 @@ impl StreamingQueryListener for Monitor {
 
     fn on_query_terminated(&self, event: &QueryTerminated) {
         if let Some(run) = self.runs().get_mut(&event.run_id) {
-            run.took = Some(run.started.elapsed());
-            run.bar.take().iter().for_each(ProgressBar::finish_and_clear);
+            run.finish();
         }
     }
 }

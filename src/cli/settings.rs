@@ -1,5 +1,7 @@
 //! `--set key=value`.
 
+use std::sync::Arc;
+
 use datafusion::logical_expr::{LogicalPlan, SetVariable, Statement};
 use tidemill::sql::SqlSession;
 use tidemill::{Error, Options, Session, nearest};
@@ -11,7 +13,7 @@ use super::exit::Exit;
 const STREAMING: [&str; 2] = ["durability", "minBatchesToRetain"];
 
 /// A new session with the settings of the command line.
-pub(super) async fn session(options: &JobOptions) -> Result<SqlSession, Exit> {
+pub(super) async fn session(options: &JobOptions) -> Result<Arc<SqlSession>, Exit> {
     let session = Session::new();
     let mut streaming = Options::default();
     for (key, value) in &options.settings {
@@ -21,7 +23,7 @@ pub(super) async fn session(options: &JobOptions) -> Result<SqlSession, Exit> {
             set(&session, key, value).await?;
         }
     }
-    Ok(SqlSession::new(session).with_trigger(options.trigger).with_options(streaming))
+    Ok(Arc::new(SqlSession::new(session).with_trigger(options.trigger).with_options(streaming)))
 }
 
 async fn set(session: &Session, key: &str, value: &str) -> Result<(), Exit> {

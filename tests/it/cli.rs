@@ -388,6 +388,23 @@ fn etl_needs_no_script() {
 }
 
 #[test]
+fn the_first_example_of_the_documentation_runs() {
+    let folder = Folder::new();
+    let document =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sql.md")).unwrap();
+    let script = document.split("```sql\n").nth(1).unwrap().split("```").next().unwrap();
+    folder.write("hello.sql", script);
+    let mut child = folder.command(&["run", "hello.sql", "--progress", "none"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let row = lines.find(|line| line.as_ref().unwrap().contains("| 0 ")).unwrap().unwrap();
+    assert_eq!(row.split_whitespace().collect::<String>(), "|0|true|");
+    signal(&child, "-TERM");
+    // Reads on, so that the last batch can be printed.
+    assert!(lines.all(|line| line.is_ok()));
+    assert_eq!(wait(child).0, 0);
+}
+
+#[test]
 fn check_finds_damage() {
     let folder = Folder::new();
     folder.write("in/a.json", "{\"id\":1,\"name\":\"a\"}\n");

@@ -444,6 +444,21 @@ fn column_lists() {
 }
 
 #[test]
+fn examples_in_the_documents_parse() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut examples = 0;
+    for document in ["README.md", "docs/sql.md"] {
+        let text = std::fs::read_to_string(root.join(document)).unwrap();
+        for block in text.split("```sql\n").skip(1) {
+            let sql = block.split("```").next().unwrap();
+            examples += parse(sql).len();
+        }
+    }
+    assert!(examples > 10, "{examples} statements found");
+    assert_eq!(parse(&std::fs::read_to_string(root.join("sql/quickstart.sql")).unwrap()).len(), 3);
+}
+
+#[test]
 fn deep_nesting_is_an_error() {
     let sql = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
     let error = parse_script(&sql).unwrap_err().to_string();

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
-use rustyline::{CompletionType, Config, Editor, ExternalPrinter};
+use rustyline::{CompletionType, Config, Editor};
 use tidemill::sql::{Located, SqlOutcome, SqlSession, Statement};
 use tidemill::{QueryTerminated, StreamingQueryListener};
 
@@ -18,7 +18,7 @@ use super::exit::Exit;
 use super::job;
 use super::monitor::Monitor;
 use super::output::{PrintError, print, print_rows, print_table};
-use super::signals::Signals;
+use super::signals::{Listen, Signals};
 use super::text::{Script, count, duration, to_stderr};
 use super::{JobOptions, ProgressMode, settings};
 use complete::{Names, ShellHelper};
@@ -36,12 +36,13 @@ pub(super) async fn run(command: Option<String>, options: &JobOptions) -> Result
 
 async fn interact(options: &JobOptions) -> Result<(), Exit> {
     let sql = settings::session(options).await?;
-    let shell = Shell::new(&sql, options);
+    let mut shell = Shell::new(Arc::clone(&sql), options)?;
     let message = format!("tidemill {}; \\? for help, \\q to leave\n", env!("CARGO_PKG_VERSION"));
     shell.print(&message)?;
     let mut editor = shell.editor()?;
     loop {
         shell.names.refresh(&sql).await;
+        shell.failures.take().iter().for_each(|failure| shell.monitor.error(failure));
         let (returned, line) = read_line(editor).await?;
         editor = returned;
         match line {
@@ -77,14 +78,16 @@ async fn read_line(mut editor: ShellEditor) -> Result<(ShellEditor, Result<Strin
     reading.await.map_err(|error| Exit::failed(format!("cannot read the terminal: {error}")))
 }
 
-struct Shell<'a> {
-    sql: &'a SqlSession,
+struct Shell {
+    sql: Arc<SqlSession>,
     monitor: Arc<Monitor>,
+    signals: Signals,
+    failures: Arc<Failures>,
     names: Names,
 }
 
-impl<'a> Shell<'a> {
-    fn new(sql: &'a SqlSession, options: &JobOptions) -> Self {
+impl Shell {
+    fn new(sql: Arc<SqlSession>, options: &JobOptions) -> Result<Self, Exit> {
         let progress = match options.progress {
             // A bar would be drawn over what is being typed.
             ProgressMode::Bar => ProgressMode::None,
@@ -92,7 +95,12 @@ impl<'a> Shell<'a> {
         };
         let monitor = Monitor::new(progress);
         sql.session().streams().add_listener(Arc::clone(&monitor) as _);
-        Self { sql, monitor, names: Names::default() }
+        // SIGTERM ends a shell as it ends any program that waits for its user.
+        let signals = Signals::install(Listen::Interrupt)
+            .map_err(|error| Exit::failed(format!("cannot listen to signals: {error}")))?;
+        let failures = Arc::new(Failures::default());
+        sql.session().streams().add_listener(Arc::clone(&failures) as _);
+        Ok(Self { sql, monitor, signals, failures, names: Names::default() })
     }
 
     fn editor(&self) -> Result<ShellEditor, Exit> {
@@ -104,9 +112,6 @@ impl<'a> Shell<'a> {
             // There is none before the first use.
             let _ = editor.load_history(&history);
         }
-        let printer: Box<dyn ExternalPrinter + Send> =
-            Box::new(editor.create_external_printer().map_err(failed)?);
-        self.sql.session().streams().add_listener(Arc::new(FailureReporter { printer: Mutex::new(printer) }));
         Ok(editor)
     }
 
@@ -115,7 +120,7 @@ impl<'a> Shell<'a> {
     }
 
     /// Runs the statements of a line. What goes wrong is told, and ends the line but not the shell.
-    async fn statements(&self, script: &Script) -> Result<(), Exit> {
+    async fn statements(&mut self, script: &Script) -> Result<(), Exit> {
         let statements = match self.sql.parse(&script.text) {
             Ok(statements) => statements,
             Err(error) => {
@@ -123,17 +128,18 @@ impl<'a> Shell<'a> {
                 return Ok(());
             }
         };
-        let mut signals = interrupts()?;
-        for statement in &statements {
-            let started = Instant::now();
+        self.signals.forget();
+        for statement in statements {
+            let (started, place) = (Instant::now(), (statement.line, statement.column));
+            let running = run_statement(Arc::clone(&self.sql), statement, Arc::clone(&self.monitor));
             let ended = tokio::select! {
-                ended = run_statement(self.sql, statement, &self.monitor) => Some(ended),
-                () = signals.next() => None,
+                ended = job::in_background(running) => Some(ended),
+                () = self.signals.next() => None,
             };
             match ended {
                 Some(Ok(done)) => self.print(&format!("{done} ({})\n", duration(started.elapsed())))?,
                 Some(Err(PrintError::Query(error))) => {
-                    self.monitor.error(&script.describe(&error, (statement.line, statement.column)));
+                    self.monitor.error(&script.describe(&error, place));
                     return Ok(());
                 }
                 Some(Err(PrintError::Output(error))) => return Err(Exit::output(&error)),
@@ -148,7 +154,7 @@ impl<'a> Shell<'a> {
 
     /// Runs a command that starts with a backslash; gives whether the shell goes on.
     async fn command(&self, line: &str) -> Result<bool, Exit> {
-        match commands::run(line, self.sql).await {
+        match commands::run(line, &self.sql).await {
             Ok(commands::Answer::Leave) => return Ok(false),
             Ok(commands::Answer::Text(text)) => self.print(&text)?,
             Ok(commands::Answer::Table(batch)) => match print_table(&[batch], &self.monitor) {
@@ -162,39 +168,36 @@ impl<'a> Shell<'a> {
     }
 
     /// Ends the queries that run, each after its batch in flight.
-    async fn leave(&self) -> Result<(), Exit> {
+    async fn leave(&mut self) -> Result<(), Exit> {
         let active = self.sql.session().streams().active();
         if active.is_empty() {
             return Ok(());
         }
-        let mut signals = interrupts()?;
+        self.signals.forget();
         to_stderr("finishing the batches in flight; Ctrl-C leaves at once");
         let stopping =
             futures::future::join_all(active.iter().map(|query| query.stop(tidemill::StopMode::Finish)));
         tokio::select! {
-            // Failures have been told by the listener.
-            _ = stopping => Ok(()),
-            () = signals.next() => Err(Exit::interrupted()),
+            _ = stopping => {
+                self.failures.take().iter().for_each(|failure| self.monitor.error(failure));
+                Ok(())
+            }
+            () = self.signals.next() => Err(Exit::interrupted()),
         }
     }
 }
 
-/// Ctrl-C from now on; what was pressed before is not meant for what comes.
-fn interrupts() -> Result<Signals, Exit> {
-    Signals::interrupts().map_err(|error| Exit::failed(format!("cannot listen to signals: {error}")))
-}
-
 /// Runs one statement, prints its result, and says what was done.
 async fn run_statement(
-    sql: &SqlSession,
-    statement: &Located<Statement>,
-    monitor: &Monitor,
+    sql: Arc<SqlSession>,
+    statement: Located<Statement>,
+    monitor: Arc<Monitor>,
 ) -> Result<String, PrintError> {
-    match sql.execute(statement).await.map_err(PrintError::Query)? {
+    match sql.execute(&statement).await.map_err(PrintError::Query)? {
         SqlOutcome::Done(message) => Ok(message),
-        SqlOutcome::Rows(frame) => Ok(count(print_rows(frame, monitor).await?, "row")),
+        SqlOutcome::Rows(frame) => Ok(count(print_rows(frame, &monitor).await?, "row")),
         SqlOutcome::Table(batches) => {
-            print_table(&batches, monitor)?;
+            print_table(&batches, &monitor)?;
             Ok(count(batches.iter().map(|batch| batch.num_rows() as u64).sum(), "row"))
         }
         SqlOutcome::Query(started) => {
@@ -204,24 +207,21 @@ async fn run_statement(
     }
 }
 
-/// Tells of queries that fail while the user is typing.
-struct FailureReporter {
-    printer: Mutex<Box<dyn ExternalPrinter + Send>>,
-}
+/// Remembers which queries have failed, to tell before the next prompt: text that came while the user
+/// is typing would get mixed up with it.
+#[derive(Debug, Default)]
+struct Failures(Mutex<Vec<String>>);
 
-impl std::fmt::Debug for FailureReporter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("FailureReporter")
+impl Failures {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl StreamingQueryListener for FailureReporter {
+impl StreamingQueryListener for Failures {
     fn on_query_terminated(&self, event: &QueryTerminated) {
         if let Some(exception) = &event.exception {
-            let mut printer = self.printer.lock().unwrap_or_else(PoisonError::into_inner);
-            if printer.print(format!("error: {exception}\n")).is_err() {
-                to_stderr(&format!("error: {exception}"));
-            }
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(exception.to_string());
         }
     }
 }
