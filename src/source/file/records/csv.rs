@@ -25,6 +25,8 @@ pub(super) struct CsvDecoder {
     decoder: Decoder,
     /// Whether the decoder knows that nothing follows.
     finished: bool,
+    /// Lines taken in since the last flush, where lines are records.
+    lines: u64,
 }
 
 impl CsvDecoder {
@@ -36,7 +38,7 @@ impl CsvDecoder {
         batch_size: usize,
     ) -> Self {
         let decoder = dialect.decoder(&schema, &projection, batch_size);
-        Self { dialect, schema, projection, batch_size, decoder, finished: false }
+        Self { dialect, schema, projection, batch_size, decoder, finished: false, lines: 0 }
     }
 
     /// Takes in whatever comes, finding records by quotes.
@@ -63,6 +65,7 @@ impl CsvDecoder {
             if !self.dialect.is_no_record(&raw[next..line]) {
                 take_record(&mut self.decoder, &self.dialect, &raw[next..line])?;
             }
+            self.lines += 1;
             next = line;
         }
         Ok(Fed { next, because: Stop::Full })
@@ -158,13 +161,19 @@ impl RecordDecoder for CsvDecoder {
         fed.unwrap_or(Fed { next, because: Stop::Malformed })
     }
 
+    fn fed_lines(&self) -> Option<u64> {
+        self.dialect.has_line_records().then_some(self.lines)
+    }
+
     fn flush(&mut self, _raw: &[u8]) -> Result<Option<RecordBatch>, ArrowError> {
+        self.lines = 0;
         self.decoder.flush()
     }
 
     fn reset(&mut self) -> Result<(), ArrowError> {
         self.decoder = self.dialect.decoder(&self.schema, &self.projection, self.batch_size);
         self.finished = false;
+        self.lines = 0;
         Ok(())
     }
 

@@ -17,6 +17,11 @@ pub(super) trait RecordDecoder: Send {
     /// Takes in records from `next` on, until a batch is full or the bytes run out.
     fn feed(&mut self, raw: &[u8], next: usize, end: bool) -> Fed;
 
+    /// How many lines were taken in since the last flush, if that was counted.
+    fn fed_lines(&self) -> Option<u64> {
+        None
+    }
+
     /// The rows of the records taken in, which are `raw`; `None` if there were none.
     fn flush(&mut self, raw: &[u8]) -> Result<Option<RecordBatch>, ArrowError>;
 

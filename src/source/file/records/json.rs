@@ -22,13 +22,14 @@ pub(super) struct JsonDecoder {
     batch_size: usize,
     decoder: Decoder,
     rows: usize,
+    lines: u64,
 }
 
 impl JsonDecoder {
     /// Decodes the columns of `schema`; other fields are passed over.
     pub(super) fn new(schema: SchemaRef, batch_size: usize) -> Result<Self, ArrowError> {
         let decoder = build(&schema, batch_size)?;
-        Ok(Self { schema, batch_size, decoder, rows: 0 })
+        Ok(Self { schema, batch_size, decoder, rows: 0, lines: 0 })
     }
 }
 
@@ -94,17 +95,22 @@ impl RecordDecoder for JsonDecoder {
                 Ok(record) => self.rows += usize::from(record),
                 Err(_) => return Fed { next, because: Stop::Malformed },
             }
+            self.lines += 1;
             next = line;
         }
     }
 
+    fn fed_lines(&self) -> Option<u64> {
+        Some(self.lines)
+    }
+
     fn flush(&mut self, _raw: &[u8]) -> Result<Option<RecordBatch>, ArrowError> {
-        self.rows = 0;
+        (self.rows, self.lines) = (0, 0);
         self.decoder.flush()
     }
 
     fn reset(&mut self) -> Result<(), ArrowError> {
-        self.rows = 0;
+        (self.rows, self.lines) = (0, 0);
         self.decoder = build(&self.schema, self.batch_size)?;
         Ok(())
     }

@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 use crate::source::file::options::ParseMode;
 use crate::source::file::pinned::BatchFiles;
 
-/// How many bytes are asked for at a time.
-const CHUNK: usize = 1 << 20;
+/// How many bytes are asked for at a time: few enough that they are still at hand when they are decoded.
+const CHUNK: usize = 32 << 10;
 /// How many records are tried together once a batch of them turned out to hold a malformed one.
 const TRY_TOGETHER: usize = 64;
 /// Some editors put this before UTF-8.
@@ -138,12 +138,13 @@ impl RecordReader {
         }
     }
 
-    /// Gets more bytes: as many again as are there already, so that a record of any length is looked
+    /// Gets more bytes: as many again as wait to be looked at, so that a record of any length is looked
     /// at a bounded number of times.
     async fn fill(&mut self) -> Result<()> {
         self.buffer.drain(..self.start);
         self.start = 0;
-        let wanted = self.buffer.len().max(CHUNK.min(self.buffer.capacity())).max(1);
+        let waiting = if self.trouble { self.buffer.len() } else { self.buffer.len() - self.fed };
+        let wanted = waiting.max(CHUNK.min(self.buffer.capacity())).max(1);
         match self.bytes.read(&mut self.buffer, wanted).await {
             Ok(end) => {
                 self.end = end;
@@ -169,9 +170,13 @@ impl RecordReader {
 
     /// Decodes what was fed.
     fn flush(&mut self) -> Result<Option<RecordBatch>> {
+        let lines = self.decoder.fed_lines();
         match self.decoder.flush(&self.buffer[self.start..self.start + self.fed]) {
             Ok(rows) => {
-                self.advance(self.fed);
+                match lines {
+                    Some(lines) => self.advance_over(self.fed, lines),
+                    None => self.advance(self.fed),
+                }
                 self.done = self.end && self.raw().is_empty();
                 let rows = rows.map(|rows| self.context.columns.good(&rows)).transpose();
                 rows.map_err(|error| self.broken(error))
@@ -273,7 +278,13 @@ impl RecordReader {
 
     /// Goes on `count` bytes.
     fn advance(&mut self, count: usize) {
-        self.lines += memchr::memchr_iter(self.context.terminator, &self.raw()[..count]).count() as u64;
+        let lines = memchr::memchr_iter(self.context.terminator, &self.raw()[..count]).count();
+        self.advance_over(count, lines as u64);
+    }
+
+    /// Goes on `count` bytes, which are `lines` lines.
+    fn advance_over(&mut self, count: usize, lines: u64) {
+        self.lines += lines;
         self.start += count;
         self.fed = 0;
     }

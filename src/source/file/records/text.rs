@@ -59,6 +59,10 @@ impl RecordDecoder for TextDecoder {
         }
     }
 
+    fn fed_lines(&self) -> Option<u64> {
+        Some(self.lines.len() as u64)
+    }
+
     fn flush(&mut self, raw: &[u8]) -> Result<Option<RecordBatch>, ArrowError> {
         let lines = std::mem::take(&mut self.lines);
         (!lines.is_empty()).then(|| self.rows(raw, &lines)).transpose()
