@@ -11,30 +11,46 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::TryStreamExt;
 use serde_json::Value;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 
 /// Executes every partition of `plan`, whose root is a [`SinkExec`](super::sink::SinkExec), and
-/// gives the writers' reports in partition order. Dropping the future abandons the work.
-pub(crate) async fn run_batch(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<Vec<Value>> {
-    let partitions = plan.output_partitioning().partition_count();
-    let mut reports = if partitions == 1 {
-        // A task of its own all the same: it keeps a panic of an operator from the query's loop.
-        let task = tokio::spawn(run_partition(plan, 0, context));
-        AbortOnDrop(task).join().await?
-    } else {
-        let mut tasks = JoinSet::new();
-        for partition in 0..partitions {
-            tasks.spawn(run_partition(Arc::clone(&plan), partition, Arc::clone(&context)));
+/// gives the writers' reports in partition order; `None` if it was given up because of `abandon`.
+/// However it ends, none of the partitions is still running then.
+pub(crate) async fn run_batch(
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+    abandon: &CancellationToken,
+) -> Result<Option<Vec<Value>>> {
+    let mut tasks = JoinSet::new();
+    // Tasks of their own even if there is only one: they keep a panic of an operator from the
+    // query's loop.
+    for partition in 0..plan.output_partitioning().partition_count() {
+        tasks.spawn(run_partition(Arc::clone(&plan), partition, Arc::clone(&context)));
+    }
+    let mut reports = Vec::with_capacity(tasks.len());
+    loop {
+        let finished = tokio::select! {
+            biased;
+            () = abandon.cancelled() => {
+                tasks.shutdown().await;
+                return Ok(None);
+            }
+            finished = tasks.join_next() => finished,
+        };
+        let Some(finished) = finished else { break };
+        match finished.map_err(panicked).and_then(|found| found.map_err(Error::from)) {
+            Ok(found) => reports.extend(found),
+            Err(error) => {
+                // Nobody may still be writing when the sink is told to remove what was staged.
+                tasks.shutdown().await;
+                return Err(error);
+            }
         }
-        let mut reports = Vec::with_capacity(partitions);
-        while let Some(finished) = tasks.join_next().await {
-            reports.extend(finished.map_err(panicked)??);
-        }
-        reports
-    };
+    }
     reports.sort_by_key(|(partition, _)| *partition);
-    Ok(reports.into_iter().map(|(_, report)| report).collect())
+    Ok(Some(reports.into_iter().map(|(_, report)| report).collect()))
 }
 
 async fn run_partition(
@@ -54,21 +70,6 @@ async fn run_partition(
         }
     }
     Ok(reports)
-}
-
-/// A task that ends when nobody waits for it any more.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> AbortOnDrop<DataFusionResult<T>> {
-    async fn join(mut self) -> Result<T> {
-        (&mut self.0).await.map_err(panicked)?.map_err(Error::from)
-    }
-}
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// A panic inside an operator is a bug, but it must end the query, not the process.

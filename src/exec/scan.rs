@@ -158,3 +158,35 @@ impl ExecutionPlan for StreamScanExec {
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{Int64Array, RecordBatch};
+    use datafusion::common::stats::Precision;
+    use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+    use crate::source::memory::MemoryStream;
+    use crate::source::{SourceContext, SourceProvider};
+
+    /// DataFusion would answer `count(*)` from exact statistics when it plans, once for all batches.
+    #[test]
+    fn nothing_is_told_about_a_batch_when_planning() {
+        let column = Arc::new(Int64Array::from(vec![1, 2, 3])) as _;
+        let rows = RecordBatch::try_from_iter([("a", column)]).unwrap();
+        let stream = MemoryStream::new(rows.schema());
+        stream.add_data(rows).unwrap();
+        let context = SourceContext {
+            query_id: uuid::Uuid::nil(),
+            runtime: Arc::default(),
+            clock: Arc::new(crate::clock::SystemClock),
+        };
+        let session = SessionContext::new().state();
+        let scan = stream.create(context).unwrap().scan(&session, None, &[], 2).unwrap();
+        let leaf = StreamScanExec::new(0, stream.description(), scan, 2);
+        let statistics = StatisticsContext::new().compute(&leaf, &StatisticsArgs::default()).unwrap();
+        assert_eq!(statistics.num_rows, Precision::Absent);
+        assert_eq!(statistics.column_statistics[0].max_value, Precision::Absent);
+    }
+}

@@ -84,20 +84,15 @@ impl BatchRunner {
             output_mode: self.output_mode,
         };
         let epoch = Arc::new(Epoch { batch, inputs: inputs.into_iter().map(EpochInput::new).collect() });
-        let computed = tokio::select! {
-            biased;
-            () = self.shared.abandon.cancelled() => None,
-            computed = self.compute(&epoch, record.batch_timestamp_ms, stopwatch) => Some(computed),
-        };
-        let prepared = match computed {
-            Some(Ok(prepared)) => prepared,
-            Some(Err(error)) => {
-                self.discard(batch).await;
-                return Err(self.diagnose(&epoch, error).await);
-            }
-            None => {
+        let prepared = match self.compute(&epoch, record.batch_timestamp_ms, stopwatch).await {
+            Ok(Some(prepared)) => prepared,
+            Ok(None) => {
                 self.discard(batch).await;
                 return Ok(None);
+            }
+            Err(error) => {
+                self.discard(batch).await;
+                return Err(self.diagnose(&epoch, error).await);
             }
         };
         stopwatch.lap("addBatch");
@@ -124,15 +119,28 @@ impl BatchRunner {
         Ok(Some(BatchOutcome { inputs, prepared }))
     }
 
-    /// Everything up to the commit record: rows are staged and durable afterwards.
-    async fn compute(&self, epoch: &Arc<Epoch>, time_ms: i64, stopwatch: &mut Stopwatch) -> Result<Value> {
+    /// Everything up to the commit record: rows are staged and durable afterwards. `Ok(None)` if it
+    /// was given up because the run is being abandoned.
+    async fn compute(
+        &self,
+        epoch: &Arc<Epoch>,
+        time_ms: i64,
+        stopwatch: &mut Stopwatch,
+    ) -> Result<Option<Value>> {
         let inputs = epoch.inputs.iter().map(|input| &input.batch);
         self.plan.batch_time().set(time_ms);
-        let (plan, state) = self.plan.for_batch(self.plan.width(inputs)).await?;
+        let abandon = &self.shared.abandon;
+        let (plan, state) = tokio::select! {
+            biased;
+            () = abandon.cancelled() => return Ok(None),
+            planned = self.plan.for_batch(self.plan.width(inputs)) => planned?,
+        };
         let context = epoch.task_context(state);
         stopwatch.lap("queryPlanning");
-        let reports = run_batch(plan, context).await?;
-        self.sink.prepare(epoch.batch, reports).await
+        match run_batch(plan, context, abandon).await? {
+            Some(reports) => self.sink.prepare(epoch.batch, reports).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Removes what earlier runs, interrupted or overtaken, staged for batches up to this one, which

@@ -251,7 +251,7 @@ fn scenario(case: &Case) -> impl Strategy<Value = Scenario> + use<> {
 /// Plays random scenarios of `case`.
 fn check(case: Case) {
     let case: &'static Case = Box::leak(Box::new(case));
-    let config = Config { cases: 8, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 12, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let played = runner.run(&scenario(case), |scenario| {

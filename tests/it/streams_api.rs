@@ -1,14 +1,25 @@
 //! Handles, the manager of a session's queries, progress reports, and formats of one's own.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use datafusion::arrow::datatypes::DataType;
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::logical_expr::TableType;
+use datafusion::physical_plan::ExecutionPlan;
 use serde_json::{Value, json};
+use tidemill::id::IdGenerator;
 use tidemill::prelude::*;
-use tidemill::{Error, StreamingQueryProgress};
+use tidemill::{Environment, Error, StreamingQueryProgress};
+use uuid::Uuid;
 
 use crate::support::committed::commits;
-use crate::support::harness::{Input, Job, Place, Recorder, cause, eventually, id_lines, schema, session};
+use crate::support::harness::{
+    Input, Job, Place, Recorder, cause, eventually, id_lines, schema, session, session_in,
+};
+use crate::support::oracle;
 use crate::support::probe::Probe;
 
 fn place_of(files: i64) -> Place {
@@ -280,4 +291,83 @@ async fn a_batch_query_over_a_stream_is_refused_with_advice() {
     let error = Error::from(frame.collect().await.unwrap_err());
     assert!(matches!(error, Error::UnsupportedQuery { .. }), "{error:?}");
     assert!(error.to_string().contains("its rows never end"), "{error}");
+}
+
+/// A bounded table that is gone when it is to be read.
+#[derive(Debug)]
+struct Vanished;
+
+#[async_trait]
+impl TableProvider for Vanished {
+    fn schema(&self) -> SchemaRef {
+        schema(&[("id", DataType::Int64)])
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn datafusion::catalog::Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        Err(DataFusionError::Execution("it has vanished".into()))
+    }
+}
+
+/// Remembers the ids that it has given.
+#[derive(Debug, Default)]
+struct Ids(Mutex<Vec<Uuid>>);
+
+impl IdGenerator for Ids {
+    fn next_id(&self) -> Uuid {
+        let id = Uuid::new_v4();
+        self.0.lock().unwrap().push(id);
+        id
+    }
+}
+
+#[tokio::test]
+async fn temporary_checkpoints_are_removed_however_a_query_ends() {
+    let place = place_of(1);
+    let ids = Arc::new(Ids::default());
+    let session = session_in(
+        1,
+        Environment { ids: Arc::clone(&ids) as Arc<dyn IdGenerator>, ..Environment::default() },
+    );
+    session.context().register_table("vanished", Arc::new(Vanished)).unwrap();
+    let mut job = Job::new(&place).format("noop").out(None);
+    job.options.clear();
+    job.run(&session).await.unwrap();
+    let error = job
+        .clone()
+        .sql("SELECT input.id FROM input JOIN vanished ON input.id = vanished.id")
+        .start(&session)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("it has vanished"), "{error}");
+    place.put("in/1.json", "no JSON");
+    job.run(&session).await.unwrap_err();
+
+    let ids = ids.0.lock().unwrap().clone();
+    assert!(ids.len() >= 5, "a run id each, and query ids: {ids:?}");
+    for id in ids {
+        assert!(!std::env::temp_dir().join(format!("tidemill-{id}")).exists(), "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_fails_leaves_nothing_staged() {
+    let place = Place::new();
+    for file in 0..6 {
+        place.put(&format!("in/{file}.json"), id_lines((0..20_000).map(|row| file * 100_000 + row)));
+    }
+    let bad = format!("{}{{\"id\":true}}\n", id_lines(0..10_000));
+    place.put("in/9.json", bad);
+    let error = Job::new(&place).run(&session_in(4, Environment::default())).await.unwrap_err();
+    assert!(matches!(cause(&error), Error::BadRecord { line: 10_001, .. }), "{error}");
+    assert_eq!(oracle::walk(&place.path("out")), Vec::<String>::new());
 }

@@ -40,9 +40,11 @@ impl Commits {
     }
 }
 
-/// A run of the query: recovers, then runs the batches that are left, until it is done or dies.
+/// A run of the query: recovers, then runs the batches that are left, until it is done or dies. After
+/// its first batch, what earlier runs staged for that one can go too.
 async fn run(sink: &dyn Sink, run_id: u128, commits: &mut Commits) -> Result<(), Error> {
     sink.recover(QUERY, commits.last()).await?;
+    let first = commits.0.len() as u64;
     while (commits.0.len() as u64) < BATCHES {
         let batch = SinkBatch { run_id: Uuid::from_u128(run_id), ..batch(commits.0.len() as u64) };
         let rows = rows_of(batch.batch_id);
@@ -53,8 +55,19 @@ async fn run(sink: &dyn Sink, run_id: u128, commits: &mut Commits) -> Result<(),
         ];
         commits.0.push(stage(sink, batch, partitions).await?);
         sink.publish(batch.batch_id, &commits.0[batch.batch_id as usize]).await?;
+        if batch.batch_id == first {
+            sink.recover(QUERY, commits.last()).await?;
+        }
     }
     sink.close().await
+}
+
+/// After recovery, only rows of batches that may yet be committed are staged.
+fn assert_only_later_batches_staged(root: &Path, commits: &Commits) {
+    for name in visible(root, ".tmp") {
+        let batch: u64 = name.split('-').nth(2).unwrap().parse().unwrap();
+        assert!(batch >= commits.0.len() as u64, "{name} is left of {} committed batches", commits.0.len());
+    }
 }
 
 /// The ids that readers see, whatever happened so far, must be committed, each once.
@@ -85,7 +98,7 @@ async fn a_crash_at_any_step_neither_loses_nor_repeats_rows() {
         let sink = output().sink(root);
         sink.recover(QUERY, commits.last()).await.unwrap();
         assert_eq!(visible_ids(root), commits.rows(), "{crash:?}");
-        assert_eq!(visible(root, ".tmp"), [""; 0], "{crash:?}");
+        assert_only_later_batches_staged(root, &commits);
 
         run(&sink, 2, &mut commits).await.unwrap();
         assert_eq!(visible_ids(root), commits.rows(), "{crash:?}");
@@ -109,9 +122,10 @@ async fn a_crash_during_recovery_is_recovered_from() {
         assert_only_committed(root, &commits);
         sink.recover(QUERY, commits.last()).await.unwrap();
         assert_eq!(visible_ids(root), commits.rows());
-        assert_eq!(visible(root, ".tmp"), [""; 0]);
+        assert_only_later_batches_staged(root, &commits);
+        assert_eq!(visible(root, ".tmp").len(), 6, "another run may be about to commit batch 1");
         if done {
-            assert!(step > 10, "{step}");
+            assert!(step > 5, "{step}");
             break;
         }
     }

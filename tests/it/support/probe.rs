@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -29,6 +30,8 @@ struct State {
     staged: Mutex<BTreeMap<(Uuid, u64), Vec<RecordBatch>>>,
     published: Mutex<BTreeMap<u64, Vec<RecordBatch>>>,
     on_prepare: Mutex<Option<Hook>>,
+    hold: Mutex<Option<u64>>,
+    held: AtomicBool,
     partitions: Mutex<BTreeMap<u64, usize>>,
 }
 
@@ -54,6 +57,16 @@ impl Probe {
     /// Has `hook` called with the number of each batch, after its rows and before its commit.
     pub fn on_prepare(&self, hook: impl Fn(u64) -> Result<()> + Send + Sync + 'static) {
         *self.state.on_prepare.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// Lets the writers of a batch wait for ever before they take a row.
+    pub fn hold(&self, batch: Option<u64>) {
+        *self.state.hold.lock().unwrap() = batch;
+    }
+
+    /// Whether a writer waits.
+    pub fn is_held(&self) -> bool {
+        self.state.held.load(Ordering::SeqCst)
     }
 
     /// The rows of every published batch.
@@ -143,6 +156,11 @@ struct ProbeWriter {
 #[async_trait]
 impl SinkWriter for ProbeWriter {
     async fn write(&mut self, rows: RecordBatch) -> Result<()> {
+        let held = *self.probe.state.hold.lock().unwrap();
+        if held == Some(self.batch.batch_id) {
+            self.probe.state.held.store(true, Ordering::SeqCst);
+            std::future::pending::<()>().await;
+        }
         self.rows.push(rows);
         Ok(())
     }
