@@ -4,190 +4,126 @@
 //! name, so that a file with other columns gives the right values or an error, and tells files from
 //! streams by their first bytes.
 
-use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
 
+use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::ipc::reader::{FileReader, StreamReader};
+use datafusion::arrow::ipc::reader::{FileReader, StreamDecoder, read_footer_length};
+use datafusion::arrow::ipc::{Block, root_as_footer};
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
-use datafusion::error::Result as DataFusionResult;
-use datafusion::physical_expr::projection::ProjectionExprs;
-use datafusion::physical_expr_adapter::BatchAdapterFactory;
-use datafusion::physical_plan::PhysicalExpr;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use datafusion_datasource::projection::{ProjectionOpener, SplitProjection};
-use datafusion_datasource::{PartitionedFile, TableSchema};
-use futures::StreamExt;
-use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
+
+use super::whole_file::{Batches, Input, Part, columns_of};
 
 const FILE_MAGIC: &[u8; 6] = b"ARROW1";
 
-/// Reads Arrow IPC files and streams.
-#[derive(Debug, Clone)]
-pub(super) struct ArrowIpcSource {
-    table: TableSchema,
-    projection: SplitProjection,
-    metrics: ExecutionPlanMetricsSet,
-}
-
-impl ArrowIpcSource {
-    /// Reads all columns of `table`.
-    pub(super) fn new(table: TableSchema) -> Self {
-        let projection = SplitProjection::unprojected(&table);
-        Self { table, projection, metrics: ExecutionPlanMetricsSet::new() }
-    }
-}
-
-impl FileSource for ArrowIpcSource {
-    fn create_file_opener(
-        &self,
-        store: Arc<dyn ObjectStore>,
-        _: &FileScanConfig,
-        _: usize,
-    ) -> DataFusionResult<Arc<dyn FileOpener>> {
-        let schema = Arc::new(self.table.file_schema().project(&self.projection.file_indices)?);
-        let opener = Arc::new(ArrowIpcOpener { store, schema });
-        ProjectionOpener::try_new(self.projection.clone(), opener, self.table.file_schema())
-    }
-
-    fn table_schema(&self) -> &TableSchema {
-        &self.table
-    }
-
-    fn with_batch_size(&self, _: usize) -> Arc<dyn FileSource> {
-        Arc::new(self.clone())
-    }
-
-    fn projection(&self) -> Option<&ProjectionExprs> {
-        Some(&self.projection.source)
-    }
-
-    fn metrics(&self) -> &ExecutionPlanMetricsSet {
-        &self.metrics
-    }
-
-    fn file_type(&self) -> &str {
-        "arrow"
-    }
-
-    fn try_pushdown_projection(
-        &self,
-        projection: &ProjectionExprs,
-    ) -> DataFusionResult<Option<Arc<dyn FileSource>>> {
-        let merged = self.projection.source.try_merge(projection)?;
-        let projection = SplitProjection::new(self.table.file_schema(), &merged);
-        Ok(Some(Arc::new(Self { projection, ..self.clone() })))
-    }
-
-    fn apply_expressions(
-        &self,
-        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
-    ) -> DataFusionResult<TreeNodeRecursion> {
-        datafusion::physical_plan::apply_expression_roots(self.projection.source.iter(), f)
-    }
-}
-
-struct ArrowIpcOpener {
-    store: Arc<dyn ObjectStore>,
-    /// The wanted columns.
-    schema: SchemaRef,
-}
-
-impl FileOpener for ArrowIpcOpener {
-    fn open(&self, file: PartitionedFile) -> DataFusionResult<FileOpenFuture> {
-        let store = Arc::clone(&self.store);
-        let schema = Arc::clone(&self.schema);
-        Ok(Box::pin(async move {
-            let result = store.get(file.path()).await?;
-            let part = Part::of(&file);
-            let (source, batches) = match result.payload {
-                GetResultPayload::File(file, _) => read(BufReader::new(file), &schema, part)?,
-                GetResultPayload::Stream(_) => read(Cursor::new(result.bytes().await?), &schema, part)?,
-            };
-            let adapter = BatchAdapterFactory::new(schema).make_adapter(&source)?;
-            let adapted = batches.map(move |batch| adapter.adapt_batch(&batch?));
-            Ok(futures::stream::iter(adapted).boxed())
-        }))
-    }
-}
-
-type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
-
-/// The part of a file that is to be read: batch `i` of `n` counts as lying at `i / n` of its bytes,
-/// so that adjoining ranges share the batches without looking at the footer together.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    size: u128,
-    start: u128,
-    end: u128,
-}
-
-impl Part {
-    fn of(file: &PartitionedFile) -> Self {
-        let (start, end) = file.range();
-        Self { size: u128::from(file.object_meta.size), start: start.into(), end: end.into() }
-    }
-
-    /// The batches, of `count`, in this part.
-    fn batches(self, count: usize) -> std::ops::Range<usize> {
-        let first_at = |at: u128| (at * count as u128).div_ceil(self.size.max(1)) as usize;
-        let end = if self.end >= self.size { count } else { first_at(self.end) };
-        first_at(self.start).min(end)..end
-    }
-}
-
 /// Opens `input` and gives its columns among those wanted, and its batches with only these columns.
-fn read<R: Read + Seek + Send + 'static>(
-    mut input: R,
+pub(super) fn read(
+    mut input: Input,
     wanted: &Schema,
     part: Part,
 ) -> Result<(SchemaRef, Batches), ArrowError> {
     let mut magic = [0; FILE_MAGIC.len()];
     let is_file = input.read_exact(&mut magic).is_ok() && &magic == FILE_MAGIC;
     input.seek(SeekFrom::Start(0))?;
-    if is_file {
-        let found = FileReader::try_new(&mut input, None)?.schema();
-        let columns = columns_of(&found, wanted);
-        input.seek(SeekFrom::Start(0))?;
-        let mut reader = FileReader::try_new(input, Some(columns.clone()))?;
-        let batches = part.batches(reader.num_batches());
-        if !batches.is_empty() {
-            reader.set_index(batches.start)?;
-        }
-        Ok((Arc::new(found.project(&columns)?), Box::new(reader.take(batches.len()))))
-    } else {
-        let found = StreamReader::try_new(&mut input, None)?.schema();
-        let columns = columns_of(&found, wanted);
-        input.seek(SeekFrom::Start(0))?;
-        // A stream can be read only from its start.
-        let rows = if part.start == 0 { usize::MAX } else { 0 };
-        let reader = StreamReader::try_new(input, Some(columns.clone()))?;
-        Ok((Arc::new(found.project(&columns)?), Box::new(reader.take(rows))))
+    if is_file { read_file(input, wanted, part) } else { read_stream(input, wanted, part) }
+}
+
+fn read_file(mut input: Input, wanted: &Schema, part: Part) -> Result<(SchemaRef, Batches), ArrowError> {
+    check_blocks(&mut input)?;
+    input.seek(SeekFrom::Start(0))?;
+    let found = FileReader::try_new(&mut input, None)?.schema();
+    let columns = columns_of(&found, wanted);
+    input.seek(SeekFrom::Start(0))?;
+    let mut reader = FileReader::try_new(input, Some(columns.clone()))?;
+    let batches = part.batches(reader.num_batches());
+    if !batches.is_empty() {
+        reader.set_index(batches.start)?;
+    }
+    Ok((Arc::new(found.project(&columns)?), Box::new(reader.take(batches.len()))))
+}
+
+/// Fails unless the footer names blocks that lie in the file. Arrow's reader makes room for a block
+/// before it looks at it.
+fn check_blocks(input: &mut Input) -> Result<(), ArrowError> {
+    const TRAILER: usize = 10;
+    let damaged = |what: &str| ArrowError::IpcError(format!("{what} lies outside of the file"));
+    let size = input.seek(SeekFrom::End(0))?;
+    let mut trailer = [0; TRAILER];
+    input.seek(SeekFrom::Start(size.checked_sub(TRAILER as u64).ok_or_else(|| damaged("the footer"))?))?;
+    input.read_exact(&mut trailer)?;
+    let length = read_footer_length(trailer)?;
+    let start = size.checked_sub((length + TRAILER) as u64).ok_or_else(|| damaged("the footer"))?;
+    let mut bytes = vec![0; length];
+    input.seek(SeekFrom::Start(start))?;
+    input.read_exact(&mut bytes)?;
+    let footer = root_as_footer(&bytes)
+        .map_err(|error| ArrowError::IpcError(format!("the footer cannot be read: {error}")))?;
+    let blocks = footer.dictionaries().into_iter().chain(footer.recordBatches()).flatten();
+    let lies_inside = |block: &Block| {
+        let lengths = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
+        let end =
+            lengths.into_iter().try_fold(0_u64, |end, length| end.checked_add(u64::try_from(length).ok()?));
+        end.is_some_and(|end| end <= size)
+    };
+    match blocks.into_iter().all(lies_inside) {
+        true => Ok(()),
+        false => Err(damaged("a batch")),
     }
 }
 
-fn columns_of(found: &Schema, wanted: &Schema) -> Vec<usize> {
-    let wanted = |name: &str| wanted.field_with_name(name).is_ok();
-    (0..found.fields().len()).filter(|column| wanted(found.field(*column).name())).collect()
+fn read_stream(input: Input, wanted: &Schema, part: Part) -> Result<(SchemaRef, Batches), ArrowError> {
+    let mut batches = StreamBatches::new(input);
+    let first = batches.next().transpose()?;
+    let found = batches.decoder.schema().ok_or_else(|| ArrowError::IpcError("it holds no schema".into()))?;
+    let columns = columns_of(&found, wanted);
+    let schema = Arc::new(found.project(&columns)?);
+    // A stream can be read only from its start.
+    let rows = if part.is_first() { usize::MAX } else { 0 };
+    let all = first.map(Ok).into_iter().chain(batches).map(move |batch| batch?.project(&columns));
+    Ok((schema, Box::new(all.take(rows))))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The batches of an IPC stream. Unlike Arrow's own reader it makes no more room than there are bytes,
+/// whatever the stream says of its lengths.
+struct StreamBatches {
+    input: Input,
+    decoder: StreamDecoder,
+    bytes: Buffer,
+    is_done: bool,
+}
 
-    #[test]
-    fn parts_share_the_batches() {
-        for count in [0, 1, 2, 7, 100] {
-            for cuts in [vec![0, 10], vec![0, 1, 10], vec![0, 3, 6, 10], (0..=10).collect::<Vec<u128>>()] {
-                let read: Vec<usize> = cuts
-                    .windows(2)
-                    .flat_map(|cut| Part { size: 10, start: cut[0], end: cut[1] }.batches(count))
-                    .collect();
-                assert_eq!(read, (0..count).collect::<Vec<_>>(), "{count} batches cut at {cuts:?}");
+impl StreamBatches {
+    fn new(input: Input) -> Self {
+        Self { input, decoder: StreamDecoder::new(), bytes: Buffer::default(), is_done: false }
+    }
+
+    fn read(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        const CHUNK: u64 = 1 << 20;
+        loop {
+            if let Some(batch) = self.decoder.decode(&mut self.bytes)? {
+                return Ok(Some(batch));
             }
+            let mut bytes = Vec::new();
+            if (&mut self.input).take(CHUNK).read_to_end(&mut bytes)? == 0 {
+                self.decoder.finish()?;
+                return Ok(None);
+            }
+            self.bytes = Buffer::from_vec(bytes);
         }
+    }
+}
+
+impl Iterator for StreamBatches {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_done {
+            return None;
+        }
+        let next = self.read().transpose();
+        self.is_done = !matches!(next, Some(Ok(_)));
+        next
     }
 }

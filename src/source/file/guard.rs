@@ -1,6 +1,8 @@
 //! DataFusion's own readers, reading pinned files and naming the file in every error.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -18,8 +20,8 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
 use datafusion_datasource::morsel::{Morsel, MorselPlan, MorselPlanner, Morselizer};
 use datafusion_datasource::{PartitionedFile, TableSchema};
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
@@ -191,7 +193,7 @@ impl Morselizer for GuardedMorselizer {
         let (_, inner) = prepared.ok_or_else(|| {
             DataFusionError::Internal(format!("no reader was prepared for '{}'", guard.path))
         })?;
-        match inner.plan_file(file) {
+        match contained(|| inner.plan_file(file)) {
             Ok(planner) => Ok(Box::new(GuardedPlanner { inner: Some(planner), guard })),
             Err(error) => {
                 guard.judge(error)?;
@@ -228,7 +230,7 @@ impl MorselPlanner for GuardedPlanner {
     fn plan(self: Box<Self>) -> DataFusionResult<Option<MorselPlan>> {
         let guard = self.guard;
         let Some(inner) = self.inner else { return Ok(None) };
-        let mut plan = match inner.plan() {
+        let mut plan = match contained(|| inner.plan()) {
             Ok(Some(plan)) => plan,
             Ok(None) => return Ok(None),
             Err(error) => return guard.judge(error).map(|()| None),
@@ -243,7 +245,8 @@ impl MorselPlanner for GuardedPlanner {
         let mut guarded = MorselPlan::new().with_morsels(morsels.collect()).with_planners(planners.collect());
         if let Some(pending) = plan.take_pending_planner() {
             guarded.set_pending_planner(async move {
-                let inner = match pending.await {
+                let planned = AssertUnwindSafe(pending).catch_unwind().await;
+                let inner = match planned.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))) {
                     Ok(inner) => Some(inner),
                     Err(error) => guard.judge(error).map(|()| None)?,
                 };
@@ -252,6 +255,23 @@ impl MorselPlanner for GuardedPlanner {
         }
         Ok(Some(guarded))
     }
+}
+
+/// Readers of binary formats believe a damaged file, and may find out by panicking.
+fn contained<T>(read: impl FnOnce() -> DataFusionResult<T>) -> DataFusionResult<T> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+}
+
+fn without_panics(
+    rows: BoxStream<'static, DataFusionResult<RecordBatch>>,
+) -> BoxStream<'static, DataFusionResult<RecordBatch>> {
+    let contained = AssertUnwindSafe(rows).catch_unwind();
+    contained.map(|rows| rows.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))).boxed()
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> DataFusionError {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    DataFusionError::Execution(format!("it is damaged: {}", text.unwrap_or("its reader gave up")))
 }
 
 #[derive(Debug)]
@@ -266,7 +286,7 @@ impl Morsel for GuardedMorsel {
         if guard.files.is_left_out(&guard.path) {
             return futures::stream::empty().boxed();
         }
-        let rows = self.inner.into_stream();
+        let rows = without_panics(self.inner.into_stream());
         futures::stream::unfold(Some(rows), move |rows| {
             let guard = guard.clone();
             async move {

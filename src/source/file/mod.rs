@@ -4,6 +4,8 @@
 //! not.
 
 mod arrow_ipc;
+#[cfg(feature = "avro")]
+mod avro;
 mod clean;
 mod entry;
 mod format;
@@ -22,6 +24,7 @@ mod scan;
 mod seen;
 mod source;
 mod spark_metadata;
+mod whole_file;
 
 use std::sync::Arc;
 

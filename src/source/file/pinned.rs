@@ -283,7 +283,10 @@ impl ObjectStore for PinnedStore {
             if let GetResultPayload::File(file, _) = result.payload {
                 let ranges = ranges.to_vec();
                 let read = tokio::task::spawn_blocking(move || read_ranges(file, &ranges)).await?;
-                return read.inspect_err(|error| self.files.record_error(location, error));
+                return read.map_err(|error| object_store::Error::Generic {
+                    store: "LocalFileSystem",
+                    source: Box::new(error),
+                });
             }
         }
         let fetch = |range| async move { self.get_range(location, range).await };
@@ -339,19 +342,20 @@ impl ObjectStore for PinnedStore {
     }
 }
 
-fn read_ranges(mut file: std::fs::File, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
-    let failed = |source: std::io::Error| object_store::Error::Generic {
-        store: "LocalFileSystem",
-        source: Box::new(source),
-    };
+/// Reads `ranges`. Their ends come from what the file says of itself, which may be anything.
+fn read_ranges(mut file: std::fs::File, ranges: &[Range<u64>]) -> std::io::Result<Vec<Bytes>> {
+    let size = file.metadata()?.len();
     ranges
         .iter()
         .map(|range| {
-            let length = usize::try_from(range.end.saturating_sub(range.start))
-                .map_err(|error| failed(std::io::Error::other(error)))?;
+            if range.start > range.end || range.end > size {
+                let reason = format!("bytes {} to {} of {size}", range.start, range.end);
+                return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason));
+            }
+            let length = usize::try_from(range.end - range.start).map_err(std::io::Error::other)?;
             let mut bytes = vec![0; length];
-            file.seek(SeekFrom::Start(range.start)).map_err(failed)?;
-            file.read_exact(&mut bytes).map_err(failed)?;
+            file.seek(SeekFrom::Start(range.start))?;
+            file.read_exact(&mut bytes)?;
             Ok(Bytes::from(bytes))
         })
         .collect()

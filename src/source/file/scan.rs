@@ -6,8 +6,6 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::Session;
 use datafusion::common::DFSchema;
 use datafusion::common::config::ConfigOptions;
-#[cfg(feature = "avro")]
-use datafusion::datasource::physical_plan::AvroSource;
 use datafusion::datasource::physical_plan::{
     FileGroup, FileGroupPartitioner, FileScanConfigBuilder, FileSource, JsonSource, ParquetSource,
 };
@@ -26,7 +24,6 @@ use object_store::path::Path;
 use uuid::Uuid;
 
 use super::FileTable;
-use super::arrow_ipc::ArrowIpcSource;
 use super::entry::{FileEntry, files};
 use super::format::Format;
 use super::guard::GuardedSource;
@@ -34,6 +31,7 @@ use super::layout::METADATA_COLUMN;
 use super::pinned::{BatchFiles, Tolerance};
 use super::records::{BadRecordFiles, RecordRules, RecordSource};
 use super::source::{Report, batch_of};
+use super::whole_file::{WholeFileFormat, WholeFileSource};
 use crate::error::{Error, Result};
 use crate::source::{SourceBatch, SourceScan};
 
@@ -149,9 +147,9 @@ impl FileScan {
                 }
                 Arc::new(reader)
             }
-            Format::Arrow => Arc::new(ArrowIpcSource::new(table)),
+            Format::Arrow => Arc::new(WholeFileSource::new(WholeFileFormat::Arrow, table)),
             #[cfg(feature = "avro")]
-            Format::Avro => Arc::new(AvroSource::new(table)),
+            Format::Avro => Arc::new(WholeFileSource::new(WholeFileFormat::Avro, table)),
             _ => Arc::new(JsonSource::new(table).with_newline_delimited(false)),
         };
         reader.try_pushdown_projection(&self.projection)?.ok_or_else(|| {
