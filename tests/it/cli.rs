@@ -137,6 +137,11 @@ fn errors_say_where_and_set_the_exit_code() {
                 .into(),
         )
     );
+    // An invisible mark at the start is no error.
+    folder.write("marked.sql", "\u{feff}SELECT 1;");
+    assert_eq!(folder.run(&["run", "marked.sql"]).0, 0);
+    // What goes wrong while running is not bad SQL.
+    assert_eq!(folder.run(&["sql", "-c", "SELECT 1 / (column1 - 1) FROM (VALUES (1))"]).0, 1);
     folder.write("unplanned.sql", "SELECT 1 AS one;\nSELECT a,\n       nope FROM (VALUES (1)) t(a);\n");
     let (code, out, err) = folder.run(&["run", "unplanned.sql"]);
     assert_eq!(code, 2);
