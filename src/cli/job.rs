@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::error::DataFusionError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tidemill::sql::{Located, SqlOutcome, SqlSession, StartedQuery, Statement};
@@ -21,6 +22,8 @@ pub(super) async fn run_file(name: &str, options: &JobOptions) -> Result<(), Exi
     }
     let text = tokio::fs::read_to_string(name).await;
     let text = text.map_err(|error| Exit::usage(format!("cannot read '{name}': {error}")))?;
+    // Some editors mark UTF-8 with an invisible character, which is no SQL.
+    let text = text.trim_start_matches('\u{feff}').to_string();
     run_script(&Script { name: name.to_string(), text }, options).await
 }
 
@@ -162,10 +165,9 @@ pub(super) async fn in_background<T: Send + 'static>(
     task.spawn(work);
     match task.join_next().await {
         Some(Ok(result)) => result,
-        Some(Err(error)) => {
-            Err(Error::Invalid(format!("the statement panicked, which is a bug: {error}")).into())
-        }
-        None => Err(Error::Invalid("the statement did not run".into()).into()),
+        // It panicked, which is a bug.
+        Some(Err(error)) => Err(DataFusionError::ExecutionJoin(Box::new(error)).into()),
+        None => Err(DataFusionError::Internal("a task was lost".into()).into()),
     }
 }
 

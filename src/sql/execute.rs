@@ -1,6 +1,6 @@
 //! Running statements.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
@@ -50,7 +50,7 @@ pub struct SqlSession {
     /// Options of every streaming query, unless it has its own.
     pub(super) options: Options,
     /// The newest run of each query that was started here, by name.
-    started: Mutex<Vec<StreamingQuery>>,
+    started: Mutex<Vec<StartedQuery>>,
 }
 
 /// What a statement has come to.
@@ -202,7 +202,7 @@ impl SqlSession {
             Statement::CreateExternalTable(table) => self.create_table(&planner, table).await,
             Statement::CreateStreamingQuery(query) => {
                 let started = self.start_query(&planner, query).await?;
-                self.remember(&started.query);
+                self.remember(&started);
                 Ok(SqlOutcome::Query(started))
             }
             Statement::ExplainStreamingQuery(query) => self.explain_query(&planner, query).await,
@@ -213,7 +213,8 @@ impl SqlSession {
 
     /// The newest run of each query that was started here, and all others that are running.
     pub(super) fn queries(&self) -> Vec<StreamingQuery> {
-        let mut queries = self.started.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut queries: Vec<StreamingQuery> =
+            self.started().iter().map(|started| started.query.clone()).collect();
         for query in self.session.streams().active() {
             if !queries.iter().any(|known| known.run_id() == query.run_id()) {
                 queries.push(query);
@@ -222,10 +223,21 @@ impl SqlSession {
         queries
     }
 
-    fn remember(&self, query: &StreamingQuery) {
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        started.retain(|known| known.name() != query.name());
+    /// The running query, other than `name`, that was started here and writes to `target`.
+    pub(super) fn writer_of(&self, target: &str, name: &str) -> Option<String> {
+        let started = self.started();
+        let mut others = started.iter().filter(|other| other.target == target && other.query.is_active());
+        others.find_map(|other| other.query.name().filter(|other| *other != name).map(str::to_string))
+    }
+
+    fn remember(&self, query: &StartedQuery) {
+        let mut started = self.started();
+        started.retain(|known| known.query.name() != query.query.name());
         started.push(query.clone());
+    }
+
+    fn started(&self) -> MutexGuard<'_, Vec<StartedQuery>> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn batch(&self, planner: &Planner<'_>, statement: DataFusionStatement) -> Result<SqlOutcome> {

@@ -8,10 +8,11 @@ use datafusion::catalog::{
     TableProvider,
 };
 use datafusion::common::{Column, ScalarValue, TableReference};
+use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{
-    CreateExternalTable as Command, DdlStatement, Expr, ExprSchemable, LogicalPlan,
+    CreateExternalTable as Command, DdlStatement, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder,
     Statement as PlanStatement,
 };
 use datafusion::prelude::DataFrame;
@@ -26,7 +27,7 @@ use super::diagnostics::error_at;
 use super::external::ExternalTable;
 use crate::error::{Error, Result};
 use crate::options::nearest;
-use crate::plan::unbounded_tables;
+use crate::plan::{StreamTable, unbounded_tables};
 use crate::session::Session;
 
 /// Plans the parts of one statement, which starts at `at` in its script.
@@ -97,15 +98,37 @@ impl<'a> Planner<'a> {
     pub(super) async fn plan_streaming(&self, query: &Query, checkpoint: Option<&str>) -> Result<DataFrame> {
         let statement =
             DataFusionStatement::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))));
-        let mut plan = self.plan(statement.clone()).await?;
+        let planned = self.plan(statement.clone()).await;
         if let Some(checkpoint) = checkpoint {
-            let pinned = self.session.pinned_tables(&plan, checkpoint).await?;
+            // Over what is inferred today the query may not even have a plan.
+            let sources = match &planned {
+                Ok(plan) => Some(plan.clone()),
+                Err(_) => self.only_unbounded_table(&statement).await?,
+            };
+            let pinned = match &sources {
+                Some(sources) => self.session.pinned_tables(sources, checkpoint).await?,
+                None => vec![],
+            };
             if !pinned.is_empty() {
                 let state = self.state_with(&statement, pinned).await?;
-                plan = self.plan_in(&state, statement).await?;
+                let plan = self.plan_in(&state, statement).await?;
+                return Ok(DataFrame::new(self.session.context().state(), plan));
             }
         }
-        Ok(DataFrame::new(self.session.context().state(), plan))
+        Ok(DataFrame::new(self.session.context().state(), planned?))
+    }
+
+    /// A scan of the one unbounded table that `statement` names; nothing if it names more or none.
+    async fn only_unbounded_table(&self, statement: &DataFusionStatement) -> Result<Option<LogicalPlan>> {
+        let mut scans = Vec::new();
+        for name in self.references(&self.state(), statement)? {
+            if let Some(table) = self.table(&name).await?
+                && table.is::<StreamTable>()
+            {
+                scans.push(LogicalPlanBuilder::scan(name, provider_as_source(table), None)?.build()?);
+            }
+        }
+        Ok(scans.pop().filter(|_| scans.is_empty()))
     }
 
     /// Has DataFusion resolve the names and types in `table`.

@@ -48,6 +48,12 @@ impl SqlSession {
         let (location, table) = (prepared.location(), prepared.table());
         let target = table.map_or_else(String::new, |table| table.name().to_string());
         let format = table.map_or_else(String::new, |table| table.format.clone());
+        if let ("memory", Some(other)) = (format.as_str(), self.writer_of(&target, &name)) {
+            return Err(planner.error(format!(
+                "table '{target}' shows what the query '{other}' keeps in memory, and that query is running; \
+                 write to another MEMORY table"
+            )));
+        }
         let started = prepared.writer.clone().query_name(&name).start(location.as_deref()).await?;
         if let ("memory", Some(table)) = (format.as_str(), table) {
             // The sink names its table after the query; the target's name must give the same rows.

@@ -316,6 +316,11 @@ async fn results_in_memory_are_read_under_the_name_of_the_target() {
     fixture.to_end("CREATE STREAMING QUERY q TRIGGER ONCE AS INSERT INTO results SELECT * FROM feed").await;
     assert_eq!(fixture.text("SELECT * FROM results").await, "id name\n7 n7");
     assert_eq!(fixture.text("SELECT * FROM q").await, "id name\n7 n7");
+    // One query at a time, or nobody would know whose rows these are.
+    fixture.run("CREATE STREAMING QUERY q AS INSERT INTO results SELECT * FROM feed").await;
+    let error = fixture.error("CREATE STREAMING QUERY r AS INSERT INTO results SELECT * FROM feed").await;
+    assert!(error.starts_with("table 'results' shows what the query 'q' keeps in memory"), "{error}");
+    fixture.run("STOP STREAMING QUERY q").await;
     // A query called like its table is no trouble.
     fixture
         .to_end("CREATE STREAMING QUERY results TRIGGER ONCE AS INSERT INTO results SELECT id FROM feed")
