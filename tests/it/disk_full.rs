@@ -94,7 +94,7 @@ fn the_binary_survives_a_limit_on_file_sizes() {
     assert!(!ended.status.success());
     assert_eq!(oracle::visible(&place.path("out")), Vec::<String>::new());
 
-    assert!(tidemill(&place.path("job.sql")).status().unwrap().success());
+    assert!(tidemill(&place.path("job.sql")).output().unwrap().status.success());
     assert_eq!(ids(place.rows("json", &[])), (0..1000).collect::<Vec<_>>());
     assert_eq!(oracle::hidden(&place.path("out")), Vec::<String>::new());
 }
@@ -118,7 +118,7 @@ fn the_binary_survives_a_full_disk() {
     let grown =
         Command::new("mount").args(["-o", "remount,size=1m"]).arg(place.path("small")).status().unwrap();
     assert!(grown.success());
-    assert!(tidemill(&place.path("job.sql")).status().unwrap().success());
+    assert!(tidemill(&place.path("job.sql")).output().unwrap().status.success());
     let rows = oracle::read_dir(&place.path("small/out"), "json", &[]);
     assert_eq!(ids(rows), (0..1000).collect::<Vec<_>>());
 }

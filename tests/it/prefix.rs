@@ -15,7 +15,7 @@ use tidemill::{Environment, StreamingQueryListener, StreamingQueryProgress};
 
 use crate::support::committed::{commits, committed_files};
 use crate::support::events::{COLUMNS, Event, encode, event, event_schema};
-use crate::support::harness::{Input, Job, Place, Recorder, eventually, session_in};
+use crate::support::harness::{Input, Job, Place, Recorder, eventually, id_lines, session_in};
 use crate::support::oracle::{self, Row};
 
 const FORMATS: [&str; 4] = ["json", "csv", "parquet", "arrow"];
@@ -196,6 +196,92 @@ fn input_in_directories() {
         },
         ..PLAIN
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_files_read_by_several_partitions_at_once() {
+    let place = Place::new();
+    let mut expected = Vec::new();
+    for file in 0..150 {
+        let ids = file * 10..file * 10 + 7;
+        place.put(&format!("in/{file:03}.json"), id_lines(ids.clone()));
+        expected.extend(ids.filter(|id| id % 4 != 0));
+    }
+    let session = session_in(4, Environment::default());
+    let job = Job::new(&place).sql("SELECT id FROM input WHERE id % 4 <> 0").files_per_trigger(100);
+    let query = job.run(&session).await.unwrap();
+    assert_eq!(place.ids(), expected);
+    let files: Vec<_> =
+        query.recent_progress().into_iter().map(|batch| batch.sink.metrics["numFiles"].clone()).collect();
+    assert_eq!(files, ["4", "1"], "a hundred files are worth four partitions, fifty are not");
+}
+
+#[tokio::test]
+async fn the_memory_sink_holds_the_same() {
+    let place = Place::new();
+    let session = session_in(2, Environment::default());
+    let job = Job::new(&place)
+        .sql("SELECT id, id % 3 AS rest FROM input WHERE id % 5 <> 0")
+        .format("memory")
+        .out(None)
+        .name("results")
+        .trigger(Trigger::AtOnce)
+        .files_per_trigger(1);
+    let query = job.start(&session).await.unwrap();
+    for round in 0..4 {
+        (0..3).for_each(|file| {
+            place.put(&format!("in/{round}-{file}.json"), id_lines(round * 9..round * 9 + 3 * file))
+        });
+        query.process_all_available().await.unwrap();
+        let mut expected = Vec::new();
+        for file in committed_files(&place.path("checkpoint"), 0) {
+            let ids = oracle::read_file(&place.path("in"), &file, "json", &[])
+                .into_iter()
+                .map(|row| row["id"].as_i64().unwrap());
+            let kept = ids.filter(|id| id % 5 != 0);
+            expected.extend(kept.map(|id| with(with(Row::new(), "id", json!(id)), "rest", json!(id % 3))));
+        }
+        let found = session.context().table("results").await.unwrap().collect().await.unwrap();
+        let found = found.iter().flat_map(oracle::rows_of).collect();
+        oracle::assert_same(found, expected, &format!("round {round}"));
+    }
+    query.stop(StopMode::Finish).await.unwrap();
+}
+
+#[tokio::test]
+async fn data_frames_give_the_same_as_sql() {
+    let place = Place::new();
+    let session = session_in(2, Environment::default());
+    for table in ["a", "b"] {
+        for file in 0..3 {
+            place.put(&format!("in/{table}/{file}.json"), id_lines(file * 10..file * 10 + 5));
+        }
+    }
+    let read = async |table: &str| {
+        let reader = session.read_stream().format("json").option("maxFilesPerTrigger", 2);
+        reader.load(place.path(&format!("in/{table}"))).await.unwrap()
+    };
+    let doubled =
+        read("a").await.filter(col("id").gt(lit(2))).unwrap().with_column("id", col("id") * lit(2)).unwrap();
+    let query = doubled
+        .union(read("b").await)
+        .unwrap()
+        .with_column("odd", (col("id") % lit(2)).eq(lit(1)))
+        .unwrap()
+        .write_stream()
+        .trigger(Trigger::AvailableNow)
+        .option("checkpointLocation", place.text("checkpoint"))
+        .partition_by(["odd"])
+        .start(place.path("out"))
+        .await
+        .unwrap();
+    query.await_termination().await.unwrap();
+    let ids = || (0..3).flat_map(|file| file * 10..file * 10 + 5);
+    let expected = ids().filter(|id| *id > 2).map(|id| id * 2).chain(ids());
+    let row = |id: i64| with(with(Row::new(), "id", json!(id)), "odd", json!(id % 2 == 1));
+    let found = place.rows("parquet", &[("odd", oracle::Kind::Bool)]);
+    oracle::assert_same(found, expected.map(row).collect(), "output");
+    assert_eq!(commits(&place.path("checkpoint")), [0, 1]);
 }
 
 /// How a run of the query ends.
