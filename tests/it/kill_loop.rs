@@ -79,15 +79,16 @@ fn a_binary_that_is_killed_all_the_time_loses_and_doubles_nothing() {
     let (mut jobs, mut kills) = (0, 0);
     while jobs < 2 || Instant::now() < until {
         let (place, format) = place(&mut dice);
-        // Killed during start-up nothing gets done, so the patience grows until something is.
-        let mut patience = Duration::from_millis(200);
+        // The whole job takes a few times ten milliseconds once it is optimised. Killed during start-up
+        // nothing gets done, so the patience grows until something is.
+        let mut patience = Duration::from_millis(10);
         loop {
             let wait = Duration::from_micros(dice.roll(patience.as_micros() as usize) as u64);
             let mut process = start(&place, "available-now");
             match end_within(&mut process, wait) {
                 None => {
                     kills += 1;
-                    patience += Duration::from_millis(10);
+                    patience += Duration::from_millis(5);
                 }
                 Some(status) => {
                     let stderr = std::io::read_to_string(process.stderr.take().unwrap()).unwrap();
