@@ -46,6 +46,7 @@ mod session;
 pub mod sink;
 pub mod source;
 pub mod sql;
+pub mod state;
 pub mod storage;
 
 pub use error::{Error, Result, StreamingQueryException};

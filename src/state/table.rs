@@ -1,0 +1,85 @@
+//! The contract of a table of state.
+
+use std::fmt::Debug;
+
+use super::bytes::{ByteRows, RowBytes};
+use crate::error::Result;
+
+/// Called with rows of a table: `(key, subkey, value, expiry)`. An error ends the walk.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8], &[u8], Option<i64>) -> Result<()> + 'a;
+
+/// What [`StateTable::get`] found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The values of the keys that were found, in the order of the keys.
+    pub values: ByteRows,
+    /// For each value, which key it belongs to; ascending.
+    pub positions: Vec<usize>,
+}
+
+impl Found {
+    /// Removes everything; the memory is kept.
+    pub fn clear(&mut self) {
+        self.values.clear();
+        self.positions.clear();
+    }
+}
+
+/// The rows that one operator remembers in one partition.
+///
+/// A row is identified by its key and subkey; operators with one row per key leave `subkeys` out,
+/// which is the same as empty ones. Within one call no row may be named twice. Calls are made by one
+/// task at a time, and never while the batch is being committed.
+///
+/// Errors are those of the local disk that cold rows were moved to. After an error the table may be
+/// used no more; the query goes on from its checkpoint.
+///
+/// Batches of about a thousand keys per call are fastest: they stay in the processor's cache.
+pub trait StateTable: Debug + Send {
+    /// The rows with these keys, and these subkeys if there are any. `found` is cleared first.
+    fn get(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>, found: &mut Found) -> Result<()>;
+
+    /// Every row of each key, whatever its subkey: `visit(position of the key, subkey, value,
+    /// expiry)`; ascending by position, then by subkey as bytes.
+    fn get_all(
+        &mut self,
+        keys: &dyn RowBytes,
+        visit: &mut dyn FnMut(usize, &[u8], &[u8], Option<i64>) -> Result<()>,
+    ) -> Result<()>;
+
+    /// Inserts rows, or replaces the value and expiry of those that exist. `expiries` is as long as
+    /// `keys`; without it, the rows never expire.
+    fn put(
+        &mut self,
+        keys: &dyn RowBytes,
+        subkeys: Option<&dyn RowBytes>,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()>;
+
+    /// Removes rows; no error if one does not exist.
+    fn remove(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>) -> Result<()>;
+
+    /// Removes every row whose expiry is at most `upto`, after showing it to `visit`, in no
+    /// particular order but the same one whenever the same calls were made. Costs as much as there
+    /// are such rows, not as much as there are rows. `upto` never decreases, and no row is put with
+    /// an expiry that is not above it.
+    fn expire(&mut self, upto: i64, visit: &mut Visit<'_>) -> Result<()>;
+
+    /// Shows every row, in no particular order but the same one whenever the same calls were made.
+    fn scan(&mut self, visit: &mut Visit<'_>) -> Result<()>;
+
+    /// How many rows it has.
+    fn len(&self) -> u64;
+
+    /// Whether it has no rows.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The smallest expiry of any row; may be lower than the truth, never higher.
+    fn first_expiry(&self) -> Option<i64>;
+
+    /// The largest expiry of any row there ever was.
+    fn last_expiry(&self) -> Option<i64>;
+}
