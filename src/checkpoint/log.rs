@@ -1,6 +1,6 @@
 //! A checkpoint in the hands of one run of its query.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -91,6 +91,17 @@ pub enum Recovery {
         /// The batch before it, whose ends are this one's starts; `None` for the first batch.
         previous: Option<OffsetsRecord>,
     },
+}
+
+impl Recovery {
+    /// The settings that the last planned batch recorded; `None` if there was none.
+    pub fn settings(&self) -> Option<&BTreeMap<String, String>> {
+        match self {
+            Recovery::Fresh => None,
+            Recovery::Next { last_offsets, .. } => Some(&last_offsets.conf),
+            Recovery::Rerun { offsets, .. } => Some(&offsets.conf),
+        }
+    }
 }
 
 impl Checkpoint {

@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
 
+use super::event_time::{EventTimes, Watermarks};
+use super::operator::OperatorCounters;
 use crate::error::{Error, Result};
 use crate::sink::SinkBatch;
 use crate::source::SourceBatch;
+use crate::state::StateStore;
 
 /// One batch: its identity and the new rows of every source. A session-config extension, so that
 /// plans cached across batches find the current one.
@@ -18,6 +21,14 @@ pub(crate) struct Epoch {
     pub(crate) batch: SinkBatch,
     /// What each source reads, by source index.
     pub(crate) inputs: Vec<EpochInput>,
+    /// What the stateful operators remember; without operators and thus tables for most queries.
+    pub(crate) state: Arc<StateStore>,
+    /// What counts as late, and what is final.
+    pub(crate) watermarks: Watermarks,
+    /// What was seen of the event time at each watermark of the plan.
+    pub(crate) event_times: Vec<EventTimes>,
+    /// What each stateful operator did.
+    pub(crate) operators: Vec<OperatorCounters>,
 }
 
 /// One source's part of a batch.

@@ -115,7 +115,7 @@ pub(crate) fn bind(
 
 /// An unbounded table as one run reads it.
 #[derive(Debug)]
-struct BoundTable {
+pub(super) struct BoundTable {
     source_index: usize,
     schema: SchemaRef,
     description: String,

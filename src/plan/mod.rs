@@ -8,7 +8,8 @@ pub(crate) mod bind;
 pub(crate) mod check;
 mod prepared;
 pub(crate) mod session_state;
+mod stateful;
 pub(crate) mod stream_table;
 
-pub(crate) use prepared::StreamingPlan;
+pub(crate) use prepared::{ResultShape, StreamingPlan};
 pub use stream_table::{StreamTable, is_unbounded, unbounded_tables};

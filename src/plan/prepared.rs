@@ -11,10 +11,13 @@ use super::batch_time::{BatchTime, use_batch_time};
 use super::bind::bind;
 use super::check::reads_bounded_tables;
 use super::session_state::streaming_state;
+use super::stateful::{Rewritten, WatermarkDelay, rewrite};
+use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
 use crate::exec::scan::StreamScanExec;
 use crate::exec::sink::SinkExec;
-use crate::sink::Sink;
+use crate::exec::unary::UnaryExec;
+use crate::sink::{OutputMode, Sink};
 use crate::source::{Source, SourceBatch, SourceProvider, SourceScan};
 
 /// How many partitions a batch is worth: fanning out costs more than a small batch does.
@@ -39,6 +42,19 @@ pub(crate) struct StreamingPlan {
     sink: Arc<dyn Sink>,
     /// Every scan of an unbounded table with its source's index, to judge a batch's size by.
     scans: Vec<(usize, Arc<dyn SourceScan>)>,
+    /// The stateful operators, by number.
+    operators: Vec<OperatorDefinition>,
+    watermarks: Vec<WatermarkDelay>,
+    waits_for_watermark: bool,
+}
+
+/// How the results of a query are to come, as far as its plan depends on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ResultShape {
+    /// Which rows of the result a batch gives.
+    pub(crate) mode: OutputMode,
+    /// How many partitions the state of an operator has.
+    pub(crate) state_partitions: usize,
 }
 
 #[derive(Debug)]
@@ -56,14 +72,16 @@ impl StreamingPlan {
         providers: &[Arc<dyn SourceProvider>],
         sources: &[Arc<dyn Source>],
         sink: Arc<dyn Sink>,
+        shape: ResultShape,
     ) -> Result<Self> {
         let partitions = session.config().target_partitions();
-        let wide = streaming_state(session, partitions)?;
-        let small = streaming_state(session, 1)?;
+        let wide = streaming_state(session, partitions, shape.state_partitions)?;
+        let small = streaming_state(session, 1, shape.state_partitions)?;
         let replan = reads_bounded_tables(&plan);
         let batch_time = BatchTime::default();
         let bound = bind(use_batch_time(plan, &batch_time)?, providers, sources)?;
-        let logical = wide.optimize(&bound)?;
+        let Rewritten { plan: logical, watermarks, waits_for_watermark } =
+            rewrite(wide.optimize(&bound)?, shape.mode)?;
         let mut prepared = Self {
             logical,
             small: PhysicalPlan { state: small, cached: None },
@@ -71,10 +89,16 @@ impl StreamingPlan {
             batch_time,
             sink,
             scans: Vec::new(),
+            operators: Vec::new(),
+            watermarks,
+            waits_for_watermark,
         };
         // Planned even if it cannot be kept, so that an error shows before the query starts.
         let small = prepared.create(&prepared.small.state).await?;
         prepared.scans = scans_of(&small);
+        let mut operators = operators_of(&small);
+        operators.sort_by_key(|(operator, _)| *operator);
+        prepared.operators = operators.into_iter().map(|(_, definition)| definition).collect();
         if !replan {
             prepared.wide.cached = Some(prepared.create(&prepared.wide.state).await?);
             prepared.small.cached = Some(small);
@@ -85,6 +109,21 @@ impl StreamingPlan {
     /// What functions of the current time give in the next batch.
     pub(crate) fn batch_time(&self) -> &BatchTime {
         &self.batch_time
+    }
+
+    /// The stateful operators, by number.
+    pub(crate) fn operators(&self) -> &[OperatorDefinition] {
+        &self.operators
+    }
+
+    /// The watermarks, by number.
+    pub(crate) fn watermarks(&self) -> &[WatermarkDelay] {
+        &self.watermarks
+    }
+
+    /// Whether a watermark that advances is worth a batch without new rows.
+    pub(crate) fn waits_for_watermark(&self) -> bool {
+        self.waits_for_watermark
     }
 
     /// How many partitions reading `inputs`, one per source, is worth.
@@ -134,4 +173,9 @@ fn scans_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, Arc<dyn SourceScan>)> 
         Some(scan) => vec![(scan.source_index(), Arc::clone(scan.scan()))],
         None => plan.children().into_iter().flat_map(scans_of).collect(),
     }
+}
+
+fn operators_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, OperatorDefinition)> {
+    let own = plan.downcast_ref::<UnaryExec>().and_then(UnaryExec::definition);
+    own.into_iter().chain(plan.children().into_iter().flat_map(operators_of)).collect()
 }

@@ -8,14 +8,20 @@ use datafusion::execution::cache::cache_manager::{CacheManager, CacheManagerConf
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
 
+use super::stateful::StreamingQueryPlanner;
 use crate::error::Result;
 
 /// Rewrites `COUNT(DISTINCT x)` into two nested aggregations, the outer of which would count what
 /// changed instead of what is new.
 const SINGLE_DISTINCT_RULE: &str = "single_distinct_aggregation_to_group_by";
 
-/// `state` for a query that runs with `partitions` partitions.
-pub(crate) fn streaming_state(state: &SessionState, partitions: usize) -> Result<SessionState> {
+/// `state` for a query that runs with `partitions` partitions, and whose operators have
+/// `state_partitions` partitions of state.
+pub(crate) fn streaming_state(
+    state: &SessionState,
+    partitions: usize,
+    state_partitions: usize,
+) -> Result<SessionState> {
     // The catalogs are shared: a state that made its default catalog anew would empty the user's.
     let mut config = state
         .config()
@@ -35,6 +41,7 @@ pub(crate) fn streaming_state(state: &SessionState, partitions: usize) -> Result
     Ok(SessionStateBuilder::new_from_existing(state.clone())
         .with_config(config)
         .with_optimizer_rules(rules)
+        .with_query_planner(Arc::new(StreamingQueryPlanner { state_partitions }))
         .with_runtime_env(uncached_runtime(state.runtime_env())?)
         .build())
 }
@@ -60,7 +67,7 @@ mod tests {
     async fn the_users_session_keeps_its_tables_and_settings() {
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(7));
         context.sql("CREATE TABLE t AS SELECT 1 AS a").await.unwrap();
-        let streaming = streaming_state(&context.state(), 3).unwrap();
+        let streaming = streaming_state(&context.state(), 3, 3).unwrap();
         assert!(context.table_exist("t").unwrap());
         let before = context.state();
         assert_eq!(before.config().target_partitions(), 7);

@@ -11,14 +11,18 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::handle::QueryShared;
+use super::watermark::WatermarkTracker;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::records::{CommitRecord, OffsetsRecord};
 use crate::error::{Error, Result};
 use crate::exec::epoch::{Epoch, EpochInput};
+use crate::exec::event_time::{EventTimeSummary, EventTimes, Watermarks};
+use crate::exec::operator::OperatorCounters;
 use crate::exec::run::run_batch;
 use crate::plan::StreamingPlan;
 use crate::sink::{OutputMode, Sink, SinkBatch};
 use crate::source::{Source, SourceBatch};
+use crate::state::StateStore;
 
 /// Times the phases of a trigger, under Spark's names.
 #[derive(Debug)]
@@ -55,6 +59,20 @@ impl Stopwatch {
 pub(crate) struct BatchOutcome {
     pub(crate) inputs: Vec<EpochInput>,
     pub(crate) prepared: Value,
+    pub(crate) watermark_ms: i64,
+    /// What was seen of event times, all watermarks together.
+    pub(crate) event_times: EventTimeSummary,
+    pub(crate) operators: Vec<OperatorCounters>,
+}
+
+/// A batch that is to be run: its record, which is durable already, and what follows from others.
+#[derive(Debug)]
+pub(crate) struct PlannedBatch {
+    pub(crate) record: OffsetsRecord,
+    /// The rows to read, per source.
+    pub(crate) inputs: Vec<SourceBatch>,
+    /// The watermark of the batch before: what is final by it is late.
+    pub(crate) late_ms: i64,
 }
 
 /// Everything a batch works with; lives as long as the run.
@@ -64,27 +82,25 @@ pub(crate) struct BatchRunner {
     pub(crate) checkpoint: Arc<Checkpoint>,
     pub(crate) sources: Vec<Arc<dyn Source>>,
     pub(crate) plan: StreamingPlan,
+    pub(crate) state: Arc<StateStore>,
     pub(crate) sink: Arc<dyn Sink>,
     pub(crate) output_mode: OutputMode,
 }
 
 impl BatchRunner {
-    /// Runs the batch that `record`, which is durable already, describes; `inputs` are its rows.
-    /// `Ok(None)` if it was given up because the run is being abandoned.
+    /// Runs a batch, and moves the watermark by what it has seen. `Ok(None)` if it was given up
+    /// because the run is being abandoned.
     pub(crate) async fn run(
         &self,
-        record: &OffsetsRecord,
-        inputs: Vec<SourceBatch>,
+        planned: PlannedBatch,
+        tracker: &mut WatermarkTracker,
         stopwatch: &mut Stopwatch,
     ) -> Result<Option<BatchOutcome>> {
-        let batch = SinkBatch {
-            query_id: self.shared.id,
-            run_id: self.shared.run_id,
-            batch_id: record.batch_id,
-            output_mode: self.output_mode,
-        };
-        let epoch = Arc::new(Epoch { batch, inputs: inputs.into_iter().map(EpochInput::new).collect() });
-        let prepared = match self.compute(&epoch, record.batch_timestamp_ms, stopwatch).await {
+        let PlannedBatch { record, inputs, late_ms } = planned;
+        let watermarks = Watermarks { late_ms, final_ms: record.batch_watermark_ms };
+        let epoch = Arc::new(self.epoch(record.batch_id, inputs, watermarks));
+        let batch = epoch.batch;
+        let (prepared, state) = match self.compute(&epoch, record.batch_timestamp_ms, stopwatch).await {
             Ok(Some(prepared)) => prepared,
             Ok(None) => {
                 self.discard(batch).await;
@@ -96,11 +112,13 @@ impl BatchRunner {
             }
         };
         stopwatch.lap("addBatch");
+        let seen: Vec<EventTimeSummary> = epoch.event_times.iter().map(EventTimes::summary).collect();
+        tracker.advance(&seen, record.batch_timestamp_ms);
         let commit = CommitRecord {
             batch_id: record.batch_id,
-            next_batch_watermark_ms: record.batch_watermark_ms,
+            next_batch_watermark_ms: tracker.global_ms(),
             sink: prepared.clone(),
-            state: Value::Null,
+            state,
         };
         self.checkpoint.write_commit(&commit).await?;
         stopwatch.lap("commitOffsets");
@@ -112,21 +130,47 @@ impl BatchRunner {
             }
         }
         // Abandoned tasks may still hold the epoch; finished ones do not.
-        let inputs = match Arc::try_unwrap(epoch) {
-            Ok(epoch) => epoch.inputs,
-            Err(epoch) => epoch.inputs.iter().map(EpochInput::snapshot).collect(),
+        let (inputs, operators) = match Arc::try_unwrap(epoch) {
+            Ok(epoch) => (epoch.inputs, epoch.operators),
+            Err(epoch) => (epoch.inputs.iter().map(EpochInput::snapshot).collect(), Vec::new()),
         };
-        Ok(Some(BatchOutcome { inputs, prepared }))
+        Ok(Some(BatchOutcome {
+            inputs,
+            prepared,
+            watermark_ms: record.batch_watermark_ms,
+            event_times: seen.into_iter().fold(EventTimeSummary::default(), EventTimeSummary::and),
+            operators,
+        }))
     }
 
-    /// Everything up to the commit record: rows are staged and durable afterwards. `Ok(None)` if it
-    /// was given up because the run is being abandoned.
+    fn epoch(&self, batch_id: u64, inputs: Vec<SourceBatch>, watermarks: Watermarks) -> Epoch {
+        let batch = SinkBatch {
+            query_id: self.shared.id,
+            run_id: self.shared.run_id,
+            batch_id,
+            output_mode: self.output_mode,
+        };
+        let operators = self.plan.operators().iter().map(|_| OperatorCounters::default());
+        let event_times = self.plan.watermarks().iter().map(|_| EventTimes::default());
+        Epoch {
+            batch,
+            inputs: inputs.into_iter().map(EpochInput::new).collect(),
+            state: Arc::clone(&self.state),
+            watermarks,
+            event_times: event_times.collect(),
+            operators: operators.collect(),
+        }
+    }
+
+    /// Everything up to the commit record: rows are staged, and they and the state durable, afterwards.
+    /// Gives what the record says of the sink and of the state; `Ok(None)` if it was given up because
+    /// the run is being abandoned.
     async fn compute(
         &self,
         epoch: &Arc<Epoch>,
         time_ms: i64,
         stopwatch: &mut Stopwatch,
-    ) -> Result<Option<Value>> {
+    ) -> Result<Option<(Value, Value)>> {
         let inputs = epoch.inputs.iter().map(|input| &input.batch);
         self.plan.batch_time().set(time_ms);
         let abandon = &self.shared.abandon;
@@ -137,10 +181,10 @@ impl BatchRunner {
         };
         let context = epoch.task_context(state);
         stopwatch.lap("queryPlanning");
-        match run_batch(plan, context, abandon).await? {
-            Some(reports) => self.sink.prepare(epoch.batch, reports).await.map(Some),
-            None => Ok(None),
-        }
+        let Some(reports) = run_batch(plan, context, abandon).await? else { return Ok(None) };
+        let prepared = self.sink.prepare(epoch.batch, reports).await?;
+        let state = self.state.write_changes(epoch.batch.batch_id).await?;
+        Ok(Some((prepared, state)))
     }
 
     /// Removes what earlier runs, interrupted or overtaken, staged for batches up to this one, which

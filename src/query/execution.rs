@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 
-use super::batch::{BatchRunner, Stopwatch};
+use super::batch::{BatchRunner, PlannedBatch, Stopwatch};
 use super::listener::QueryIdle;
 use super::manager::StreamingQueryManager;
 use super::progress::iso_timestamp;
 use super::report::{TriggerTimes, progress};
 use super::trigger::{Trigger, until_next_tick};
+use super::watermark::WatermarkTracker;
 use crate::checkpoint::records::{OffsetsRecord, SourceOffset};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -25,13 +26,6 @@ const POLLING_DELAY: Duration = Duration::from_millis(10);
 const LONGEST_POLLING_DELAY: Duration = Duration::from_secs(5);
 /// How often listeners hear that there is nothing to do (Spark's `noDataProgressEventInterval`).
 const IDLE_EVENT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// A batch that a crash interrupted: it runs again with exactly its old offsets.
-#[derive(Debug)]
-pub(crate) struct Rerun {
-    pub(crate) record: OffsetsRecord,
-    pub(crate) inputs: Vec<SourceBatch>,
-}
 
 /// One run of a query. [`Execution::run`] consumes it.
 #[derive(Debug)]
@@ -47,7 +41,13 @@ pub(crate) struct Execution {
     pub(crate) min_batches_to_retain: u64,
     /// The next batch to plan.
     pub(crate) next_batch: u64,
-    pub(crate) rerun: Option<Rerun>,
+    /// A batch that a crash interrupted: it runs again with exactly its old offsets.
+    pub(crate) rerun: Option<PlannedBatch>,
+    pub(crate) tracker: WatermarkTracker,
+    /// The watermark of the last batch that was planned; 0 before the first.
+    pub(crate) last_watermark_ms: i64,
+    /// Whether this run has run a batch: only then may one without rows follow (Spark's rule).
+    pub(crate) has_run: bool,
     pub(crate) previous_trigger_ms: Option<i64>,
     /// Whether what earlier runs left in the sink has been removed.
     pub(crate) is_tidy: bool,
@@ -128,36 +128,38 @@ impl Execution {
     /// Runs one batch if there is one to run.
     async fn trigger_once(&mut self, started_ms: i64) -> Result<Triggered> {
         let mut stopwatch = Stopwatch::start();
-        let (record, inputs) = match self.rerun.take() {
-            Some(rerun) => (rerun.record, rerun.inputs),
+        let planned = match self.rerun.take() {
+            Some(rerun) => rerun,
             None => match self.plan_batch(&mut stopwatch).await? {
                 Some(planned) => planned,
                 None => return Ok(Triggered::Nothing),
             },
         };
-        self.runner.shared.set_status("Processing new data", true, true);
-        let Some(outcome) = self.runner.run(&record, inputs, &mut stopwatch).await? else {
+        let has_rows = planned.inputs.iter().any(|input| !input.is_empty());
+        let message = if has_rows { "Processing new data" } else { "No new data but cleaning up state" };
+        self.runner.shared.set_status(message, has_rows, true);
+        let batch_id = planned.record.batch_id;
+        self.last_watermark_ms = planned.record.batch_watermark_ms;
+        let Some(outcome) = self.runner.run(planned, &mut self.tracker, &mut stopwatch).await? else {
             return Ok(Triggered::Abandoned);
         };
-        self.next_batch = record.batch_id + 1;
+        self.has_run = true;
+        self.next_batch = batch_id + 1;
         if !self.is_tidy {
-            self.runner.tidy(record.batch_id, &outcome.prepared).await;
+            self.runner.tidy(batch_id, &outcome.prepared).await;
             self.is_tidy = true;
         }
         self.maintain();
         let times =
             TriggerTimes { started_ms, previous_ms: self.previous_trigger_ms, durations: stopwatch.finish() };
-        let report = progress(&self.runner, &self.descriptions, record.batch_id, &outcome, times);
+        let report = progress(&self.runner, &self.descriptions, batch_id, &outcome, times);
         self.runner.shared.add_progress(report.clone());
         self.manager.notify_progress(&report);
         Ok(Triggered::Batch)
     }
 
-    /// Asks every source for new rows and makes the batch durable; `None` if there are none.
-    async fn plan_batch(
-        &mut self,
-        stopwatch: &mut Stopwatch,
-    ) -> Result<Option<(OffsetsRecord, Vec<SourceBatch>)>> {
+    /// Asks every source for new rows and makes the batch durable; `None` if there is nothing to do.
+    async fn plan_batch(&mut self, stopwatch: &mut Stopwatch) -> Result<Option<PlannedBatch>> {
         let shared = &self.runner.shared;
         let admission = match self.trigger {
             Trigger::Once => Admission::Everything,
@@ -169,13 +171,14 @@ impl Execution {
             inputs.push(source.plan(admission).await?);
         }
         stopwatch.lap("latestOffset");
-        if inputs.iter().all(SourceBatch::is_empty) {
+        let now_ms = self.clock.now_ms();
+        if inputs.iter().all(SourceBatch::is_empty) && !self.is_worth_an_empty_batch(now_ms) {
             return Ok(None);
         }
         let record = OffsetsRecord {
             batch_id: self.next_batch,
-            batch_timestamp_ms: self.clock.now_ms(),
-            batch_watermark_ms: 0,
+            batch_timestamp_ms: now_ms,
+            batch_watermark_ms: self.tracker.global_ms(),
             conf: self.conf.clone(),
             sources: inputs
                 .iter()
@@ -185,7 +188,16 @@ impl Execution {
         shared.set_status("Writing offsets to log", true, true);
         self.runner.checkpoint.write_offsets(&record).await?;
         stopwatch.lap("walCommit");
-        Ok(Some((record, inputs)))
+        Ok(Some(PlannedBatch { record, inputs, late_ms: self.last_watermark_ms }))
+    }
+
+    /// Whether the watermark alone has something for the plan to do.
+    fn is_worth_an_empty_batch(&mut self, now_ms: i64) -> bool {
+        if !self.has_run || !self.runner.plan.waits_for_watermark() {
+            return false;
+        }
+        self.tracker.leave_idle_behind(now_ms);
+        self.tracker.global_ms() > self.last_watermark_ms
     }
 
     /// Merges and purges old checkpoint files beside the next batches, one round at a time.

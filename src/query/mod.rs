@@ -7,12 +7,15 @@ mod listener;
 mod manager;
 mod progress;
 mod report;
+mod settings;
 mod start;
 mod trigger;
+mod watermark;
 
 pub use handle::{StopMode, StreamingQuery};
 pub use listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
 pub use manager::{ListenerId, StreamingQueryManager};
 pub use progress::{SinkProgress, SourceProgress, StreamingQueryProgress, StreamingQueryStatus};
 pub(crate) use start::{QueryPlan, StartRequest, explain, pinned_tables, start};
+pub(crate) use settings::StateSettings;
 pub use trigger::Trigger;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::batch::{BatchOutcome, BatchRunner};
 use super::progress::{SinkProgress, SourceProgress, StreamingQueryProgress, iso_timestamp, per_second};
@@ -60,11 +60,46 @@ pub(crate) fn progress(
         input_rows_per_second: arrival_rate(rows),
         processed_rows_per_second: per_second(rows, took),
         duration_ms: times.durations,
-        event_time: BTreeMap::new(),
-        state_operators: Vec::new(),
+        event_time: event_time(runner, outcome),
+        state_operators: state_operators(runner, outcome),
         sources,
         sink: sink_progress(runner.sink.description(), &outcome.prepared),
     }
+}
+
+/// Empty without a watermark; without new rows only the watermark (Spark's rule).
+fn event_time(runner: &BatchRunner, outcome: &BatchOutcome) -> BTreeMap<String, String> {
+    if runner.plan.watermarks().is_empty() {
+        return BTreeMap::new();
+    }
+    let mut found = BTreeMap::from([("watermark".to_string(), iso_timestamp(outcome.watermark_ms))]);
+    let seen = outcome.event_times;
+    if seen.count > 0 {
+        let iso = |micros: i64| iso_timestamp(micros.div_euclid(1000));
+        let average = seen.sum.div_euclid(i128::from(seen.count));
+        found.insert("min".into(), iso(seen.min));
+        found.insert("max".into(), iso(seen.max));
+        found.insert("avg".into(), iso(i64::try_from(average).unwrap_or(seen.max)));
+    }
+    found
+}
+
+fn state_operators(runner: &BatchRunner, outcome: &BatchOutcome) -> Vec<Value> {
+    let definitions = runner.plan.operators();
+    definitions.iter().zip(&outcome.operators).enumerate().map(|(id, (definition, counters))| {
+        let usage = runner.state.usage(id);
+        json!({
+            "operatorName": definition.name,
+            "numRowsTotal": usage.rows,
+            "numRowsUpdated": counters.updated(),
+            "numRowsRemoved": counters.removed(),
+            "memoryUsedBytes": usage.memory,
+            "numRowsDroppedByWatermark": counters.late(),
+            "numShufflePartitions": runner.state.partitions(),
+            "numStateStoreInstances": runner.state.partitions(),
+            "customMetrics": { "numDroppedDuplicateRows": counters.duplicates() },
+        })
+    }).collect()
 }
 
 /// Reads the counters that every sink puts into what it prepares: `numRows`, and the numbers in

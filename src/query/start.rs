@@ -1,6 +1,5 @@
 //! Starting a query: everything that can go wrong before its first batch goes wrong here.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,15 +12,16 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
-use super::batch::BatchRunner;
-use super::execution::{Execution, Rerun};
+use super::batch::{BatchRunner, PlannedBatch};
+use super::execution::Execution;
 use super::handle::{QueryShared, StreamingQuery};
 use super::listener::{QueryStarted, QueryTerminated};
 use super::manager::{CheckpointLease, StreamingQueryManager};
 use super::progress::iso_timestamp;
+use super::settings::StateSettings;
 use super::trigger::Trigger;
 use crate::checkpoint::records::{
-    ColumnDefinition, Metadata, OffsetsRecord, QueryDefinition, SourceDefinition,
+    ColumnDefinition, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition, SourceDefinition,
 };
 use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition};
 use crate::clock::Clock;
@@ -30,11 +30,8 @@ use crate::id::IdGenerator;
 use crate::plan::{StreamingPlan, bind, check};
 use crate::sink::{OutputMode, Sink};
 use crate::source::{Source, SourceBatch, SourceContext, SourceProvider};
+use crate::state::{StateOptions, StateStore};
 use crate::storage::{Durability, Storage, StorageProvider};
-
-/// The setting that decides what timestamps mean without a zone of their own; pinned by the first
-/// batch.
-const TIME_ZONE: &str = "datafusion.execution.time_zone";
 
 /// A plan and the session it was made in.
 #[derive(Debug, Clone)]
@@ -57,6 +54,7 @@ pub(crate) struct StartRequest<'a> {
     pub(crate) checkpoint: Option<Url>,
     pub(crate) durability: Durability,
     pub(crate) min_batches_to_retain: u64,
+    pub(crate) state: StateSettings,
     pub(crate) manager: StreamingQueryManager,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdGenerator>,
@@ -75,41 +73,41 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
     let (logical, providers) = pin_inferred_schemas(&request.plan.logical, known.as_ref())?;
     let sink = (request.make_sink)(Arc::clone(logical.schema().inner()))?;
     sink.check_output_mode(request.output_mode)?;
-    let current = define(&providers, sink.as_ref(), request.output_mode, storage.as_ref());
+    let id = known.as_ref().map_or_else(|| request.ids.next_id(), |known| known.id);
+    let state = &request.plan.state;
+    let sources = create_sources(&providers, id, state, &request.clock)?;
+    let shape = request.state.shape(request.output_mode, state);
+    let plan = StreamingPlan::prepare(logical, state, &providers, &sources, Arc::clone(&sink), shape).await?;
+    let current =
+        define(&providers, sink.as_ref(), request.output_mode, plan.operators(), storage.as_ref());
     if let Some(known) = &known {
         definition::check_unchanged(storage.url(), &known.definition, &current)?;
     }
 
     let (checkpoint, recovered) = Checkpoint::open(Arc::clone(&storage), run_id).await?;
-    let id = match (&recovered.metadata, &known) {
-        (Some(metadata), Some(_)) => metadata.id,
-        (None, _) => request.ids.next_id(),
-        (Some(_), None) => {
-            return Err(Error::ConcurrentQuery {
-                checkpoint: storage.url().to_string(),
-                reason: "it was created while this query was starting. Start it again".into(),
-            });
-        }
-    };
-    let state = &request.plan.state;
-    let conf = pin_settings(state, &recovered, storage.url())?;
-    let context = SourceContext {
-        query_id: id,
-        runtime: Arc::clone(state.runtime_env()),
-        clock: Arc::clone(&request.clock),
-    };
-    let sources = providers
-        .iter()
-        .map(|provider| provider.create(context.clone()))
-        .collect::<Result<Vec<Arc<dyn Source>>>>()?;
-    let plan = StreamingPlan::prepare(logical, state, &providers, &sources, Arc::clone(&sink)).await?;
+    if recovered.metadata.is_some() && known.is_none() {
+        return Err(Error::ConcurrentQuery {
+            checkpoint: storage.url().to_string(),
+            reason: "it was created while this query was starting. Start it again".into(),
+        });
+    }
+    let conf = request.state.pin(state, shape, recovered.decision.settings(), storage.url())?;
     if recovered.metadata.is_none() {
         let created_by = concat!("tidemill ", env!("CARGO_PKG_VERSION")).to_string();
         checkpoint.create_metadata(&Metadata { id, created_by, definition: current }).await?;
     }
     let last = recovered.last_commit.as_ref().map(|commit| (commit.batch_id, &commit.sink));
     sink.recover(id, last).await?;
+    let manifest = recovered.last_commit.as_ref().map_or(Value::Null, |commit| commit.state.clone());
+    let options = StateOptions {
+        operators: plan.operators().len(),
+        partitions: shape.state_partitions,
+        memory_limit: request.state.memory_limit,
+        run_id,
+    };
+    let state_store = StateStore::open(Arc::clone(&storage), &manifest, options).await?;
     let resumed = resume(&sources, recovered).await?;
+    let tracker = request.state.tracker(&conf, &plan, resumed.watermark_ms, request.clock.now_ms())?;
 
     let explain = plan.explain().await?;
     let shared = Arc::new(QueryShared::new(id, run_id, request.name.clone(), explain));
@@ -118,6 +116,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         checkpoint: Arc::new(checkpoint),
         sources,
         plan,
+        state: Arc::new(state_store),
         sink,
         output_mode: request.output_mode,
     };
@@ -131,6 +130,9 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         min_batches_to_retain: request.min_batches_to_retain,
         next_batch: resumed.next_batch,
         rerun: resumed.rerun,
+        tracker,
+        last_watermark_ms: resumed.last_watermark_ms,
+        has_run: false,
         previous_trigger_ms: None,
         is_tidy: false,
         maintenance: None,
@@ -153,6 +155,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
 pub(crate) async fn explain(
     plan: QueryPlan,
     output_mode: OutputMode,
+    state: &StateSettings,
     make_sink: MakeSink<'_>,
     clock: Arc<dyn Clock>,
 ) -> Result<String> {
@@ -160,13 +163,23 @@ pub(crate) async fn explain(
     let providers = bind::sources_of(&plan.logical);
     let sink = make_sink(Arc::clone(plan.logical.schema().inner()))?;
     sink.check_output_mode(output_mode)?;
+    let sources = create_sources(&providers, Uuid::nil(), &plan.state, &clock)?;
+    let shape = state.shape(output_mode, &plan.state);
+    StreamingPlan::prepare(plan.logical, &plan.state, &providers, &sources, sink, shape)
+        .await?
+        .explain()
+        .await
+}
+
+fn create_sources(
+    providers: &[Arc<dyn SourceProvider>],
+    query_id: Uuid,
+    state: &SessionState,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<Arc<dyn Source>>> {
     let context =
-        SourceContext { query_id: Uuid::nil(), runtime: Arc::clone(plan.state.runtime_env()), clock };
-    let sources = providers
-        .iter()
-        .map(|provider| provider.create(context.clone()))
-        .collect::<Result<Vec<Arc<dyn Source>>>>()?;
-    StreamingPlan::prepare(plan.logical, &plan.state, &providers, &sources, sink).await?.explain().await
+        SourceContext { query_id, runtime: Arc::clone(state.runtime_env()), clock: Arc::clone(clock) };
+    providers.iter().map(|provider| provider.create(context.clone())).collect()
 }
 
 /// Makes the results of a query that keeps them in memory queryable, in place of those of an earlier
@@ -254,13 +267,14 @@ fn define(
     providers: &[Arc<dyn SourceProvider>],
     sink: &dyn Sink,
     output_mode: OutputMode,
+    operators: &[OperatorDefinition],
     checkpoint: &dyn Storage,
 ) -> QueryDefinition {
     QueryDefinition {
         sources: providers.iter().map(|provider| provider.definition(checkpoint)).collect(),
         sink: sink.definition(checkpoint),
         output_mode: output_mode.name().into(),
-        operators: Vec::new(),
+        operators: operators.to_vec(),
     }
 }
 
@@ -343,51 +357,35 @@ pub(crate) fn schema_of(columns: &[ColumnDefinition]) -> Result<SchemaRef> {
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// The settings that the first batch pinned.
-///
-/// The time zone is part of the plan already, in the types of its columns and in its functions, so
-/// a session with another one cannot go on.
-fn pin_settings(
-    state: &SessionState,
-    recovered: &Recovered,
-    checkpoint: &Url,
-) -> Result<BTreeMap<String, String>> {
-    let pinned = match &recovered.decision {
-        Recovery::Fresh => None,
-        Recovery::Next { last_offsets, .. } => Some(&last_offsets.conf),
-        Recovery::Rerun { offsets, .. } => Some(&offsets.conf),
-    };
-    let current = state.config_options().execution.time_zone.clone().unwrap_or_default();
-    let Some(pinned) = pinned else {
-        return Ok([(TIME_ZONE.to_string(), current)].into());
-    };
-    match pinned.get(TIME_ZONE) {
-        Some(time_zone) if *time_zone != current => Err(Error::QueryChanged {
-            checkpoint: checkpoint.to_string(),
-            differences: vec![format!("setting '{TIME_ZONE}' was '{time_zone}' and is '{current}'")],
-        }),
-        _ => Ok(pinned.clone()),
-    }
-}
-
 /// Where a run takes up.
 struct Resumed {
     next_batch: u64,
-    rerun: Option<Rerun>,
+    rerun: Option<PlannedBatch>,
+    /// The watermark for the next batch to plan.
+    watermark_ms: i64,
+    /// The watermark of the last batch that was planned.
+    last_watermark_ms: i64,
 }
 
 /// Puts the sources where the checkpoint says they are.
 async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Resumed> {
     let mut last = Vec::new();
+    let mut last_watermark_ms = 0;
+    let mut watermark_ms = 0;
     let (next_batch, ends, rerun) = match recovered.decision {
         Recovery::Fresh => (0, vec![Value::Null; sources.len()], None),
-        Recovery::Next { batch_id, last_offsets, .. } => {
+        Recovery::Next { batch_id, last_offsets, last_commit } => {
             last = inputs_of(&last_offsets, vec![Value::Null; sources.len()]);
+            last_watermark_ms = last_offsets.batch_watermark_ms;
+            watermark_ms = last_watermark_ms.max(last_commit.next_batch_watermark_ms);
             (batch_id, ends_of(&last_offsets), None)
         }
         Recovery::Rerun { offsets, previous } => {
             let starts = previous.as_ref().map_or_else(|| vec![Value::Null; sources.len()], ends_of);
-            let rerun = Rerun { inputs: inputs_of(&offsets, starts), record: offsets };
+            let late_ms = previous.as_ref().map_or(0, |previous| previous.batch_watermark_ms);
+            watermark_ms = offsets.batch_watermark_ms;
+            last_watermark_ms = late_ms;
+            let rerun = PlannedBatch { inputs: inputs_of(&offsets, starts), record: offsets, late_ms };
             (rerun.record.batch_id, ends_of(&rerun.record), Some(rerun))
         }
     };
@@ -401,7 +399,7 @@ async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Res
             source.commit(&batch).await?;
         }
     }
-    Ok(Resumed { next_batch, rerun })
+    Ok(Resumed { next_batch, rerun, watermark_ms, last_watermark_ms })
 }
 
 fn ends_of(record: &OffsetsRecord) -> Vec<Value> {

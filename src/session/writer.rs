@@ -10,7 +10,7 @@ use super::path::IntoPath;
 use super::{SessionInner, link};
 use crate::error::{Error, Result};
 use crate::options::Options;
-use crate::query::{self, QueryPlan, StartRequest, StreamingQuery, Trigger};
+use crate::query::{self, QueryPlan, StartRequest, StateSettings, StreamingQuery, Trigger};
 use crate::sink::{OutputMode, Sink};
 use crate::storage::{DefaultStorageProvider, Durability, StorageProvider, resolve_location};
 
@@ -66,6 +66,7 @@ struct QueryOptions {
     output_mode: OutputMode,
     durability: Durability,
     min_batches_to_retain: u64,
+    state: StateSettings,
 }
 
 impl DataStreamWriter {
@@ -154,6 +155,7 @@ impl DataStreamWriter {
             checkpoint,
             durability: options.durability,
             min_batches_to_retain: options.min_batches_to_retain,
+            state: options.state.clone(),
             manager: session.manager.clone(),
             clock: Arc::clone(&session.environment.clock),
             ids: Arc::clone(&session.environment.ids),
@@ -174,7 +176,8 @@ impl DataStreamWriter {
         let storages = storages(&session, state.runtime_env());
         let make_sink = self.sink_maker(path, &options, &session, &storages, &state);
         let plan = QueryPlan { logical: plan, state: state.clone() };
-        query::explain(plan, options.output_mode, &make_sink, Arc::clone(&session.environment.clock)).await
+        let clock = Arc::clone(&session.environment.clock);
+        query::explain(plan, options.output_mode, &options.state, &make_sink, clock).await
     }
 
     fn take_query_options(&mut self) -> Result<QueryOptions> {
@@ -205,6 +208,7 @@ impl DataStreamWriter {
             output_mode,
             durability,
             min_batches_to_retain,
+            state: StateSettings::take(&mut self.options)?,
         })
     }
 

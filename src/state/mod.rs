@@ -23,5 +23,5 @@ mod table;
 pub use bytes::{ByteRows, RowBytes};
 pub use hash::{hash_key, partition_of};
 pub use map_table::MapTable;
-pub use store::{StateOptions, StateStore};
+pub use store::{StateOptions, StateStore, StateUsage};
 pub use table::{Found, StateTable, Visit};

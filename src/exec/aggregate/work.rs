@@ -1,0 +1,309 @@
+//! What an aggregation does in one state partition.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
+use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::PhysicalExpr;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::groups::{Grouped, Grouping};
+use super::partial::{Partials, StateLayout};
+use crate::checkpoint::records::OperatorDefinition;
+use crate::error::Result;
+use crate::exec::epoch::Epoch;
+use crate::exec::operator::{OperatorId, columns};
+use crate::exec::unary::{Batches, PartitionWork};
+use crate::sink::OutputMode;
+use crate::state::{ByteRows, Found, RowBytes, StateTable};
+
+/// How many groups are looked up at a time: few enough to stay in the processor's cache.
+const CHUNK: usize = 1024;
+
+/// How many rows a batch of results has.
+const OUTPUT_ROWS: usize = 8192;
+
+/// A group without an expiry, in a table that has some.
+const NEVER: i64 = i64::MAX;
+
+/// Merges the partial results of a batch, exchanged by the group's key, into the state, and gives
+/// results as the output mode has it:
+///
+/// - append: groups that have become final, and forgets them;
+/// - update: groups that the batch touched; forgets those that are final without a word;
+/// - complete: all groups, and forgets none.
+#[derive(Debug)]
+pub(crate) struct StatefulAggregate {
+    pub(crate) operator: OperatorId,
+    pub(crate) partials: Partials,
+    /// The columns of the results.
+    pub(crate) schema: SchemaRef,
+    pub(crate) mode: OutputMode,
+    /// When a group is final: Int64 over the key's columns, in microseconds since the epoch; null for
+    /// a group that never is. `None` if none is.
+    pub(crate) expiry: Option<Arc<dyn PhysicalExpr>>,
+}
+
+impl PartitionWork for StatefulAggregate {
+    fn name(&self) -> &'static str {
+        "StatefulAggregateExec"
+    }
+
+    fn describe(&self) -> String {
+        let expiry = self.expiry.as_ref().map_or_else(String::new, |expiry| format!(", final={expiry}"));
+        format!("{}, mode={}{expiry}", self.operator, self.mode)
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        self.expiry.iter().collect()
+    }
+
+    fn definition(&self) -> Option<(usize, OperatorDefinition)> {
+        let details = [
+            ("keys".to_string(), columns(self.partials.key_schema.fields().iter().map(AsRef::as_ref))),
+            ("aggregates".to_string(), self.partials.definition().unwrap_or_default()),
+        ];
+        Some((self.operator.id, OperatorDefinition { name: "aggregate".into(), details: details.into() }))
+    }
+
+    fn run(self: Arc<Self>, partition: usize, rows: SendableRecordBatchStream, epoch: Arc<Epoch>) -> Batches {
+        let results = async move {
+            let results = self.aggregate(partition, rows, epoch).await;
+            results.map(|results| stream::iter(results.into_iter().map(Ok)))
+        };
+        stream::once(results).try_flatten().boxed()
+    }
+}
+
+impl StatefulAggregate {
+    /// Takes the partial results of a batch in and gives the results that the mode asks for.
+    async fn aggregate(
+        &self,
+        partition: usize,
+        mut rows: SendableRecordBatchStream,
+        epoch: Arc<Epoch>,
+    ) -> DataFusionResult<Vec<RecordBatch>> {
+        let mut grouping = Grouping::new(&self.partials)?;
+        while let Some(batch) = rows.next().await.transpose()? {
+            grouping.add(&batch)?;
+        }
+        let touched = grouping.finish()?;
+        let mut table = epoch.state.table(self.operator.id, partition);
+        let table = table.as_mut();
+        let mut results = Vec::new();
+        epoch.operators[self.operator.id].add_updated(touched.groups);
+        let mut at = 0;
+        while at < touched.groups {
+            let chunk = touched.slice(at, CHUNK.min(touched.groups - at));
+            at += chunk.groups;
+            match self.partials.layout {
+                StateLayout::Whole => self.merge(&chunk, table, &mut results)?,
+                StateLayout::Parts => self.append(&chunk, epoch.batch.batch_id, table, &mut results)?,
+            }
+        }
+        match self.mode {
+            OutputMode::Append | OutputMode::Update => {
+                if let (Some(upto), true) = (epoch.watermarks.finals(), self.expiry.is_some()) {
+                    let removed = self.expire(table, upto, &mut results)?;
+                    epoch.operators[self.operator.id].add_removed(removed);
+                }
+            }
+            OutputMode::Complete => self.scan(table, &mut results)?,
+        }
+        Ok(results)
+    }
+
+    /// Replaces the states of some groups by those with the new partial results. What was there
+    /// comes first, for functions that care about order.
+    fn merge(
+        &self,
+        touched: &Grouped,
+        table: &mut dyn StateTable,
+        results: &mut Vec<RecordBatch>,
+    ) -> DataFusionResult<()> {
+        let keys = self.partials.keys.encode(&touched.keys, touched.groups)?;
+        let mut found = Found::default();
+        table.get(&keys, None, &mut found)?;
+        let states = if found.positions.is_empty() {
+            touched.states.clone()
+        } else {
+            let mut merged = self.partials.accumulators()?;
+            let old = self.partials.states.decode_all(&found.values)?;
+            merged.merge(&old, &found.positions, touched.groups)?;
+            let all: Vec<usize> = (0..touched.groups).collect();
+            merged.merge(&touched.states, &all, touched.groups)?;
+            merged.states()?
+        };
+        let values = self.partials.states.encode(&states, touched.groups)?;
+        let expiries = self.expiries(touched)?;
+        table.put(&keys, None, &values, expiries.as_deref())?;
+        if self.mode == OutputMode::Update {
+            let all: Vec<usize> = (0..touched.groups).collect();
+            let mut merged = self.partials.accumulators()?;
+            merged.merge(&states, &all, touched.groups)?;
+            let mut columns = touched.keys.clone();
+            columns.extend(merged.results()?);
+            results.push(self.output(columns, touched.groups)?);
+        }
+        Ok(())
+    }
+
+    /// Adds the new partial results of some groups as rows of their own.
+    fn append(
+        &self,
+        touched: &Grouped,
+        batch_id: u64,
+        table: &mut dyn StateTable,
+        results: &mut Vec<RecordBatch>,
+    ) -> DataFusionResult<()> {
+        let keys = self.partials.keys.encode(&touched.keys, touched.groups)?;
+        let part = batch_id.to_be_bytes();
+        let subkeys: ByteRows = std::iter::repeat_n(part, touched.groups).collect();
+        let values = self.partials.states.encode(&touched.states, touched.groups)?;
+        let expiries = self.expiries(touched)?;
+        table.put(&keys, Some(&subkeys), &values, expiries.as_deref())?;
+        if self.mode == OutputMode::Update {
+            let (mut parts, mut groups) = (ByteRows::default(), Vec::new());
+            table.get_all(&keys, &mut |group, _, value, _| {
+                parts.push(value);
+                groups.push(group);
+                Ok(())
+            })?;
+            let mut merged = self.partials.accumulators()?;
+            let states = self.partials.states.decode_all(&parts)?;
+            merged.merge(&states, &groups, touched.groups)?;
+            let mut columns = touched.keys.clone();
+            columns.extend(merged.results()?);
+            results.push(self.output(columns, touched.groups)?);
+        }
+        Ok(())
+    }
+
+    /// Forgets the groups that are final at `upto`; in append mode, gives them. How many rows there
+    /// were of them.
+    fn expire(
+        &self,
+        table: &mut dyn StateTable,
+        upto: i64,
+        results: &mut Vec<RecordBatch>,
+    ) -> DataFusionResult<usize> {
+        let mut removed = 0;
+        if self.mode == OutputMode::Update {
+            table.expire(upto, &mut |_, _, _, _| {
+                removed += 1;
+                Ok(())
+            })?;
+            return Ok(removed);
+        }
+        let mut finished = FinalRows::default();
+        table.expire(upto, &mut |key, subkey, value, _| {
+            removed += 1;
+            finished.add(self, key, subkey, value, results)
+        })?;
+        finished.finish(self, results)?;
+        Ok(removed)
+    }
+
+    /// Gives all groups.
+    fn scan(&self, table: &mut dyn StateTable, results: &mut Vec<RecordBatch>) -> DataFusionResult<()> {
+        let mut all = FinalRows::default();
+        table.scan(&mut |key, subkey, value, _| all.add(self, key, subkey, value, results))?;
+        all.finish(self, results)
+    }
+
+    /// When each of the groups is final; `None` if none ever is.
+    fn expiries(&self, touched: &Grouped) -> DataFusionResult<Option<Vec<i64>>> {
+        let Some(expiry) = &self.expiry else { return Ok(None) };
+        let keys = RecordBatch::try_new(Arc::clone(&self.partials.key_schema), touched.keys.clone())?;
+        let times = expiry.evaluate(&keys)?.into_array(touched.groups)?;
+        let times = times.as_primitive::<Int64Type>();
+        Ok(Some(times.iter().map(|time| time.unwrap_or(NEVER)).collect()))
+    }
+
+    fn output(&self, columns: Vec<ArrayRef>, rows: usize) -> DataFusionResult<RecordBatch> {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
+    }
+}
+
+/// Rows of state that make up results.
+#[derive(Default)]
+struct FinalRows {
+    keys: ByteRows,
+    subkeys: ByteRows,
+    values: ByteRows,
+}
+
+impl FinalRows {
+    fn add(
+        &mut self,
+        work: &StatefulAggregate,
+        key: &[u8],
+        subkey: &[u8],
+        value: &[u8],
+        results: &mut Vec<RecordBatch>,
+    ) -> Result<()> {
+        self.keys.push(key);
+        self.values.push(value);
+        match work.partials.layout {
+            // Each row is a group.
+            StateLayout::Whole if self.keys.len() == OUTPUT_ROWS => self.finish(work, results)?,
+            StateLayout::Whole => {}
+            // The rows of a group may be anywhere.
+            StateLayout::Parts => self.subkeys.push(subkey),
+        }
+        Ok(())
+    }
+
+    /// Gives the results of the rows that were added, and forgets them.
+    fn finish(&mut self, work: &StatefulAggregate, results: &mut Vec<RecordBatch>) -> DataFusionResult<()> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let columns = match work.partials.layout {
+            StateLayout::Whole => {
+                let rows = self.keys.len();
+                let all: Vec<usize> = (0..rows).collect();
+                let mut merged = work.partials.accumulators()?;
+                merged.merge(&work.partials.states.decode_all(&self.values)?, &all, rows)?;
+                let mut columns = work.partials.keys.decode_all(&self.keys)?;
+                columns.extend(merged.results()?);
+                (columns, rows)
+            }
+            StateLayout::Parts => self.gather(work)?,
+        };
+        results.push(work.output(columns.0, columns.1)?);
+        self.keys.clear();
+        self.subkeys.clear();
+        self.values.clear();
+        Ok(())
+    }
+
+    /// The results of groups whose rows are spread, in the order in which they were written.
+    fn gather(&self, work: &StatefulAggregate) -> DataFusionResult<(Vec<ArrayRef>, usize)> {
+        let mut order: Vec<usize> = (0..self.keys.len()).collect();
+        order.sort_by_key(|row| (self.keys.row(*row), self.subkeys.row(*row)));
+        let mut grouping = Grouping::new(&work.partials)?;
+        for rows in order.chunks(OUTPUT_ROWS) {
+            let keys = work.partials.keys.decode(rows.iter().map(|row| self.keys.row(*row)))?;
+            let states = work.partials.states.decode(rows.iter().map(|row| self.values.row(*row)))?;
+            grouping.add_columns(&keys, &states, rows.len())?;
+        }
+        let groups = grouping.groups();
+        Ok((grouping.results()?, groups))
+    }
+}
+
+impl Grouped {
+    fn slice(&self, offset: usize, length: usize) -> Self {
+        let slice = |columns: &[ArrayRef]| columns.iter().map(|column| column.slice(offset, length)).collect();
+        Self { groups: length, keys: slice(&self.keys), states: slice(&self.states) }
+    }
+}

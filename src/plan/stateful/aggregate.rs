@@ -1,0 +1,163 @@
+//! Aggregations that remember their groups.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::common::{Column, DFSchema};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
+
+use super::node::{Kind, StreamingNode};
+use super::rewrite::{Rewriter, has_row_format};
+use crate::error::Error;
+use crate::plan::event_time::{EventTimeKey, event_time_key};
+use crate::sink::OutputMode;
+
+/// `aggregate` with state: late rows left out below it, the first of several equal arguments marked
+/// for functions over distinct ones, and its groups remembered.
+pub(super) fn stateful_aggregate(
+    rewriter: &mut Rewriter,
+    aggregate: Aggregate,
+) -> DataFusionResult<LogicalPlan> {
+    let Aggregate { input, group_expr, aggr_expr, .. } = aggregate;
+    let sets = group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_)));
+    // In complete mode nothing is ever forgotten, and so nothing is late.
+    let key = match rewriter.mode {
+        OutputMode::Complete => None,
+        _ => group_keys(&group_expr)
+            .into_iter()
+            .enumerate()
+            .find_map(|(index, key)| Some((index, event_time_key(key, input.schema())?))),
+    };
+    let late_at = key.as_ref().map(|(_, key)| key);
+    let mut input = (*input).clone();
+    let placeholder = usize::MAX;
+    let mut raw_expiry = None;
+    if late_at.is_some() {
+        (input, raw_expiry) = rewriter.expiring(input, placeholder, late_at);
+    }
+    let mut marks = Marks { expiry: raw_expiry, made: Vec::new() };
+    let aggr_expr = aggr_expr
+        .into_iter()
+        .map(|expr| marks.make_plain(rewriter, expr, &group_expr, sets, &mut input))
+        .collect::<DataFusionResult<Vec<_>>>()?;
+    let operator = rewriter.next_operator();
+    let input = number_late_filter(input, placeholder, operator)?;
+    let plain = Aggregate::try_new(Arc::new(input), group_expr, aggr_expr)?;
+    let expiry = key.map(|(index, key)| final_at(&key, index, &plain.schema));
+    let node = StreamingNode::over(
+        LogicalPlan::Aggregate(plain),
+        Kind::Aggregate { operator, mode: rewriter.mode },
+        expiry.into_iter().collect(),
+    );
+    Ok(node)
+}
+
+/// When a group is final, over the columns of the result.
+fn final_at(key: &EventTimeKey, index: usize, schema: &DFSchema) -> Expr {
+    key.final_at_key(Expr::Column(Column::from(schema.qualified_field(index))))
+}
+
+/// The keys of a group in the order of the result's columns.
+fn group_keys(group_expr: &[Expr]) -> Vec<&Expr> {
+    match group_expr {
+        [Expr::GroupingSet(sets)] => sets.distinct_expr(),
+        keys => keys.iter().collect(),
+    }
+}
+
+/// The late filter is below the operator and made before the operator has its number.
+fn number_late_filter(plan: LogicalPlan, from: usize, to: usize) -> DataFusionResult<LogicalPlan> {
+    let Some(node) = StreamingNode::of(&plan) else { return Ok(plan) };
+    let mut node = node.clone();
+    match &mut node.kind {
+        Kind::LateFilter { operator } if *operator == from => *operator = to,
+        Kind::MarkDistinct { .. } => node.input = number_late_filter(node.input, from, to)?,
+        _ => return Ok(plan),
+    }
+    Ok(node.into_plan())
+}
+
+/// The columns that mark first sightings below one aggregation.
+struct Marks {
+    expiry: Option<Expr>,
+    /// The arguments and filter of each, and its column.
+    made: Vec<(Vec<Expr>, Option<Expr>, Column)>,
+}
+
+impl Marks {
+    /// A function over distinct arguments as one over marked rows; any other as it is.
+    fn make_plain(
+        &mut self,
+        rewriter: &mut Rewriter,
+        expr: Expr,
+        group_expr: &[Expr],
+        sets: bool,
+        input: &mut LogicalPlan,
+    ) -> DataFusionResult<Expr> {
+        let name = expr.schema_name().to_string();
+        let Expr::AggregateFunction(mut function) = expr.clone().unalias() else { return Ok(expr) };
+        if !function.params.distinct {
+            return Ok(expr);
+        }
+        if sets {
+            return Err(Error::UnsupportedQuery {
+                operator: format!("{name} with grouping sets, over an unbounded table"),
+                reason: "the distinct values of every set would have to be remembered apart".into(),
+                advice: "Write one query per grouping set".into(),
+            }
+            .into());
+        }
+        let mark = self.mark(rewriter, &function, group_expr, input)?;
+        function.params.distinct = false;
+        function.params.filter = Some(Box::new(Expr::Column(mark)));
+        Ok(Expr::AggregateFunction(function).alias(name))
+    }
+
+    /// The column that is true for the first row with each value of the arguments.
+    fn mark(
+        &mut self,
+        rewriter: &mut Rewriter,
+        function: &AggregateFunction,
+        group_expr: &[Expr],
+        input: &mut LogicalPlan,
+    ) -> DataFusionResult<Column> {
+        let arguments = function.params.args.clone();
+        let filter = function.params.filter.as_deref().cloned();
+        let known = self.made.iter().find(|(args, only, _)| *args == arguments && *only == filter);
+        if let Some((_, _, column)) = known {
+            return Ok(column.clone());
+        }
+        for argument in &arguments {
+            if !has_row_format(argument, input)? {
+                return Err(Error::UnsupportedQuery {
+                    operator: format!("DISTINCT {argument} over an unbounded table"),
+                    reason: "values of its type cannot be kept in state".into(),
+                    advice: "Cast it to another type, e.g. VARCHAR".into(),
+                }
+                .into());
+            }
+        }
+        let name = format!("__first_{}", self.made.len());
+        let mark = Arc::new(Field::new(&name, DataType::Boolean, false));
+        let mut fields: Vec<_> =
+            input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field))).collect();
+        fields.push((None, mark));
+        let schema = DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?;
+
+        let keys: Vec<Expr> =
+            group_expr.iter().chain(&arguments).map(|key| key.clone().unalias()).collect();
+        let kind = Kind::MarkDistinct {
+            operator: rewriter.next_operator(),
+            keys: keys.len(),
+            expires: self.expiry.is_some(),
+        };
+        let expressions = keys.into_iter().chain(self.expiry.clone()).chain(filter.clone()).collect();
+        *input =
+            StreamingNode { kind, expressions, input: input.clone(), schema: Arc::new(schema) }.into_plan();
+        let column = Column::new_unqualified(name);
+        self.made.push((arguments, filter, column.clone()));
+        Ok(column)
+    }
+}

@@ -1,0 +1,14 @@
+//! From a batch plan to one that remembers.
+//!
+//! DataFusion optimises a query as if its tables were bounded; then [`rewrite`] puts operators with
+//! state in the place of those that would have to see all rows at once, and [`planner`] plans these.
+//! No rule of the optimiser ever sees them.
+
+mod aggregate;
+mod node;
+mod planner;
+mod rewrite;
+
+pub(crate) use node::WatermarkDelay;
+pub(crate) use planner::StreamingQueryPlanner;
+pub(crate) use rewrite::{Rewritten, rewrite};

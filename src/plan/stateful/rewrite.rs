@@ -1,0 +1,245 @@
+//! Putting operators with state in the place of those that would have to see all rows at once.
+
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::datasource::source_as_provider;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::{
+    Aggregate, Expr, ExprSchemable, FetchType, Limit, LogicalPlan, LogicalPlanBuilder, SkipType, lit,
+};
+
+use super::aggregate::stateful_aggregate;
+use super::node::{Kind, StreamingNode, WatermarkDelay};
+use crate::error::{Error, Result};
+use crate::plan::bind::BoundTable;
+use crate::plan::deduplicate::Deduplicate;
+use crate::plan::event_time::{EventTimeKey, event_time_key};
+use crate::plan::watermark::Watermark;
+use crate::sink::OutputMode;
+
+/// Microseconds per millisecond.
+const MICROS: i64 = 1000;
+
+/// A plan for batches.
+#[derive(Debug)]
+pub(crate) struct Rewritten {
+    pub(crate) plan: LogicalPlan,
+    /// Its watermarks, by index.
+    pub(crate) watermarks: Vec<WatermarkDelay>,
+    /// Whether the time alone makes it give rows or forget state: whether a watermark that advances
+    /// is worth a batch without new rows.
+    pub(crate) waits_for_watermark: bool,
+}
+
+/// `plan`, which is checked, bound and optimised, as one that remembers. Stateful operators are
+/// numbered from the leaves up, inputs from left to right.
+pub(crate) fn rewrite(plan: LogicalPlan, mode: OutputMode) -> Result<Rewritten> {
+    let mut rewriter = Rewriter { mode, operators: 0, watermarks: Vec::new(), waits: false };
+    let plan = plan.transform_up(|node| rewriter.node(node))?.data;
+    Ok(Rewritten {
+        plan,
+        watermarks: rewriter.watermarks,
+        waits_for_watermark: rewriter.waits,
+    })
+}
+
+/// What is known of the plan so far.
+pub(super) struct Rewriter {
+    pub(super) mode: OutputMode,
+    operators: usize,
+    watermarks: Vec<WatermarkDelay>,
+    waits: bool,
+}
+
+impl Rewriter {
+    /// The number of the next operator.
+    pub(super) fn next_operator(&mut self) -> usize {
+        self.operators += 1;
+        self.operators - 1
+    }
+
+    /// Notes that an operator has something to do when the watermark advances.
+    pub(super) fn waits_for_watermark(&mut self) {
+        self.waits = true;
+    }
+
+    fn node(&mut self, node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
+        if !node.inputs().iter().any(|input| is_stream(input)) {
+            return Ok(Transformed::no(node));
+        }
+        // In complete mode an aggregation gives its whole result, so all above is batch work.
+        if self.mode == OutputMode::Complete && node.inputs().iter().all(|input| is_whole(input)) {
+            return Ok(Transformed::no(node));
+        }
+        match node {
+            LogicalPlan::Aggregate(aggregate) if self.is_distinct(&aggregate) => {
+                self.distinct(aggregate).map(Transformed::yes)
+            }
+            LogicalPlan::Aggregate(aggregate) => stateful_aggregate(self, aggregate).map(Transformed::yes),
+            LogicalPlan::Limit(limit) => self.limit(limit).map(Transformed::yes),
+            LogicalPlan::Extension(extension) => {
+                let node = extension.node.as_any();
+                if let Some(watermark) = node.downcast_ref::<Watermark>() {
+                    Ok(Transformed::yes(self.watermark(watermark)))
+                } else if let Some(deduplicate) = node.downcast_ref::<Deduplicate>() {
+                    self.deduplicate(deduplicate).map(Transformed::yes)
+                } else {
+                    Ok(Transformed::no(LogicalPlan::Extension(extension)))
+                }
+            }
+            other => Ok(Transformed::no(other)),
+        }
+    }
+
+    fn watermark(&mut self, watermark: &Watermark) -> LogicalPlan {
+        let index = self.watermarks.len();
+        let column = watermark.column().clone();
+        let delay_ms = watermark.delay_ms();
+        self.watermarks.push(WatermarkDelay { column: column.name.clone(), delay_ms });
+        let input = watermark.input().clone();
+        let node = StreamingNode {
+            kind: Kind::Watermark { index, delay_ms },
+            expressions: vec![Expr::Column(column)],
+            input,
+            schema: std::sync::Arc::clone(watermark.schema()),
+        };
+        node.into_plan()
+    }
+
+    /// Whether an aggregation only tells which groups there are.
+    fn is_distinct(&self, aggregate: &Aggregate) -> bool {
+        let sets = aggregate.group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_)));
+        aggregate.aggr_expr.is_empty() && !sets && self.mode != OutputMode::Complete
+    }
+
+    /// A group is known, and final, as soon as its first row is there.
+    fn distinct(&mut self, aggregate: Aggregate) -> DataFusionResult<LogicalPlan> {
+        let Aggregate { input, group_expr, schema, .. } = aggregate;
+        let keys: Vec<EventTimeKey> =
+            group_expr.iter().filter_map(|key| event_time_key(key, input.schema())).collect();
+        let operator = self.next_operator();
+        let (input, expiry) = self.expiring((*input).clone(), operator, keys.first());
+        let names = schema.iter().map(|(qualifier, field)| (qualifier.cloned(), field.name().clone()));
+        let expressions = group_expr.into_iter().zip(names).map(|(key, (qualifier, name))| match &key {
+            Expr::Column(_) => key,
+            _ => key.alias_qualified(qualifier, name),
+        });
+        let mut columns: Vec<Expr> = expressions.collect();
+        let width = columns.len();
+        // Computed before the projection, for the projection may have lost what it needs.
+        if let Some(expiry) = expiry {
+            columns.push(expiry.alias(FINAL_COLUMN));
+        }
+        let projected = LogicalPlanBuilder::from(input).project(columns)?.build()?;
+        let all: Vec<Expr> = projected.schema().columns().into_iter().map(Expr::Column).collect();
+        let keys = all[..width].to_vec();
+        let deduplicated =
+            StreamingNode::over(projected, Kind::Deduplicate { operator, keys: width }, all);
+        LogicalPlanBuilder::from(deduplicated).project(keys)?.build()
+    }
+
+    fn deduplicate(&mut self, node: &Deduplicate) -> DataFusionResult<LogicalPlan> {
+        let input = node.input().clone();
+        let keys: Vec<Expr> = node.columns().iter().cloned().map(Expr::Column).collect();
+        let operator = self.next_operator();
+        let (input, expiry) = if node.within_watermark() {
+            let (key, delay_ms) = event_time_of(&input).ok_or_else(|| Error::UnsupportedQuery {
+                operator: "drop_duplicates_within_watermark".into(),
+                reason: "its input has no watermark, so a key could never be forgotten".into(),
+                advice: "Define one with with_watermark(column, delay) before it, or use drop_duplicates".into(),
+            })?;
+            let (input, time) = self.expiring(input, operator, Some(&key));
+            (input, time.map(|time| time + lit(delay_ms.saturating_mul(MICROS))))
+        } else {
+            let key = keys.iter().find_map(|key| event_time_key(key, input.schema()));
+            self.expiring(input, operator, key.as_ref())
+        };
+        let kind = Kind::Deduplicate { operator, keys: keys.len() };
+        Ok(StreamingNode::over(input, kind, keys.into_iter().chain(expiry).collect()))
+    }
+
+    /// `input` without late rows, and when the rest are final, if `key` is what makes them final.
+    pub(super) fn expiring(
+        &mut self,
+        input: LogicalPlan,
+        operator: usize,
+        key: Option<&EventTimeKey>,
+    ) -> (LogicalPlan, Option<Expr>) {
+        let Some(key) = key else { return (input, None) };
+        self.waits_for_watermark();
+        let expiry = key.final_at_raw();
+        let filtered = StreamingNode::over(input, Kind::LateFilter { operator }, vec![expiry.clone()]);
+        (filtered, Some(expiry))
+    }
+
+    fn limit(&mut self, limit: Limit) -> DataFusionResult<LogicalPlan> {
+        let (SkipType::Literal(skip), FetchType::Literal(fetch)) =
+            (limit.get_skip_type()?, limit.get_fetch_type()?)
+        else {
+            return Err(Error::UnsupportedQuery {
+                operator: "LIMIT or OFFSET with an expression".into(),
+                reason: "its value must be known when the query starts".into(),
+                advice: "Use a number".into(),
+            }
+            .into());
+        };
+        let operator = self.next_operator();
+        let kind = Kind::Limit { operator, skip: skip as u64, fetch: fetch.map(|fetch| fetch as u64) };
+        Ok(StreamingNode::over((*limit.input).clone(), kind, Vec::new()))
+    }
+}
+
+/// The column that says when a row of a deduplication is final.
+const FINAL_COLUMN: &str = "__final";
+
+/// Whether `plan`, which is bound, reads an unbounded table.
+fn is_stream(plan: &LogicalPlan) -> bool {
+    contains(plan, &|node| match node {
+        LogicalPlan::TableScan(scan) => {
+            source_as_provider(&scan.source).is_ok_and(|provider| provider.downcast_ref::<BoundTable>().is_some())
+        }
+        _ => false,
+    })
+}
+
+/// Whether what `plan` gives per batch does not depend on which rows came before: it reads no
+/// unbounded table but through an aggregation that gives its whole result.
+fn is_whole(plan: &LogicalPlan) -> bool {
+    if let Some(node) = StreamingNode::of(plan)
+        && matches!(node.kind, Kind::Aggregate { mode: OutputMode::Complete, .. })
+    {
+        return true;
+    }
+    match plan.inputs().as_slice() {
+        [] => !is_stream(plan),
+        inputs => inputs.iter().all(|input| is_whole(input)),
+    }
+}
+
+fn contains(plan: &LogicalPlan, found: &dyn Fn(&LogicalPlan) -> bool) -> bool {
+    found(plan) || plan.inputs().iter().any(|input| contains(input, found))
+}
+
+/// The column of `plan` that is an event time, and the delay of its watermark.
+fn event_time_of(plan: &LogicalPlan) -> Option<(EventTimeKey, i64)> {
+    let key = plan
+        .schema()
+        .columns()
+        .into_iter()
+        .find_map(|column| event_time_key(&Expr::Column(column), plan.schema()))?;
+    Some((key, delay_of(plan)?))
+}
+
+/// The delay of the first watermark below.
+fn delay_of(plan: &LogicalPlan) -> Option<i64> {
+    match StreamingNode::of(plan).map(|node| &node.kind) {
+        Some(Kind::Watermark { delay_ms, .. }) => Some(*delay_ms),
+        _ => plan.inputs().into_iter().find_map(delay_of),
+    }
+}
+
+/// Whether `expr` can be told apart from others of the same kind by bytes.
+pub(super) fn has_row_format(expr: &Expr, input: &LogicalPlan) -> DataFusionResult<bool> {
+    use datafusion::arrow::row::{RowConverter, SortField};
+    let data_type = expr.get_type(input.schema())?;
+    Ok(RowConverter::supports_fields(&[SortField::new(data_type)]))
+}
