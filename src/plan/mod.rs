@@ -6,6 +6,7 @@
 pub(crate) mod batch_time;
 pub(crate) mod bind;
 pub(crate) mod check;
+pub(crate) mod event_time;
 mod prepared;
 pub(crate) mod session_state;
 pub(crate) mod stream_table;
