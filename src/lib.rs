@@ -38,6 +38,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod error;
 mod exec;
+mod functions;
 pub mod id;
 mod options;
 mod plan;
@@ -58,8 +59,8 @@ pub use query::{
     StreamingQueryStatus, Trigger,
 };
 pub use session::{
-    DataStreamReader, DataStreamWriter, Environment, IntoPath, ReadStream, Session, SinkFactory, SinkRequest,
-    SourceFactory, SourceRequest, WriteStream,
+    DataStreamReader, DataStreamWriter, Environment, EventTime, IntoDelay, IntoPath, ReadStream, Session,
+    SinkFactory, SinkRequest, SourceFactory, SourceRequest, WriteStream,
 };
 pub use sink::OutputMode;
 
@@ -67,5 +68,7 @@ pub use sink::OutputMode;
 pub mod prelude {
     pub use datafusion::prelude::*;
 
-    pub use crate::{OutputMode, ReadStream, Session, StopMode, StreamingQuery, Trigger, WriteStream};
+    pub use crate::{
+        EventTime, OutputMode, ReadStream, Session, StopMode, StreamingQuery, Trigger, WriteStream,
+    };
 }

@@ -146,6 +146,30 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 /// Reads `10 seconds`, `2s`, `500 ms`, `1 hour 30 minutes`, `7d`, `interval 1 minute`. A bare number
 /// has no unit and is refused, except `0`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
+    parse_lengths(text, |_| None)
+}
+
+/// How late rows may come: what [`parse_duration`] reads, and months and years, of which a month
+/// counts as 31 days, as in Spark. The error says what is wrong.
+pub(crate) fn parse_delay(text: &str) -> Result<Duration, &'static str> {
+    const MONTH: f64 = 31.0 * 86_400.0;
+    let calendar = |unit: &str| match unit {
+        "month" | "months" | "mon" | "mons" => Some(MONTH),
+        "year" | "years" | "y" => Some(12.0 * MONTH),
+        _ => None,
+    };
+    let trimmed = text.trim();
+    if let Some(positive) = trimmed.strip_prefix('-')
+        && parse_lengths(positive, calendar).is_some()
+    {
+        return Err("a watermark cannot be ahead of the newest row: the delay must not be negative");
+    }
+    parse_lengths(trimmed, calendar)
+        .ok_or("expected a length of time such as '10 minutes', '1 hour 30 seconds' or '2 months'")
+}
+
+/// Lengths of time one after the other, added up; `more` knows the seconds of further units.
+fn parse_lengths(text: &str, more: impl Fn(&str) -> Option<f64>) -> Option<Duration> {
     let lower = text.trim().to_ascii_lowercase();
     let mut rest = lower.strip_prefix("interval").unwrap_or(&lower).trim_start();
     if rest == "0" {
@@ -166,7 +190,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
             "h" | "hour" | "hours" => 3_600.0,
             "d" | "day" | "days" => 86_400.0,
             "w" | "week" | "weeks" => 604_800.0,
-            _ => return None,
+            unit => more(unit)?,
         };
         total = total.checked_add(Duration::try_from_secs_f64(amount * seconds).ok()?)?;
         rest = rest[letters..].trim_start();
@@ -205,6 +229,20 @@ mod tests {
         for bad in ["", "5", "five seconds", "-1 s", "1 fortnight", "1e400 s"] {
             assert_eq!(parse_duration(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn delays_know_months_and_refuse_to_be_negative() {
+        let day = 86_400;
+        assert_eq!(parse_delay(" 10 minutes "), Ok(Duration::from_secs(600)));
+        assert_eq!(parse_delay("2 months 1 day"), Ok(Duration::from_secs(63 * day)));
+        assert_eq!(parse_delay("1 year"), Ok(Duration::from_secs(372 * day)));
+        assert_eq!(parse_delay("0 seconds"), Ok(Duration::ZERO));
+        assert!(parse_delay("-1 second").unwrap_err().contains("must not be negative"));
+        for bad in ["", "10", "-", "-1 fortnight", "soon"] {
+            assert!(parse_delay(bad).unwrap_err().starts_with("expected a length of time"), "{bad}");
+        }
+        assert_eq!(parse_duration("1 month"), None);
     }
 
     #[test]

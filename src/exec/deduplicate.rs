@@ -83,12 +83,7 @@ impl PartitionWork for StatefulDeduplicate {
         Some((self.operator.id, OperatorDefinition { name: name.into(), details }))
     }
 
-    fn run(
-        self: Arc<Self>,
-        partition: usize,
-        rows: SendableRecordBatchStream,
-        epoch: Arc<Epoch>,
-    ) -> Batches {
+    fn run(self: Arc<Self>, partition: usize, rows: SendableRecordBatchStream, epoch: Arc<Epoch>) -> Batches {
         let work = Arc::clone(&self);
         let after = Arc::clone(&epoch);
         let rows = rows.and_then(move |batch| {

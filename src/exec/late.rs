@@ -45,9 +45,9 @@ impl PartitionWork for LateFilter {
     fn run(self: Arc<Self>, _: usize, rows: SendableRecordBatchStream, epoch: Arc<Epoch>) -> Batches {
         match epoch.watermarks.late() {
             None => rows,
-            Some(late) => rows
-                .and_then(move |batch| std::future::ready(self.filter(batch, late, &epoch)))
-                .boxed(),
+            Some(late) => {
+                rows.and_then(move |batch| std::future::ready(self.filter(batch, late, &epoch))).boxed()
+            }
         }
     }
 }
@@ -59,7 +59,9 @@ impl LateFilter {
         let values = times.values().iter().map(|time| *time > late);
         let in_time = match times.nulls() {
             None => BooleanArray::from_iter(values.map(Some)),
-            Some(_) => BooleanArray::from_iter(times.iter().map(|time| Some(time.is_none_or(|time| time > late)))),
+            Some(_) => {
+                BooleanArray::from_iter(times.iter().map(|time| Some(time.is_none_or(|time| time > late))))
+            }
         };
         let kept = in_time.true_count();
         if kept == batch.num_rows() {

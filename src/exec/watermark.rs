@@ -51,12 +51,7 @@ impl PartitionWork for EventTimeWatermark {
 }
 
 impl EventTimeWatermark {
-    fn watch(
-        &self,
-        batch: RecordBatch,
-        epoch: &Epoch,
-        schema: &SchemaRef,
-    ) -> DataFusionResult<RecordBatch> {
+    fn watch(&self, batch: RecordBatch, epoch: &Epoch, schema: &SchemaRef) -> DataFusionResult<RecordBatch> {
         let times = self.column.evaluate(&batch)?.into_array(batch.num_rows())?;
         epoch.event_times[self.index].add(summary(&times)?);
         // The input's columns, with the mark on the event time.

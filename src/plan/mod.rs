@@ -6,10 +6,15 @@
 pub(crate) mod batch_time;
 pub(crate) mod bind;
 pub(crate) mod check;
+pub(crate) mod deduplicate;
+pub(crate) mod event_time;
 mod prepared;
 pub(crate) mod session_state;
 mod stateful;
 pub(crate) mod stream_table;
+pub(crate) mod watermark;
 
+pub(crate) use deduplicate::Deduplicate;
 pub(crate) use prepared::{ResultShape, StreamingPlan};
 pub use stream_table::{StreamTable, is_unbounded, unbounded_tables};
+pub(crate) use watermark::Watermark;

@@ -160,7 +160,7 @@ impl Execution {
 
     /// Asks every source for new rows and makes the batch durable; `None` if there is nothing to do.
     async fn plan_batch(&mut self, stopwatch: &mut Stopwatch) -> Result<Option<PlannedBatch>> {
-        let shared = &self.runner.shared;
+        let shared = Arc::clone(&self.runner.shared);
         let admission = match self.trigger {
             Trigger::Once => Admission::Everything,
             _ => Admission::Limited,

@@ -16,6 +16,6 @@ pub use handle::{StopMode, StreamingQuery};
 pub use listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
 pub use manager::{ListenerId, StreamingQueryManager};
 pub use progress::{SinkProgress, SourceProgress, StreamingQueryProgress, StreamingQueryStatus};
-pub(crate) use start::{QueryPlan, StartRequest, explain, pinned_tables, start};
 pub(crate) use settings::StateSettings;
+pub(crate) use start::{QueryPlan, StartRequest, explain, pinned_tables, start};
 pub use trigger::Trigger;

@@ -86,20 +86,25 @@ fn event_time(runner: &BatchRunner, outcome: &BatchOutcome) -> BTreeMap<String, 
 
 fn state_operators(runner: &BatchRunner, outcome: &BatchOutcome) -> Vec<Value> {
     let definitions = runner.plan.operators();
-    definitions.iter().zip(&outcome.operators).enumerate().map(|(id, (definition, counters))| {
-        let usage = runner.state.usage(id);
-        json!({
-            "operatorName": definition.name,
-            "numRowsTotal": usage.rows,
-            "numRowsUpdated": counters.updated(),
-            "numRowsRemoved": counters.removed(),
-            "memoryUsedBytes": usage.memory,
-            "numRowsDroppedByWatermark": counters.late(),
-            "numShufflePartitions": runner.state.partitions(),
-            "numStateStoreInstances": runner.state.partitions(),
-            "customMetrics": { "numDroppedDuplicateRows": counters.duplicates() },
+    definitions
+        .iter()
+        .zip(&outcome.operators)
+        .enumerate()
+        .map(|(id, (definition, counters))| {
+            let usage = runner.state.usage(id);
+            json!({
+                "operatorName": definition.name,
+                "numRowsTotal": usage.rows,
+                "numRowsUpdated": counters.updated(),
+                "numRowsRemoved": counters.removed(),
+                "memoryUsedBytes": usage.memory,
+                "numRowsDroppedByWatermark": counters.late(),
+                "numShufflePartitions": runner.state.partitions(),
+                "numStateStoreInstances": runner.state.partitions(),
+                "customMetrics": { "numDroppedDuplicateRows": counters.duplicates() },
+            })
         })
-    }).collect()
+        .collect()
 }
 
 /// Reads the counters that every sink puts into what it prepares: `numRows`, and the numbers in

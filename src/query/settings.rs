@@ -46,8 +46,7 @@ impl StateSettings {
             partitions: partitions.map(|number| usize::try_from(number).unwrap_or(usize::MAX).min(4096)),
             memory_limit: memory_limit.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             policy: options.take(WATERMARK_POLICY).map(|text| text.parse()).transpose()?,
-            idle_after_ms: idle_after
-                .map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
+            idle_after_ms: idle_after.map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
             flush_on_end,
         })
     }

@@ -78,8 +78,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
     let sources = create_sources(&providers, id, state, &request.clock)?;
     let shape = request.state.shape(request.output_mode, state);
     let plan = StreamingPlan::prepare(logical, state, &providers, &sources, Arc::clone(&sink), shape).await?;
-    let current =
-        define(&providers, sink.as_ref(), request.output_mode, plan.operators(), storage.as_ref());
+    let current = define(&providers, sink.as_ref(), request.output_mode, plan.operators(), storage.as_ref());
     if let Some(known) = &known {
         definition::check_unchanged(storage.url(), &known.definition, &current)?;
     }

@@ -1,6 +1,7 @@
 //! Where everything comes together: a DataFusion session that can also stream.
 
 mod environment;
+mod event_time;
 mod formats;
 mod path;
 mod reader;
@@ -15,6 +16,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 
 pub use environment::Environment;
+pub use event_time::{EventTime, IntoDelay};
 pub use formats::{SinkFactory, SinkRequest, SourceFactory, SourceRequest};
 pub use path::IntoPath;
 pub use reader::DataStreamReader;

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 /// The layers from the bottom up. A layer imports only from those before it; of those that stand
 /// side by side only [`FOUNDATION`] know one another.
-const LAYERS: [&[&str]; 12] = [
+const LAYERS: [&[&str]; 13] = [
     &FOUNDATION,
     &["storage"],
     &["checkpoint"],
     &["state"],
     &["source", "sink"],
+    &["functions"],
     &["exec"],
     &["plan"],
     &["query"],

@@ -13,7 +13,6 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 
-
 use serde_json::{Value, json};
 
 use crate::exec::codec::RowCodec;

@@ -303,7 +303,8 @@ impl FinalRows {
 
 impl Grouped {
     fn slice(&self, offset: usize, length: usize) -> Self {
-        let slice = |columns: &[ArrayRef]| columns.iter().map(|column| column.slice(offset, length)).collect();
+        let slice =
+            |columns: &[ArrayRef]| columns.iter().map(|column| column.slice(offset, length)).collect();
         Self { groups: length, keys: slice(&self.keys), states: slice(&self.states) }
     }
 }

@@ -146,8 +146,7 @@ impl Marks {
         fields.push((None, mark));
         let schema = DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?;
 
-        let keys: Vec<Expr> =
-            group_expr.iter().chain(&arguments).map(|key| key.clone().unalias()).collect();
+        let keys: Vec<Expr> = group_expr.iter().chain(&arguments).map(|key| key.clone().unalias()).collect();
         let kind = Kind::MarkDistinct {
             operator: rewriter.next_operator(),
             keys: keys.len(),

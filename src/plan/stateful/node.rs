@@ -110,9 +110,8 @@ impl UserDefinedLogicalNodeCore for StreamingNode {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |expressions: &[Expr]| {
-            expressions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
+        let list =
+            |expressions: &[Expr]| expressions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         write!(f, "{}: ", self.name())?;
         match &self.kind {
             Kind::Watermark { delay_ms, .. } => {
@@ -135,7 +134,11 @@ impl UserDefinedLogicalNodeCore for StreamingNode {
         }
     }
 
-    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> DataFusionResult<Self> {
+    fn with_exprs_and_inputs(
+        &self,
+        exprs: Vec<Expr>,
+        mut inputs: Vec<LogicalPlan>,
+    ) -> DataFusionResult<Self> {
         let Some(input) = inputs.pop() else {
             return internal_err!("{} needs an input", self.name());
         };

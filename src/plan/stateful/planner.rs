@@ -101,7 +101,8 @@ impl Planning<'_> {
             }
             Kind::LateFilter { operator } => {
                 let expiry = self.expression()?;
-                self.on_rows(Arc::new(LateFilter { operator, expiry, schema: self.input.schema() }))
+                let schema = self.input.schema();
+                self.on_rows(Arc::new(LateFilter { operator, expiry, schema }))
             }
             Kind::Aggregate { operator, mode } => self.aggregate(operator, mode),
             Kind::Deduplicate { operator, keys } => {

@@ -1,5 +1,8 @@
 //! Putting operators with state in the place of those that would have to see all rows at once.
 
+use std::sync::Arc;
+
+use datafusion::common::DFSchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result as DataFusionResult;
@@ -35,11 +38,7 @@ pub(crate) struct Rewritten {
 pub(crate) fn rewrite(plan: LogicalPlan, mode: OutputMode) -> Result<Rewritten> {
     let mut rewriter = Rewriter { mode, operators: 0, watermarks: Vec::new(), waits: false };
     let plan = plan.transform_up(|node| rewriter.node(node))?.data;
-    Ok(Rewritten {
-        plan,
-        watermarks: rewriter.watermarks,
-        waits_for_watermark: rewriter.waits,
-    })
+    Ok(Rewritten { plan, watermarks: rewriter.watermarks, waits_for_watermark: rewriter.waits })
 }
 
 /// What is known of the plan so far.
@@ -79,7 +78,7 @@ impl Rewriter {
             LogicalPlan::Extension(extension) => {
                 let node = extension.node.as_any();
                 if let Some(watermark) = node.downcast_ref::<Watermark>() {
-                    Ok(Transformed::yes(self.watermark(watermark)))
+                    Ok(Transformed::yes(self.watermark(watermark, extension.node.schema())))
                 } else if let Some(deduplicate) = node.downcast_ref::<Deduplicate>() {
                     self.deduplicate(deduplicate).map(Transformed::yes)
                 } else {
@@ -90,17 +89,17 @@ impl Rewriter {
         }
     }
 
-    fn watermark(&mut self, watermark: &Watermark) -> LogicalPlan {
+    fn watermark(&mut self, watermark: &Watermark, schema: &DFSchemaRef) -> LogicalPlan {
         let index = self.watermarks.len();
         let column = watermark.column().clone();
-        let delay_ms = watermark.delay_ms();
+        let delay_ms = i64::try_from(watermark.delay().as_millis()).unwrap_or(i64::MAX);
         self.watermarks.push(WatermarkDelay { column: column.name.clone(), delay_ms });
         let input = watermark.input().clone();
         let node = StreamingNode {
             kind: Kind::Watermark { index, delay_ms },
             expressions: vec![Expr::Column(column)],
             input,
-            schema: std::sync::Arc::clone(watermark.schema()),
+            schema: Arc::clone(schema),
         };
         node.into_plan()
     }
@@ -132,8 +131,7 @@ impl Rewriter {
         let projected = LogicalPlanBuilder::from(input).project(columns)?.build()?;
         let all: Vec<Expr> = projected.schema().columns().into_iter().map(Expr::Column).collect();
         let keys = all[..width].to_vec();
-        let deduplicated =
-            StreamingNode::over(projected, Kind::Deduplicate { operator, keys: width }, all);
+        let deduplicated = StreamingNode::over(projected, Kind::Deduplicate { operator, keys: width }, all);
         LogicalPlanBuilder::from(deduplicated).project(keys)?.build()
     }
 
@@ -145,7 +143,8 @@ impl Rewriter {
             let (key, delay_ms) = event_time_of(&input).ok_or_else(|| Error::UnsupportedQuery {
                 operator: "drop_duplicates_within_watermark".into(),
                 reason: "its input has no watermark, so a key could never be forgotten".into(),
-                advice: "Define one with with_watermark(column, delay) before it, or use drop_duplicates".into(),
+                advice: "Define one with with_watermark(column, delay) before it, or use drop_duplicates"
+                    .into(),
             })?;
             let (input, time) = self.expiring(input, operator, Some(&key));
             (input, time.map(|time| time + lit(delay_ms.saturating_mul(MICROS))))
@@ -194,9 +193,8 @@ const FINAL_COLUMN: &str = "__final";
 /// Whether `plan`, which is bound, reads an unbounded table.
 fn is_stream(plan: &LogicalPlan) -> bool {
     contains(plan, &|node| match node {
-        LogicalPlan::TableScan(scan) => {
-            source_as_provider(&scan.source).is_ok_and(|provider| provider.downcast_ref::<BoundTable>().is_some())
-        }
+        LogicalPlan::TableScan(scan) => source_as_provider(&scan.source)
+            .is_ok_and(|provider| provider.downcast_ref::<BoundTable>().is_some()),
         _ => false,
     })
 }
@@ -229,11 +227,11 @@ fn event_time_of(plan: &LogicalPlan) -> Option<(EventTimeKey, i64)> {
     Some((key, delay_of(plan)?))
 }
 
-/// The delay of the first watermark below.
+/// The longest delay of the watermarks below.
 fn delay_of(plan: &LogicalPlan) -> Option<i64> {
     match StreamingNode::of(plan).map(|node| &node.kind) {
         Some(Kind::Watermark { delay_ms, .. }) => Some(*delay_ms),
-        _ => plan.inputs().into_iter().find_map(delay_of),
+        _ => plan.inputs().into_iter().filter_map(delay_of).max(),
     }
 }
 
