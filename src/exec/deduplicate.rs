@@ -16,7 +16,7 @@ use super::epoch::Epoch;
 use super::operator::{OperatorId, columns};
 use super::unary::{Batches, PartitionWork};
 use crate::checkpoint::records::OperatorDefinition;
-use crate::state::{ByteRows, Found, RowBytes, StateTable, hash_key};
+use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable, hash_key};
 
 /// What becomes of rows whose key was seen before.
 #[derive(Debug)]
@@ -183,7 +183,7 @@ impl StatefulDeduplicate {
             Some(expiry) => {
                 let times = expiry.evaluate(batch)?.into_array(batch.num_rows())?;
                 let times = times.as_primitive::<Int64Type>();
-                let time = |row: &usize| if times.is_valid(*row) { times.value(*row) } else { i64::MAX };
+                let time = |row: &usize| if times.is_valid(*row) { times.value(*row) } else { NEVER };
                 Some(rows.iter().map(time).collect())
             }
         };

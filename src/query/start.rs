@@ -131,6 +131,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         rerun: resumed.rerun,
         tracker,
         last_watermark_ms: resumed.last_watermark_ms,
+        flush_on_end: request.state.flush_on_end,
         has_run: false,
         previous_trigger_ms: None,
         is_tidy: false,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::bytes::RowBytes;
-use super::table::{Found, StateTable, Visit};
+use super::table::{Found, NEVER, StateTable, Visit};
 use crate::error::Result;
 
 /// A table that is a sorted map.
@@ -55,7 +55,7 @@ impl StateTable for MapTable {
     ) -> Result<()> {
         for index in 0..keys.len() {
             let expiry = expiries.map(|expiries| expiries[index]);
-            self.last_expiry = self.last_expiry.max(expiry);
+            self.last_expiry = self.last_expiry.max(expiry.filter(|expiry| *expiry != NEVER));
             self.rows.insert(id(keys, subkeys, index), (values.row(index).to_vec(), expiry));
         }
         Ok(())
@@ -69,7 +69,8 @@ impl StateTable for MapTable {
     }
 
     fn expire(&mut self, upto: i64, visit: &mut Visit<'_>) -> Result<()> {
-        let is_expired = |expiry: &Option<i64>| expiry.is_some_and(|expiry| expiry <= upto);
+        let is_expired =
+            |expiry: &Option<i64>| expiry.is_some_and(|expiry| expiry <= upto && expiry != NEVER);
         for ((key, subkey), (value, expiry)) in &self.rows {
             if is_expired(expiry) {
                 visit(key, subkey, value, *expiry)?;
@@ -91,7 +92,7 @@ impl StateTable for MapTable {
     }
 
     fn first_expiry(&self) -> Option<i64> {
-        self.rows.values().filter_map(|(_, expiry)| *expiry).min()
+        self.rows.values().filter_map(|(_, expiry)| *expiry).filter(|expiry| *expiry != NEVER).min()
     }
 
     fn last_expiry(&self) -> Option<i64> {

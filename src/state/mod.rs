@@ -24,4 +24,4 @@ pub use bytes::{ByteRows, RowBytes};
 pub use hash::{hash_key, partition_of};
 pub use map_table::MapTable;
 pub use store::{StateOptions, StateStore, StateUsage};
-pub use table::{Found, StateTable, Visit};
+pub use table::{Found, NEVER, StateTable, Visit};

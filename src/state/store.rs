@@ -75,6 +75,22 @@ impl StateStore {
         StateUsage { rows, memory: 0 }
     }
 
+    /// The smallest expiry of any row, in microseconds since the epoch; may be lower than the truth.
+    pub fn first_expiry(&self) -> Option<i64> {
+        self.expiries(|table| table.first_expiry()).min()
+    }
+
+    /// The largest expiry of any row there ever was, in microseconds since the epoch.
+    pub fn last_expiry(&self) -> Option<i64> {
+        self.expiries(|table| table.last_expiry()).max()
+    }
+
+    fn expiries(&self, of: impl Fn(&dyn StateTable) -> Option<i64>) -> impl Iterator<Item = i64> {
+        self.tables
+            .iter()
+            .filter_map(move |table| of(table.lock().unwrap_or_else(PoisonError::into_inner).as_ref()))
+    }
+
     /// Makes what the batch changed durable, in at most one object, and gives the manifest for its
     /// commit record.
     pub async fn write_changes(&self, batch_id: u64) -> Result<Value> {

@@ -8,6 +8,10 @@ use crate::error::Result;
 /// Called with rows of a table: `(key, subkey, value, expiry)`. An error ends the walk.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8], &[u8], Option<i64>) -> Result<()> + 'a;
 
+/// The expiry of a row that never expires, in a table of rows that do. It counts neither as the first
+/// nor as the last.
+pub const NEVER: i64 = i64::MAX;
+
 /// What [`StateTable::get`] found.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Found {

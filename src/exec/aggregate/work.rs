@@ -18,16 +18,13 @@ use crate::exec::epoch::Epoch;
 use crate::exec::operator::{OperatorId, columns};
 use crate::exec::unary::{Batches, PartitionWork};
 use crate::sink::OutputMode;
-use crate::state::{ByteRows, Found, RowBytes, StateTable};
+use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 
 /// How many groups are looked up at a time: few enough to stay in the processor's cache.
 const CHUNK: usize = 1024;
 
 /// How many rows a batch of results has.
 const OUTPUT_ROWS: usize = 8192;
-
-/// A group without an expiry, in a table that has some.
-const NEVER: i64 = i64::MAX;
 
 /// Merges the partial results of a batch, exchanged by the group's key, into the state, and gives
 /// results as the output mode has it:

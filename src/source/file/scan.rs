@@ -230,8 +230,12 @@ impl SourceScan for FileScan {
         let is_split = groups.iter().flat_map(FileGroup::iter).any(|file| file.range.is_some());
         let reader = self.reader(batch, &pinned, is_split, context)?;
         self.report.watch(&batch.end, reader.metrics());
-        let config =
-            FileScanConfigBuilder::new(location.store_url().clone(), reader).with_file_groups(groups).build();
+        let config = FileScanConfigBuilder::new(location.store_url().clone(), reader)
+            .with_file_groups(groups)
+            // Or partitions take files from one another as they become free, and a batch that is run
+            // again adds up floating-point numbers in another order.
+            .with_preserve_order(true)
+            .build();
         Ok(DataSourceExec::from_data_source(config))
     }
 
