@@ -105,10 +105,15 @@ impl WindowCall {
         let (true, [time, lengths @ ..]) = (implementation.is::<WindowFunction>(), args.as_slice()) else {
             return Ok(None);
         };
-        let lengths: Vec<Option<ScalarValue>> = lengths.iter().map(literal).collect();
-        let lengths: Vec<Option<&ScalarValue>> = lengths.iter().map(Option::as_ref).collect();
-        Ok(Some(WindowCall { time: time.clone(), windows: windows_of(&lengths)? }))
+        Ok(Some(WindowCall { time: time.clone(), windows: windows_of_exprs(lengths)? }))
     }
+}
+
+/// The windows that constant expressions describe: size, slide and start.
+pub(crate) fn windows_of_exprs(lengths: &[Expr]) -> DataFusionResult<Windows> {
+    let lengths: Vec<Option<ScalarValue>> = lengths.iter().map(literal).collect();
+    let lengths: Vec<Option<&ScalarValue>> = lengths.iter().map(Option::as_ref).collect();
+    windows_of(&lengths)
 }
 
 /// The value of a literal, also below an alias or a cast.

@@ -22,3 +22,4 @@ pub(crate) use deduplicate::Deduplicate;
 pub(crate) use prepared::{ResultShape, StreamingPlan};
 pub use stream_table::{StreamTable, is_unbounded, unbounded_tables};
 pub(crate) use watermark::Watermark;
+pub(crate) use windows::with_window_columns;

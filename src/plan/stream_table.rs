@@ -1,17 +1,23 @@
 //! Unbounded tables as DataFusion sees them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::datasource::source_as_provider;
+use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
-use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableScan, TableType};
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableScan, TableType,
+};
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::error::Error;
+use super::watermark::Watermark;
+use crate::error::{Error, Result};
 use crate::source::SourceProvider;
 
 /// An unbounded table in a DataFusion catalog or plan. It can be queried only by a streaming query:
@@ -19,12 +25,49 @@ use crate::source::SourceProvider;
 #[derive(Debug, Clone)]
 pub struct StreamTable {
     provider: Arc<dyn SourceProvider>,
+    watermark: Option<DeclaredWatermark>,
+}
+
+/// The watermark that belongs to a table, whoever reads it.
+#[derive(Debug, Clone)]
+struct DeclaredWatermark {
+    table: TableReference,
+    column: String,
+    delay: Duration,
+    /// The rows of the table with the watermark.
+    plan: Arc<LogicalPlan>,
 }
 
 impl StreamTable {
     /// The unbounded table that `provider` describes.
     pub fn new(provider: Arc<dyn SourceProvider>) -> Self {
-        Self { provider }
+        Self { provider, watermark: None }
+    }
+
+    /// This table, to be registered as `table`, with `column` as the event time: rows may come `delay`
+    /// later than the newest one. Every query over the table has this watermark.
+    ///
+    /// # Errors
+    /// If there is no such column, or if it is not a `TIMESTAMP`.
+    pub fn with_watermark(self, table: TableReference, column: &str, delay: Duration) -> Result<Self> {
+        let plain = provider_as_source(Arc::new(Self::new(Arc::clone(&self.provider))));
+        let scan = LogicalPlanBuilder::scan(table.clone(), plain, None)?.build()?;
+        let plan = Arc::new(Watermark::try_new(scan, column, delay)?.into_plan());
+        let watermark = DeclaredWatermark { table, column: column.into(), delay, plan };
+        Ok(Self { watermark: Some(watermark), ..self })
+    }
+
+    /// `other` with the watermark of this table, if it has one.
+    ///
+    /// # Errors
+    /// As [`StreamTable::with_watermark`].
+    pub(crate) fn give_watermark_to(&self, other: StreamTable) -> Result<StreamTable> {
+        match &self.watermark {
+            Some(DeclaredWatermark { table, column, delay, .. }) => {
+                other.with_watermark(table.clone(), column, *delay)
+            }
+            None => Ok(other),
+        }
     }
 
     /// What the table is.
@@ -41,6 +84,11 @@ impl TableProvider for StreamTable {
 
     fn table_type(&self) -> TableType {
         TableType::Base
+    }
+
+    /// The scan below the watermark is of this table without it.
+    fn get_logical_plan(&self) -> Option<Cow<'_, LogicalPlan>> {
+        self.watermark.as_ref().map(|watermark| Cow::Borrowed(watermark.plan.as_ref()))
     }
 
     fn supports_filters_pushdown(

@@ -33,7 +33,13 @@ impl Watermark {
     /// # Errors
     /// If there is no such column, if it holds no times, or if `input` has a watermark already.
     pub(crate) fn try_new(input: LogicalPlan, column: &str, delay: Duration) -> Result<Self> {
-        let column = event_time_column(input.schema(), column)?;
+        let column = find_column(input.schema(), column)?;
+        Self::on_column(input, column, delay)
+    }
+
+    /// The same for a column that has been found.
+    pub(crate) fn on_column(input: LogicalPlan, column: Column, delay: Duration) -> Result<Self> {
+        check_type(input.schema(), &column)?;
         if let Some(earlier) = watermarks(&input).first() {
             return Err(Error::Invalid(format!(
                 "a watermark on '{}' is declared over rows that have one on '{}' already: a stream's \
@@ -89,15 +95,15 @@ pub(crate) fn watermarks(plan: &LogicalPlan) -> Vec<Watermark> {
     found
 }
 
-/// The column that a user means by `name`, if it can be an event time.
-fn event_time_column(schema: &DFSchema, name: &str) -> Result<Column> {
-    let column = find_column(schema, name)?;
-    let (_, field) = schema.qualified_field_from_column(&column)?;
+/// Fails if `column` cannot be an event time.
+fn check_type(schema: &DFSchema, column: &Column) -> Result<()> {
+    let (_, field) = schema.qualified_field_from_column(column)?;
     match field.data_type() {
-        DataType::Timestamp(_, _) => Ok(column),
+        DataType::Timestamp(_, _) => Ok(()),
         other => Err(Error::Invalid(format!(
-            "column '{name}' cannot be the event time: it is a {other}, not a TIMESTAMP. Make a column of \
-             timestamps of it first, with CAST, to_timestamp or to_timestamp_millis"
+            "column '{}' cannot be the event time: it is a {other}, not a TIMESTAMP. Make a column of \
+             timestamps of it first, with CAST, to_timestamp or to_timestamp_millis",
+            column.name
         ))),
     }
 }

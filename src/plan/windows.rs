@@ -16,7 +16,8 @@ use super::event_time::finality_of;
 use super::window_calls::{calls_in, event_time_of, get_field, in_use, refuse, unused_name, window_size};
 use crate::error::Result;
 use crate::functions::{
-    Finality, Span, WINDOW_START, WindowCall, tag_of, tagged, window_of, window_start, window_starts,
+    Finality, Span, WINDOW_END, WINDOW_START, WindowCall, Windows, tag_of, tagged, window_of, window_start,
+    window_starts, window_time,
 };
 
 /// The column of starts that sliding windows are unnested to.
@@ -208,6 +209,35 @@ fn expand_input(
         )?
         .build()?;
     Ok((plan, Some(Sliding { call, column, is_event_time })))
+}
+
+/// The rows of `input` with the window that `time` is in, for each one if they slide: as columns
+/// `window_start`, `window_end` and `window_time`, which are all event times if `time` is.
+pub(crate) fn with_window_columns(
+    input: LogicalPlan,
+    time: Expr,
+    windows: Windows,
+) -> DataFusionResult<LogicalPlan> {
+    let columns = input.schema().columns().into_iter().map(Expr::Column);
+    let call = WindowCall { time, windows };
+    // Fails on what is no time.
+    windows.time_type(&call.time.get_type(input.schema())?)?;
+    let columns: Vec<Expr> = columns.collect();
+    let (input, sliding) = expand_input(input.into(), std::slice::from_ref(&call))?;
+    let start = match &sliding {
+        Some(sliding) => sliding.start(),
+        None => window_start(event_time_of(&call, input.schema())?, windows),
+    };
+    let window = window_of(start.clone(), windows.size);
+    let mut added = [
+        start.alias("window_start"),
+        get_field(window.clone(), WINDOW_END).alias("window_end"),
+        window_time(window).alias("window_time"),
+    ];
+    for expr in &mut added {
+        tag(expr, input.schema())?;
+    }
+    LogicalPlanBuilder::from(input).project(columns.into_iter().chain(added))?.build()
 }
 
 /// `expr`, under its old name, with the window that a row was unnested for in place of the call.

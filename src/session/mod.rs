@@ -5,6 +5,7 @@ mod event_time;
 mod formats;
 mod path;
 mod reader;
+mod table_functions;
 mod writer;
 
 use std::sync::{Arc, Weak};
@@ -28,6 +29,7 @@ use crate::plan::{BatchEventTime, StreamTable};
 use crate::query::{StreamingQueryManager, pinned_tables};
 use crate::storage::{Durability, resolve_location};
 use formats::Formats;
+use table_functions::EventTimeTableFunctions;
 
 /// A DataFusion [`SessionContext`] whose tables may be unbounded.
 ///
@@ -117,6 +119,10 @@ impl Session {
             context.register_udf(function.as_ref().clone());
         }
         context.add_analyzer_rule(Arc::new(BatchEventTime));
+        // Fails only if DataFusion was built without SQL.
+        if let Err(error) = context.register_relation_planner(Arc::new(EventTimeTableFunctions)) {
+            tracing::warn!(%error, "TUMBLE, HOP and WITH_WATERMARK are not available");
+        }
         Self { context, inner }
     }
 

@@ -13,6 +13,7 @@ use super::ast::{CreateExternalTable, Watermark};
 use super::diagnostics::{error_at, expected, from_datafusion_parser};
 use super::parser::{StatementParser, once};
 use crate::error::Result;
+use crate::options::parse_delay;
 
 const CLAUSES: [&str; 5] = ["STORED", "LOCATION", "PARTITIONED", "WITH", "OPTIONS"];
 
@@ -136,7 +137,10 @@ impl StatementParser<'_> {
         let expression = self.parse(Parser::parse_expr)?;
         match watermark_delay(&column, &expression) {
             Ok(text) => {
-                let delay = text.map_or(Ok(Duration::ZERO), |text| self.duration(&text, &start))?;
+                let delay = text.map_or(Ok(Duration::ZERO), |text| {
+                    let wrong = |reason| error_at(format!("'{text}': {reason}"), start.span.start);
+                    parse_delay(&text).map_err(wrong)
+                })?;
                 Ok(Watermark { column, expression, delay })
             }
             Err(()) => {

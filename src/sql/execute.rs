@@ -24,6 +24,7 @@ use super::parser::{parse_column_list, parse_script_with_dialect};
 use super::planning::{Planner, conform, refuse_unbounded};
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::plan::StreamTable;
 use crate::query::{StreamingQuery, Trigger};
 use crate::session::Session;
 
@@ -335,25 +336,14 @@ impl SqlSession {
             reader = reader.schema(Arc::clone(command.schema.inner()));
         }
         let provider = reader.table(table.locations.first().map(String::as_str)).await?;
-        if let Some(watermark) = &table.watermark {
-            let column = planner.name(&watermark.column);
-            let schema = provider.schema();
-            match schema.field_with_name(&column) {
-                Ok(field) if field.data_type().is_temporal() => {}
-                Ok(field) => {
-                    return Err(planner.error(format!(
-                        "WATERMARK FOR '{column}' needs a TIMESTAMP column, but its type is {}",
-                        field.data_type()
-                    )));
-                }
-                Err(_) => {
-                    return Err(planner.error(format!(
-                        "WATERMARK FOR names the column '{column}', which the table does not have"
-                    )));
-                }
-            }
-        }
-        Ok(provider)
+        let (Some(watermark), Some(stream)) = (&table.watermark, provider.downcast_ref::<StreamTable>())
+        else {
+            return Ok(provider);
+        };
+        let column = planner.name(&watermark.column);
+        let with_watermark = stream.clone().with_watermark(command.name.clone(), &column, watermark.delay);
+        let provider = with_watermark.map_err(|error| planner.error(format!("WATERMARK: {error}")))?;
+        Ok(Arc::new(provider))
     }
 
     async fn bounded_table(

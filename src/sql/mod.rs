@@ -11,6 +11,7 @@ mod external;
 mod parser;
 mod planning;
 mod streaming;
+mod table_arguments;
 mod tokens;
 
 pub use ast::{

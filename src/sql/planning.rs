@@ -105,10 +105,18 @@ impl<'a> Planner<'a> {
                 Ok(plan) => Some(plan.clone()),
                 Err(_) => self.only_unbounded_table(&statement).await?,
             };
-            let pinned = match &sources {
+            let mut pinned = match &sources {
                 Some(sources) => self.session.pinned_tables(sources, checkpoint).await?,
                 None => vec![],
             };
+            for (name, table) in &mut pinned {
+                if let (Some(declared), Some(stream)) =
+                    (self.table(name).await?, table.downcast_ref::<StreamTable>())
+                    && let Some(declared) = declared.downcast_ref::<StreamTable>()
+                {
+                    *table = Arc::new(declared.give_watermark_to(stream.clone())?);
+                }
+            }
             if !pinned.is_empty() {
                 let state = self.state_with(&statement, pinned).await?;
                 let plan = self.plan_in(&state, statement).await?;

@@ -5,6 +5,7 @@ use datafusion::sql::sqlparser::keywords::{Keyword, RESERVED_FOR_TABLE_ALIAS};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer, Word};
 
 use super::diagnostics::from_tokenizer;
+use super::table_arguments::with_subqueries;
 use crate::error::Result;
 
 /// The tokens of each statement of `text`. Each list ends with an end-of-file token that stands
@@ -44,7 +45,7 @@ pub(super) fn is_word(token: &Token, word: &str) -> bool {
 
 fn finish(statements: &mut Vec<Vec<TokenWithSpan>>, statement: Vec<TokenWithSpan>, end: Span) {
     if statement.iter().any(is_significant) {
-        let mut statement = without_stream_keyword(statement);
+        let mut statement = with_subqueries(without_stream_keyword(statement));
         statement.push(TokenWithSpan::new(Token::EOF, end));
         statements.push(statement);
     }
@@ -112,7 +113,7 @@ struct Level {
 
 /// The positions at which a table is named: after `FROM`, after `JOIN`, and after the commas
 /// between tables.
-fn table_places(words: &[&Token]) -> Vec<usize> {
+pub(super) fn table_places(words: &[&Token]) -> Vec<usize> {
     let mut places = Vec::new();
     let mut levels: Vec<Level> = Vec::new();
     let mut level = Level { is_empty: true, ..Level::default() };

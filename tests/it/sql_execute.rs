@@ -366,13 +366,14 @@ async fn tables_are_created_once_replaced_and_dropped() {
         fixture
             .error("CREATE UNBOUNDED EXTERNAL TABLE x (id BIGINT, WATERMARK FOR ts AS ts) STORED AS FEED")
             .await,
-        "WATERMARK FOR names the column 'ts', which the table does not have at line 1, column 1"
+        "WATERMARK: there is no column 'ts'. The columns are id, name at line 1, column 1"
     );
     assert_eq!(
         fixture
             .error("CREATE UNBOUNDED EXTERNAL TABLE x (id BIGINT, WATERMARK FOR id AS id) STORED AS FEED")
             .await,
-        "WATERMARK FOR 'id' needs a TIMESTAMP column, but its type is Int64 at line 1, column 1"
+        "WATERMARK: column 'id' cannot be the event time: it is a Int64, not a TIMESTAMP. Make a column of \
+         timestamps of it first, with CAST, to_timestamp or to_timestamp_millis at line 1, column 1"
     );
 }
 

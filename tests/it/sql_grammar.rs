@@ -377,10 +377,10 @@ const ERRORS: [(&str, u64, u64, &str); 50] = [
         "a watermark is written a - INTERVAL '…', or a if rows come in order; found b - INTERVAL '1 s'",
     ),
     (
-        "CREATE UNBOUNDED EXTERNAL TABLE t (a TIMESTAMP, WATERMARK FOR a AS a - INTERVAL '1' MONTH) STORED AS CSV",
+        "CREATE UNBOUNDED EXTERNAL TABLE t (a TIMESTAMP, WATERMARK FOR a AS a - INTERVAL '1' MOON) STORED AS CSV",
         1,
         68,
-        "'1 MONTH' is not a length of time; write one as '2 seconds' or '500 ms'",
+        "'1': expected a length of time such as '10 minutes', '1 hour 30 seconds' or '2 months'",
     ),
     (
         "CREATE UNBOUNDED EXTERNAL TABLE t (a INT PRIMARY KEY) STORED AS CSV",

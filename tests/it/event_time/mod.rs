@@ -1,4 +1,5 @@
 //! Event time: windows, watermarks and deduplication as they are declared and planned.
 
 mod declarations;
+mod statements;
 mod windows;

@@ -1,0 +1,203 @@
+//! Table functions of event time: `TUMBLE` and `HOP` give the rows of a table with the windows they
+//! are in, `WITH_WATERMARK` with a watermark.
+//!
+//! ```sql
+//! TUMBLE(TABLE t, DESCRIPTOR(time), size [, offset])
+//! HOP(TABLE t, DESCRIPTOR(time), slide, size [, offset])
+//! WITH_WATERMARK(TABLE t, DESCRIPTOR(time), delay)
+//! ```
+//!
+//! The arguments of the first two are those of Flink, in its order, and may be named. `TABLE t` is no
+//! expression for the parser: scripts have a subquery in its place when it sees them.
+
+use std::time::Duration;
+
+use datafusion::common::{DFSchema, ScalarValue, plan_err};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::planner::{
+    PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
+};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::sql::sqlparser::ast::{
+    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, TableAlias,
+    TableFactor,
+};
+
+use crate::functions::{Windows, literal, windows_of_exprs};
+use crate::options::parse_delay;
+use crate::plan::{Watermark, with_window_columns};
+
+/// Plans these functions, by themselves and inside `TABLE(…)`.
+#[derive(Debug)]
+pub(super) struct EventTimeTableFunctions;
+
+/// A function, with the names of its arguments.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Function {
+    Tumble,
+    Hop,
+    WithWatermark,
+}
+
+impl Function {
+    fn named(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "tumble" => Some(Function::Tumble),
+            "hop" => Some(Function::Hop),
+            "with_watermark" => Some(Function::WithWatermark),
+            _ => None,
+        }
+    }
+
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Function::Tumble => &["data", "timecol", "size", "offset"],
+            Function::Hop => &["data", "timecol", "slide", "size", "offset"],
+            Function::WithWatermark => &["data", "timecol", "delay"],
+        }
+    }
+
+    fn usage(self) -> &'static str {
+        match self {
+            Function::Tumble => "TUMBLE(TABLE t, DESCRIPTOR(time), INTERVAL '10' MINUTE)",
+            Function::Hop => "HOP(TABLE t, DESCRIPTOR(time), INTERVAL '5' MINUTE, INTERVAL '10' MINUTE)",
+            Function::WithWatermark => "WITH_WATERMARK(TABLE t, DESCRIPTOR(time), INTERVAL '10' MINUTE)",
+        }
+    }
+}
+
+impl RelationPlanner for EventTimeTableFunctions {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> DataFusionResult<RelationPlanning> {
+        let Some((function, arguments, alias)) = call(&relation) else {
+            return Ok(RelationPlanning::Original(Box::new(relation)));
+        };
+        let plan = plan(function, arguments, context)?;
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.clone()))))
+    }
+}
+
+/// The call of one of the functions that `relation` is, if it is one.
+fn call(relation: &TableFactor) -> Option<(Function, &[FunctionArg], &Option<TableAlias>)> {
+    match relation {
+        TableFactor::Table { name, alias, args: Some(args), .. } => {
+            Some((Function::named(&name.to_string())?, &args.args, alias))
+        }
+        TableFactor::TableFunction { expr: SqlExpr::Function(call), alias } => match &call.args {
+            FunctionArguments::List(FunctionArgumentList { args, .. }) => {
+                Some((Function::named(&call.name.to_string())?, args, alias))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn plan(
+    function: Function,
+    arguments: &[FunctionArg],
+    context: &mut dyn RelationPlannerContext,
+) -> DataFusionResult<LogicalPlan> {
+    let usage = function.usage();
+    let mut given: Vec<Option<&SqlExpr>> = vec![None; function.arguments().len()];
+    for (position, argument) in arguments.iter().enumerate() {
+        let (place, value) = match argument {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => (given.get_mut(position), value),
+            FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => {
+                let position =
+                    function.arguments().iter().position(|known| name.value.eq_ignore_ascii_case(known));
+                (position.and_then(|position| given.get_mut(position)), value)
+            }
+            other => return plan_err!("the argument '{other}' is not expected here; write {usage}"),
+        };
+        match place {
+            Some(place) if place.is_none() => *place = Some(value),
+            _ => return plan_err!("the argument '{argument}' is not expected here; write {usage}"),
+        }
+    }
+    let by_name = |name: &str| {
+        let position = function.arguments().iter().position(|known| *known == name);
+        position.and_then(|position| given[position])
+    };
+    let Some(table) = by_name("data") else { return plan_err!("no table is given; write {usage}") };
+    let input = match table {
+        SqlExpr::Subquery(subquery) => {
+            let subquery = subquery.clone();
+            context.plan(TableFactor::Derived { lateral: false, subquery, alias: None, sample: None })?
+        }
+        other => return plan_err!("'{other}' is not a table; write {usage}"),
+    };
+    let Some(time) = by_name("timecol").map(descriptor) else {
+        return plan_err!("no time column is given; write {usage}");
+    };
+    let time = context.sql_to_expr(time?.clone(), input.schema())?;
+    if function == Function::WithWatermark {
+        let Some(delay) = by_name("delay") else { return plan_err!("no delay is given; write {usage}") };
+        let delay = delay_of(&context.sql_to_expr(delay.clone(), input.schema())?)?;
+        return match time {
+            Expr::Column(column) => Ok(Watermark::on_column(input, column, delay)?.into_plan()),
+            other => plan_err!("{other} is not a column; write {usage}"),
+        };
+    }
+    let windows = windows(function, &by_name, context, input.schema())?;
+    with_window_columns(input, time, windows)
+}
+
+/// A delay as text or as an interval, of which a month counts as 31 days.
+fn delay_of(value: &Expr) -> DataFusionResult<Duration> {
+    let wrong = |reason: &str| plan_err!("the delay {value}: {reason}");
+    let nanos = match literal(value) {
+        Some(ScalarValue::IntervalMonthDayNano(Some(delay))) => {
+            let days = i64::from(delay.months) * 31 + i64::from(delay.days);
+            i128::from(days) * 86_400_000_000_000 + i128::from(delay.nanoseconds)
+        }
+        Some(ScalarValue::Utf8(Some(text))) => return parse_delay(&text).or_else(wrong),
+        _ => return wrong("expected a length of time such as INTERVAL '10' MINUTE"),
+    };
+    match u64::try_from(nanos) {
+        Ok(nanos) => Ok(Duration::from_nanos(nanos)),
+        Err(_) => wrong("it must not be negative, nor longer than 500 years"),
+    }
+}
+
+/// The column in `DESCRIPTOR(column)`, or by itself.
+fn descriptor(value: &SqlExpr) -> DataFusionResult<&SqlExpr> {
+    match value {
+        SqlExpr::Function(call) if call.name.to_string().eq_ignore_ascii_case("descriptor") => {
+            match &call.args {
+                FunctionArguments::List(FunctionArgumentList { args, .. }) => match args.as_slice() {
+                    [FunctionArg::Unnamed(FunctionArgExpr::Expr(column))] => Ok(column),
+                    _ => plan_err!("DESCRIPTOR names one column, the time"),
+                },
+                _ => plan_err!("DESCRIPTOR names one column, the time"),
+            }
+        }
+        SqlExpr::Identifier(_) | SqlExpr::CompoundIdentifier(_) => Ok(value),
+        other => plan_err!("'{other}' is not a column; write DESCRIPTOR(column)"),
+    }
+}
+
+fn windows<'a>(
+    function: Function,
+    by_name: &impl Fn(&str) -> Option<&'a SqlExpr>,
+    context: &mut dyn RelationPlannerContext,
+    schema: &DFSchema,
+) -> DataFusionResult<Windows> {
+    let mut length =
+        |name: &str| by_name(name).map(|value| context.sql_to_expr(value.clone(), schema)).transpose();
+    let Some(size) = length("size")? else {
+        return plan_err!("no size is given; write {}", function.usage());
+    };
+    let slide = match function {
+        Function::Tumble | Function::WithWatermark => size.clone(),
+        Function::Hop => match length("slide")? {
+            Some(slide) => slide,
+            None => return plan_err!("no slide is given; write {}", function.usage()),
+        },
+    };
+    let lengths: Vec<Expr> = [size, slide].into_iter().chain(length("offset")?).collect();
+    windows_of_exprs(&lengths)
+}
