@@ -38,7 +38,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod error;
 mod exec;
-mod functions;
+pub mod functions;
 pub mod id;
 mod options;
 mod plan;

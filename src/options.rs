@@ -199,6 +199,28 @@ fn parse_lengths(text: &str, more: impl Fn(&str) -> Option<f64>) -> Option<Durat
     any.then_some(total)
 }
 
+/// A length of time as [`parse_duration`] reads it, to the microsecond.
+pub(crate) fn duration_text(duration: Duration) -> String {
+    let mut rest = duration.as_micros();
+    let mut parts = Vec::new();
+    for (micros, unit) in [
+        (86_400_000_000, "day"),
+        (3_600_000_000, "hour"),
+        (60_000_000, "minute"),
+        (1_000_000, "second"),
+        (1_000, "millisecond"),
+        (1, "microsecond"),
+    ] {
+        match rest / micros {
+            0 => {}
+            1 => parts.push(format!("1 {unit}")),
+            amount => parts.push(format!("{amount} {unit}s")),
+        }
+        rest %= micros;
+    }
+    if parts.is_empty() { "0 seconds".into() } else { parts.join(" ") }
+}
+
 /// Reads `1048576`, `64mb`, `1 GiB`, `512k`; units are powers of 1024, as in Spark.
 pub fn parse_bytes(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
@@ -243,6 +265,13 @@ mod tests {
             assert!(parse_delay(bad).unwrap_err().starts_with("expected a length of time"), "{bad}");
         }
         assert_eq!(parse_duration("1 month"), None);
+    }
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for text in ["0 seconds", "10 minutes", "1 hour 30 seconds", "2 days 1 millisecond 5 microseconds"] {
+            assert_eq!(duration_text(parse_duration(text).unwrap()), text);
+        }
     }
 
     #[test]

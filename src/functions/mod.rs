@@ -1,7 +1,15 @@
-//! Functions of event time, and what they know about when their results are final.
+//! Functions of event time, in SQL and as expressions.
 
 mod final_at;
 mod finality;
+mod internal;
+mod lengths;
+mod window;
+mod windows;
+
+pub use window::{sliding_window, sliding_window_from, window, window_time};
 
 pub(crate) use final_at::final_at;
 pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, tag_of, unit_micros};
+pub(crate) use internal::{tagged, window_of, window_start, window_starts};
+pub(crate) use window::{WindowCall, all_functions, literal};

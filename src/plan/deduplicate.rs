@@ -122,7 +122,7 @@ impl UserDefinedLogicalNodeCore for Deduplicate {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let columns: Vec<String> = self.columns.iter().map(Column::flat_name).collect();
+        let columns: Vec<&str> = self.columns.iter().map(Column::name).collect();
         write!(f, "Deduplicate: [{}]", columns.join(", "))?;
         if self.within_watermark { f.write_str(", within watermark") } else { Ok(()) }
     }

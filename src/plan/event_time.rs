@@ -9,7 +9,7 @@ use datafusion::common::{DFSchema, ExprSchema, ScalarValue};
 use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
 use datafusion::logical_expr::{Expr, ExprSchemable};
 
-use crate::functions::{Finality, Span, WINDOW_END, WINDOW_START, final_at, tag_of, unit_micros};
+use crate::functions::{Finality, Span, WINDOW_END, WINDOW_START, final_at, literal, tag_of, unit_micros};
 
 const NANOS_PER_DAY: i128 = 86_400_000_000_000;
 
@@ -230,18 +230,6 @@ fn get_field(call: &ScalarFunction, schema: &DFSchema) -> Option<Finality> {
     match literal(name)?.try_as_str()?? {
         WINDOW_END => Some(Finality::at_once()),
         WINDOW_START => Some(Finality::After(Span::micros(size?))),
-        _ => None,
-    }
-}
-
-/// The value of a literal, also below an alias or a cast.
-pub(crate) fn literal(expr: &Expr) -> Option<ScalarValue> {
-    match expr {
-        Expr::Literal(value, _) => Some(value.clone()),
-        Expr::Alias(alias) => literal(&alias.expr),
-        Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field }) => {
-            literal(expr)?.cast_to(field.data_type()).ok()
-        }
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 //! A user's plan is checked ([`check`]), bound to the run's sources ([`bind`]), optimised once and
 //! planned physically once; see [`StreamingPlan`].
 
+mod batch_rule;
 pub(crate) mod batch_time;
 pub(crate) mod bind;
 pub(crate) mod check;
@@ -13,7 +14,10 @@ pub(crate) mod session_state;
 mod stateful;
 pub(crate) mod stream_table;
 pub(crate) mod watermark;
+mod window_calls;
+pub(crate) mod windows;
 
+pub(crate) use batch_rule::BatchEventTime;
 pub(crate) use deduplicate::Deduplicate;
 pub(crate) use prepared::{ResultShape, StreamingPlan};
 pub use stream_table::{StreamTable, is_unbounded, unbounded_tables};

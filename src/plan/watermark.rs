@@ -15,7 +15,7 @@ use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalN
 
 use crate::error::{Error, Result};
 use crate::functions::{Finality, tag_of};
-use crate::options::nearest;
+use crate::options::{duration_text, nearest};
 
 /// The rows of `input`, of which those with event times no later than the greatest seen so far minus
 /// `delay` may be ignored by what is above.
@@ -170,7 +170,7 @@ impl UserDefinedLogicalNodeCore for Watermark {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "EventTimeWatermark: {}, delay {:?}", self.column, self.delay)
+        write!(f, "EventTimeWatermark: {}, {}", self.column.name, duration_text(self.delay))
     }
 
     fn with_exprs_and_inputs(

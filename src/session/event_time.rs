@@ -48,10 +48,11 @@ impl IntoDelay for String {
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> tidemill::Result<()> {
+/// use datafusion::functions_aggregate::expr_fn::count;
 /// use tidemill::prelude::*;
 ///
 /// let session = Session::new();
-/// let clicks = session.read_stream().format("rate").load(()).await?;
+/// let clicks = session.read_stream().format("rate").load(None).await?;
 /// let counts = clicks
 ///     .with_watermark("timestamp", "10 minutes")?
 ///     .aggregate(vec![window(col("timestamp"), "5 minutes").alias("w")], vec![count(col("value"))])?;
@@ -74,7 +75,7 @@ pub trait EventTime: Sized {
     /// use tidemill::prelude::*;
     ///
     /// let session = Session::new();
-    /// let ticks = session.read_stream().format("rate").load(()).await?;
+    /// let ticks = session.read_stream().format("rate").load(None).await?;
     /// let ticks = ticks.with_watermark("timestamp", Duration::from_secs(600))?;
     /// let error = ticks.with_watermark("timestamp", "10 minutes").unwrap_err();
     /// assert!(error.to_string().contains("already"));
@@ -119,7 +120,7 @@ pub trait EventTime: Sized {
     /// use tidemill::prelude::*;
     ///
     /// let session = Session::new();
-    /// let ticks = session.read_stream().format("rate").load(()).await?;
+    /// let ticks = session.read_stream().format("rate").load(None).await?;
     /// let once = ticks
     ///     .clone()
     ///     .with_watermark("timestamp", "1 hour")?

@@ -23,7 +23,8 @@ pub use reader::DataStreamReader;
 pub use writer::DataStreamWriter;
 
 use crate::error::{Error, Result};
-use crate::plan::StreamTable;
+use crate::functions::all_functions;
+use crate::plan::{BatchEventTime, StreamTable};
 use crate::query::{StreamingQueryManager, pinned_tables};
 use crate::storage::{Durability, resolve_location};
 use formats::Formats;
@@ -112,6 +113,10 @@ impl Session {
         });
         let link = Arc::new(SessionLink(Arc::downgrade(&inner)));
         context.state_ref().write().config_mut().set_extension(link);
+        for function in all_functions() {
+            context.register_udf(function.as_ref().clone());
+        }
+        context.add_analyzer_rule(Arc::new(BatchEventTime));
         Self { context, inner }
     }
 

@@ -4,6 +4,7 @@ mod checkpoint_files;
 mod cli;
 mod crash_matrix;
 mod disk_full;
+mod event_time;
 mod file_source;
 mod generated_sources;
 mod kill_loop;

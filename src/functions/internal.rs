@@ -1,0 +1,123 @@
+//! The functions that plans with windows are rewritten to.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::{internal_err, plan_err};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+
+use super::finality::{Finality, Span, tag_of};
+use super::window::on_arrays;
+use super::windows::{Windows, start_field, window_fields, windows_from};
+
+/// What an internal function does with its only argument.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Operation {
+    /// From a time to the start of its window.
+    Start(Windows),
+    /// From a time to a list of the starts of its windows.
+    Starts(Windows),
+    /// From the start of a window of this many microseconds to the window.
+    Window(i64),
+    /// Nothing, but the schema says that its values are final when this says.
+    Tag(Option<Finality>),
+}
+
+/// The start of the window of `windows`, which tumble, that `time` is in.
+pub(crate) fn window_start(time: Expr, windows: Windows) -> Expr {
+    call(format!("window_start[{}us]", windows.size), Operation::Start(windows), time)
+}
+
+/// A list of the starts of the windows that `time` is in, the newest first.
+pub(crate) fn window_starts(time: Expr, windows: Windows) -> Expr {
+    let name = format!("window_starts[{}us, {}us]", windows.size, windows.slide);
+    call(name, Operation::Starts(windows), time)
+}
+
+/// The window of `size` microseconds that begins at `start`.
+pub(crate) fn window_of(start: Expr, size: i64) -> Expr {
+    call(format!("window_of[{size}us]"), Operation::Window(size), start)
+}
+
+/// `value`, whose column says that its values are final when `finality` says; never if that is
+/// `None`. A function, because the optimiser forgets what an alias says.
+pub(crate) fn tagged(value: Expr, finality: Option<Finality>) -> Expr {
+    let name = match &finality {
+        Some(finality) => format!("event_time[{finality}]"),
+        None => "not_event_time".into(),
+    };
+    call(name, Operation::Tag(finality), value)
+}
+
+fn call(name: String, operation: Operation, argument: Expr) -> Expr {
+    let signature = Signature::any(1, Volatility::Immutable);
+    ScalarUDF::new_from_impl(Internal { name, operation, signature }).call(vec![argument])
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Internal {
+    name: String,
+    operation: Operation,
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Internal {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DataFusionResult<DataType> {
+        internal_err!("the type of {} follows from its argument", self.name)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> DataFusionResult<FieldRef> {
+        let [argument] = args.arg_fields else { return internal_err!("{} takes one argument", self.name) };
+        let from = argument.data_type();
+        let is_event_time = tag_of(argument) == Some(Finality::at_once());
+        let after = |size: i64| Finality::After(Span::micros(size));
+        let (data_type, tag) = match &self.operation {
+            Operation::Start(windows) => {
+                (windows.time_type(from)?, is_event_time.then(|| after(windows.size)))
+            }
+            Operation::Starts(windows) => (DataType::List(start_field(windows.time_type(from)?)), None),
+            Operation::Window(size) => {
+                if !matches!(from, DataType::Timestamp(_, _)) {
+                    return plan_err!("a window starts at a time, not at {from}");
+                }
+                let is_start = tag_of(argument) == Some(after(*size));
+                let tag = is_start.then_some(Finality::Window { size: Some(*size) });
+                (DataType::Struct(window_fields(from)), tag)
+            }
+            Operation::Tag(finality) => {
+                let metadata = Finality::metadata(finality.as_ref());
+                let mut all = argument.metadata().clone();
+                all.extend(metadata);
+                return Ok(Arc::new(argument.as_ref().clone().with_metadata(all)));
+            }
+        };
+        let field = Field::new(&self.name, data_type, argument.is_nullable());
+        Ok(Arc::new(match tag {
+            Some(tag) => field.with_metadata(Finality::metadata(Some(&tag))),
+            None => field,
+        }))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
+        let Some(argument) = args.args.into_iter().next() else {
+            return internal_err!("{} takes one argument", self.name);
+        };
+        match &self.operation {
+            Operation::Start(windows) => on_arrays(&argument, |times| windows.newest(times)),
+            Operation::Starts(windows) => on_arrays(&argument, |times| Ok(Arc::new(windows.all(times)?))),
+            Operation::Window(size) => on_arrays(&argument, |starts| windows_from(starts, *size)),
+            Operation::Tag(_) => Ok(argument),
+        }
+    }
+}

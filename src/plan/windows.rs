@@ -1,0 +1,286 @@
+//! From `window()` to plans that DataFusion runs quickly.
+//!
+//! Grouping by structs is slow, so that a group by a window becomes one by the window's start, with
+//! the window put together again above it. Sliding windows give several rows for one: a list of
+//! starts, unnested. Rows without a time are in no window and are dropped.
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, UnnestOptions};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection};
+
+use super::batch_rule::simplify_bounded;
+use super::event_time::finality_of;
+use super::window_calls::{calls_in, event_time_of, get_field, in_use, refuse, unused_name, window_size};
+use crate::error::Result;
+use crate::functions::{
+    Finality, Span, WINDOW_START, WindowCall, tag_of, tagged, window_of, window_start, window_starts,
+};
+
+/// The column of starts that sliding windows are unnested to.
+const STARTS: &str = "__window_start";
+
+/// `plan` without calls of `window()` that give several rows or are grouped by, and with every column
+/// of a projection or group tagged with when it is final, whatever DataFusion's functions and casts
+/// say about it. Column names and types stay the same. Watermarks and deduplications of bounded
+/// tables become what they are in batch queries.
+///
+/// # Errors
+/// If sliding windows are used where there cannot be several rows for one.
+pub(crate) fn expand_windows(plan: LogicalPlan) -> Result<LogicalPlan> {
+    Ok(rewrite(simplify_bounded(plan)?, true)?)
+}
+
+/// The same for a plan that is run once, in which nobody asks for tags.
+pub(crate) fn expand_windows_in_batch(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
+    rewrite(plan, false)
+}
+
+fn rewrite(plan: LogicalPlan, tags: bool) -> DataFusionResult<LogicalPlan> {
+    let rewritten = plan.transform_up_with_subqueries(|node| {
+        // What an input is called and holds stays the same, but not what its schema says about tags.
+        let node = if node.inputs().is_empty() { node } else { node.recompute_schema()? };
+        let node = match node {
+            LogicalPlan::Aggregate(aggregate) => {
+                let aggregate = if tags { tag_groups(aggregate)? } else { aggregate };
+                expand_aggregate(aggregate)?
+            }
+            LogicalPlan::Projection(projection) => {
+                let projection = expand_projection(projection)?;
+                if tags { tag_projection(projection)? } else { LogicalPlan::Projection(projection) }
+            }
+            other => {
+                refuse_sliding(&other)?;
+                other
+            }
+        };
+        Ok(Transformed::yes(node))
+    })?;
+    Ok(rewritten.data)
+}
+
+/// A projection whose window calls, if any, give one row for one.
+fn expand_projection(projection: Projection) -> DataFusionResult<Projection> {
+    let calls = calls_in(&projection.expr)?;
+    if calls.is_empty() {
+        return Ok(projection);
+    }
+    let (input, sliding) = expand_input(projection.input, &calls)?;
+    let expr = projection
+        .expr
+        .into_iter()
+        .map(|expr| replace_sliding(expr, &sliding))
+        .collect::<DataFusionResult<_>>()?;
+    Projection::try_new(expr, Arc::new(input))
+}
+
+/// An aggregation that is grouped by the starts of windows instead of windows.
+fn expand_aggregate(aggregate: Aggregate) -> DataFusionResult<LogicalPlan> {
+    let exprs: Vec<Expr> = aggregate.group_expr.iter().chain(&aggregate.aggr_expr).cloned().collect();
+    let calls = calls_in(&exprs)?;
+    let schema = Arc::clone(&aggregate.schema);
+    let (input, sliding) = expand_input(Arc::clone(&aggregate.input), &calls)?;
+    let mut starts = Starts { taken: schema.field_names(), found: vec![] };
+    let replaced: Vec<Expr> = (aggregate.group_expr.iter().cloned())
+        .map(|expr| starts.replace(expr, input.schema(), &sliding))
+        .collect::<DataFusionResult<_>>()?;
+    if calls.is_empty() && starts.found.is_empty() {
+        return Ok(LogicalPlan::Aggregate(aggregate));
+    }
+    let aggregates = aggregate
+        .aggr_expr
+        .into_iter()
+        .map(|expr| replace_sliding(expr, &sliding))
+        .collect::<DataFusionResult<Vec<_>>>()?;
+    let aggregate = Aggregate::try_new(Arc::new(input), replaced, aggregates)?;
+    if starts.found.is_empty() {
+        return Ok(LogicalPlan::Aggregate(aggregate));
+    }
+    let columns = schema.iter().map(|(qualifier, field)| {
+        let window =
+            starts.found.iter().find(|start| start.window == (qualifier.cloned(), field.name().clone()));
+        match window {
+            Some(start) => {
+                let column = Expr::Column(Column::new_unqualified(&start.name));
+                window_of(column, start.size).alias_qualified(qualifier.cloned(), field.name())
+            }
+            None => Expr::Column(Column::from((qualifier, field))),
+        }
+    });
+    let columns = columns.collect();
+    Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(LogicalPlan::Aggregate(aggregate)))?))
+}
+
+/// The keys of a group that were windows and are the starts of windows now.
+struct Starts {
+    /// Names that are in use among the results of the aggregation.
+    taken: Vec<String>,
+    found: Vec<Start>,
+}
+
+struct Start {
+    /// What the window was called.
+    window: (Option<datafusion::common::TableReference>, String),
+    /// What its start is called.
+    name: String,
+    size: i64,
+}
+
+impl Starts {
+    /// `key` over rows of `schema`, as the start of a window if it is a window.
+    fn replace(&mut self, key: Expr, schema: &DFSchema, sliding: &Option<Sliding>) -> DataFusionResult<Expr> {
+        if let Expr::GroupingSet(_) = key {
+            // The keys of grouping sets have no names of their own; structs it is.
+            return replace_sliding(key, sliding);
+        }
+        let window = key.qualified_name();
+        let unaliased = key.clone().unalias();
+        let (start, size) = match WindowCall::of(&unaliased)? {
+            Some(call) => match sliding {
+                Some(sliding) if sliding.call == call => (sliding.start(), call.windows.size),
+                _ => (window_start(event_time_of(&call, schema)?, call.windows), call.windows.size),
+            },
+            None => match window_size(&unaliased, schema) {
+                Some(size) => (get_field(unaliased, WINDOW_START), size),
+                None => return replace_sliding(key, sliding),
+            },
+        };
+        let name = unused_name(&format!("{}_start", window.1), &mut self.taken);
+        let replaced = start.alias(&name);
+        self.found.push(Start { window, name, size });
+        Ok(replaced)
+    }
+}
+
+/// Sliding windows, whose starts are a column.
+struct Sliding {
+    call: WindowCall,
+    column: String,
+    /// Whether the time is the event time.
+    is_event_time: bool,
+}
+
+impl Sliding {
+    fn start(&self) -> Expr {
+        let finality = Finality::After(Span::micros(self.call.windows.size));
+        let column = Expr::Column(Column::new_unqualified(&self.column));
+        if self.is_event_time { tagged(column, Some(finality)) } else { column }
+    }
+}
+
+/// `input` with one row for each window of a row, if there are sliding windows among `calls`, and
+/// without rows that are in none.
+fn expand_input(
+    input: Arc<LogicalPlan>,
+    calls: &[WindowCall],
+) -> DataFusionResult<(LogicalPlan, Option<Sliding>)> {
+    let (tumbling, sliding): (Vec<_>, Vec<_>) = calls.iter().partition(|call| call.windows.is_tumbling());
+    let mut builder = LogicalPlanBuilder::from(Arc::unwrap_or_clone(input));
+    for call in tumbling {
+        if call.time.nullable(builder.schema())? {
+            builder = builder.filter(call.time.clone().is_not_null())?;
+        }
+    }
+    let call = match sliding.as_slice() {
+        [] => return Ok((builder.build()?, None)),
+        [call] => (*call).clone(),
+        _ => {
+            return refuse(
+                "several different sliding windows in one SELECT would give each row once for every \
+                 combination of windows. Use one of them, or compute the others in queries of their own"
+                    .into(),
+            );
+        }
+    };
+    let schema = Arc::clone(builder.schema());
+    let time = event_time_of(&call, &schema)?;
+    let is_event_time = finality_of(&time, &schema) == Some(Finality::at_once());
+    let column = unused_name(STARTS, &mut schema.field_names());
+    let starts = window_starts(time, call.windows).alias(&column);
+    let columns: Vec<Expr> = schema.columns().into_iter().map(Expr::Column).chain([starts]).collect();
+    let plan = builder
+        .project(columns)?
+        .unnest_column_with_options(
+            Column::new_unqualified(&column),
+            UnnestOptions::new().with_preserve_nulls(false),
+        )?
+        .build()?;
+    Ok((plan, Some(Sliding { call, column, is_event_time })))
+}
+
+/// `expr`, under its old name, with the window that a row was unnested for in place of the call.
+fn replace_sliding(expr: Expr, sliding: &Option<Sliding>) -> DataFusionResult<Expr> {
+    let Some(sliding) = sliding else { return Ok(expr) };
+    let (qualifier, name) = expr.qualified_name();
+    let replaced = expr.transform_up(|expr| match WindowCall::of(&expr)? {
+        Some(call) if call == sliding.call => {
+            Ok(Transformed::yes(window_of(sliding.start(), call.windows.size)))
+        }
+        _ => Ok(Transformed::no(expr)),
+    })?;
+    match &replaced.data {
+        Expr::GroupingSet(_) => Ok(replaced.data),
+        _ if !replaced.transformed => Ok(replaced.data),
+        _ => Ok(replaced.data.unalias().alias_qualified(qualifier, name)),
+    }
+}
+
+/// Fails if there are sliding windows in the expressions of `node`, which gives one row for one.
+fn refuse_sliding(node: &LogicalPlan) -> DataFusionResult<()> {
+    node.apply_expressions(|expr| {
+        for call in calls_in(std::slice::from_ref(expr))? {
+            if !call.windows.is_tumbling() {
+                return refuse(format!(
+                    "sliding windows cannot be used in {}: they give several rows for one. Compute them in \
+                     the SELECT list of a subquery",
+                    in_use(node)
+                ));
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
+}
+
+/// An aggregation whose keys say when they are final.
+fn tag_groups(mut aggregate: Aggregate) -> DataFusionResult<Aggregate> {
+    if aggregate.group_expr.iter().any(|key| matches!(key, Expr::GroupingSet(_))) {
+        return Ok(aggregate);
+    }
+    let mut changed = false;
+    let schema = Arc::clone(aggregate.input.schema());
+    for key in &mut aggregate.group_expr {
+        changed |= tag(key, &schema)?;
+    }
+    match changed {
+        true => Aggregate::try_new(aggregate.input, aggregate.group_expr, aggregate.aggr_expr),
+        false => Ok(aggregate),
+    }
+}
+
+/// A projection whose columns say when they are final.
+fn tag_projection(mut projection: Projection) -> DataFusionResult<LogicalPlan> {
+    let mut changed = false;
+    let schema = Arc::clone(projection.input.schema());
+    for expr in &mut projection.expr {
+        changed |= tag(expr, &schema)?;
+    }
+    Ok(LogicalPlan::Projection(match changed {
+        true => Projection::try_new(projection.expr, projection.input)?,
+        false => projection,
+    }))
+}
+
+/// Makes the schema say of `expr` what is true of it; whether something had to be changed.
+fn tag(expr: &mut Expr, schema: &DFSchema) -> DataFusionResult<bool> {
+    let finality = finality_of(expr, schema);
+    if tag_of(&expr.to_field(schema)?.1) == finality {
+        return Ok(false);
+    }
+    let (qualifier, name) = expr.qualified_name();
+    let unaliased = std::mem::take(expr).unalias();
+    *expr = tagged(unaliased, finality).alias_qualified(qualifier, name);
+    Ok(true)
+}

@@ -1,0 +1,4 @@
+//! Event time: windows, watermarks and deduplication as they are declared and planned.
+
+mod declarations;
+mod windows;
