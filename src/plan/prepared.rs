@@ -12,6 +12,7 @@ use super::bind::bind;
 use super::check::reads_bounded_tables;
 use super::session_state::streaming_state;
 use super::stateful::{Rewritten, WatermarkDelay, rewrite};
+use super::windows::expand_windows;
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
 use crate::exec::scan::StreamScanExec;
@@ -79,7 +80,8 @@ impl StreamingPlan {
         let small = streaming_state(session, 1, shape.state_partitions)?;
         let replan = reads_bounded_tables(&plan);
         let batch_time = BatchTime::default();
-        let bound = bind(use_batch_time(plan, &batch_time)?, providers, sources)?;
+        let plan = use_batch_time(expand_windows(plan)?, &batch_time)?;
+        let bound = bind(plan, providers, sources)?;
         let Rewritten { plan: logical, watermarks, waits_for_watermark } =
             rewrite(wide.optimize(&bound)?, shape.mode)?;
         let mut prepared = Self {

@@ -1,5 +1,6 @@
 //! The integration tests, in one binary: each links DataFusion, and that is what costs time.
 
+mod aggregation;
 mod checkpoint_files;
 mod cli;
 mod crash_matrix;
