@@ -43,6 +43,11 @@ impl Deduplicate {
         Ok(Self { input, columns, within_watermark, event_time })
     }
 
+    /// Rows of `input` with different values in `columns`.
+    pub(super) fn by(input: LogicalPlan, columns: Vec<Column>) -> Self {
+        Self { input, columns, within_watermark: false, event_time: None }
+    }
+
     /// What tells rows apart, in the order given.
     pub(crate) fn columns(&self) -> &[Column] {
         &self.columns

@@ -66,6 +66,11 @@ pub(crate) fn finality_of(expr: &Expr, schema: &DFSchema) -> Option<Finality> {
             "date_bin" => date_bin(call, schema),
             "date_trunc" => date_trunc(call, schema),
             "get_field" => get_field(call, schema),
+            "arrow_cast" => {
+                let [time, _] = call.args.as_slice() else { return None };
+                let to = expr.get_type(schema).ok()?;
+                cast(finality_of(time, schema)?, &time.get_type(schema).ok()?, &to)
+            }
             _ => tag_of(&expr.to_field(schema).ok()?.1),
         },
         _ => None,
@@ -334,7 +339,9 @@ mod tests {
             ("CAST(CAST(berlin AS DATE) AS TIMESTAMP)", "none"),
             ("CAST(ts AS TIMESTAMP(9))", "0"),
             ("CAST(ts AS TIMESTAMP(0))", "+1000000us"),
-            ("arrow_cast(ts, 'Timestamp(Second, None)')", "none"),
+            ("arrow_cast(ts, 'Timestamp(Second, None)')", "+1000000us"),
+            ("arrow_cast(ts, 'Timestamp(Second, Some(\"Asia/Tokyo\"))')", "none"),
+            ("to_timestamp_seconds(ts)", "none"),
             ("CAST(ts AS VARCHAR)", "none"),
             ("CAST(ts AS BIGINT)", "none"),
             ("TRY_CAST(ts AS DATE)", "+1day@UTC"),

@@ -8,6 +8,7 @@ pub(crate) mod batch_time;
 pub(crate) mod bind;
 pub(crate) mod check;
 pub(crate) mod deduplicate;
+mod distinct_on;
 pub(crate) mod event_time;
 mod prepared;
 pub(crate) mod session_state;

@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, UnnestOptions};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection};
 
 use super::batch_rule::simplify_bounded;
+use super::distinct_on::keep_first_rows;
 use super::event_time::finality_of;
 use super::window_calls::{calls_in, event_time_of, get_field, in_use, refuse, unused_name, window_size};
 use crate::error::Result;
@@ -26,12 +28,13 @@ const STARTS: &str = "__window_start";
 /// `plan` without calls of `window()` that give several rows or are grouped by, and with every column
 /// of a projection or group tagged with when it is final, whatever DataFusion's functions and casts
 /// say about it. Column names and types stay the same. Watermarks and deduplications of bounded
-/// tables become what they are in batch queries.
+/// tables become what they are in batch queries, and `DISTINCT ON` over unbounded ones becomes a
+/// deduplication.
 ///
 /// # Errors
 /// If sliding windows are used where there cannot be several rows for one.
 pub(crate) fn expand_windows(plan: LogicalPlan) -> Result<LogicalPlan> {
-    Ok(rewrite(simplify_bounded(plan)?, true)?)
+    Ok(rewrite(keep_first_rows(simplify_bounded(plan)?)?, true)?)
 }
 
 /// The same for a plan that is run once, in which nobody asks for tags.
@@ -144,7 +147,11 @@ impl Starts {
                 _ => (window_start(event_time_of(&call, schema)?, call.windows), call.windows.size),
             },
             None => match window_size(&unaliased, schema) {
-                Some(size) => (get_field(unaliased, WINDOW_START), size),
+                Some(size) => {
+                    // Tagged, for DataFusion may fetch the field below the watermark.
+                    let start = get_field(unaliased, WINDOW_START);
+                    (tagged(start, Some(Finality::After(Span::micros(size)))), size)
+                }
                 None => return replace_sliding(key, sliding),
             },
         };
@@ -306,7 +313,12 @@ fn tag_projection(mut projection: Projection) -> DataFusionResult<LogicalPlan> {
 /// Makes the schema say of `expr` what is true of it; whether something had to be changed.
 fn tag(expr: &mut Expr, schema: &DFSchema) -> DataFusionResult<bool> {
     let finality = finality_of(expr, schema);
-    if tag_of(&expr.to_field(schema)?.1) == finality {
+    let field = expr.to_field(schema)?.1;
+    // DataFusion makes casts, which keep tags, of some functions, which do not.
+    let may_become_cast = finality.is_none()
+        && matches!(expr.clone().unalias(), Expr::ScalarFunction(_))
+        && matches!(field.data_type(), DataType::Timestamp(_, _) | DataType::Date32);
+    if tag_of(&field) == finality && !may_become_cast {
         return Ok(false);
     }
     let (qualifier, name) = expr.qualified_name();
@@ -314,3 +326,6 @@ fn tag(expr: &mut Expr, schema: &DFSchema) -> DataFusionResult<bool> {
     *expr = tagged(unaliased, finality).alias_qualified(qualifier, name);
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;
