@@ -15,13 +15,19 @@
 //! checkpoint holds the rows of an operator, whatever the number of partitions was.
 
 mod bytes;
+mod change_log;
 mod hash;
+mod manifest;
 mod map_table;
+mod merge;
+mod restore;
+mod segment;
 mod store;
 mod table;
 
 pub use bytes::{ByteRows, RowBytes};
 pub use hash::{hash_key, partition_of};
+pub use manifest::{Manifest, OperatorState, Segment};
 pub use map_table::MapTable;
-pub use store::{StateOptions, StateStore, StateUsage};
+pub use store::{StateOptions, StateStore, StateUsage, TableGuard};
 pub use table::{Found, NEVER, StateTable, Visit};
