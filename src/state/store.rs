@@ -84,7 +84,7 @@ impl StateStore {
                 Error::damaged("commits", format!("the last record does not say where the state is: {error}"))
             })?,
         };
-        let make: MakeTable = Arc::new(|| Box::new(super::MapTable::default()));
+        let make: MakeTable = Arc::new(|| Box::new(super::MemoryTable::default()));
         let restored = restore(&*storage, &manifest, operators, partitions, make).await?;
         let mut tables = Vec::with_capacity(restored.len());
         for (index, table) in restored.into_iter().enumerate() {
