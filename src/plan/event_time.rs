@@ -35,7 +35,8 @@ impl EventTimeKey {
         final_at(key, &self.finality)
     }
 
-    /// What the column of the key is to be tagged with.
+    /// What the column of the key is tagged with.
+    #[cfg(test)]
     pub(crate) fn tag(&self) -> &Finality {
         &self.finality
     }
