@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::catalog::view::ViewTable;
-use datafusion::datasource::provider_as_source;
+use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::prelude::{SessionContext, ident};
 
 use super::*;
@@ -12,10 +12,11 @@ use crate::functions::all_functions;
 use crate::plan::event_time::event_time_key;
 use crate::plan::session_state::streaming_state;
 use crate::plan::{BatchEventTime, Deduplicate, StreamTable, Watermark};
+use crate::source::SourceProvider;
 use crate::source::memory::MemoryStream;
 
-/// A context with the unbounded table `s` of event times, `plain`, without, and `tumbled` and
-/// `hopped`, with windows of five minutes as columns.
+/// A context with the unbounded table `s` of event times, `plain`, without, `tumbled` and `hopped`,
+/// with windows of five minutes as columns, and the bounded table `b`.
 fn context() -> SessionContext {
     let time = DataType::Timestamp(TimeUnit::Millisecond, None);
     let fields = vec![
@@ -34,6 +35,8 @@ fn context() -> SessionContext {
     let watermarked = Arc::new(table().with_watermark("s".into(), "ts", delay).unwrap());
     context.register_table("s", Arc::clone(&watermarked) as _).unwrap();
     context.register_table("plain", Arc::new(table())).unwrap();
+    let bounded = MemTable::try_new(stream.schema(), vec![vec![]]).unwrap();
+    context.register_table("b", Arc::new(bounded)).unwrap();
     for (name, slide) in [("tumbled", 300_000_000), ("hopped", 60_000_000)] {
         let rows = LogicalPlanBuilder::scan("s", provider_as_source(Arc::clone(&watermarked) as _), None);
         let windows = Windows { size: 300_000_000, slide, start: 0 };
@@ -135,6 +138,15 @@ async fn keys_are_tagged_after_optimisation() {
         ("SELECT d, count(*) FROM (SELECT to_date(ts) AS d FROM s) GROUP BY d", vec![]),
         ("SELECT d, count(*) FROM (SELECT to_timestamp(ts) AS d FROM s) GROUP BY d", vec![]),
         ("SELECT DISTINCT id, window(ts, '5 minutes') FROM s", vec!["window+300000000us"]),
+        (
+            "SELECT t, count(*) FROM (SELECT s.ts AS t, b.id FROM s JOIN b ON s.id = b.id) GROUP BY t",
+            vec!["0"],
+        ),
+        (
+            "SELECT h, count(*) FROM (SELECT date_trunc('hour', s.ts) AS h FROM b RIGHT JOIN s ON s.id = b.id) \
+             GROUP BY h",
+            vec!["+3600000000us"],
+        ),
         ("SELECT DISTINCT ON (id, ts) * FROM s", vec!["0"]),
         ("SELECT DISTINCT ON (id, date_trunc('hour', ts)) id, other FROM s", vec!["+3600000000us"]),
     ] {
