@@ -147,6 +147,16 @@ async fn keys_are_tagged_after_optimisation() {
              GROUP BY h",
             vec!["+3600000000us"],
         ),
+        ("SELECT t, count(*) FROM (SELECT id, first_value(ts) AS t FROM s GROUP BY id) GROUP BY t", vec![]),
+        (
+            "SELECT t, count(*) FROM (SELECT window(ts, '5 minutes') AS w, first_value(ts) AS t FROM s GROUP BY w) \
+             GROUP BY t",
+            vec!["+300000000us"],
+        ),
+        ("SELECT t, count(*) FROM (SELECT coalesce(ts, other) AS t FROM s) GROUP BY t", vec![]),
+        ("SELECT t, count(*) FROM (SELECT nullif(ts, other) AS t FROM s) GROUP BY t", vec![]),
+        ("SELECT t, count(*) FROM (SELECT greatest(ts, other) AS t FROM s) GROUP BY t", vec![]),
+        ("SELECT t, count(*) FROM (SELECT CASE WHEN id > 1 THEN ts END AS t FROM s) GROUP BY t", vec![]),
         ("SELECT DISTINCT ON (id, ts) * FROM s", vec!["0"]),
         ("SELECT DISTINCT ON (id, date_trunc('hour', ts)) id, other FROM s", vec!["+3600000000us"]),
     ] {
