@@ -88,7 +88,7 @@ impl PartitionWork for StatefulDeduplicate {
         let after = Arc::clone(&epoch);
         let rows = rows.and_then(move |batch| {
             let mut table = epoch.state.table(self.operator.id, partition);
-            std::future::ready(self.batch(batch, table.as_mut(), &epoch))
+            std::future::ready(self.batch(batch, &mut *table, &epoch))
         });
         // Keys are forgotten when the batch is through: its own rows are judged by what was there.
         let forget = stream::once(async move { work.forget(partition, &after) });

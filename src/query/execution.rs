@@ -222,6 +222,8 @@ impl Execution {
             return;
         }
         let checkpoint = Arc::clone(&self.runner.checkpoint);
+        let state = Arc::clone(&self.runner.state);
+        let committed = self.next_batch.saturating_sub(1);
         let sources = self.runner.sources.clone();
         let retain = self.min_batches_to_retain;
         self.maintenance = Some(tokio::spawn(async move {
@@ -229,7 +231,16 @@ impl Execution {
                 Some(source) => source.forget(entries),
                 None => entries,
             };
-            checkpoint.maintain(retain, &forget).await.inspect_err(|error| {
+            let maintained = async {
+                checkpoint.maintain(retain, &forget).await?;
+                if state.is_empty() {
+                    return Ok(());
+                }
+                // Another run may need what this one would remove.
+                checkpoint.check_owner().await?;
+                state.maintain(committed, retain).await
+            };
+            maintained.await.inspect_err(|error| {
                 // Nothing depends on it but tidiness; the next round tries again.
                 tracing::warn!(%error, "could not merge old checkpoint files");
             })

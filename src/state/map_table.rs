@@ -98,4 +98,13 @@ impl StateTable for MapTable {
     fn last_expiry(&self) -> Option<i64> {
         self.last_expiry
     }
+
+    fn memory(&self) -> usize {
+        /// What a row costs beside its bytes, about.
+        const OVERHEAD: usize = 96;
+        self.rows
+            .iter()
+            .map(|((key, subkey), (value, _))| key.len() + subkey.len() + value.len() + OVERHEAD)
+            .sum()
+    }
 }

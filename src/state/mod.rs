@@ -14,14 +14,27 @@
 //! Which partition a key belongs to follows from [`partition_of`], and is recorded nowhere: a
 //! checkpoint holds the rows of an operator, whatever the number of partitions was.
 
+mod arena;
+mod arena_table;
 mod bytes;
+mod change_log;
+mod expiries;
 mod hash;
+mod index;
+mod manifest;
 mod map_table;
+mod memory_table;
+mod merge;
+mod restore;
+mod segment;
 mod store;
 mod table;
+mod tree_table;
 
 pub use bytes::{ByteRows, RowBytes};
 pub use hash::{hash_key, partition_of};
+pub use manifest::{Manifest, OperatorState, Segment};
 pub use map_table::MapTable;
-pub use store::{StateOptions, StateStore, StateUsage};
+pub use memory_table::MemoryTable;
+pub use store::{StateOptions, StateStore, StateUsage, TableGuard};
 pub use table::{Found, NEVER, StateTable, Visit};

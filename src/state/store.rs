@@ -1,15 +1,27 @@
-//! The tables of a query.
+//! The tables of a query, and their files in the checkpoint.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use serde_json::Value;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::map_table::MapTable;
+use super::change_log::{Changes, LoggedTable};
+use super::manifest::{Manifest, OperatorState, Segment, mergeable};
+use super::merge::{Merged, merge};
+use super::restore::{MakeTable, read, restore};
+use super::segment;
 use super::table::StateTable;
-use crate::error::Result;
-use crate::storage::Storage;
+use crate::error::{Error, Result};
+use crate::storage::{Created, Storage};
+
+/// The directory of the files below the checkpoint's root.
+const DIRECTORY: &str = "state";
+
+/// From how many changed rows on several threads write them.
+const PARALLEL_FROM: usize = 1 << 14;
 
 /// How a query keeps its state.
 #[derive(Debug, Clone)]
@@ -41,8 +53,21 @@ pub struct StateUsage {
 /// changed: the run ends, and the next one restores them from the checkpoint.
 #[derive(Debug)]
 pub struct StateStore {
+    storage: Arc<dyn Storage>,
+    operators: usize,
     partitions: usize,
-    tables: Vec<Mutex<Box<dyn StateTable>>>,
+    run_id: Uuid,
+    tables: Vec<Mutex<LoggedTable>>,
+    files: Mutex<Files>,
+}
+
+/// Which files there are.
+#[derive(Debug, Default)]
+struct Files {
+    manifest: Manifest,
+    /// Files that the newest manifests do not name, with the first batch whose manifest does not;
+    /// `None` until that batch is written.
+    retired: Vec<(Option<u64>, String)>,
 }
 
 impl StateStore {
@@ -50,13 +75,34 @@ impl StateStore {
     /// if there is none yet.
     ///
     /// # Errors
-    /// If a file that the manifest names is missing or damaged.
+    /// [`Error::CheckpointDamaged`] if a file that the manifest names is missing or damaged.
     pub async fn open(storage: Arc<dyn Storage>, manifest: &Value, options: StateOptions) -> Result<Self> {
-        let _ = (storage, manifest);
-        let tables = (0..options.operators * options.partitions)
-            .map(|_| Mutex::new(Box::new(MapTable::default()) as Box<dyn StateTable>))
-            .collect();
-        Ok(Self { partitions: options.partitions, tables })
+        let StateOptions { operators, partitions, run_id, .. } = options;
+        let manifest: Manifest = match manifest {
+            Value::Null => Manifest::default(),
+            manifest => serde_json::from_value(manifest.clone()).map_err(|error| {
+                Error::damaged("commits", format!("the last record does not say where the state is: {error}"))
+            })?,
+        };
+        let make: MakeTable = Arc::new(|| Box::new(super::MemoryTable::default()));
+        let restored = restore(&*storage, &manifest, operators, partitions, make).await?;
+        let mut tables = Vec::with_capacity(restored.len());
+        for (index, table) in restored.into_iter().enumerate() {
+            let mut table = LoggedTable::new(table);
+            let expired = manifest.operators.get(index / partitions.max(1)).and_then(|known| known.expired);
+            table.set_expired(expired);
+            tables.push(Mutex::new(table));
+        }
+        let mut retired = Vec::new();
+        if operators > 0 {
+            let listed = storage.list(DIRECTORY).await?;
+            let unknown = listed.into_iter().map(|file| file.path);
+            let named = |path: &String| manifest.segments.iter().any(|segment| segment.file == *path);
+            // Those of older manifests, and of batches that were never committed.
+            retired.extend(unknown.filter(|path| !named(path)).map(|path| (None, path)));
+        }
+        let files = Mutex::new(Files { manifest, retired });
+        Ok(Self { storage, operators, partitions, run_id, tables, files })
     }
 
     /// How many partitions each operator has.
@@ -64,15 +110,33 @@ impl StateStore {
         self.partitions
     }
 
+    /// Whether there are no operators, and so nothing to remember.
+    pub fn is_empty(&self) -> bool {
+        self.operators == 0
+    }
+
     /// The table of one operator in one partition.
-    pub fn table(&self, operator: usize, partition: usize) -> MutexGuard<'_, Box<dyn StateTable>> {
+    pub fn table(&self, operator: usize, partition: usize) -> TableGuard<'_> {
+        TableGuard(self.logged(operator, partition))
+    }
+
+    fn logged(&self, operator: usize, partition: usize) -> MutexGuard<'_, LoggedTable> {
         self.tables[operator * self.partitions + partition].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How large the state of one operator is.
     pub fn usage(&self, operator: usize) -> StateUsage {
-        let rows = (0..self.partitions).map(|partition| self.table(operator, partition).len()).sum();
-        StateUsage { rows, memory: 0 }
+        let mut usage = StateUsage::default();
+        for partition in 0..self.partitions {
+            let table = self.logged(operator, partition);
+            usage.rows += table.len();
+            usage.memory += table.memory() as u64;
+        }
+        usage
     }
 
     /// The smallest expiry of any row, in microseconds since the epoch; may be lower than the truth.
@@ -85,16 +149,167 @@ impl StateStore {
         self.expiries(|table| table.last_expiry()).max()
     }
 
-    fn expiries(&self, of: impl Fn(&dyn StateTable) -> Option<i64>) -> impl Iterator<Item = i64> {
-        self.tables
-            .iter()
-            .filter_map(move |table| of(table.lock().unwrap_or_else(PoisonError::into_inner).as_ref()))
+    fn expiries(&self, of: impl Fn(&LoggedTable) -> Option<i64>) -> impl Iterator<Item = i64> {
+        self.tables.iter().filter_map(move |table| of(&table.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// Makes what the batch changed durable, in at most one object, and gives the manifest for its
-    /// commit record.
+    /// Makes what the batch changed durable, in one object or, if nothing changed, in none, and gives
+    /// the manifest for its commit record.
     pub async fn write_changes(&self, batch_id: u64) -> Result<Value> {
-        let _ = batch_id;
-        Ok(Value::Null)
+        if self.operators == 0 {
+            return Ok(Value::Null);
+        }
+        let mut changed = Vec::new();
+        let mut operators = Vec::with_capacity(self.operators);
+        for operator in 0..self.operators {
+            let mut state = OperatorState::default();
+            for partition in 0..self.partitions {
+                let mut table = self.logged(operator, partition);
+                state.rows += table.len();
+                let changes = table.take_changes();
+                state.expired = state.expired.max(changes.expired);
+                if changes.len() > 0 {
+                    changed.push((operator as u32, changes));
+                }
+            }
+            operators.push(state);
+        }
+        let segment = match changed.is_empty() {
+            true => None,
+            false => {
+                let rows = changed.iter().map(|(_, changes)| changes.len() as u64).sum();
+                let file = encode(changed).await?;
+                Some(self.create((batch_id, batch_id), rows, file).await?)
+            }
+        };
+        let mut files = self.files();
+        files.manifest.operators = operators;
+        files.manifest.segments.extend(segment);
+        for (since, _) in &mut files.retired {
+            since.get_or_insert(batch_id);
+        }
+        serde_json::to_value(&files.manifest)
+            .map_err(|error| Error::Invalid(format!("the state's manifest has no JSON form: {error}")))
+    }
+
+    async fn create(&self, batches: (u64, u64), rows: u64, file: Bytes) -> Result<Segment> {
+        let (first_batch, last_batch) = batches;
+        let path = format!("{DIRECTORY}/{first_batch}-{last_batch}-{}", self.run_id.simple());
+        let bytes = file.len() as u64;
+        // The name is this run's own, so a file of that name is this one, from a call that seemed to fail.
+        let (Created::New | Created::Exists) = self.storage.create(&path, file).await?;
+        Ok(Segment { file: path, first_batch, last_batch, rows, bytes })
+    }
+
+    /// Merges files as far as that is due, and removes those that only commit records older than
+    /// the last `min_batches_to_retain` name; `committed` is the last committed batch. May run beside
+    /// batches, but only once at a time. May be interrupted.
+    ///
+    /// # Errors
+    /// Those of the storage, and damaged files. The next call goes on where this one stopped.
+    pub async fn maintain(&self, committed: u64, min_batches_to_retain: u64) -> Result<()> {
+        while let Some(merging) = self.next_merge() {
+            self.merge(merging).await?;
+        }
+        let removable: Vec<String> = {
+            let is_old = |since: &Option<u64>| {
+                since.is_some_and(|since| since.saturating_add(min_batches_to_retain) <= committed)
+            };
+            let files = self.files();
+            files.retired.iter().filter(|(since, _)| is_old(since)).map(|(_, path)| path.clone()).collect()
+        };
+        for path in removable {
+            self.storage.delete(&path).await?;
+            self.files().retired.retain(|(_, retired)| *retired != path);
+        }
+        Ok(())
+    }
+
+    fn next_merge(&self) -> Option<Merging> {
+        let files = self.files();
+        let range = mergeable(&files.manifest.segments)?;
+        Some(Merging {
+            is_oldest: range.start == 0,
+            segments: files.manifest.segments[range].to_vec(),
+            expired: files.manifest.operators.iter().map(|operator| operator.expired).collect(),
+        })
+    }
+
+    async fn merge(&self, merging: Merging) -> Result<()> {
+        let mut contents = Vec::with_capacity(merging.segments.len());
+        for segment in &merging.segments {
+            contents.push((segment.file.clone(), read(&*self.storage, segment).await?));
+        }
+        let (Some(first), Some(last)) = (merging.segments.first(), merging.segments.last()) else {
+            return Ok(());
+        };
+        let batches = (first.first_batch, last.last_batch);
+        let (expired, is_oldest) = (merging.expired, merging.is_oldest);
+        let Merged { file, rows } =
+            tokio::task::spawn_blocking(move || merge(&contents, &expired, is_oldest))
+                .await
+                .map_err(|error| Error::Invalid(format!("merging state failed: {error}")))??;
+        let merged = self.create(batches, rows, file).await?;
+        let mut files = self.files();
+        let at = files.manifest.segments.iter().position(|segment| segment.file == first.file);
+        if let Some(at) = at {
+            let end = at + merging.segments.len();
+            let old: Vec<Segment> = files.manifest.segments.splice(at..end, [merged]).collect();
+            files.retired.extend(old.into_iter().map(|segment| (None, segment.file)));
+        }
+        Ok(())
+    }
+}
+
+/// Files that are to become one.
+#[derive(Debug)]
+struct Merging {
+    segments: Vec<Segment>,
+    is_oldest: bool,
+    /// By operator.
+    expired: Vec<Option<i64>>,
+}
+
+/// The file of a batch's changes, by operator.
+async fn encode(changed: Vec<(u32, Changes)>) -> Result<Bytes> {
+    let rows: usize = changed.iter().map(|(_, changes)| changes.len()).sum();
+    let mut blocks: Vec<Vec<u8>> = Vec::with_capacity(changed.len());
+    if rows < PARALLEL_FROM {
+        for (operator, changes) in &changed {
+            blocks.push(segment::encode(*operator, changes)?);
+        }
+        return Ok(segment::assemble(&blocks));
+    }
+    let mut tasks = JoinSet::new();
+    for (index, (operator, changes)) in changed.into_iter().enumerate() {
+        tasks.spawn_blocking(move || (index, segment::encode(operator, &changes)));
+    }
+    let mut done = Vec::new();
+    while let Some(finished) = tasks.join_next().await {
+        let (index, bytes) =
+            finished.map_err(|error| Error::Invalid(format!("writing state failed: {error}")))?;
+        done.push((index, bytes?));
+    }
+    // The same bytes whoever is faster.
+    done.sort_by_key(|(index, _)| *index);
+    blocks.extend(done.into_iter().map(|(_, bytes)| bytes));
+    Ok(segment::assemble(&blocks))
+}
+
+/// A table that nobody else is using.
+#[derive(Debug)]
+pub struct TableGuard<'a>(MutexGuard<'a, LoggedTable>);
+
+impl std::ops::Deref for TableGuard<'_> {
+    type Target = dyn StateTable;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl std::ops::DerefMut for TableGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.0
     }
 }

@@ -32,7 +32,7 @@ impl Found {
 /// The rows that one operator remembers in one partition.
 ///
 /// A row is identified by its key and subkey; operators with one row per key leave `subkeys` out,
-/// which is the same as empty ones. Within one call no row may be named twice. Calls are made by one
+/// which is the same as empty ones. Rows are put and removed in their order. Calls are made by one
 /// task at a time, and never while the batch is being committed.
 ///
 /// Errors are those of the local disk that cold rows were moved to. After an error the table may be
@@ -86,4 +86,7 @@ pub trait StateTable: Debug + Send {
 
     /// The largest expiry of any row there ever was.
     fn last_expiry(&self) -> Option<i64>;
+
+    /// How many bytes of memory it takes, about.
+    fn memory(&self) -> usize;
 }

@@ -93,7 +93,7 @@ impl StatefulAggregate {
         }
         let touched = grouping.finish()?;
         let mut table = epoch.state.table(self.operator.id, partition);
-        let table = table.as_mut();
+        let table = &mut *table;
         let mut results = Vec::new();
         epoch.operators[self.operator.id].add_updated(touched.groups);
         let mut at = 0;

@@ -1,0 +1,82 @@
+//! Which rows expire when.
+
+use std::collections::BTreeMap;
+
+use super::index::Place;
+use super::table::NEVER;
+
+/// How long a bucket is, in microseconds: ends of windows have buckets of their own, and the rows
+/// of the one bucket that is looked through in vain are those of a second.
+const BUCKET: i64 = 1_000_000;
+
+/// The places of rows, with their generations, by expiry, in buckets. A place may be there although its row is gone or expires
+/// at another time by now: whoever takes places out has a look at the rows.
+#[derive(Debug, Default)]
+pub(super) struct Expiries {
+    buckets: BTreeMap<i64, Vec<(Place, u32)>>,
+    places: usize,
+    last: Option<i64>,
+}
+
+impl Expiries {
+    /// Whether rows with these two expiries are in the same bucket.
+    pub(super) fn same(one: i64, other: i64) -> bool {
+        one.div_euclid(BUCKET) == other.div_euclid(BUCKET)
+    }
+
+    pub(super) fn add(&mut self, expiry: i64, place: (Place, u32)) {
+        if expiry != NEVER {
+            self.buckets.entry(expiry.div_euclid(BUCKET)).or_default().push(place);
+            self.places += 1;
+        }
+    }
+
+    /// Notes an expiry that a row has, or had.
+    pub(super) fn note(&mut self, expiry: i64) {
+        if expiry != NEVER {
+            self.last = self.last.max(Some(expiry));
+        }
+    }
+
+    /// Takes out the next bucket in which rows may expire by `upto`: whether all of them do, and their
+    /// places.
+    pub(super) fn take(&mut self, upto: i64) -> Option<(i64, Vec<(Place, u32)>)> {
+        let entry = self.buckets.first_entry()?;
+        if entry.key().saturating_mul(BUCKET) > upto {
+            return None;
+        }
+        let (bucket, places) = entry.remove_entry();
+        self.places -= places.len();
+        Some((bucket, places))
+    }
+
+    /// Puts places back that were taken out and have not expired.
+    pub(super) fn put_back(&mut self, bucket: i64, places: Vec<(Place, u32)>) {
+        if !places.is_empty() {
+            self.places += places.len();
+            self.buckets.insert(bucket, places);
+        }
+    }
+
+    /// The first expiry of a bucket.
+    pub(super) fn start(bucket: i64) -> i64 {
+        bucket.saturating_mul(BUCKET)
+    }
+
+    /// Whether every row of a bucket expires by `upto`.
+    pub(super) fn is_past(bucket: i64, upto: i64) -> bool {
+        bucket.saturating_add(1).saturating_mul(BUCKET) <= upto.saturating_add(1)
+    }
+
+    pub(super) fn first(&self) -> Option<i64> {
+        self.buckets.keys().next().map(|bucket| Self::start(*bucket))
+    }
+
+    pub(super) fn last(&self) -> Option<i64> {
+        self.last
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.places * 16
+    }
+}
