@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
@@ -47,6 +48,7 @@ pub(crate) struct StreamingPlan {
     operators: Vec<OperatorDefinition>,
     watermarks: Vec<WatermarkDelay>,
     waits_for_watermark: bool,
+    late_filters: Vec<(usize, SchemaRef)>,
 }
 
 /// How the results of a query are to come, as far as its plan depends on it.
@@ -94,12 +96,14 @@ impl StreamingPlan {
             operators: Vec::new(),
             watermarks,
             waits_for_watermark,
+            late_filters: Vec::new(),
         };
         // Planned even if it cannot be kept, so that an error shows before the query starts.
         let small = prepared.create(&prepared.small.state).await?;
         prepared.scans = scans_of(&small);
         let mut operators = operators_of(&small);
         operators.sort_by_key(|(operator, _)| *operator);
+        prepared.late_filters = late_filters_of(&small);
         prepared.operators = operators.into_iter().map(|(_, definition)| definition).collect();
         if !replan {
             prepared.wide.cached = Some(prepared.create(&prepared.wide.state).await?);
@@ -116,6 +120,11 @@ impl StreamingPlan {
     /// The stateful operators, by number.
     pub(crate) fn operators(&self) -> &[OperatorDefinition] {
         &self.operators
+    }
+
+    /// The operators that leave late rows out, with the columns of these.
+    pub(crate) fn late_filters(&self) -> &[(usize, SchemaRef)] {
+        &self.late_filters
     }
 
     /// The watermarks, by number.
@@ -180,4 +189,9 @@ fn scans_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, Arc<dyn SourceScan>)> 
 fn operators_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, OperatorDefinition)> {
     let own = plan.downcast_ref::<UnaryExec>().and_then(UnaryExec::definition);
     own.into_iter().chain(plan.children().into_iter().flat_map(operators_of)).collect()
+}
+
+fn late_filters_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, SchemaRef)> {
+    let own = plan.downcast_ref::<UnaryExec>().and_then(UnaryExec::late_rows);
+    own.into_iter().chain(plan.children().into_iter().flat_map(late_filters_of)).collect()
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, UInt64Array};
+use datafusion::arrow::compute::take_arrays;
 use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result as DataFusionResult;
@@ -117,8 +118,7 @@ impl StatefulAggregate {
         Ok(results)
     }
 
-    /// Replaces the states of some groups by those with the new partial results. What was there
-    /// comes first, for functions that care about order.
+    /// Replaces the states of some groups by those with the new partial results.
     fn merge(
         &self,
         touched: &Grouped,
@@ -128,19 +128,50 @@ impl StatefulAggregate {
         let keys = self.partials.keys.encode(&touched.keys, touched.groups)?;
         let mut found = Found::default();
         table.get(&keys, None, &mut found)?;
-        let states = if found.positions.is_empty() {
-            touched.states.clone()
-        } else {
-            let mut merged = self.partials.accumulators()?;
-            let old = self.partials.states.decode_all(&found.values)?;
-            merged.merge(&old, &found.positions, touched.groups)?;
-            let all: Vec<usize> = (0..touched.groups).collect();
-            merged.merge(&touched.states, &all, touched.groups)?;
-            merged.states()?
-        };
+        if found.positions.is_empty() {
+            return self.replace(touched, &keys, touched.states.clone(), table, results);
+        }
+        if found.positions.len() == touched.groups {
+            let states = self.add_to(&found, touched)?;
+            return self.replace(touched, &keys, states, table, results);
+        }
+        // Accumulators take it that a call that makes groups has a row for each of them, so that groups
+        // that are known and groups that are not must not meet in one.
+        let known = touched.take(&found.positions)?;
+        let names: ByteRows = found.positions.iter().map(|group| keys.row(*group)).collect();
+        let states = self.add_to(&found, &known)?;
+        self.replace(&known, &names, states, table, results)?;
+
+        let mut known = found.positions.iter().copied().peekable();
+        let fresh: Vec<usize> =
+            (0..touched.groups).filter(|group| known.next_if_eq(group).is_none()).collect();
+        let names: ByteRows = fresh.iter().map(|group| keys.row(*group)).collect();
+        let fresh = touched.take(&fresh)?;
+        self.replace(&fresh, &names, fresh.states.clone(), table, results)
+    }
+
+    /// The states that were found, with the new partial results of these groups. What was there comes
+    /// first, for functions that care about order.
+    fn add_to(&self, found: &Found, touched: &Grouped) -> DataFusionResult<Vec<ArrayRef>> {
+        let all: Vec<usize> = (0..touched.groups).collect();
+        let mut merged = self.partials.accumulators()?;
+        merged.merge(&self.partials.states.decode_all(&found.values)?, &all, touched.groups)?;
+        merged.merge(&touched.states, &all, touched.groups)?;
+        merged.states()
+    }
+
+    /// Puts the states of some groups into the table and, in update mode, gives their results.
+    fn replace(
+        &self,
+        touched: &Grouped,
+        keys: &dyn RowBytes,
+        states: Vec<ArrayRef>,
+        table: &mut dyn StateTable,
+        results: &mut Vec<RecordBatch>,
+    ) -> DataFusionResult<()> {
         let values = self.partials.states.encode(&states, touched.groups)?;
         let expiries = self.expiries(touched)?;
-        table.put(&keys, None, &values, expiries.as_deref())?;
+        table.put(keys, None, &values, expiries.as_deref())?;
         if self.mode == OutputMode::Update {
             let all: Vec<usize> = (0..touched.groups).collect();
             let mut merged = self.partials.accumulators()?;
@@ -303,5 +334,13 @@ impl Grouped {
         let slice =
             |columns: &[ArrayRef]| columns.iter().map(|column| column.slice(offset, length)).collect();
         Self { groups: length, keys: slice(&self.keys), states: slice(&self.states) }
+    }
+
+    /// Some of the groups.
+    fn take(&self, groups: &[usize]) -> DataFusionResult<Self> {
+        let indices = UInt64Array::from_iter_values(groups.iter().map(|group| *group as u64));
+        let (keys, states) =
+            (take_arrays(&self.keys, &indices, None)?, take_arrays(&self.states, &indices, None)?);
+        Ok(Self { groups: groups.len(), keys, states })
     }
 }

@@ -132,7 +132,8 @@ fn around() -> Vec<Spec> {
         specs.push(timed(stream().group(keys(), some()).having(having, operator, limit), mode));
         specs.push(timed(stream().group(keys(), some()).having(agg("max", "v"), "<", 5), mode));
         specs.push(timed(stream().filter(condition.clone()).group(keys(), some()), mode));
-        let above = vec![(op(col("a0"), "+", Expr::Int(1)), "n"), (col("t"), "t"), (Expr::Text("x".into()), "x")];
+        let above =
+            vec![(op(col("a0"), "+", Expr::Int(1)), "n"), (col("t"), "t"), (Expr::Text("x".into()), "x")];
         specs.push(timed(stream().group(keys(), some()).project(above), mode));
         let below = vec![(op(col("v"), "%", Expr::Int(3)), "m"), (col("ts"), "at"), (col("v"), "v")];
         let at = Expr::Bin(5_000_000, Box::new(col("at")));
@@ -182,7 +183,10 @@ fn above_complete() -> Vec<Spec> {
         untimed(counted().project(vec![(col("a0"), "n")]).distinct(), Complete),
         untimed(counted().filter(op(col("a0"), ">", Expr::Int(1))), Complete),
         untimed(most.group(vec![], vec![agg("sum", "a0")]), Complete),
-        untimed(stream().distinct_on(&["k"]).group(vec![], vec![agg("count", "*"), agg("sum", "k")]), Complete),
+        untimed(
+            stream().distinct_on(&["k"]).group(vec![], vec![agg("count", "*"), agg("sum", "k")]),
+            Complete,
+        ),
     ]
 }
 

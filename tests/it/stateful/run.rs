@@ -1,6 +1,5 @@
 //! Runs all queries in random batches, with restarts and crashes in between.
 
-
 use tidemill::prelude::*;
 use tidemill::{Environment, OutputMode};
 
@@ -90,7 +89,8 @@ async fn run(spec: &Spec, seed: u64, restarts: bool) -> Result<(), String> {
     let (mut dice, mut history) = (Dice(seed), History::new(seed));
     let mut world = World::new(spec.clone());
     let mut checker = Checker::new(spec);
-    let (mut session, mut query) = world.start(Environment::default(), &setting(&mut dice)).await.map_err(text)?;
+    let (mut session, mut query) =
+        world.start(Environment::default(), &setting(&mut dice)).await.map_err(text)?;
     let mut late = 0;
     for _ in 0..3 + dice.roll(4) {
         world.feed(&history.next());
@@ -107,7 +107,8 @@ async fn run(spec: &Spec, seed: u64, restarts: bool) -> Result<(), String> {
         if restarts && dice.roll(3) == 0 {
             query.stop(StopMode::Finish).await.map_err(text)?;
             late += late_rows(&query);
-            (session, query) = world.start(Environment::default(), &setting(&mut dice)).await.map_err(text)?;
+            (session, query) =
+                world.start(Environment::default(), &setting(&mut dice)).await.map_err(text)?;
         }
     }
     query.stop(StopMode::Finish).await.map_err(text)?;
@@ -248,7 +249,8 @@ async fn crash(spec: &Spec, seed: u64, plan: Option<Plan>, again: Option<Plan>) 
 
 /// One of each kind of state.
 fn to_crash() -> Vec<Spec> {
-    let some = || vec![agg("count", "*"), agg("sum", "f"), agg("count", "v").distinct(), agg("array_agg", "v")];
+    let some =
+        || vec![agg("count", "*"), agg("sum", "f"), agg("count", "v").distinct(), agg("array_agg", "v")];
     let stream = || Rel::Stream(0);
     vec![
         queries::timed(stream().group(vec![(bin(10), "t"), (col("k"), "k")], some()), OutputMode::Append),
