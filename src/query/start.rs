@@ -28,7 +28,7 @@ use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition};
 use crate::clock::Clock;
 use crate::error::{Error, Result, StreamingQueryException};
 use crate::id::IdGenerator;
-use crate::plan::{StreamingPlan, bind, check};
+use crate::plan::{StreamingPlan, bind, check, result_schema};
 use crate::sink::{OutputMode, Sink};
 use crate::source::{Source, SourceBatch, SourceContext, SourceProvider};
 use crate::state::{StateOptions, StateStore};
@@ -74,7 +74,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
     let storage = request.storages.open(&place.url, place.durability)?;
     let known = Checkpoint::read_metadata(storage.as_ref()).await?;
     let (logical, providers) = pin_inferred_schemas(&request.plan.logical, known.as_ref())?;
-    let sink = (request.make_sink)(Arc::clone(logical.schema().inner()))?;
+    let sink = (request.make_sink)(result_schema(&logical, &request.plan.state))?;
     sink.check_output_mode(request.output_mode)?;
     let id = known.as_ref().map_or_else(|| request.ids.next_id(), |known| known.id);
     let state = &request.plan.state;
@@ -168,7 +168,7 @@ pub(crate) async fn explain(
 ) -> Result<String> {
     check::check(&plan.logical, output_mode)?;
     let providers = bind::sources_of(&plan.logical);
-    let sink = make_sink(Arc::clone(plan.logical.schema().inner()))?;
+    let sink = make_sink(result_schema(&plan.logical, &plan.state))?;
     sink.check_output_mode(output_mode)?;
     let sources = create_sources(&providers, Uuid::nil(), &plan.state, &clock)?;
     let shape = state.shape(output_mode, &plan.state);
@@ -243,7 +243,7 @@ impl CheckpointPlace {
         if let Some(url) = &request.checkpoint {
             return Ok(Self { url: url.clone(), durability: request.durability, temporary: None });
         }
-        let sink = (request.make_sink)(Arc::clone(request.plan.logical.schema().inner()))?;
+        let sink = (request.make_sink)(result_schema(&request.plan.logical, &request.plan.state))?;
         if !sink.is_ephemeral() {
             return Err(Error::Invalid(format!(
                 "{} needs the option 'checkpointLocation' (in SQL: CHECKPOINT LOCATION '…'): a directory \

@@ -118,7 +118,8 @@ impl StatefulAggregate {
         Ok(results)
     }
 
-    /// Replaces the states of some groups by those with the new partial results.
+    /// Replaces the states of some groups by those with the new partial results. What was there
+    /// comes first, for functions that care about order.
     fn merge(
         &self,
         touched: &Grouped,
@@ -128,50 +129,14 @@ impl StatefulAggregate {
         let keys = self.partials.keys.encode(&touched.keys, touched.groups)?;
         let mut found = Found::default();
         table.get(&keys, None, &mut found)?;
-        if found.positions.is_empty() {
-            return self.replace(touched, &keys, touched.states.clone(), table, results);
-        }
-        if found.positions.len() == touched.groups {
-            let states = self.add_to(&found, touched)?;
-            return self.replace(touched, &keys, states, table, results);
-        }
-        // Accumulators take it that a call that makes groups has a row for each of them, so that groups
-        // that are known and groups that are not must not meet in one.
-        let known = touched.take(&found.positions)?;
-        let names: ByteRows = found.positions.iter().map(|group| keys.row(*group)).collect();
-        let states = self.add_to(&found, &known)?;
-        self.replace(&known, &names, states, table, results)?;
-
-        let mut known = found.positions.iter().copied().peekable();
-        let fresh: Vec<usize> =
-            (0..touched.groups).filter(|group| known.next_if_eq(group).is_none()).collect();
-        let names: ByteRows = fresh.iter().map(|group| keys.row(*group)).collect();
-        let fresh = touched.take(&fresh)?;
-        self.replace(&fresh, &names, fresh.states.clone(), table, results)
-    }
-
-    /// The states that were found, with the new partial results of these groups. What was there comes
-    /// first, for functions that care about order.
-    fn add_to(&self, found: &Found, touched: &Grouped) -> DataFusionResult<Vec<ArrayRef>> {
-        let all: Vec<usize> = (0..touched.groups).collect();
-        let mut merged = self.partials.accumulators()?;
-        merged.merge(&self.partials.states.decode_all(&found.values)?, &all, touched.groups)?;
-        merged.merge(&touched.states, &all, touched.groups)?;
-        merged.states()
-    }
-
-    /// Puts the states of some groups into the table and, in update mode, gives their results.
-    fn replace(
-        &self,
-        touched: &Grouped,
-        keys: &dyn RowBytes,
-        states: Vec<ArrayRef>,
-        table: &mut dyn StateTable,
-        results: &mut Vec<RecordBatch>,
-    ) -> DataFusionResult<()> {
+        let states = if found.positions.is_empty() {
+            touched.states.clone()
+        } else {
+            self.merge_found(touched, &found)?
+        };
         let values = self.partials.states.encode(&states, touched.groups)?;
         let expiries = self.expiries(touched)?;
-        table.put(keys, None, &values, expiries.as_deref())?;
+        table.put(&keys, None, &values, expiries.as_deref())?;
         if self.mode == OutputMode::Update {
             let all: Vec<usize> = (0..touched.groups).collect();
             let mut merged = self.partials.accumulators()?;
@@ -181,6 +146,31 @@ impl StatefulAggregate {
             results.push(self.output(columns, touched.groups)?);
         }
         Ok(())
+    }
+
+    /// The states of `touched`, put behind those that were found of some of them.
+    fn merge_found(&self, touched: &Grouped, found: &Found) -> DataFusionResult<Vec<ArrayRef>> {
+        // Accumulators take a group whose number is below the total for one that has had a value. So
+        // the groups that are found have the first numbers, and the total is raised for the others.
+        let known = found.positions.len();
+        let mut numbers = vec![usize::MAX; touched.groups];
+        for (number, position) in found.positions.iter().enumerate() {
+            numbers[*position] = number;
+        }
+        let mut new = known..;
+        for number in numbers.iter_mut().filter(|number| **number == usize::MAX) {
+            *number = new.next().unwrap_or(touched.groups);
+        }
+        let first: Vec<usize> = (0..known).collect();
+        let mut merged = self.partials.accumulators()?;
+        merged.merge(&self.partials.states.decode_all(&found.values)?, &first, known)?;
+        merged.merge(&touched.states, &numbers, touched.groups)?;
+        let states = merged.states()?;
+        if numbers.is_sorted() {
+            return Ok(states);
+        }
+        let order = UInt64Array::from_iter_values(numbers.iter().map(|number| *number as u64));
+        Ok(take_arrays(&states, &order, None)?)
     }
 
     /// Adds the new partial results of some groups as rows of their own.
@@ -334,13 +324,5 @@ impl Grouped {
         let slice =
             |columns: &[ArrayRef]| columns.iter().map(|column| column.slice(offset, length)).collect();
         Self { groups: length, keys: slice(&self.keys), states: slice(&self.states) }
-    }
-
-    /// Some of the groups.
-    fn take(&self, groups: &[usize]) -> DataFusionResult<Self> {
-        let indices = UInt64Array::from_iter_values(groups.iter().map(|group| *group as u64));
-        let (keys, states) =
-            (take_arrays(&self.keys, &indices, None)?, take_arrays(&self.states, &indices, None)?);
-        Ok(Self { groups: groups.len(), keys, states })
     }
 }
