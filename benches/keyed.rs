@@ -74,7 +74,7 @@ pub async fn run(settings: &Settings, workspace: &Workspace, report: &Report) ->
         })
         .filter(|case| case.name.contains(&settings.case))
         .collect();
-        for (case, runs) in cases.iter().zip(measure(workspace, &cases, settings.runs).await?) {
+        for (case, runs) in cases.iter().zip(measure(settings, workspace, &cases).await?) {
             add_row(&mut table, case, &runs, feed.rows());
         }
     }

@@ -79,6 +79,9 @@ struct Settings {
     /// Only the cases of the benchmarks of queries with state whose names hold this text.
     #[arg(long, default_value = "")]
     case: String,
+    /// Leaves out the round that compares results of queries with state to DataFusion's, for a profiler.
+    #[arg(long)]
+    unchecked: bool,
     /// A divisor of the rows of the benchmarks of queries with state, for a quick look.
     #[arg(long, default_value_t = 1)]
     divide: u64,

@@ -68,7 +68,7 @@ pub async fn run(settings: &Settings, workspace: &Workspace, report: &Report) ->
         BAR_HOPPING / 1e6
     );
     let mut table = Table::new("nexmark", title, &["seconds", "rows/s", "DataFusion s", "ratio", "bar"]);
-    for (case, runs) in cases.iter().zip(measure(workspace, &cases, settings.runs).await?) {
+    for (case, runs) in cases.iter().zip(measure(settings, workspace, &cases).await?) {
         let listed: Vec<String> = runs.triggers().iter().map(|ms| format!("{ms:.0}")).collect();
         eprintln!("{}: ms of each trigger: {}", case.name, listed.join(" "));
         let (seconds, batch) = (runs.seconds(), runs.batch_seconds());

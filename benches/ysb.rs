@@ -55,7 +55,7 @@ pub async fn run(settings: &Settings, workspace: &Workspace, report: &Report) ->
         let cases = cases(format, &directory)?;
         let cases: Vec<Case<'_>> =
             cases.into_iter().filter(|case| case.name.contains(&settings.case)).collect();
-        for (case, runs) in cases.iter().zip(measure(workspace, &cases, settings.runs).await?) {
+        for (case, runs) in cases.iter().zip(measure(settings, workspace, &cases).await?) {
             let listed: Vec<String> = runs.triggers().iter().map(|ms| format!("{ms:.0}")).collect();
             eprintln!("{}: ms of each trigger: {}", case.name, listed.join(" "));
             let (seconds, batch) = (runs.seconds(), runs.batch_seconds());

@@ -17,6 +17,7 @@ use super::feed::Feed;
 use super::statistics::{median, millis};
 use super::stream::{BatchEnd, Watch, text, watched_session};
 use super::{Result, Workspace};
+use crate::Settings;
 
 /// The unbounded table of a query.
 #[derive(Debug, Clone)]
@@ -87,13 +88,13 @@ impl Runs {
     }
 }
 
-/// Measures `cases`, which take turns, `runs` times each after a round that warms up and compares
-/// the results.
-pub async fn measure(workspace: &Workspace, cases: &[Case<'_>], runs: usize) -> Result<Vec<Runs>> {
+/// Measures `cases`, which take turns, after a round that warms up and compares the results.
+pub async fn measure(settings: &Settings, workspace: &Workspace, cases: &[Case<'_>]) -> Result<Vec<Runs>> {
+    let work = workspace.empty("stateful-work")?;
     let mut all: Vec<Runs> = cases.iter().map(|_| Runs::default()).collect();
-    for round in 0..=runs {
+    for round in usize::from(settings.unchecked)..=settings.runs {
         for (case, measured) in cases.iter().zip(&mut all) {
-            let work = workspace.empty("stateful-work")?;
+            workspace.empty("stateful-work")?;
             if round == 0 {
                 case.compare(&work).await?;
                 continue;
@@ -190,8 +191,9 @@ impl Case<'_> {
             while rows.next().await.transpose()?.is_some() {}
             return Ok(started.elapsed().as_secs_f64());
         };
-        let schema = Arc::clone(frame.schema().inner());
-        let table = MemTable::try_new(schema, vec![frame.collect().await?])?;
+        let rows = frame.collect().await?;
+        let schema = rows.first().ok_or("the batch gave no rows")?.schema();
+        let table = MemTable::try_new(schema, vec![rows])?;
         keep.register_table("output", Arc::new(table))?;
         Ok(started.elapsed().as_secs_f64())
     }

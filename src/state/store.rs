@@ -12,9 +12,11 @@ use uuid::Uuid;
 use super::budget::{Account, shares};
 use super::change_log::{Changes, LoggedTable};
 use super::manifest::{Manifest, OperatorState, Segment, mergeable};
+use super::memory_table::MemoryTable;
 use super::merge::{Merged, merge};
 use super::restore::{MakeTable, read, restore};
 use super::segment;
+use super::spill::SpillTable;
 use super::table::StateTable;
 use crate::error::{Error, Result};
 use crate::storage::{Created, Storage};
@@ -83,13 +85,7 @@ impl StateStore {
     pub async fn open(storage: Arc<dyn Storage>, manifest: &Value, options: StateOptions) -> Result<Self> {
         let StateOptions { operators, partitions, memory_limit, run_id } = options;
         let manifest = Manifest::from_record(manifest)?;
-        let tables = (operators * partitions).max(1);
-        let make: MakeTable = match memory_limit {
-            None => Arc::new(|| Box::new(super::MemoryTable::default())),
-            Some(limit) => {
-                Arc::new(move || Box::new(super::SpillTable::new(limit / tables, std::env::temp_dir())))
-            }
-        };
+        let make = maker(memory_limit, operators * partitions);
         let restored = restore(&*storage, &manifest, operators, partitions, make).await?;
         let mut tables = Vec::with_capacity(restored.len());
         for (index, table) in restored.into_iter().enumerate() {
@@ -305,6 +301,17 @@ impl StateStore {
             files.retired.extend(old.into_iter().map(|segment| (None, segment.file)));
         }
         Ok(())
+    }
+}
+
+/// How a table is made of which there are to be `tables`, with `memory_limit` for all of them.
+fn maker(memory_limit: Option<usize>, tables: usize) -> MakeTable {
+    match memory_limit {
+        None => Arc::new(|| Box::new(MemoryTable::default())),
+        Some(limit) => {
+            let share = limit / tables.max(1);
+            Arc::new(move || Box::new(SpillTable::new(share, std::env::temp_dir())))
+        }
     }
 }
 

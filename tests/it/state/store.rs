@@ -240,7 +240,8 @@ fn a_lost_or_damaged_file_is_named() {
         let file = Manifest::from_record(&query.manifest).unwrap().segments[0].file.clone();
         let whole = query.storage.read(&file).await.unwrap().unwrap();
         let reopened = async || {
-            let opened = StateStore::open(Arc::clone(&query.storage), &query.manifest, options(1, None)).await;
+            let opened =
+                StateStore::open(Arc::clone(&query.storage), &query.manifest, options(1, None)).await;
             opened.map(|_| ()).map_err(|error| error.to_string())
         };
         assert_eq!(reopened().await, Ok(()));
