@@ -110,7 +110,8 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         memory_limit: request.state.memory_limit,
         run_id,
     };
-    let state_store = StateStore::open(Arc::clone(&storage), &manifest, options).await?;
+    let mut state_store = StateStore::open(Arc::clone(&storage), &manifest, options).await?;
+    state_store.account_in(&request.plan.state.runtime_env().memory_pool)?;
     let resumed = resume(&sources, recovered).await?;
     let tracker = request.state.tracker(&conf, &plan, resumed.watermark_ms, request.clock.now_ms())?;
 
