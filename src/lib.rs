@@ -68,6 +68,7 @@ pub use sink::OutputMode;
 pub mod prelude {
     pub use datafusion::prelude::*;
 
+    pub use crate::functions::{sliding_window, sliding_window_from, window, window_time};
     pub use crate::{
         EventTime, OutputMode, ReadStream, Session, StopMode, StreamingQuery, Trigger, WriteStream,
     };

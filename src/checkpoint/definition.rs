@@ -1,10 +1,10 @@
 //! Whether a query is still the one that wrote its checkpoint.
 
+mod operators;
+
 use url::Url;
 
-use super::records::{
-    ColumnDefinition, Location, OperatorDefinition, QueryDefinition, SinkDefinition, SourceDefinition,
-};
+use super::records::{ColumnDefinition, Location, QueryDefinition, SinkDefinition, SourceDefinition};
 use super::same_place;
 use crate::error::{Error, Result};
 
@@ -42,7 +42,7 @@ fn differences(recorded: &QueryDefinition, current: &QueryDefinition) -> Vec<Str
     if recorded.output_mode != current.output_mode {
         found.push(format!("its output mode was {} and is {}", recorded.output_mode, current.output_mode));
     }
-    compare_operators(&recorded.operators, &current.operators, &mut found);
+    operators::compare(&recorded.operators, &current.operators, &mut found);
     found
 }
 
@@ -120,24 +120,6 @@ fn compare_columns(name: &str, old: &[ColumnDefinition], new: &[ColumnDefinition
             columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
         };
         found.push(format!("the columns of {name} were ({}) and are ({})", names(old), names(new)));
-    }
-}
-
-fn compare_operators(old: &[OperatorDefinition], new: &[OperatorDefinition], found: &mut Vec<String>) {
-    if old.len() != new.len() {
-        found.push(format!(
-            "it had {} and has {}",
-            count(old.len(), "stateful operator"),
-            count(new.len(), "stateful operator")
-        ));
-        return;
-    }
-    for (index, (old, new)) in old.iter().zip(new).enumerate() {
-        if old.name != new.name {
-            found.push(format!("stateful operator {index} was {} and is {}", old.name, new.name));
-        } else if old.details != new.details {
-            found.push(format!("stateful operator {index} ({}) has changed", old.name));
-        }
     }
 }
 

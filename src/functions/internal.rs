@@ -57,8 +57,9 @@ fn call(name: String, operation: Operation, argument: Expr) -> Expr {
     ScalarUDF::new_from_impl(Internal { name, operation, signature }).call(vec![argument])
 }
 
+/// One of the functions.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Internal {
+pub(super) struct Internal {
     name: String,
     operation: Operation,
     signature: Signature,

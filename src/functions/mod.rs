@@ -12,5 +12,5 @@ pub use window::{sliding_window, sliding_window_from, window, window_time};
 pub(crate) use final_at::final_at;
 pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, tag_of, unit_micros};
 pub(crate) use internal::{tagged, window_of, window_start, window_starts};
-pub(crate) use window::{WindowCall, all_functions, literal, windows_of_exprs};
+pub(crate) use window::{WindowCall, all_functions, is_event_time_function, literal, windows_of_exprs};
 pub(crate) use windows::Windows;

@@ -14,6 +14,7 @@ use datafusion::logical_expr::{
 };
 
 use super::finality::{Finality, WINDOW_END, is_window, tag_of};
+use super::internal::Internal;
 use super::lengths::windows_of;
 use super::windows::{Windows, last_moment_type, last_moments, window_fields, windows_from};
 
@@ -114,6 +115,15 @@ pub(crate) fn windows_of_exprs(lengths: &[Expr]) -> DataFusionResult<Windows> {
     let lengths: Vec<Option<ScalarValue>> = lengths.iter().map(literal).collect();
     let lengths: Vec<Option<&ScalarValue>> = lengths.iter().map(Option::as_ref).collect();
     windows_of(&lengths)
+}
+
+/// Whether `function` is one of ours, which say of their results when they are final. Others may hand
+/// on what their arguments say, whatever they have done to them.
+pub(crate) fn is_event_time_function(function: &ScalarUDF) -> bool {
+    let implementation: &dyn Any = function.inner().as_ref();
+    implementation.is::<WindowFunction>()
+        || implementation.is::<WindowTimeFunction>()
+        || implementation.is::<Internal>()
 }
 
 /// The value of a literal, also below an alias or a cast.

@@ -5,13 +5,12 @@ use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::common::{Column, DFSchemaRef, internal_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
 
-use super::watermark::{find_column, watermarks};
+use super::watermark::find_column;
 use crate::error::{Error, Result};
 use crate::functions::tag_of;
 
@@ -56,13 +55,6 @@ impl Deduplicate {
     /// Whether keys may be forgotten after the watermark's delay.
     pub(crate) fn within_watermark(&self) -> bool {
         self.within_watermark
-    }
-
-    /// With [`Self::within_watermark`]: the event-time column, and how long after a row's event time
-    /// its key is remembered; the longest delay if there are several watermarks.
-    pub(crate) fn expiry(&self) -> Option<(&Column, Duration)> {
-        let delay = watermarks(&self.input).iter().map(|watermark| watermark.delay()).max()?;
-        self.event_time.as_ref().map(|column| (column, delay))
     }
 
     /// Where the rows come from.

@@ -9,7 +9,9 @@ use datafusion::common::{DFSchema, ExprSchema, ScalarValue};
 use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
 use datafusion::logical_expr::{Expr, ExprSchemable};
 
-use crate::functions::{Finality, Span, WINDOW_END, WINDOW_START, final_at, literal, tag_of, unit_micros};
+use crate::functions::{
+    Finality, Span, WINDOW_END, WINDOW_START, final_at, is_event_time_function, literal, tag_of, unit_micros,
+};
 
 const NANOS_PER_DAY: i128 = 86_400_000_000_000;
 
@@ -35,7 +37,8 @@ impl EventTimeKey {
         final_at(key, &self.finality)
     }
 
-    /// What the column of the key is to be tagged with.
+    /// What the column of the key is tagged with.
+    #[cfg(test)]
     pub(crate) fn tag(&self) -> &Finality {
         &self.finality
     }
@@ -71,7 +74,8 @@ pub(crate) fn finality_of(expr: &Expr, schema: &DFSchema) -> Option<Finality> {
                 let to = expr.get_type(schema).ok()?;
                 cast(finality_of(time, schema)?, &time.get_type(schema).ok()?, &to)
             }
-            _ => tag_of(&expr.to_field(schema).ok()?.1),
+            _ if is_event_time_function(&call.func) => tag_of(&expr.to_field(schema).ok()?.1),
+            _ => None,
         },
         _ => None,
     }

@@ -90,31 +90,38 @@ fn expand_aggregate(aggregate: Aggregate) -> DataFusionResult<LogicalPlan> {
     let replaced: Vec<Expr> = (aggregate.group_expr.iter().cloned())
         .map(|expr| starts.replace(expr, input.schema(), &sliding))
         .collect::<DataFusionResult<_>>()?;
-    if calls.is_empty() && starts.found.is_empty() {
-        return Ok(LogicalPlan::Aggregate(aggregate));
-    }
-    let aggregates = aggregate
-        .aggr_expr
-        .into_iter()
-        .map(|expr| replace_sliding(expr, &sliding))
-        .collect::<DataFusionResult<Vec<_>>>()?;
-    let aggregate = Aggregate::try_new(Arc::new(input), replaced, aggregates)?;
-    if starts.found.is_empty() {
-        return Ok(LogicalPlan::Aggregate(aggregate));
-    }
-    let columns = schema.iter().map(|(qualifier, field)| {
-        let window =
-            starts.found.iter().find(|start| start.window == (qualifier.cloned(), field.name().clone()));
-        match window {
-            Some(start) => {
-                let column = Expr::Column(Column::new_unqualified(&start.name));
-                window_of(column, start.size).alias_qualified(qualifier.cloned(), field.name())
-            }
-            None => Expr::Column(Column::from((qualifier, field))),
-        }
+    let aggregate = if calls.is_empty() && starts.found.is_empty() {
+        aggregate
+    } else {
+        let results = aggregate.aggr_expr.into_iter().map(|expr| replace_sliding(expr, &sliding));
+        Aggregate::try_new(Arc::new(input), replaced, results.collect::<DataFusionResult<_>>()?)?
+    };
+    results_of(aggregate, &schema, &starts.found)
+}
+
+/// What `aggregate` gives, under the names of `schema`: with windows in place of their starts, and
+/// with no event times among the results of its functions. `first_value(time)` hands on that its
+/// argument is one, but a group may be given out long after its first time.
+fn results_of(aggregate: Aggregate, schema: &DFSchema, starts: &[Start]) -> DataFusionResult<LogicalPlan> {
+    let keys = schema.fields().len() - aggregate.aggr_expr.len();
+    let mut changed = false;
+    let columns = schema.iter().enumerate().map(|(index, (qualifier, field))| {
+        let column = Expr::Column(Column::from((qualifier, field)));
+        let start = starts.iter().find(|start| start.window == (qualifier.cloned(), field.name().clone()));
+        let replaced = match start {
+            Some(start) => window_of(Expr::Column(Column::new_unqualified(&start.name)), start.size),
+            None if index >= keys && tag_of(field).is_some() => tagged(column, None),
+            None => return column,
+        };
+        changed = true;
+        replaced.alias_qualified(qualifier.cloned(), field.name())
     });
-    let columns = columns.collect();
-    Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(LogicalPlan::Aggregate(aggregate)))?))
+    let columns: Vec<Expr> = columns.collect();
+    let plan = LogicalPlan::Aggregate(aggregate);
+    if !changed {
+        return Ok(plan);
+    }
+    Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(plan))?))
 }
 
 /// The keys of a group that were windows and are the starts of windows now.

@@ -13,6 +13,7 @@ mod planning;
 mod streaming;
 mod table_arguments;
 mod tokens;
+mod window_column;
 
 pub use ast::{
     CreateExternalTable, CreateStreamingQuery, ExplainStreamingQuery, InsertInto, Located, QueryClauses,

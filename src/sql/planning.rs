@@ -25,6 +25,7 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::diagnostics::error_at;
 use super::external::ExternalTable;
+use super::window_column::with_calls;
 use crate::error::{Error, Result};
 use crate::options::nearest;
 use crate::plan::{StreamTable, unbounded_tables};
@@ -149,6 +150,7 @@ impl<'a> Planner<'a> {
     }
 
     async fn plan_in(&self, state: &SessionState, statement: DataFusionStatement) -> Result<LogicalPlan> {
+        let statement = with_calls(statement);
         state.statement_to_plan(statement).await.map_err(|error| self.planning_error(error))
     }
 

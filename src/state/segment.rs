@@ -25,9 +25,6 @@ pub(super) const UNDIVIDED: u32 = u32::MAX;
 /// From how many rows on an operator's rows are divided.
 pub(super) const DIVIDE_FROM: usize = 1 << 15;
 
-/// Fast rather than small: state is written with every batch.
-const COMPRESSION_LEVEL: i32 = -3;
-
 /// The bucket that a key belongs to.
 pub(super) fn bucket_of(key: &[u8]) -> u32 {
     crc32c::crc32c(key) % BUCKETS
@@ -62,8 +59,7 @@ pub(super) fn encode_block(
     if rows.is_empty() {
         return Ok(());
     }
-    let packed = zstd::bulk::compress(&encode_rows(changes, rows), COMPRESSION_LEVEL)
-        .map_err(|error| Error::Invalid(format!("state cannot be compressed: {error}")))?;
+    let packed = lz4_flex::block::compress_prepend_size(&encode_rows(changes, rows));
     into.extend_from_slice(&operator.to_le_bytes());
     into.extend_from_slice(&bucket.to_le_bytes());
     into.extend_from_slice(&u32_of(rows.len())?.to_le_bytes());
@@ -173,7 +169,7 @@ fn block<'a>(rest: &mut Reader<'a>) -> Option<Block<'a>> {
 impl Block<'_> {
     /// The rows of the block, of the file `path`.
     pub(super) fn decode(&self, path: &str) -> Result<Changes> {
-        let raw = zstd::stream::decode_all(self.packed).map_err(|_| unreadable(path))?;
+        let raw = lz4_flex::block::decompress_size_prepended(self.packed).map_err(|_| unreadable(path))?;
         self.rows_in(&raw).ok_or_else(|| unreadable(path))
     }
 

@@ -1,9 +1,9 @@
 //! A crash, a torn write, and an error with and without effect, at every single storage call of
 //! checkpoint and sink: after a restart, the output is that of an undisturbed run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use serde_json::json;
 
 use crate::support::faults::{Call, Fault, Faults, Plan};
@@ -51,7 +51,7 @@ fn two_sources() -> Scenario {
             .partition_by(&["parity"])
             .files_per_trigger(1)
     };
-    let expected = Expected { format: "json", columns: &COLUMNS, rows, batches: 3 };
+    let expected = Expected { format: "json", columns: &COLUMNS, rows, batches: Some(3) };
     Scenario { template, expected, job: Box::new(job) }
 }
 
@@ -78,8 +78,65 @@ async fn before_maintenance(done: i64, left: i64) -> Scenario {
     job(&template, &template).run(&session_in(1, environment(disks()))).await.unwrap();
     (done..done + left).for_each(put);
     let rows = (first..done + left).map(|id| Row::from([("id".to_string(), json!(id))])).collect();
-    let batches = u64::try_from(done + left).unwrap();
+    let batches = Some(u64::try_from(done + left).unwrap());
     let expected = Expected { format: "json", columns: &COLUMNS, rows, batches };
+    Scenario { template, expected, job: Box::new(job) }
+}
+
+const WINDOW_COLUMNS: [(&str, Kind); 3] = [("w", Kind::Int), ("n", Kind::Int), ("d", Kind::Int)];
+
+/// Windows of ten seconds over four files, one per batch, after `done` files with a window each. What
+/// is not final by the watermark is made final at the end.
+async fn windows(done: i64) -> Scenario {
+    let template = Place::new();
+    let job = |template: &Place, place: &Place| {
+        let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let input = Input::new("input", "json", template.text("in"))
+            .schema(schema(&[("v", DataType::Int64), ("ts", time)]));
+        Job::new(place)
+            .inputs([input])
+            .sql(
+                "SELECT CAST(extract(epoch FROM w) AS BIGINT) AS w, n, d FROM (\
+                     SELECT date_bin(INTERVAL '10 seconds', ts) AS w, count(*) AS n, count(DISTINCT v) AS d \
+                     FROM WITH_WATERMARK(TABLE input, DESCRIPTOR(ts), INTERVAL '5 seconds') GROUP BY 1)",
+            )
+            .format("json")
+            .files_per_trigger(1)
+            .option("minBatchesToRetain", 2)
+            .option("flushOnEnd", true)
+    };
+    let mut windows: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    let mut put = |file: i64, rows: &[(i64, i64)]| {
+        let mut lines = String::new();
+        for (v, second) in rows {
+            let (minute, second_of) = (second / 60, second % 60);
+            let time = format!("1970-01-01T{:02}:{:02}:{second_of:02}", minute / 60, minute % 60);
+            lines += &format!("{{\"v\":{v},\"ts\":\"{time}\"}}\n");
+            windows.entry(second / 10 * 10).or_default().push(*v);
+        }
+        template.put(&format!("in/{file:05}.json"), lines);
+    };
+    (0..done).for_each(|file| put(file, &[(1, file * 20), (1, file * 20 + 1), (2, file * 20 + 3)]));
+    let start = done * 20;
+    if done > 0 {
+        // Stopped where new files may still add to what is not final.
+        let mut first = job(&template, &template);
+        first = first.option("flushOnEnd", false);
+        first.run(&session_in(1, environment(disks()))).await.unwrap();
+    }
+    put(done, &[(1, start), (1, start + 1), (2, start + 12)]);
+    put(done + 1, &[(3, start + 13), (3, start + 8)]);
+    put(done + 2, &[(1, start + 25), (2, start + 14)]);
+    put(done + 3, &[(1, start + 47), (1, start + 44)]);
+    let rows = windows
+        .into_iter()
+        .map(|(start, values)| {
+            let distinct: BTreeSet<i64> = values.iter().copied().collect();
+            let cells = [("w", json!(start)), ("n", json!(values.len())), ("d", json!(distinct.len()))];
+            Row::from(cells.map(|(name, value)| (name.to_string(), value)))
+        })
+        .collect();
+    let expected = Expected { format: "json", columns: &WINDOW_COLUMNS, rows, batches: None };
     Scenario { template, expected, job: Box::new(job) }
 }
 
@@ -153,7 +210,12 @@ async fn the_census_knows_every_kind_of_call() {
     let mut found = kinds(&two_sources().census().await);
     found.extend(kinds(&before_maintenance(8, 4).await.census().await));
     found.extend(kinds(&before_maintenance(98, 3).await.census().await));
+    found.extend(kinds(&windows(9).await.census().await));
     for kind in [
+        "list state",
+        "create state",
+        "read state",
+        "delete state",
         "read metadata",
         "create metadata",
         "list fence",
@@ -199,8 +261,26 @@ async fn any_call_may_go_wrong_while_merged_files_are_merged_again() {
 }
 
 #[tokio::test]
+async fn any_call_may_go_wrong_with_state() {
+    windows(0).await.check().await;
+}
+
+#[tokio::test]
+async fn any_call_may_go_wrong_while_state_is_merged_and_purged() {
+    windows(7).await.check().await;
+}
+
+#[tokio::test]
 async fn the_restart_may_crash_too() {
-    let scenario = two_sources();
+    crash_twice(two_sources()).await;
+}
+
+#[tokio::test]
+async fn the_restart_may_crash_with_state_too() {
+    crash_twice(windows(0).await).await;
+}
+
+async fn crash_twice(scenario: Scenario) {
     let calls = scenario.census().await.len();
     let faults = [Fault::DieAfter, Fault::DieBefore, Fault::Tear];
     for (round, first) in (0..calls).step_by(3).enumerate() {

@@ -10,6 +10,7 @@ mod file_source;
 mod generated_sources;
 mod kill_loop;
 mod layers;
+mod matrix;
 mod plan_once;
 mod power_loss;
 mod prefix;

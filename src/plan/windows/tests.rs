@@ -3,18 +3,21 @@
 use std::time::Duration;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use datafusion::prelude::DataFrame;
+use datafusion::catalog::view::ViewTable;
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::prelude::{SessionContext, ident};
 
 use super::*;
+use crate::functions::all_functions;
 use crate::plan::event_time::event_time_key;
 use crate::plan::session_state::streaming_state;
-use crate::plan::{Deduplicate, StreamTable, Watermark};
-use crate::session::Session;
+use crate::plan::{BatchEventTime, Deduplicate, StreamTable, Watermark};
+use crate::source::SourceProvider;
 use crate::source::memory::MemoryStream;
 
-/// A session with the unbounded table `s` of event times, and `plain`, without.
-fn session() -> Session {
-    let session = Session::new();
+/// A context with the unbounded table `s` of event times, `plain`, without, `tumbled` and `hopped`,
+/// with windows of five minutes as columns, and the bounded table `b`.
+fn context() -> SessionContext {
     let time = DataType::Timestamp(TimeUnit::Millisecond, None);
     let fields = vec![
         Field::new("id", DataType::Int64, true),
@@ -23,21 +26,34 @@ fn session() -> Session {
     ];
     let stream = MemoryStream::new(Arc::new(Schema::new(fields)));
     let table = || StreamTable::new(Arc::new(stream.clone()));
+    let context = SessionContext::new();
+    for function in all_functions() {
+        context.register_udf(function.as_ref().clone());
+    }
+    context.add_analyzer_rule(Arc::new(BatchEventTime));
     let delay = Duration::from_secs(10);
-    let context = session.context();
-    context.register_table("s", Arc::new(table().with_watermark("s".into(), "ts", delay).unwrap())).unwrap();
+    let watermarked = Arc::new(table().with_watermark("s".into(), "ts", delay).unwrap());
+    context.register_table("s", Arc::clone(&watermarked) as _).unwrap();
     context.register_table("plain", Arc::new(table())).unwrap();
-    session
+    let bounded = MemTable::try_new(stream.schema(), vec![vec![]]).unwrap();
+    context.register_table("b", Arc::new(bounded)).unwrap();
+    for (name, slide) in [("tumbled", 300_000_000), ("hopped", 60_000_000)] {
+        let rows = LogicalPlanBuilder::scan("s", provider_as_source(Arc::clone(&watermarked) as _), None);
+        let windows = Windows { size: 300_000_000, slide, start: 0 };
+        let rows = with_window_columns(rows.unwrap().build().unwrap(), ident("ts"), windows).unwrap();
+        context.register_table(name, Arc::new(ViewTable::new(rows, None))).unwrap();
+    }
+    context
 }
 
 /// The plan of `sql`, expanded and optimised as a streaming query's is.
 async fn optimized(sql: &str) -> LogicalPlan {
-    let session = session();
-    let frame: DataFrame = session.context().sql(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let context = context();
+    let frame = context.sql(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     let before = frame.logical_plan().schema().field_names();
     let plan = expand_windows(frame.into_unoptimized_plan()).unwrap_or_else(|error| panic!("{sql}: {error}"));
     assert_eq!(plan.schema().field_names(), before, "{sql}");
-    streaming_state(&session.context().state(), 2, 2).unwrap().optimize(&plan).unwrap()
+    streaming_state(&context.state(), 2, 2).unwrap().optimize(&plan).unwrap()
 }
 
 /// The tags of all keys of aggregations and deduplications in `plan`, from the top.
@@ -122,17 +138,32 @@ async fn keys_are_tagged_after_optimisation() {
         ("SELECT d, count(*) FROM (SELECT to_date(ts) AS d FROM s) GROUP BY d", vec![]),
         ("SELECT d, count(*) FROM (SELECT to_timestamp(ts) AS d FROM s) GROUP BY d", vec![]),
         ("SELECT DISTINCT id, window(ts, '5 minutes') FROM s", vec!["window+300000000us"]),
+        (
+            "SELECT t, count(*) FROM (SELECT s.ts AS t, b.id FROM s JOIN b ON s.id = b.id) GROUP BY t",
+            vec!["0"],
+        ),
+        (
+            "SELECT h, count(*) FROM (SELECT date_trunc('hour', s.ts) AS h FROM b RIGHT JOIN s ON s.id = b.id) \
+             GROUP BY h",
+            vec!["+3600000000us"],
+        ),
+        ("SELECT t, count(*) FROM (SELECT id, first_value(ts) AS t FROM s GROUP BY id) GROUP BY t", vec![]),
+        (
+            "SELECT t, count(*) FROM (SELECT window(ts, '5 minutes') AS w, first_value(ts) AS t FROM s GROUP BY w) \
+             GROUP BY t",
+            vec!["+300000000us"],
+        ),
+        ("SELECT t, count(*) FROM (SELECT coalesce(ts, other) AS t FROM s) GROUP BY t", vec![]),
+        ("SELECT t, count(*) FROM (SELECT nullif(ts, other) AS t FROM s) GROUP BY t", vec![]),
+        ("SELECT t, count(*) FROM (SELECT greatest(ts, other) AS t FROM s) GROUP BY t", vec![]),
+        ("SELECT t, count(*) FROM (SELECT CASE WHEN id > 1 THEN ts END AS t FROM s) GROUP BY t", vec![]),
         ("SELECT DISTINCT ON (id, ts) * FROM s", vec!["0"]),
         ("SELECT DISTINCT ON (id, date_trunc('hour', ts)) id, other FROM s", vec!["+3600000000us"]),
     ] {
         let plan = optimized(sql).await;
         assert_eq!(key_tags(&plan), expected, "{sql}\n{}", plan.display_indent());
     }
-    for call in [
-        "TUMBLE(TABLE s, DESCRIPTOR(ts), INTERVAL '5' MINUTE)",
-        "HOP(TABLE s, DESCRIPTOR(ts), INTERVAL '1' MINUTE, INTERVAL '5' MINUTE)",
-    ] {
-        let call = call.replace("TABLE s", "(SELECT * FROM s)");
+    for table in ["tumbled", "hopped"] {
         for (key, expected) in [
             ("window_start", vec!["+300000000us"]),
             ("window_end", vec!["0"]),
@@ -140,8 +171,8 @@ async fn keys_are_tagged_after_optimisation() {
             ("window_start, window_end", vec!["+300000000us", "0"]),
             ("id", vec![]),
         ] {
-            let plan = optimized(&format!("SELECT {key}, count(*) FROM {call} GROUP BY {key}")).await;
-            assert_eq!(key_tags(&plan), expected, "{call} {key}\n{}", plan.display_indent());
+            let plan = optimized(&format!("SELECT {key}, count(*) FROM {table} GROUP BY {key}")).await;
+            assert_eq!(key_tags(&plan), expected, "{table} {key}\n{}", plan.display_indent());
         }
     }
 }
@@ -195,8 +226,7 @@ async fn filters_pass_a_deduplication_only_by_its_key() {
 
 #[tokio::test]
 async fn bounded_tables_have_no_watermarks_and_keep_first_rows() {
-    let session = session();
-    let bounded = session.context().sql("SELECT 1 AS id, to_timestamp(5) AS ts").await.unwrap();
+    let bounded = context().sql("SELECT 1 AS id, to_timestamp(5) AS ts").await.unwrap();
     let plan = bounded.into_unoptimized_plan();
     let plan = Watermark::try_new(plan, "ts", Duration::ZERO).unwrap().into_plan();
     let plan = Deduplicate::try_new(plan, &["id"], true).unwrap().into_plan();

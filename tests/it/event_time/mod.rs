@@ -2,4 +2,5 @@
 
 mod declarations;
 mod statements;
+mod streaming;
 mod windows;

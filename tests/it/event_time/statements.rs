@@ -207,3 +207,28 @@ async fn wrong_watermarks_of_tables_are_refused() {
     sql.run(&create("ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '2' MONTH")).await.unwrap();
     assert!(plan(&sql, "SELECT ts FROM x").await.contains("EventTimeWatermark: ts, 62 days"));
 }
+
+#[tokio::test]
+async fn the_window_of_a_group_is_a_column_as_in_spark() {
+    let sql = sql_session().await;
+    let expected = "1969-12-31T23:55:00 1970-01-01T00:00:00 1\n1970-01-01T00:00:00 1970-01-01T00:05:00 2\n\
+                    1970-01-01T00:05:00 1970-01-01T00:10:00 1\n1970-01-01T00:15:00 1970-01-01T00:20:00 1";
+    for query in [
+        "SELECT window.start, window.end, count(*) AS n FROM t GROUP BY window(ts, '5 minutes') ORDER BY start",
+        "SELECT window['start'], Window.END, count(*) FROM t GROUP BY window(ts, '5 minutes') ORDER BY window.start",
+        "SELECT w.start, w.end, n FROM (SELECT window AS w, count(*) AS n FROM t GROUP BY window(ts, '5 minutes')) \
+         ORDER BY 1",
+        "SELECT window.start AS s, max(window.end) AS e, count(*) FROM t GROUP BY window(ts, '5 minutes') \
+         HAVING window.start < now() ORDER BY s",
+    ] {
+        assert_eq!(rows(&sql, query).await, expected, "{query}");
+    }
+    let names = "SELECT window, window.start FROM t GROUP BY window(ts, '5 minutes')";
+    let Some(SqlOutcome::Rows(frame)) = sql.run(names).await.unwrap().pop() else { panic!() };
+    assert_eq!(frame.schema().field_names(), ["window", "start"]);
+    let explained = rows(&sql, &format!("EXPLAIN {names}")).await;
+    assert!(explained.contains("window_start"), "{explained}");
+    // A column that is really called so.
+    sql.run("CREATE TABLE x AS SELECT 5 AS window, 1 AS a").await.unwrap();
+    assert_eq!(rows(&sql, "SELECT window, count(*) FROM x GROUP BY window").await, "5 1");
+}

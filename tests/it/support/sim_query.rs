@@ -38,7 +38,7 @@ impl SimQuery {
             .option("durability", durability)
             .files_per_trigger(1);
         let rows = (0..batches).flat_map(ids).map(|id| Row::from([("id".to_string(), json!(id))])).collect();
-        let batches = u64::try_from(batches).unwrap();
+        let batches = Some(u64::try_from(batches).unwrap());
         let expected = Expected { format: "json", columns: &[], rows, batches };
         Self { job, out, checkpoint, expected, _place: place }
     }

@@ -1,0 +1,267 @@
+//! What differs between stateful operators, whose state can only be read by operators that are the same.
+
+use serde_json::{Map, Value};
+
+use super::count;
+use crate::checkpoint::records::OperatorDefinition;
+
+/// Adds one sentence per difference to `found`.
+pub(super) fn compare(old: &[OperatorDefinition], new: &[OperatorDefinition], found: &mut Vec<String>) {
+    if old.len() != new.len() {
+        found.push(format!("it had {} and has {}", summary(old), summary(new)));
+        return;
+    }
+    for (index, (old, new)) in old.iter().zip(new).enumerate() {
+        if old.name != new.name {
+            found.push(format!("stateful operator {index} was {} and is {}", old.name, new.name));
+            continue;
+        }
+        let owner = format!("stateful operator {index} ({})", old.name);
+        for (key, value) in &old.details {
+            compare_detail(&owner, key, value, new.details.get(key).unwrap_or(&Value::Null), found);
+        }
+        for (key, value) in new.details.iter().filter(|(key, _)| !old.details.contains_key(*key)) {
+            compare_detail(&owner, key, &Value::Null, value, found);
+        }
+    }
+}
+
+/// How many there are, and which.
+fn summary(operators: &[OperatorDefinition]) -> String {
+    let number = count(operators.len(), "stateful operator");
+    if operators.is_empty() {
+        return number;
+    }
+    let names: Vec<&str> = operators.iter().map(|operator| operator.name.as_str()).collect();
+    format!("{number} ({})", names.join(", "))
+}
+
+/// One entry of the details: a list of things with names, or a value.
+fn compare_detail(owner: &str, key: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+    if old == new {
+        return;
+    }
+    match (named(old), named(new)) {
+        (Some(old), Some(new)) => compare_named(owner, &words(key), &old, &new, found),
+        _ => {
+            found.push(format!("the {} of {owner} was {} and is {}", words(key), text(old), text(new)));
+        }
+    }
+}
+
+/// A thing with a name, such as a key or an aggregate.
+struct Named<'a> {
+    name: &'a str,
+    fields: &'a Map<String, Value>,
+}
+
+impl Named<'_> {
+    /// The name in quotes and the type, if there is one.
+    fn label(&self) -> String {
+        match self.fields.get("dataType").and_then(Value::as_str) {
+            Some(data_type) => format!("'{}' ({data_type})", self.name),
+            None => format!("'{}'", self.name),
+        }
+    }
+}
+
+/// The elements of `value` if it is a list of things with names; nothing recorded is an empty list.
+fn named(value: &Value) -> Option<Vec<Named<'_>>> {
+    match value {
+        Value::Null => Some(Vec::new()),
+        Value::Array(elements) => elements
+            .iter()
+            .map(|element| {
+                let fields = element.as_object()?;
+                Some(Named { name: fields.get("name")?.as_str()?, fields })
+            })
+            .collect(),
+        _ => None,
+    }
+}
+
+fn compare_named(owner: &str, nouns: &str, old: &[Named], new: &[Named], found: &mut Vec<String>) {
+    let noun = nouns.strip_suffix('s').unwrap_or(nouns);
+    let before = found.len();
+    for thing in old {
+        match new.iter().find(|other| other.name == thing.name) {
+            None => found.push(format!("{noun} {} of {owner} is gone", thing.label())),
+            Some(other) => compare_fields(owner, noun, thing, other, found),
+        }
+    }
+    for thing in new.iter().filter(|thing| old.iter().all(|other| other.name != thing.name)) {
+        found.push(format!("{noun} {} of {owner} is new", thing.label()));
+    }
+    if found.len() == before {
+        found.push(format!("the {nouns} of {owner} were ({}) and are ({})", names(old), names(new)));
+    }
+}
+
+/// Two things of the same name.
+fn compare_fields(owner: &str, noun: &str, old: &Named, new: &Named, found: &mut Vec<String>) {
+    let added = new.fields.iter().filter(|(key, _)| !old.fields.contains_key(*key));
+    for (key, _) in old.fields.iter().chain(added) {
+        let (was, is) = (old.fields.get(key), new.fields.get(key));
+        if was == is {
+            continue;
+        }
+        let (was, is) = (text(was.unwrap_or(&Value::Null)), text(is.unwrap_or(&Value::Null)));
+        found.push(match key.as_str() {
+            "dataType" => format!("{noun} '{}' of {owner} was {was} and is {is}", old.name),
+            _ => format!("the {} of {noun} '{}' of {owner} was {was} and is {is}", words(key), old.name),
+        });
+    }
+}
+
+fn names(things: &[Named]) -> String {
+    things.iter().map(|thing| thing.name).collect::<Vec<_>>().join(", ")
+}
+
+/// A value for people.
+fn text(value: &Value) -> String {
+    if let (Value::Array(_), Some(things)) = (value, named(value)) {
+        let labels: Vec<String> = things.iter().map(Named::label).collect();
+        return format!("[{}]", labels.join(", "));
+    }
+    match value {
+        Value::Null => "not set".into(),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    }
+}
+
+/// `eventTime` as `event time`.
+fn words(key: &str) -> String {
+    let mut words = String::with_capacity(key.len() + 4);
+    for letter in key.chars() {
+        if letter.is_uppercase() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn operator(name: &str, details: Value) -> OperatorDefinition {
+        let Value::Object(details) = details else { panic!("details are an object") };
+        OperatorDefinition { name: name.into(), details: details.into_iter().collect() }
+    }
+
+    fn aggregate() -> Value {
+        json!({
+            "keys": [{"name": "k", "dataType": "Utf8"}, {"name": "day", "dataType": "Date32"}],
+            "aggregates": [
+                {
+                    "name": "sum(v)",
+                    "dataType": "Int64",
+                    "state": [{"name": "sum(v)[sum]", "dataType": "Int64"}],
+                },
+            ],
+            "eventTime": "day",
+        })
+    }
+
+    fn differences(old: &[OperatorDefinition], new: &[OperatorDefinition]) -> Vec<String> {
+        let mut found = Vec::new();
+        compare(old, new, &mut found);
+        found
+    }
+
+    #[test]
+    fn every_change_of_an_operator_is_named() {
+        let cases: Vec<(fn(&mut Value), &[&str])> = vec![
+            (|_| {}, &[]),
+            (
+                |new| {
+                    new["aggregates"]
+                        .as_array_mut()
+                        .unwrap()
+                        .push(json!({"name": "max(v)", "dataType": "Int64"}))
+                },
+                &["aggregate 'max(v)' (Int64) of stateful operator 0 (aggregate) is new"],
+            ),
+            (
+                |new| new["aggregates"] = json!([]),
+                &["aggregate 'sum(v)' (Int64) of stateful operator 0 (aggregate) is gone"],
+            ),
+            (
+                |new| new["keys"][0]["name"] = json!("k2"),
+                &[
+                    "key 'k' (Utf8) of stateful operator 0 (aggregate) is gone",
+                    "key 'k2' (Utf8) of stateful operator 0 (aggregate) is new",
+                ],
+            ),
+            (
+                |new| new["keys"][0]["dataType"] = json!("Int64"),
+                &["key 'k' of stateful operator 0 (aggregate) was Utf8 and is Int64"],
+            ),
+            (
+                |new| new["keys"].as_array_mut().unwrap().reverse(),
+                &["the keys of stateful operator 0 (aggregate) were (k, day) and are (day, k)"],
+            ),
+            (
+                |new| new["keys"].as_array_mut().unwrap().push(json!({"name": "k", "dataType": "Utf8"})),
+                &["the keys of stateful operator 0 (aggregate) were (k, day) and are (k, day, k)"],
+            ),
+            (
+                |new| new["aggregates"][0]["state"][0]["dataType"] = json!("Float64"),
+                &["the state of aggregate 'sum(v)' of stateful operator 0 (aggregate) was ['sum(v)[sum]' \
+                   (Int64)] and is ['sum(v)[sum]' (Float64)]"],
+            ),
+            (
+                |new| new["eventTime"] = json!("other"),
+                &["the event time of stateful operator 0 (aggregate) was day and is other"],
+            ),
+            (
+                |new| drop(new.as_object_mut().unwrap().remove("eventTime")),
+                &["the event time of stateful operator 0 (aggregate) was day and is not set"],
+            ),
+            (
+                |new| new["expires"] = json!(true),
+                &["the expires of stateful operator 0 (aggregate) was not set and is true"],
+            ),
+            (
+                |new| drop(new.as_object_mut().unwrap().remove("aggregates")),
+                &["aggregate 'sum(v)' (Int64) of stateful operator 0 (aggregate) is gone"],
+            ),
+        ];
+        for (edit, expected) in cases {
+            let mut changed = aggregate();
+            edit(&mut changed);
+            let found = differences(&[operator("aggregate", aggregate())], &[operator("aggregate", changed)]);
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn other_operators_are_named() {
+        let limit = |fetch: Value| operator("limit", json!({"skip": 0, "fetch": fetch}));
+        assert_eq!(
+            differences(&[limit(json!(3))], &[limit(json!(5))]),
+            ["the fetch of stateful operator 0 (limit) was 3 and is 5"]
+        );
+        assert_eq!(
+            differences(&[limit(json!(3))], &[limit(Value::Null)]),
+            ["the fetch of stateful operator 0 (limit) was 3 and is not set"]
+        );
+        let aggregate = || operator("aggregate", aggregate());
+        assert_eq!(
+            differences(&[limit(json!(3))], &[aggregate()]),
+            ["stateful operator 0 was limit and is aggregate"]
+        );
+        assert_eq!(
+            differences(&[aggregate()], &[operator("distinct", json!({})), aggregate()]),
+            ["it had one stateful operator (aggregate) and has 2 stateful operators (distinct, aggregate)"]
+        );
+        assert_eq!(
+            differences(&[], &[aggregate()]),
+            ["it had no stateful operator and has one stateful operator (aggregate)"]
+        );
+    }
+}
