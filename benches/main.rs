@@ -5,10 +5,14 @@
 //! what each figure means. One binary, because each that links DataFusion takes a minute to build.
 
 mod etl;
+mod keyed;
 mod listing;
+mod nexmark;
 mod startup;
 mod support;
 mod triggers;
+mod wordcount;
+mod ysb;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -28,6 +32,14 @@ enum Bench {
     Listing,
     /// Start of the process, its memory and its size.
     Startup,
+    /// Aggregation and deduplication with millions of keys.
+    Keyed,
+    /// Windows over bids.
+    Nexmark,
+    /// Words counted in complete mode.
+    Wordcount,
+    /// The Yahoo Streaming Benchmark.
+    Ysb,
 }
 
 /// What to measure and how much of it.
@@ -64,6 +76,15 @@ struct Settings {
     /// Megabytes of the input of `startup`'s measurement of memory.
     #[arg(long, default_value_t = 1_000)]
     megabytes: u64,
+    /// Only the cases of the benchmarks of queries with state whose names hold this text.
+    #[arg(long, default_value = "")]
+    case: String,
+    /// Leaves out the round that compares results of queries with state to DataFusion's, for a profiler.
+    #[arg(long)]
+    unchecked: bool,
+    /// A divisor of the rows of the benchmarks of queries with state, for a quick look.
+    #[arg(long, default_value_t = 1)]
+    divide: u64,
     /// Where inputs and outputs go, in a directory that is removed at the end; the system's
     /// temporary directory if not given.
     #[arg(long)]
@@ -92,6 +113,10 @@ async fn main() -> Result<()> {
             Bench::Triggers => triggers::run(&settings, &workspace, &report).await?,
             Bench::Listing => listing::run(&settings, &workspace, &report).await?,
             Bench::Startup => startup::run(&settings, &workspace, &report)?,
+            Bench::Keyed => keyed::run(&settings, &workspace, &report).await?,
+            Bench::Nexmark => nexmark::run(&settings, &workspace, &report).await?,
+            Bench::Wordcount => wordcount::run(&settings, &workspace, &report).await?,
+            Bench::Ysb => ysb::run(&settings, &workspace, &report).await?,
         }
         eprintln!("({bench:?} took {:.0} s)\n", started.elapsed().as_secs_f64());
     }

@@ -17,7 +17,7 @@ use super::Result;
 
 const CHANNELS: [&str; 6] = ["Google", "Facebook", "Baidu", "Apple", "channel-4711", "channel-815"];
 /// 2026-01-01T00:00:00Z, in microseconds.
-const FIRST_TIME: i64 = 1_767_225_600_000_000;
+pub const FIRST_TIME: i64 = 1_767_225_600_000_000;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 /// Rows in one Arrow batch of a Parquet file.
 const BATCH_ROWS: u64 = 8_192;
@@ -90,10 +90,12 @@ impl Iterator for Bids {
 }
 
 /// Steele, Lea and Flood's generator: one addition and a mix per number.
-struct SplitMix64(u64);
+#[derive(Debug)]
+pub struct SplitMix64(pub u64);
 
 impl SplitMix64 {
-    fn next(&mut self) -> u64 {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -101,7 +103,8 @@ impl SplitMix64 {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> i64 {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> i64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as i64
     }
 }

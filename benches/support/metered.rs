@@ -38,7 +38,7 @@ impl Meter {
 
     fn add(&self, path: &str, since: Instant, written: Option<u64>) {
         let kind = match path.split('/').next().unwrap_or_default() {
-            kind @ ("offsets" | "commits" | "history" | "fence" | "metadata") => kind,
+            kind @ ("offsets" | "commits" | "state" | "history" | "fence" | "metadata") => kind,
             _ => "output",
         };
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);

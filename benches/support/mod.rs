@@ -1,9 +1,11 @@
 //! What the benchmarks share.
 
 pub mod data;
+pub mod feed;
 pub mod metered;
 pub mod process;
 pub mod report;
+pub mod stateful;
 pub mod statistics;
 pub mod stream;
 mod workspace;

@@ -11,6 +11,9 @@ pub(crate) const COMMITS: &str = "commits";
 /// Directory of merged source entries, one directory per source below it.
 pub(crate) const HISTORY: &str = "history";
 
+/// Directory of the state of stateful operators.
+pub(crate) const STATE: &str = "state";
+
 /// `fence/<generation>`
 pub(crate) fn fence(generation: u64) -> String {
     format!("{FENCE}/{generation}")

@@ -183,6 +183,19 @@ impl ArenaTable {
         }
     }
 
+    /// Every record, with the hash of its key.
+    pub(super) fn places(&self) -> impl Iterator<Item = (u64, Place)> {
+        (0..self.arena.pages())
+            .flat_map(|page| self.arena.live_in(page))
+            .map(|place| (hash_key(self.arena.get(place).key), place))
+    }
+
+    /// The record at one of those places: key, value, expiry.
+    pub(super) fn at(&self, place: Place) -> (&[u8], &[u8], i64) {
+        let record = self.arena.get(place);
+        (record.key, record.value, record.expiry)
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.rows
     }

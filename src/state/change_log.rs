@@ -132,4 +132,8 @@ impl StateTable for LoggedTable {
     fn memory(&self) -> usize {
         self.table.memory()
     }
+
+    fn set_memory_limit(&mut self, bytes: usize) {
+        self.table.set_memory_limit(bytes);
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::arena_table::ArenaTable;
 use super::bytes::{ByteRows, RowBytes};
+use super::hash::hash_key;
 use super::table::{Found, NEVER, StateTable, Visit};
 use super::tree_table::{TreeTable, has_subkeys};
 use crate::error::Result;
@@ -21,6 +22,57 @@ fn some(rows: &dyn RowBytes, positions: &[usize]) -> ByteRows {
 /// Positions of rows without a subkey, and of those with one.
 fn divide(subkeys: &dyn RowBytes) -> (Vec<usize>, Vec<usize>) {
     (0..subkeys.len()).partition(|row| subkeys.row(*row).is_empty())
+}
+
+/// All rows of a table by hash, key and subkey.
+pub(super) struct SortedRows<'a> {
+    table: &'a MemoryTable,
+    sorted: Vec<([&'a [u8]; 3], i64)>,
+    /// The hash of every row, and which one it is: those with subkeys come after all places.
+    order: Vec<(u64, u64)>,
+    at: usize,
+}
+
+/// The first number that is not a place.
+const PLACES: u64 = 1 << 63;
+
+impl MemoryTable {
+    /// All rows by hash, key and subkey.
+    pub(super) fn sorted(&self) -> SortedRows<'_> {
+        let sorted: Vec<_> = self.sorted.rows().collect();
+        let mut order = Vec::with_capacity(self.single.len() as usize + sorted.len());
+        order.extend(self.single.places());
+        order.extend(sorted.iter().zip(PLACES..).map(|(([key, ..], _), number)| (hash_key(key), number)));
+        let mut rows = SortedRows { table: self, sorted, order: Vec::new(), at: 0 };
+        order.sort_unstable_by(|one, other| {
+            let name = |number| rows.get(number).0;
+            one.0.cmp(&other.0).then_with(|| name(one.1)[..2].cmp(&name(other.1)[..2]))
+        });
+        rows.order = order;
+        rows
+    }
+}
+
+impl<'a> SortedRows<'a> {
+    fn get(&self, number: u64) -> ([&'a [u8]; 3], i64) {
+        if number >= PLACES {
+            return self.sorted[(number - PLACES) as usize];
+        }
+        let (key, value, expiry) = self.table.single.at(number);
+        ([key, &[], value], expiry)
+    }
+
+    /// The hash, bytes (key, subkey, value) and expiry of the row that it is at.
+    pub(super) fn row(&self) -> Option<(u64, [&'a [u8]; 3], i64)> {
+        let (hash, number) = self.order.get(self.at)?;
+        let (bytes, expiry) = self.get(*number);
+        Some((*hash, bytes, expiry))
+    }
+
+    /// Goes to the next row.
+    pub(super) fn advance(&mut self) {
+        self.at += 1;
+    }
 }
 
 impl StateTable for MemoryTable {

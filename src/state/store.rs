@@ -10,9 +10,11 @@ use uuid::Uuid;
 
 use super::change_log::{Changes, LoggedTable};
 use super::manifest::{Manifest, OperatorState, Segment, mergeable};
+use super::memory_table::MemoryTable;
 use super::merge::{Merged, merge};
 use super::restore::{MakeTable, read, restore};
 use super::segment;
+use super::spill::SpillTable;
 use super::table::StateTable;
 use crate::error::{Error, Result};
 use crate::storage::{Created, Storage};
@@ -84,7 +86,7 @@ impl StateStore {
                 Error::damaged("commits", format!("the last record does not say where the state is: {error}"))
             })?,
         };
-        let make: MakeTable = Arc::new(|| Box::new(super::MemoryTable::default()));
+        let make = maker(options.memory_limit, operators * partitions);
         let restored = restore(&*storage, &manifest, operators, partitions, make).await?;
         let mut tables = Vec::with_capacity(restored.len());
         for (index, table) in restored.into_iter().enumerate() {
@@ -258,6 +260,17 @@ impl StateStore {
             files.retired.extend(old.into_iter().map(|segment| (None, segment.file)));
         }
         Ok(())
+    }
+}
+
+/// How a table is made of which there are to be `tables`, with `memory_limit` for all of them.
+fn maker(memory_limit: Option<usize>, tables: usize) -> MakeTable {
+    match memory_limit {
+        None => Arc::new(|| Box::new(MemoryTable::default())),
+        Some(limit) => {
+            let share = limit / tables.max(1);
+            Arc::new(move || Box::new(SpillTable::new(share, std::env::temp_dir())))
+        }
     }
 }
 

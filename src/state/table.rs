@@ -89,4 +89,8 @@ pub trait StateTable: Debug + Send {
 
     /// How many bytes of memory it takes, about.
     fn memory(&self) -> usize;
+
+    /// How many bytes of memory it may take from now on. Tables that keep everything in memory take
+    /// no notice.
+    fn set_memory_limit(&mut self, _bytes: usize) {}
 }

@@ -91,6 +91,13 @@ impl TreeTable {
         Ok(())
     }
 
+    /// Every row: key, subkey, value, expiry.
+    pub(super) fn rows(&self) -> impl Iterator<Item = ([&[u8]; 3], i64)> {
+        self.rows.iter().map(|((key, subkey), (value, expiry))| {
+            ([key.as_slice(), subkey.as_slice(), value.as_slice()], *expiry)
+        })
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.rows.len() as u64
     }

@@ -92,13 +92,14 @@ async fn windows(done: i64) -> Scenario {
     let job = |template: &Place, place: &Place| {
         let time = DataType::Timestamp(TimeUnit::Microsecond, None);
         let input = Input::new("input", "json", template.text("in"))
-            .schema(schema(&[("v", DataType::Int64), ("ts", time)]));
+            .schema(schema(&[("v", DataType::Int64), ("ts", time)]))
+            .watermark("ts", "5 seconds");
         Job::new(place)
             .inputs([input])
             .sql(
                 "SELECT CAST(extract(epoch FROM w) AS BIGINT) AS w, n, d FROM (\
                      SELECT date_bin(INTERVAL '10 seconds', ts) AS w, count(*) AS n, count(DISTINCT v) AS d \
-                     FROM WITH_WATERMARK(TABLE input, DESCRIPTOR(ts), INTERVAL '5 seconds') GROUP BY 1)",
+                     FROM input GROUP BY 1)",
             )
             .format("json")
             .files_per_trigger(1)

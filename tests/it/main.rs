@@ -20,6 +20,7 @@ mod restart;
 mod sinks;
 mod sql_execute;
 mod sql_grammar;
+mod state;
 mod storage_contract;
 mod stream_static;
 mod streams_api;

@@ -99,11 +99,7 @@ async fn operators_that_keep_state_are_fresh_in_every_batch() {
     for batch in 0..4 {
         place.put(&format!("in/{batch}.json"), id_lines((0..5).map(|row| batch * 10 + row)));
     }
-    // Small tables are collected and joined whole; this makes the join repartition both sides.
-    let config = SessionConfig::new()
-        .with_target_partitions(3)
-        .set_usize("datafusion.optimizer.hash_join_single_partition_threshold", 0)
-        .set_usize("datafusion.optimizer.hash_join_single_partition_threshold_rows", 0);
+    let config = SessionConfig::new().with_target_partitions(3);
     let session = Session::from(SessionContext::new_with_config(config));
     let probe = Probe::of(&session);
     let mut names: Vec<String> = (0..40).map(|id| format!("({id}, 'row {id}')")).collect();
@@ -120,9 +116,10 @@ async fn operators_that_keep_state_are_fresh_in_every_batch() {
         .run(&session)
         .await
         .unwrap();
-    for operator in ["RepartitionExec", "HashJoinExec"] {
-        assert!(query.explain().contains(operator), "{}", query.explain());
-    }
+    // The table is what the hash table is built from, although it is on the right in the query.
+    let plan = query.explain();
+    let (join, stream) = (plan.find("HashJoinExec: mode=CollectLeft"), plan.rfind("StreamScanExec"));
+    assert!(join < stream && plan.find("DataSourceExec") < stream && join.is_some(), "{plan}");
     for batch in 0..4 {
         let expected: Vec<i64> = (0..4).map(|row| batch * 10 + row).collect();
         let found = crate::support::harness::ids(probe.rows(u64::try_from(batch).unwrap()));

@@ -111,13 +111,16 @@ pub struct Input {
     pub schema: Option<SchemaRef>,
     pub partition_by: Vec<String>,
     pub options: Vec<(String, String)>,
+    /// Event time and delay.
+    pub watermark: Option<(String, String)>,
 }
 
 impl Input {
     /// The table `name`, of files in `path`, with inferred columns.
     pub fn new(name: &str, format: &str, path: impl Into<String>) -> Self {
         let (name, format) = (name.to_string(), format.to_string());
-        Self { name, format, path: path.into(), schema: None, partition_by: vec![], options: vec![] }
+        let path = path.into();
+        Self { name, format, path, schema: None, partition_by: vec![], options: vec![], watermark: None }
     }
 
     pub fn schema(mut self, schema: SchemaRef) -> Self {
@@ -132,6 +135,11 @@ impl Input {
 
     pub fn option(mut self, name: &str, value: impl ToString) -> Self {
         self.options.push((name.to_string(), value.to_string()));
+        self
+    }
+
+    pub fn watermark(mut self, column: &str, delay: &str) -> Self {
+        self.watermark = Some((column.to_string(), delay.to_string()));
         self
     }
 }
@@ -236,7 +244,12 @@ impl Job {
             if let Some(schema) = &input.schema {
                 reader = reader.schema(Arc::clone(schema));
             }
-            let table = reader.table(input.path.as_str()).await?;
+            let table = match &input.watermark {
+                None => reader.table(input.path.as_str()).await?,
+                Some((column, delay)) => {
+                    reader.load(input.path.as_str()).await?.with_watermark(column, delay)?.into_view()
+                }
+            };
             session.context().deregister_table(input.name.as_str())?;
             session.context().register_table(input.name.as_str(), table)?;
         }

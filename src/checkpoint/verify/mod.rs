@@ -3,17 +3,19 @@
 //! Works beside a running query: files that come or go meanwhile are no findings. To that end the
 //! listings are made in an order in which each can be judged by one that is older or younger.
 
+mod state;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use futures::{StreamExt, stream};
 use serde::de::DeserializeOwned;
 
-use super::history::{Cover, cover, is_regular};
-use super::read::{CONCURRENT_READS, check_id, check_offsets, covered, numbers, ranges};
-use super::records::{CommitRecord, FenceRecord, HistoryRecord, Metadata, OffsetsRecord};
-use super::recovery::{Facts, Finding, problems};
-use super::{frame, layout};
+use crate::checkpoint::history::{Cover, cover, is_regular};
+use crate::checkpoint::read::{CONCURRENT_READS, check_id, check_offsets, covered, numbers, ranges};
+use crate::checkpoint::records::{CommitRecord, FenceRecord, HistoryRecord, Metadata, OffsetsRecord};
+use crate::checkpoint::recovery::{Facts, Finding, problems};
+use crate::checkpoint::{frame, layout};
 use crate::error::{Error, Result};
 use crate::storage::{Storage, StoredFile};
 
@@ -112,8 +114,9 @@ impl Verifier<'_> {
         self.report.findings.extend(problems(facts));
 
         let planned = self.planned(&facts.offsets, sources).await;
-        let committed = self.committed(&listed.committed).await;
+        let (committed, newest) = self.committed(&listed.committed).await;
         self.compare(&planned, &committed);
+        self.state(newest.as_ref()).await?;
         for (source, ranges) in listed.histories.iter().enumerate() {
             self.segments(source, ranges).await;
         }
@@ -198,18 +201,21 @@ impl Verifier<'_> {
         planned
     }
 
-    async fn committed(&mut self, batches: &BTreeSet<u64>) -> BTreeMap<u64, i64> {
+    /// The watermarks after the batches, and the newest record.
+    async fn committed(&mut self, batches: &BTreeSet<u64>) -> (BTreeMap<u64, i64>, Option<CommitRecord>) {
         let paths = batches.iter().copied().map(layout::commit).collect();
         let records: Vec<Option<CommitRecord>> = self.read_all(paths).await;
         let mut committed = BTreeMap::new();
+        let mut newest = None;
         for (batch, record) in batches.iter().copied().zip(records) {
             let Some(record) = record else { continue };
             let path = layout::commit(batch);
             if self.checked(&path, check_id(&path, "batch", record.batch_id, batch)).is_some() {
                 committed.insert(batch, record.next_batch_watermark_ms);
+                newest = Some(record);
             }
         }
-        committed
+        (committed, newest)
     }
 
     /// Checks each batch against the one before it.

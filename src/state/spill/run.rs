@@ -1,0 +1,173 @@
+//! Rows that were moved to the local disk: sorted, immutable, found by hash.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::bloom::Bloom;
+use super::row::{Row, RowStream, Sorted, read_at};
+use crate::error::{Error, Result};
+use crate::state::hash_key;
+
+/// An error of the disk that rows are moved to.
+pub(super) fn failed(operation: &'static str, error: io::Error) -> Error {
+    let advice = "is the disk of the temporary directory full? Free it, set TMPDIR to another one, or raise \
+                  stateMemoryLimit";
+    let error = io::Error::new(error.kind(), format!("{error} ({advice})"));
+    Error::storage(operation, "state that was moved to the local disk", error)
+}
+
+/// The hash of a row for Bloom filters: a key has as many as it has subkeys, and its own.
+pub(super) fn bloom_hash(hash: u64, subkey: &[u8]) -> u64 {
+    if subkey.is_empty() { hash } else { hash ^ hash_key(subkey).rotate_left(17) }
+}
+
+/// A run. Its files have no name: they are gone with it, even if the process is killed.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// Rows by hash, key and subkey, in blocks.
+    pub(super) rows: File,
+    /// The hash of each block's first row.
+    pub(super) first_hashes: Vec<u64>,
+    /// Where each block begins, and where the last one ends.
+    pub(super) offsets: Vec<u64>,
+    pub(super) bloom: Bloom,
+    /// The same rows, those that expire, by expiry, in chunks.
+    pub(super) by_expiry: Option<File>,
+    pub(super) chunks: Vec<Chunk>,
+    pub(super) count: u64,
+    /// The last expiry of any row; [`NEVER`](crate::state::NEVER) if some row has none.
+    pub(super) last_expiry: i64,
+    /// Whether some row hides older ones.
+    pub(super) hides: bool,
+}
+
+/// Rows by expiry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chunk {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// The expiry of the first row.
+    pub(super) next: i64,
+}
+
+/// The block that was read last.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    number: Option<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Run {
+    pub(super) fn memory(&self) -> usize {
+        self.bloom.memory() + (self.first_hashes.len() + self.offsets.len()) * 8 + self.chunks.len() * 24
+    }
+
+    /// How large its rows are.
+    pub(super) fn bytes(&self) -> u64 {
+        self.offsets.last().copied().unwrap_or(0)
+    }
+
+    fn load(&self, number: usize, block: &mut Block) -> Result<()> {
+        if block.number != Some(number) {
+            block.number = None;
+            let (start, end) = (self.offsets[number], self.offsets[number + 1]);
+            block.bytes.resize(usize::try_from(end - start).unwrap_or(usize::MAX), 0);
+            read_at(&self.rows, start, &mut block.bytes).map_err(|error| failed("read", error))?;
+            block.number = Some(number);
+        }
+        Ok(())
+    }
+
+    /// The block in which the row is, if it is in any.
+    fn block_of(&self, hash: u64, name: (&[u8], &[u8]), block: &mut Block) -> Result<usize> {
+        let mut low = self.first_hashes.partition_point(|first| *first < hash).saturating_sub(1);
+        let mut high = self.first_hashes.partition_point(|first| *first <= hash);
+        // More than one only where blocks begin with rows of this hash: a key with very many rows.
+        while high > low + 1 {
+            let middle = low.midpoint(high);
+            self.load(middle, block)?;
+            let first = Row::decode(&block.bytes).map(|row| (self.first_hashes[middle], row.name()));
+            if first <= Some((hash, name)) { low = middle } else { high = middle }
+        }
+        Ok(low)
+    }
+
+    /// The row with this name; `block` is only used with this run.
+    pub(super) fn find<'b>(
+        &self,
+        hash: u64,
+        name: (&[u8], &[u8]),
+        block: &'b mut Block,
+    ) -> Result<Option<Row<'b>>> {
+        if self.first_hashes.first().is_none_or(|first| *first > hash) {
+            return Ok(None);
+        }
+        if !self.bloom.may_have(bloom_hash(hash, name.1)) {
+            return Ok(None);
+        }
+        let number = self.block_of(hash, name, block)?;
+        self.load(number, block)?;
+        let mut rest = block.bytes.as_slice();
+        while let Some(row) = Row::decode(rest) {
+            if row.name() == name {
+                return Ok(Some(row));
+            }
+            rest = &rest[row.encoded_len()..];
+        }
+        Ok(None)
+    }
+
+    /// Calls `each` with the rows of a key, by subkey.
+    pub(super) fn of_key(&self, hash: u64, key: &[u8], each: &mut dyn FnMut(Row<'_>)) -> Result<()> {
+        if self.first_hashes.first().is_none_or(|first| *first > hash) || !self.bloom.may_have(hash) {
+            return Ok(());
+        }
+        let mut block = Block::default();
+        let mut number = self.block_of(hash, (key, &[]), &mut block)?;
+        let end = self.first_hashes.partition_point(|first| *first <= hash);
+        while number < end {
+            self.load(number, &mut block)?;
+            let mut rest = block.bytes.as_slice();
+            while let Some(row) = Row::decode(rest) {
+                if row.key == key {
+                    each(row);
+                }
+                rest = &rest[row.encoded_len()..];
+            }
+            number += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a run by hash.
+#[derive(Debug)]
+pub(super) struct RunRows {
+    run: Arc<Run>,
+    stream: RowStream,
+    /// Of the row that it is at.
+    hash: Option<u64>,
+}
+
+impl RunRows {
+    /// Begins with the first row.
+    pub(super) fn new(run: Arc<Run>) -> Result<Self> {
+        let stream = RowStream::new(0, run.bytes());
+        let mut rows = Self { run, stream, hash: None };
+        rows.advance()?;
+        Ok(rows)
+    }
+}
+
+impl Sorted for RunRows {
+    fn row(&self) -> Option<(u64, Row<'_>)> {
+        Some((self.hash?, self.stream.row()?))
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.stream.advance(&self.run.rows)?;
+        self.hash = self.stream.row().map(|row| hash_key(row.key));
+        Ok(())
+    }
+}

@@ -1,0 +1,546 @@
+//! The table: rows in memory over rows in runs.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::merge::{merge, merge_runs};
+use super::row::{Mark, Row, Sorted};
+use super::run::{Block, Chunk, Run, RunRows, failed};
+use super::writer::RunWriter;
+use crate::error::{Error, Result};
+use crate::state::bytes::{ByteRows, RowBytes};
+use crate::state::hash_key;
+use crate::state::memory_table::{MemoryTable, SortedRows};
+use crate::state::table::{Found, NEVER, StateTable, Visit};
+
+/// How many runs there must be before it is worth merging some.
+const FAN_IN: usize = 4;
+/// The most memory that sorting rows by expiry takes.
+const MAX_CHUNK: usize = 8 << 20;
+
+pub(super) type Name = (Vec<u8>, Vec<u8>);
+
+/// A table that keeps to a limit of memory, by moving rows to the local disk.
+#[derive(Debug)]
+pub struct SpillTable {
+    /// Rows that are not in a run yet. Their values begin with their [`Cover`].
+    pub(super) memory: MemoryTable,
+    /// How much memory a table without rows takes.
+    empty: usize,
+    /// Whether rows in memory may be other than [`Cover::New`].
+    pub(super) marked: bool,
+    /// Newest first.
+    pub(super) runs: Vec<LiveRun>,
+    pub(super) merging: Option<Merging>,
+    directory: PathBuf,
+    limit: usize,
+    pub(super) rows: u64,
+    pub(super) expired: Option<i64>,
+    last_expiry: Option<i64>,
+    /// What the last look-up found in the runs, for the put that mostly follows.
+    pub(super) looked: HashMap<Name, Option<Older>>,
+    spills: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct LiveRun {
+    pub(super) run: Arc<Run>,
+    /// What of the rows by expiry has not expired yet.
+    pub(super) chunks: Vec<Chunk>,
+}
+
+/// Runs that are being made one, on a thread of its own.
+#[derive(Debug)]
+pub(super) struct Merging {
+    pub(super) runs: Vec<Arc<Run>>,
+    thread: JoinHandle<Result<Run>>,
+}
+
+/// How a row in memory stands to those in the runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cover {
+    New,
+    /// With their last expiry.
+    Covers(i64),
+    Outlived,
+    Removed,
+}
+
+impl Cover {
+    /// That of a row over another one.
+    fn over(older: Option<Older>, expiry: i64) -> Self {
+        match older {
+            None => Self::New,
+            Some(older) if older.expiry <= expiry => Self::Covers(older.expiry),
+            Some(_) => Self::Outlived,
+        }
+    }
+
+    /// That of a row in the place of this one.
+    fn replaced(self, expiry: i64) -> Self {
+        match self {
+            Self::New => Self::New,
+            Self::Covers(older) if older <= expiry => self,
+            _ => Self::Outlived,
+        }
+    }
+
+    fn encode(self, into: &mut Vec<u8>) {
+        into.push(self.mark() as u8);
+        if let Self::Covers(older) = self {
+            into.extend_from_slice(&older.to_le_bytes());
+        }
+    }
+
+    /// The cover that a value in memory begins with, and the value.
+    pub(super) fn decode(value: &[u8]) -> (Self, &[u8]) {
+        let Some((mark, rest)) = value.split_first() else { return (Self::New, value) };
+        match (Mark::from_byte(*mark), rest.split_first_chunk::<8>()) {
+            (Mark::New, _) => (Self::New, rest),
+            (Mark::Covers, Some((older, rest))) => (Self::Covers(i64::from_le_bytes(*older)), rest),
+            (Mark::Removed, _) => (Self::Removed, rest),
+            _ => (Self::Outlived, rest),
+        }
+    }
+
+    fn mark(self) -> Mark {
+        match self {
+            Self::New => Mark::New,
+            Self::Covers(_) => Mark::Covers,
+            Self::Outlived => Mark::Outlived,
+            Self::Removed => Mark::Removed,
+        }
+    }
+}
+
+/// The newest row of a name in the runs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Older {
+    /// Lowest if it says that the row was removed.
+    expiry: i64,
+    is_alive: bool,
+}
+
+/// What there is of a name.
+#[derive(Debug, Clone, Copy)]
+enum Known {
+    Memory(Cover),
+    Runs(Option<Older>),
+}
+
+pub(super) fn is_expired(expiry: i64, expired: Option<i64>) -> bool {
+    expiry != NEVER && Some(expiry) <= expired
+}
+
+pub(super) fn subkey_of(subkeys: Option<&dyn RowBytes>, row: usize) -> &[u8] {
+    subkeys.map_or(&[], |subkeys| subkeys.row(row))
+}
+
+impl SpillTable {
+    /// A table that takes at most about `limit` bytes of memory and puts the rest into `directory`.
+    pub fn new(limit: usize, directory: impl Into<PathBuf>) -> Self {
+        let memory = MemoryTable::default();
+        let empty = memory.memory();
+        Self {
+            memory,
+            empty,
+            marked: false,
+            runs: Vec::new(),
+            merging: None,
+            directory: directory.into(),
+            limit,
+            rows: 0,
+            expired: None,
+            last_expiry: None,
+            looked: HashMap::new(),
+            spills: 0,
+        }
+    }
+
+    /// How often rows were moved to the disk.
+    pub fn spills(&self) -> u64 {
+        self.spills
+    }
+
+    /// How many bytes on the disk the rows that were moved there take.
+    pub fn disk(&self) -> u64 {
+        self.runs.iter().map(|live| live.run.bytes()).sum()
+    }
+
+    /// Whether all rows are in memory and as plain as they can be.
+    fn is_plain(&self) -> bool {
+        self.runs.is_empty() && !self.marked
+    }
+
+    /// Calls `each` with the newest row in the first `runs` runs of each of these names that is in any.
+    pub(super) fn look_up(
+        &self,
+        runs: usize,
+        keys: &dyn RowBytes,
+        subkeys: Option<&dyn RowBytes>,
+        positions: impl Iterator<Item = usize>,
+        each: &mut dyn FnMut(usize, &Row<'_>),
+    ) -> Result<()> {
+        let mut open: Vec<(u64, usize)> =
+            positions.map(|position| (hash_key(keys.row(position)), position)).collect();
+        // By hash, so that files are read from their beginning to their end.
+        open.sort_unstable();
+        for live in &self.runs[..runs] {
+            let mut block = Block::default();
+            let mut kept = 0;
+            for index in 0..open.len() {
+                let (hash, position) = open[index];
+                let name = (keys.row(position), subkey_of(subkeys, position));
+                match live.run.find(hash, name, &mut block)? {
+                    Some(row) => each(position, &row),
+                    None => {
+                        open[kept] = (hash, position);
+                        kept += 1;
+                    }
+                }
+            }
+            open.truncate(kept);
+        }
+        Ok(())
+    }
+
+    fn older(&self, row: &Row<'_>) -> Older {
+        match row.mark {
+            Mark::Removed => Older { expiry: i64::MIN, is_alive: false },
+            _ => Older { expiry: row.expiry, is_alive: !is_expired(row.expiry, self.expired) },
+        }
+    }
+
+    fn known(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>) -> Result<Vec<Known>> {
+        let mut known = vec![Known::Runs(None); keys.len()];
+        let mut missing = vec![true; keys.len()];
+        let mut found = Found::default();
+        self.memory.get(keys, subkeys, &mut found)?;
+        for (index, position) in found.positions.iter().enumerate() {
+            known[*position] = Known::Memory(Cover::decode(found.values.row(index)).0);
+            missing[*position] = false;
+        }
+        if !self.looked.is_empty() {
+            for position in 0..keys.len() {
+                let name = (keys.row(position).to_vec(), subkey_of(subkeys, position).to_vec());
+                if missing[position]
+                    && let Some(older) = self.looked.get(&name)
+                {
+                    known[position] = Known::Runs(*older);
+                    missing[position] = false;
+                }
+            }
+        }
+        let positions = (0..keys.len()).filter(|position| missing[*position]);
+        self.look_up(self.runs.len(), keys, subkeys, positions, &mut |position, row| {
+            known[position] = Known::Runs(Some(self.older(row)));
+        })?;
+        Ok(known)
+    }
+
+    fn put_marked(
+        &mut self,
+        keys: &dyn RowBytes,
+        subkeys: Option<&dyn RowBytes>,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()> {
+        let known = self.known(keys, subkeys)?;
+        let before = self.memory.len();
+        let mut marked = ByteRows::default();
+        let mut value = Vec::new();
+        // A name may be there twice.
+        let (mut replaced, mut revived) = (HashSet::new(), HashSet::new());
+        for (row, known) in known.into_iter().enumerate() {
+            let expiry = expiries.map_or(NEVER, |expiries| expiries[row]);
+            let name = || (keys.row(row), subkey_of(subkeys, row));
+            let cover = match known {
+                Known::Memory(cover) => {
+                    if cover == Cover::Removed {
+                        revived.insert(name());
+                    }
+                    cover.replaced(expiry)
+                }
+                Known::Runs(older) => {
+                    if older.is_some_and(|older| older.is_alive) {
+                        replaced.insert(name());
+                    }
+                    Cover::over(older, expiry)
+                }
+            };
+            self.marked |= cover != Cover::New;
+            value.clear();
+            cover.encode(&mut value);
+            value.extend_from_slice(values.row(row));
+            marked.push(&value);
+        }
+        self.memory.put(keys, subkeys, &marked, expiries)?;
+        self.rows += self.memory.len() - before + revived.len() as u64;
+        self.rows -= replaced.len() as u64;
+        Ok(())
+    }
+
+    fn put_plain(
+        &mut self,
+        keys: &dyn RowBytes,
+        subkeys: Option<&dyn RowBytes>,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()> {
+        let mut marked = ByteRows::default();
+        let mut value = Vec::new();
+        for row in 0..values.len() {
+            value.clear();
+            Cover::New.encode(&mut value);
+            value.extend_from_slice(values.row(row));
+            marked.push(&value);
+        }
+        self.memory.put(keys, subkeys, &marked, expiries)?;
+        self.rows = self.memory.len();
+        Ok(())
+    }
+
+    /// Says in memory that these rows are gone.
+    pub(super) fn hide(&mut self, keys: &ByteRows, subkeys: &ByteRows) -> Result<()> {
+        let mut removed = Vec::new();
+        Cover::Removed.encode(&mut removed);
+        let values: ByteRows = (0..keys.len()).map(|_| removed.as_slice()).collect();
+        self.marked |= !keys.is_empty();
+        self.memory.put(keys, Some(subkeys), &values, None)
+    }
+
+    fn spill_if_due(&mut self) -> Result<()> {
+        let runs: usize = self.runs.iter().map(|live| live.run.memory()).sum();
+        let for_rows = (self.limit / 4 * 3).saturating_sub(runs).max(self.limit / 8);
+        let used = self.memory.memory().saturating_sub(self.empty);
+        if used > for_rows && !self.memory.is_empty() { self.spill() } else { Ok(()) }
+    }
+
+    fn chunk_size(&self) -> usize {
+        (self.limit / 8).min(MAX_CHUNK)
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        self.finish_merging()?;
+        let is_oldest = self.runs.is_empty();
+        let count = usize::try_from(self.memory.len()).unwrap_or(usize::MAX);
+        let mut writer = RunWriter::new(&self.directory, count, self.chunk_size())?;
+        let mut rows = MemoryRows(self.memory.sorted());
+        while let Some((hash, row)) = rows.row() {
+            match (is_oldest, row.mark) {
+                (true, Mark::Removed) => {}
+                (true, _) => writer.push(hash, &Row { mark: Mark::New, ..row })?,
+                (false, _) => writer.push(hash, &row)?,
+            }
+            rows.advance()?;
+        }
+        let run = writer.finish()?;
+        self.memory = MemoryTable::default();
+        self.marked = false;
+        self.looked.clear();
+        self.spills += 1;
+        if run.count > 0 {
+            let chunks = run.chunks.clone();
+            self.runs.insert(0, LiveRun { run: Arc::new(run), chunks });
+        }
+        self.begin_merging()
+    }
+
+    fn begin_merging(&mut self) -> Result<()> {
+        let mut newer = 0;
+        let mut end = None;
+        for (index, live) in self.runs.iter().enumerate() {
+            if index + 1 >= FAN_IN && newer >= live.run.bytes() {
+                end = Some(index + 1);
+            }
+            newer += live.run.bytes();
+        }
+        let Some(end) = end else { return Ok(()) };
+        let runs: Vec<Arc<Run>> = self.runs[..end].iter().map(|live| Arc::clone(&live.run)).collect();
+        let (inputs, directory) = (runs.clone(), self.directory.clone());
+        let (expired, is_oldest, chunk_size) = (self.expired, end == self.runs.len(), self.chunk_size());
+        let thread = std::thread::Builder::new()
+            .name("tidemill-state".into())
+            .spawn(move || merge_runs(&inputs, expired, is_oldest, Path::new(&directory), chunk_size))
+            .map_err(|error| failed("merge", error))?;
+        self.merging = Some(Merging { runs, thread });
+        Ok(())
+    }
+
+    /// Waits for the runs that are being merged; so what a table does never depends on how fast that is.
+    fn finish_merging(&mut self) -> Result<()> {
+        let Some(Merging { runs, thread }) = self.merging.take() else { return Ok(()) };
+        let merged = thread
+            .join()
+            .map_err(|_| Error::Invalid("merging state on the local disk ended with a panic".into()))??;
+        let at = self.runs.iter().position(|live| Arc::ptr_eq(&live.run, &runs[0]));
+        if let Some(at) = at {
+            let mut live = LiveRun { chunks: merged.chunks.clone(), run: Arc::new(merged) };
+            // Meanwhile some more may have expired.
+            live.skip(self.expired)?;
+            let live = Some(live).filter(|live| live.run.count > 0);
+            self.runs.splice(at..at + runs.len(), live);
+        }
+        Ok(())
+    }
+}
+
+/// The rows in memory in the order of runs.
+struct MemoryRows<'a>(SortedRows<'a>);
+
+impl Sorted for MemoryRows<'_> {
+    fn row(&self) -> Option<(u64, Row<'_>)> {
+        let (hash, [key, subkey, value], expiry) = self.0.row()?;
+        let (cover, value) = Cover::decode(value);
+        Some((hash, Row { key, subkey, value, expiry, mark: cover.mark() }))
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.0.advance();
+        Ok(())
+    }
+}
+
+impl StateTable for SpillTable {
+    fn get(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>, found: &mut Found) -> Result<()> {
+        found.clear();
+        self.looked.clear();
+        let mut in_memory = Found::default();
+        self.memory.get(keys, subkeys, &mut in_memory)?;
+        // Of every key where its value is: among those in memory, or among those of the runs.
+        const ABSENT: usize = usize::MAX;
+        let mut places = vec![ABSENT; keys.len()];
+        for (index, position) in in_memory.positions.iter().enumerate() {
+            places[*position] = index;
+        }
+        let mut in_runs = ByteRows::default();
+        let first_in_runs = in_memory.positions.len();
+        if !self.runs.is_empty() {
+            let missing: Vec<usize> = (0..keys.len()).filter(|row| places[*row] == ABSENT).collect();
+            let name = |row: usize| (keys.row(row).to_vec(), subkey_of(subkeys, row).to_vec());
+            let mut looked: HashMap<Name, Option<Older>> =
+                missing.iter().map(|row| (name(*row), None)).collect();
+            self.look_up(self.runs.len(), keys, subkeys, missing.iter().copied(), &mut |position, row| {
+                let older = self.older(row);
+                looked.insert(name(position), Some(older));
+                if older.is_alive {
+                    places[position] = first_in_runs + in_runs.len();
+                    in_runs.push(row.value);
+                }
+            })?;
+            self.looked = looked;
+        }
+        for (position, place) in places.into_iter().enumerate().filter(|(_, place)| *place != ABSENT) {
+            if place >= first_in_runs {
+                found.values.push(in_runs.row(place - first_in_runs));
+            } else {
+                let (cover, value) = Cover::decode(in_memory.values.row(place));
+                if cover == Cover::Removed {
+                    continue;
+                }
+                found.values.push(value);
+            }
+            found.positions.push(position);
+        }
+        Ok(())
+    }
+
+    fn get_all(
+        &mut self,
+        keys: &dyn RowBytes,
+        visit: &mut dyn FnMut(usize, &[u8], &[u8], Option<i64>) -> Result<()>,
+    ) -> Result<()> {
+        for position in 0..keys.len() {
+            self.all_of(keys.row(position), &mut |subkey, value, expiry| {
+                visit(position, subkey, value, expiry)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn put(
+        &mut self,
+        keys: &dyn RowBytes,
+        subkeys: Option<&dyn RowBytes>,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()> {
+        let last = expiries.into_iter().flatten().copied().filter(|expiry| *expiry != NEVER).max();
+        self.last_expiry = self.last_expiry.max(last);
+        if self.is_plain() {
+            self.put_plain(keys, subkeys, values, expiries)?;
+        } else {
+            self.put_marked(keys, subkeys, values, expiries)?;
+        }
+        self.spill_if_due()
+    }
+
+    fn remove(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>) -> Result<()> {
+        if self.is_plain() {
+            self.memory.remove(keys, subkeys)?;
+            self.rows = self.memory.len();
+            return Ok(());
+        }
+        let known = self.known(keys, subkeys)?;
+        let mut done = HashSet::new();
+        let mut removed = (ByteRows::default(), ByteRows::default());
+        let mut hidden = (ByteRows::default(), ByteRows::default());
+        for (row, known) in known.into_iter().enumerate() {
+            let name = (keys.row(row), subkey_of(subkeys, row));
+            let to = match known {
+                Known::Memory(Cover::New) => &mut removed,
+                Known::Memory(Cover::Covers(_) | Cover::Outlived) => &mut hidden,
+                Known::Runs(Some(older)) if older.is_alive => &mut hidden,
+                Known::Memory(Cover::Removed) | Known::Runs(_) => continue,
+            };
+            if done.insert(name) {
+                to.0.push(name.0);
+                to.1.push(name.1);
+                self.rows -= 1;
+            }
+        }
+        self.memory.remove(&removed.0, Some(&removed.1))?;
+        self.hide(&hidden.0, &hidden.1)?;
+        self.spill_if_due()
+    }
+
+    fn expire(&mut self, upto: i64, visit: &mut Visit<'_>) -> Result<()> {
+        self.take_expired(upto, visit)
+    }
+
+    fn scan(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        let mut sources: Vec<Box<dyn Sorted + '_>> = vec![Box::new(MemoryRows(self.memory.sorted()))];
+        for live in &self.runs {
+            sources.push(Box::new(RunRows::new(Arc::clone(&live.run))?));
+        }
+        merge(&mut sources, &mut |_, row, _| {
+            if row.mark == Mark::Removed || is_expired(row.expiry, self.expired) {
+                return Ok(());
+            }
+            visit(row.key, row.subkey, row.value, Some(row.expiry).filter(|expiry| *expiry != NEVER))
+        })
+    }
+
+    fn len(&self) -> u64 {
+        self.rows
+    }
+
+    fn first_expiry(&self) -> Option<i64> {
+        let chunks = self.runs.iter().flat_map(|live| &live.chunks).map(|chunk| chunk.next);
+        chunks.chain(self.memory.first_expiry()).min()
+    }
+
+    fn last_expiry(&self) -> Option<i64> {
+        self.last_expiry
+    }
+
+    fn memory(&self) -> usize {
+        self.memory.memory() + self.runs.iter().map(|live| live.run.memory()).sum::<usize>()
+    }
+
+    fn set_memory_limit(&mut self, bytes: usize) {
+        self.limit = bytes;
+    }
+}

@@ -1,0 +1,3 @@
+//! State: tables against the simplest table there can be, and their files.
+
+mod spilling;
