@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::batch::{BatchRunner, PlannedBatch};
 use super::execution::Execution;
 use super::handle::{QueryShared, StreamingQuery};
+use super::late_rows::{LateRows, MakeLateSink};
 use super::listener::{QueryStarted, QueryTerminated};
 use super::manager::{CheckpointLease, StreamingQueryManager};
 use super::progress::iso_timestamp;
@@ -47,6 +48,8 @@ pub(crate) type MakeSink<'a> = &'a (dyn Fn(SchemaRef) -> Result<Arc<dyn Sink>> +
 pub(crate) struct StartRequest<'a> {
     pub(crate) plan: QueryPlan,
     pub(crate) make_sink: MakeSink<'a>,
+    /// Where late rows go, if they are to be kept.
+    pub(crate) make_late_sink: Option<MakeLateSink<'a>>,
     pub(crate) output_mode: OutputMode,
     pub(crate) trigger: Trigger,
     pub(crate) name: Option<String>,
@@ -79,6 +82,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
     let shape = request.state.shape(request.output_mode, state);
     let plan = StreamingPlan::prepare(logical, state, &providers, &sources, Arc::clone(&sink), shape).await?;
     let current = define(&providers, sink.as_ref(), request.output_mode, plan.operators(), storage.as_ref());
+    let late_rows = LateRows::of(&plan, request.make_late_sink)?;
     if let Some(known) = &known {
         definition::check_unchanged(storage.url(), &known.definition, &current)?;
     }
@@ -97,6 +101,8 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
     }
     let last = recovered.last_commit.as_ref().map(|commit| (commit.batch_id, &commit.sink));
     sink.recover(id, last).await?;
+    let late = recovered.last_commit.as_ref().map(|commit| (commit.batch_id, &commit.late));
+    late_rows.recover(id, late).await?;
     let manifest = recovered.last_commit.as_ref().map_or(Value::Null, |commit| commit.state.clone());
     let options = StateOptions {
         operators: plan.operators().len(),
@@ -104,7 +110,8 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         memory_limit: request.state.memory_limit,
         run_id,
     };
-    let state_store = StateStore::open(Arc::clone(&storage), &manifest, options).await?;
+    let mut state_store = StateStore::open(Arc::clone(&storage), &manifest, options).await?;
+    state_store.account_in(&request.plan.state.runtime_env().memory_pool)?;
     let resumed = resume(&sources, recovered).await?;
     let tracker = request.state.tracker(&conf, &plan, resumed.watermark_ms, request.clock.now_ms())?;
 
@@ -117,6 +124,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         plan,
         state: Arc::new(state_store),
         sink,
+        late_rows,
         output_mode: request.output_mode,
     };
     let execution = Execution {
