@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, UnionMode};
 use datafusion::prelude::SessionContext;
 
 use super::*;
@@ -53,10 +53,13 @@ impl SourceProvider for Planned {
 
 async fn plan(sql: &str) -> LogicalPlan {
     let context = SessionContext::new();
+    let one_or_other = [(0, Arc::new(Field::new("i", DataType::Int64, true)))];
+    let either = DataType::Union(one_or_other.into_iter().collect(), UnionMode::Sparse);
     let columns = vec![
         Field::new("a", DataType::Int64, true),
         Field::new("b", DataType::Int64, true),
         Field::new("l", DataType::new_list(DataType::Int64, true), true),
+        Field::new("x", either, true),
     ];
     let schema = Arc::new(Schema::new(columns));
     for name in ["s", "s2"] {
@@ -97,4 +100,25 @@ async fn stateless_queries_are_accepted() {
 async fn complete_mode_needs_an_aggregation() {
     let error = check(&plan("SELECT a FROM s").await, OutputMode::Complete).unwrap_err().to_string();
     assert!(error.starts_with("output mode complete cannot run as a streaming query"), "{error}");
+}
+
+#[tokio::test]
+async fn keys_without_bytes_are_refused() {
+    for (sql, operator) in [
+        ("SELECT x, count(*) FROM s GROUP BY x", "GROUP BY s.x over an unbounded table"),
+        ("SELECT a, x, count(*) FROM s GROUP BY ROLLUP (a, x)", "GROUP BY s.x over an unbounded table"),
+        ("SELECT DISTINCT a, x FROM s", "DISTINCT s.x over an unbounded table"),
+    ] {
+        for mode in [OutputMode::Update, OutputMode::Complete] {
+            match check(&plan(sql).await, mode) {
+                Err(Error::UnsupportedQuery { operator: found, .. }) => assert_eq!(found, operator, "{sql}"),
+                other => panic!("{sql}: {other:?}"),
+            }
+        }
+    }
+    let rows = plan("SELECT a, x FROM s").await;
+    let by = |column| Deduplicate::try_new(rows.clone(), &[column], false).unwrap().into_plan();
+    assert!(check(&by("a"), OutputMode::Append).is_ok());
+    let error = check(&by("x"), OutputMode::Append).unwrap_err().to_string();
+    assert!(error.starts_with("drop_duplicates by s.x over an unbounded table cannot run"), "{error}");
 }
