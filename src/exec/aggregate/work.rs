@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, UInt64Array};
+use datafusion::arrow::compute::take_arrays;
 use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result as DataFusionResult;
@@ -133,10 +134,20 @@ impl StatefulAggregate {
         } else {
             let mut merged = self.partials.accumulators()?;
             let old = self.partials.states.decode_all(&found.values)?;
-            merged.merge(&old, &found.positions, touched.groups)?;
-            let all: Vec<usize> = (0..touched.groups).collect();
-            merged.merge(&touched.states, &all, touched.groups)?;
-            merged.states()?
+            // An accumulator takes every group below the number it is told as one that it was given a
+            // value of, so the groups that were there are the first.
+            let known: Vec<usize> = (0..found.positions.len()).collect();
+            merged.merge(&old, &known, known.len())?;
+            let groups = known_first(&found.positions, touched.groups);
+            merged.merge(&touched.states, &groups, touched.groups)?;
+            let states = merged.states()?;
+            match known.len() == touched.groups {
+                true => states,
+                false => {
+                    let order = UInt64Array::from_iter_values(groups.iter().map(|group| *group as u64));
+                    take_arrays(&states, &order, None)?
+                }
+            }
         };
         let values = self.partials.states.encode(&states, touched.groups)?;
         let expiries = self.expiries(touched)?;
@@ -228,6 +239,20 @@ impl StatefulAggregate {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
     }
+}
+
+/// New numbers of `groups` groups, of which those at the positions `known` (ascending) come first.
+fn known_first(known: &[usize], groups: usize) -> Vec<usize> {
+    let mut fresh = known.len();
+    let mut known = known.iter().copied().enumerate().peekable();
+    let number = |group| match known.next_if(|(_, position)| *position == group) {
+        Some((number, _)) => number,
+        None => {
+            fresh += 1;
+            fresh - 1
+        }
+    };
+    (0..groups).map(number).collect()
 }
 
 /// Rows of state that make up results.
