@@ -192,7 +192,9 @@ impl Op {
         match &rel {
             Rel::Stream(stream) => batch.rows[*stream].clone(),
             Rel::Union(..) => rows.into_iter().chain(inputs.remove(0)).collect(),
-            Rel::Filter(_, condition) => rows.into_iter().filter(|row| is_true(condition, row, &names)).collect(),
+            Rel::Filter(_, condition) => {
+                rows.into_iter().filter(|row| is_true(condition, row, &names)).collect()
+            }
             Rel::Project(_, columns) => {
                 let project =
                     |row: Row| columns.iter().map(|(expr, _)| eval(expr, &row, &names)).collect::<Row>();
@@ -279,7 +281,13 @@ impl Op {
         }
     }
 
-    fn deduplicate(&mut self, rows: Vec<Row>, columns: &[usize], time: Option<usize>, batch: &Batch) -> Vec<Row> {
+    fn deduplicate(
+        &mut self,
+        rows: Vec<Row>,
+        columns: &[usize],
+        time: Option<usize>,
+        batch: &Batch,
+    ) -> Vec<Row> {
         let mut out = Vec::new();
         for row in rows {
             let final_at = match time {
@@ -310,8 +318,7 @@ impl Op {
     fn group(&mut self, group: &Group, rows: Vec<Row>, batch: &Batch) -> Vec<Row> {
         let names = self.names.clone();
         let complete = batch.mode == OutputMode::Complete;
-        let finality: Vec<Final> =
-            group.keys.iter().map(|(key, _)| group.input.part(key, &names)).collect();
+        let finality: Vec<Final> = group.keys.iter().map(|(key, _)| group.input.part(key, &names)).collect();
         let all: Vec<usize> = (0..group.keys.len()).collect();
         let sets = group.sets.clone().unwrap_or_else(|| vec![all]);
         let final_at = |key: &Row| {
@@ -332,14 +339,15 @@ impl Op {
             }
             for (index, set) in sets.iter().enumerate() {
                 let mut key = values.clone();
-                (0..key.len()).filter(|column| !set.contains(column)).for_each(|column| key[column] = Value::Null);
+                (0..key.len())
+                    .filter(|column| !set.contains(column))
+                    .for_each(|column| key[column] = Value::Null);
                 self.groups.entry((index, key.clone())).or_default().push(row.clone());
                 changed.insert((index, key));
             }
         }
-        let is_final = |key: &(usize, Row)| {
-            matches!((final_at(&key.1), batch.now), (Some(at), Some(now)) if at <= now)
-        };
+        let is_final =
+            |key: &(usize, Row)| matches!((final_at(&key.1), batch.now), (Some(at), Some(now)) if at <= now);
         let given = self.groups.iter().filter(|(key, _)| match batch.mode {
             OutputMode::Append => is_final(key),
             OutputMode::Update => changed.contains(key),
@@ -365,6 +373,11 @@ impl Op {
     fn all(&self) -> Vec<&Op> {
         std::iter::once(self).chain(self.inputs.iter().flat_map(Op::all)).collect()
     }
+}
+
+/// Whether the state of an aggregate has several rows per group.
+fn grows(agg: &Agg) -> bool {
+    matches!(agg.function, "array_agg" | "string_agg" | "median")
 }
 
 fn positions(columns: &[String], names: &Names) -> Vec<usize> {
@@ -494,12 +507,15 @@ impl Interpreter {
     pub fn remembered(&self) -> Option<usize> {
         let all = self.op.all();
         let mut stateful = all.iter().filter(|op| {
-            matches!(op.rel, Rel::Group(_) | Rel::Distinct(_) | Rel::DistinctOn(..) | Rel::Within(..) | Rel::Limit(..))
+            matches!(
+                op.rel,
+                Rel::Group(_) | Rel::Distinct(_) | Rel::DistinctOn(..) | Rel::Within(..) | Rel::Limit(..)
+            )
         });
         let (op, None) = (stateful.next()?, stateful.next()) else { return None };
         match &op.rel {
             Rel::Limit(..) => None,
-            Rel::Group(group) if group.aggregates.iter().any(|(agg, _)| agg.distinct) => None,
+            Rel::Group(group) if group.aggregates.iter().any(|(agg, _)| agg.distinct || grows(agg)) => None,
             Rel::Group(_) => Some(op.groups.len()),
             _ => Some(op.seen.len()),
         }

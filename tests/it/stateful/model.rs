@@ -95,7 +95,9 @@ impl Expr {
             _ => Final::Never,
         };
         match self {
-            Expr::Col(name) => columns.iter().find(|(column, _)| column == name).map_or(Final::Never, |c| c.1),
+            Expr::Col(name) => {
+                columns.iter().find(|(column, _)| column == name).map_or(Final::Never, |c| c.1)
+            }
             Expr::Bin(length, time) => exact(time, *length),
             Expr::Trunc(name, time) => exact(time, unit(name)),
             Expr::Part(window, "end") if window.finality(columns) == Final::End => Final::After(0),
@@ -135,7 +137,8 @@ impl Agg {
         let distinct = if self.distinct { "DISTINCT " } else { "" };
         let argument = self.argument.as_ref().map_or_else(|| "*".into(), Expr::sql);
         let separator = if self.function == "string_agg" { ", '-'" } else { "" };
-        let filter = self.filter.as_ref().map_or_else(String::new, |f| format!(" FILTER (WHERE {})", f.sql()));
+        let filter =
+            self.filter.as_ref().map_or_else(String::new, |f| format!(" FILTER (WHERE {})", f.sql()));
         format!("{}({distinct}{argument}{separator}){filter}", self.function)
     }
 }
@@ -150,9 +153,19 @@ pub enum Rel {
     Filter(Box<Rel>, Expr),
     Project(Box<Rel>, Vec<(Expr, String)>),
     /// All columns, and the windows `w` that a time is in.
-    Windowed { input: Box<Rel>, time: Expr, size: i64, slide: i64, start: i64 },
+    Windowed {
+        input: Box<Rel>,
+        time: Expr,
+        size: i64,
+        slide: i64,
+        start: i64,
+    },
     /// All columns, and `window_start`, `window_end` and `window_time`, by TUMBLE or HOP.
-    Hop { stream: usize, size: i64, slide: i64 },
+    Hop {
+        stream: usize,
+        size: i64,
+        slide: i64,
+    },
     Group(Box<Group>),
     Distinct(Box<Rel>),
     DistinctOn(Box<Rel>, Vec<String>),
@@ -253,6 +266,18 @@ impl Rel {
         }
     }
 
+    /// Whether the result depends on the order of rows within a batch.
+    pub fn is_ordered(&self) -> bool {
+        let is_ordered = match self {
+            Rel::DistinctOn(..) | Rel::Within(..) | Rel::Limit(..) => true,
+            Rel::Group(group) => group.aggregates.iter().any(|(agg, _)| {
+                matches!(agg.function, "first_value" | "last_value" | "array_agg" | "string_agg")
+            }),
+            _ => false,
+        };
+        is_ordered || self.inputs().into_iter().any(Rel::is_ordered)
+    }
+
     /// The streams it reads, each once.
     pub fn streams(&self) -> Vec<usize> {
         let mut streams: Vec<usize> = match self {
@@ -336,7 +361,9 @@ impl Rel {
             Rel::Stream(stream) => format!("SELECT * FROM s{stream}"),
             Rel::Within(stream, _) => format!("SELECT * FROM within{stream}"),
             Rel::Union(left, right) => format!("{} UNION ALL {}", left.sql(), right.sql()),
-            Rel::Filter(input, condition) => format!("SELECT * FROM {} WHERE {}", input.table(), condition.sql()),
+            Rel::Filter(input, condition) => {
+                format!("SELECT * FROM {} WHERE {}", input.table(), condition.sql())
+            }
             Rel::Project(input, columns) => format!("SELECT {} FROM {}", list(columns), input.table()),
             Rel::Windowed { input, time, size, slide, start } => {
                 let lengths = [size, slide, start].map(|length| format!("'{} milliseconds'", length / 1000));
@@ -417,6 +444,7 @@ fn named(columns: Vec<(Expr, &str)>) -> Vec<(Expr, String)> {
 }
 
 fn list(columns: &[(Expr, String)]) -> String {
-    let columns: Vec<String> = columns.iter().map(|(expr, name)| format!("{} AS {name}", expr.sql())).collect();
+    let columns: Vec<String> =
+        columns.iter().map(|(expr, name)| format!("{} AS {name}", expr.sql())).collect();
     columns.join(", ")
 }

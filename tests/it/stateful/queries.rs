@@ -132,7 +132,8 @@ fn around() -> Vec<Spec> {
         specs.push(timed(stream().group(keys(), some()).having(having, operator, limit), mode));
         specs.push(timed(stream().group(keys(), some()).having(agg("max", "v"), "<", 5), mode));
         specs.push(timed(stream().filter(condition.clone()).group(keys(), some()), mode));
-        let above = vec![(op(col("a0"), "+", Expr::Int(1)), "n"), (col("t"), "t"), (Expr::Text("x".into()), "x")];
+        let above =
+            vec![(op(col("a0"), "+", Expr::Int(1)), "n"), (col("t"), "t"), (Expr::Text("x".into()), "x")];
         specs.push(timed(stream().group(keys(), some()).project(above), mode));
         let below = vec![(op(col("v"), "%", Expr::Int(3)), "m"), (col("ts"), "at"), (col("v"), "v")];
         let at = Expr::Bin(5_000_000, Box::new(col("at")));
@@ -182,7 +183,10 @@ fn above_complete() -> Vec<Spec> {
         untimed(counted().project(vec![(col("a0"), "n")]).distinct(), Complete),
         untimed(counted().filter(op(col("a0"), ">", Expr::Int(1))), Complete),
         untimed(most.group(vec![], vec![agg("sum", "a0")]), Complete),
-        untimed(stream().distinct_on(&["k"]).group(vec![], vec![agg("count", "*"), agg("sum", "k")]), Complete),
+        untimed(
+            stream().distinct_on(&["k"]).group(vec![], vec![agg("count", "*"), agg("sum", "k")]),
+            Complete,
+        ),
     ]
 }
 
@@ -209,7 +213,9 @@ fn without_groups() -> Vec<Spec> {
     for (skip, fetch) in [(0, Some(7)), (3, Some(5)), (4, None), (0, Some(0)), (0, Some(1000))] {
         specs.push(untimed(stream().limit(skip, fetch), Append));
     }
-    specs.push(untimed(few().distinct().limit(0, Some(4)), Append));
+    // Which rows a limit leaves over is undefined where their order is.
+    let same = |rel: Rel| rel.project(vec![(Expr::Text("x".into()), "x")]);
+    specs.push(untimed(same(few().distinct()).limit(0, Some(4)), Append));
     specs.push(untimed(stream().filter(op(col("v"), ">", Expr::Int(0))).limit(2, Some(6)), Append));
     specs
 }
@@ -239,7 +245,8 @@ fn chained() -> Vec<Spec> {
         specs.push(timed(union().distinct_on(&["ts", "name"]).group(times(), some()), mode));
     }
     let counted = stream().group(vec![(bin(10), "t"), (col("k"), "k")], some());
-    specs.push(timed(counted.clone().limit(1, Some(5)), Append));
+    let same = counted.clone().project(vec![(op(col("a0"), ">", Expr::Int(0)), "x")]);
+    specs.push(timed(same.limit(1, Some(5)), Append));
     specs.push(timed(counted.project(vec![(col("t"), "t"), (col("a0"), "n")]).distinct(), Append));
     for mode in [Update, Complete] {
         let keys = vec![(col("k"), "k")];

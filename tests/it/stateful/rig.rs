@@ -298,6 +298,8 @@ async fn frame(session: &Session, spec: &Spec, streams: &[MemoryStream]) -> Resu
 fn within(rel: &Rel) -> &Rel {
     match rel {
         Rel::Within(..) => rel,
-        other => other.inputs().into_iter().map(within).find(|rel| matches!(rel, Rel::Within(..))).unwrap_or(rel),
+        other => {
+            other.inputs().into_iter().map(within).find(|rel| matches!(rel, Rel::Within(..))).unwrap_or(rel)
+        }
     }
 }

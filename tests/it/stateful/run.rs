@@ -1,6 +1,5 @@
 //! Runs all queries in random batches, with restarts and crashes in between.
 
-
 use tidemill::prelude::*;
 use tidemill::{Environment, OutputMode};
 
@@ -90,10 +89,15 @@ async fn run(spec: &Spec, seed: u64, restarts: bool) -> Result<(), String> {
     let (mut dice, mut history) = (Dice(seed), History::new(seed));
     let mut world = World::new(spec.clone());
     let mut checker = Checker::new(spec);
-    let (mut session, mut query) = world.start(Environment::default(), &setting(&mut dice)).await.map_err(text)?;
+    let (mut session, mut query) =
+        world.start(Environment::default(), &setting(&mut dice)).await.map_err(text)?;
     let mut late = 0;
     for _ in 0..3 + dice.roll(4) {
         world.feed(&history.next());
+        if !spec.rel.is_ordered() && dice.roll(3) == 0 {
+            // Both in one batch, or in two.
+            world.feed(&history.next());
+        }
         query.process_all_available().await.map_err(text)?;
         checker.check_all(&world)?;
         if let Some(progress) = query.last_progress()
@@ -107,7 +111,8 @@ async fn run(spec: &Spec, seed: u64, restarts: bool) -> Result<(), String> {
         if restarts && dice.roll(3) == 0 {
             query.stop(StopMode::Finish).await.map_err(text)?;
             late += late_rows(&query);
-            (session, query) = world.start(Environment::default(), &setting(&mut dice)).await.map_err(text)?;
+            (session, query) =
+                world.start(Environment::default(), &setting(&mut dice)).await.map_err(text)?;
         }
     }
     query.stop(StopMode::Finish).await.map_err(text)?;
@@ -206,6 +211,7 @@ async fn crash(spec: &Spec, seed: u64, plan: Option<Plan>, again: Option<Plan>) 
     let mut history = History::new(seed);
     let mut world = World::new(spec.clone());
     let mut checker = Checker::new(spec);
+    checker.may_rerun = true;
     let mut plans = [plan, again].into_iter().flatten();
     let mut faults = Faults::new(plans.next());
     let mut calls = 0;
@@ -248,14 +254,18 @@ async fn crash(spec: &Spec, seed: u64, plan: Option<Plan>, again: Option<Plan>) 
 
 /// One of each kind of state.
 fn to_crash() -> Vec<Spec> {
-    let some = || vec![agg("count", "*"), agg("sum", "f"), agg("count", "v").distinct(), agg("array_agg", "v")];
+    let some = || vec![agg("count", "*"), agg("sum", "f"), agg("array_agg", "v"), agg("min", "name")];
+    let distinct = vec![agg("count", "v").distinct(), agg("sum", "f"), agg("max", "v")];
     let stream = || Rel::Stream(0);
     vec![
         queries::timed(stream().group(vec![(bin(10), "t"), (col("k"), "k")], some()), OutputMode::Append),
         queries::untimed(stream().group(vec![(col("k"), "k")], some()), OutputMode::Update),
         queries::untimed(stream().group(vec![(col("name"), "name")], some()), OutputMode::Complete),
+        queries::untimed(stream().group(vec![(col("k"), "k")], distinct.clone()), OutputMode::Update),
         queries::timed(Rel::Within(0, vec!["k".into()]), OutputMode::Append),
-        queries::untimed(stream().distinct_on(&["k", "v"]).limit(1, Some(6)), OutputMode::Append),
+        queries::untimed(stream().distinct_on(&["k", "v"]), OutputMode::Append),
+        queries::untimed(stream().limit(2, Some(9)), OutputMode::Append),
+        queries::untimed(stream().group(vec![], distinct), OutputMode::Complete),
     ]
 }
 

@@ -103,7 +103,10 @@ pub fn same_rows(found: &[Row], expected: &[Row]) -> bool {
     };
     let (found, expected) = (sorted(found), sorted(expected));
     found.len() == expected.len()
-        && found.iter().zip(&expected).all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| agree(a, b)))
+        && found
+            .iter()
+            .zip(&expected)
+            .all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| agree(a, b)))
 }
 
 /// The rows of Arrow's columns.
