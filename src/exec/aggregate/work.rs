@@ -132,22 +132,7 @@ impl StatefulAggregate {
         let states = if found.positions.is_empty() {
             touched.states.clone()
         } else {
-            let mut merged = self.partials.accumulators()?;
-            let old = self.partials.states.decode_all(&found.values)?;
-            // An accumulator takes every group below the number it is told as one that it was given a
-            // value of, so the groups that were there are the first.
-            let known: Vec<usize> = (0..found.positions.len()).collect();
-            merged.merge(&old, &known, known.len())?;
-            let groups = known_first(&found.positions, touched.groups);
-            merged.merge(&touched.states, &groups, touched.groups)?;
-            let states = merged.states()?;
-            match known.len() == touched.groups {
-                true => states,
-                false => {
-                    let order = UInt64Array::from_iter_values(groups.iter().map(|group| *group as u64));
-                    take_arrays(&states, &order, None)?
-                }
-            }
+            self.merge_found(touched, &found)?
         };
         let values = self.partials.states.encode(&states, touched.groups)?;
         let expiries = self.expiries(touched)?;
@@ -161,6 +146,31 @@ impl StatefulAggregate {
             results.push(self.output(columns, touched.groups)?);
         }
         Ok(())
+    }
+
+    /// The states of `touched`, put behind those that were found of some of them.
+    fn merge_found(&self, touched: &Grouped, found: &Found) -> DataFusionResult<Vec<ArrayRef>> {
+        // Accumulators take a group whose number is below the total for one that has had a value. So
+        // the groups that are found have the first numbers, and the total is raised for the others.
+        let known = found.positions.len();
+        let mut numbers = vec![usize::MAX; touched.groups];
+        for (number, position) in found.positions.iter().enumerate() {
+            numbers[*position] = number;
+        }
+        let mut new = known..;
+        for number in numbers.iter_mut().filter(|number| **number == usize::MAX) {
+            *number = new.next().unwrap_or(touched.groups);
+        }
+        let first: Vec<usize> = (0..known).collect();
+        let mut merged = self.partials.accumulators()?;
+        merged.merge(&self.partials.states.decode_all(&found.values)?, &first, known)?;
+        merged.merge(&touched.states, &numbers, touched.groups)?;
+        let states = merged.states()?;
+        if numbers.is_sorted() {
+            return Ok(states);
+        }
+        let order = UInt64Array::from_iter_values(numbers.iter().map(|number| *number as u64));
+        Ok(take_arrays(&states, &order, None)?)
     }
 
     /// Adds the new partial results of some groups as rows of their own.
@@ -239,20 +249,6 @@ impl StatefulAggregate {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
     }
-}
-
-/// New numbers of `groups` groups, of which those at the positions `known` (ascending) come first.
-fn known_first(known: &[usize], groups: usize) -> Vec<usize> {
-    let mut fresh = known.len();
-    let mut known = known.iter().copied().enumerate().peekable();
-    let number = |group| match known.next_if(|(_, position)| *position == group) {
-        Some((number, _)) => number,
-        None => {
-            fresh += 1;
-            fresh - 1
-        }
-    };
-    (0..groups).map(number).collect()
 }
 
 /// Rows of state that make up results.

@@ -77,7 +77,7 @@ fn setting(dice: &mut Dice) -> Setting {
         partitions: [1, 2, 4][dice.roll(3)],
         state_partitions: [1, 2, 5][dice.roll(3)],
         batch_size: [8192, 1, 3][dice.roll(3)],
-        memory_limit: None,
+        memory_limit: [None, Some("1B"), Some("2KB")][dice.roll(3)],
         trigger: Trigger::AtOnce,
     }
 }
