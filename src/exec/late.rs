@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, BooleanArray};
-use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::compute::{filter_record_batch, not};
 use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::error::Result as DataFusionResult;
@@ -42,6 +42,10 @@ impl PartitionWork for LateFilter {
         vec![&self.expiry]
     }
 
+    fn late_rows(&self) -> Option<(usize, SchemaRef)> {
+        Some((self.operator, Arc::clone(&self.schema)))
+    }
+
     fn run(self: Arc<Self>, _: usize, rows: SendableRecordBatchStream, epoch: Arc<Epoch>) -> Batches {
         match epoch.watermarks.late() {
             None => rows,
@@ -68,6 +72,7 @@ impl LateFilter {
             return Ok(batch);
         }
         epoch.operators[self.operator].add_late(batch.num_rows() - kept);
+        epoch.add_late_rows(self.operator, || Ok(filter_record_batch(&batch, &not(&in_time)?)?))?;
         Ok(filter_record_batch(&batch, &in_time)?)
     }
 }

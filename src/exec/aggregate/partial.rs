@@ -89,7 +89,9 @@ impl Partials {
 
     /// Accumulators without any row.
     pub(crate) fn accumulators(&self) -> DataFusionResult<Accumulators<'_>> {
-        let accumulators = self.functions.iter().map(accumulator).collect::<DataFusionResult<Vec<_>>>()?;
+        let has_keys = !self.key_schema.fields().is_empty();
+        let accumulators = self.functions.iter().map(|function| accumulator(function, has_keys));
+        let accumulators = accumulators.collect::<DataFusionResult<Vec<_>>>()?;
         Ok(Accumulators { partials: self, accumulators })
     }
 }
@@ -103,9 +105,13 @@ fn grows(function: &AggregateFunctionExpr, fields: &[Arc<Field>]) -> bool {
     name == "string_agg" || (has_lists && !BOUNDED_SKETCHES.contains(&name))
 }
 
-/// As DataFusion's aggregation chooses.
-fn accumulator(function: &Arc<AggregateFunctionExpr>) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
-    if function.groups_accumulator_supported() {
+/// As DataFusion's aggregation chooses, for the states of the two kinds differ: without rows, the one
+/// of `avg` has a count of 0 for all rows, and none for groups.
+fn accumulator(
+    function: &Arc<AggregateFunctionExpr>,
+    has_keys: bool,
+) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
+    if has_keys && function.groups_accumulator_supported() {
         return function.create_groups_accumulator();
     }
     let function = Arc::clone(function);
