@@ -42,4 +42,4 @@ pub use memory_table::MemoryTable;
 pub use read::{StateRows, read_state};
 pub use spill::SpillTable;
 pub use store::{StateOptions, StateStore, StateUsage, TableGuard};
-pub use table::{Found, NEVER, StateTable, Visit};
+pub use table::{Found, NEVER, StateTable, Visit, VisitKeys};
