@@ -10,6 +10,7 @@ pub(crate) mod check;
 pub(crate) mod deduplicate;
 mod distinct_on;
 pub(crate) mod event_time;
+mod group_key;
 mod prepared;
 mod result_schema;
 pub(crate) mod session_state;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::common::internal_datafusion_err;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -15,6 +16,7 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 
 use serde_json::{Value, json};
 
+use crate::error::Error;
 use crate::exec::codec::RowCodec;
 use crate::exec::operator::columns;
 
@@ -58,6 +60,7 @@ impl Partials {
         for function in &functions {
             let fields = function.state_fields()?;
             widths.push(state_fields.len()..state_fields.len() + fields.len());
+            check_types(function, &fields)?;
             if grows(function, &fields) {
                 layout = StateLayout::Parts;
             }
@@ -94,6 +97,19 @@ impl Partials {
         let accumulators = accumulators.collect::<DataFusionResult<Vec<_>>>()?;
         Ok(Accumulators { partials: self, accumulators })
     }
+}
+
+/// Fails if there are no bytes for the state of `function`.
+fn check_types(function: &AggregateFunctionExpr, fields: &[Arc<Field>]) -> DataFusionResult<()> {
+    let has_bytes =
+        |field: &&Arc<Field>| RowConverter::supports_fields(&[SortField::new(field.data_type().clone())]);
+    let Some(field) = fields.iter().find(|field| !has_bytes(field)) else { return Ok(()) };
+    Err(Error::UnsupportedQuery {
+        operator: format!("{} over an unbounded table", function.name()),
+        reason: format!("values of type {} cannot be kept in state", field.data_type()),
+        advice: "Aggregate a part of the value, or cast it to another type, e.g. VARCHAR".into(),
+    }
+    .into())
 }
 
 /// Whether the state of `function` grows with the number of rows of a group.

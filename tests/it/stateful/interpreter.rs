@@ -375,6 +375,11 @@ impl Op {
     }
 }
 
+/// Whether the state of an aggregate has several rows per group.
+fn grows(agg: &Agg) -> bool {
+    matches!(agg.function, "array_agg" | "string_agg" | "median")
+}
+
 fn positions(columns: &[String], names: &Names) -> Vec<usize> {
     columns.iter().map(|name| names.iter().position(|(column, _)| column == name).unwrap()).collect()
 }
@@ -510,7 +515,7 @@ impl Interpreter {
         let (op, None) = (stateful.next()?, stateful.next()) else { return None };
         match &op.rel {
             Rel::Limit(..) => None,
-            Rel::Group(group) if group.aggregates.iter().any(|(agg, _)| agg.distinct) => None,
+            Rel::Group(group) if group.aggregates.iter().any(|(agg, _)| agg.distinct || grows(agg)) => None,
             Rel::Group(_) => Some(op.groups.len()),
             _ => Some(op.seen.len()),
         }

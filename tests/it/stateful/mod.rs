@@ -5,6 +5,7 @@
 //! histories, `STATEFUL_CRASH_EVERY=1` lets every storage call go wrong in every way.
 
 mod check;
+mod facts;
 mod interpreter;
 mod model;
 mod queries;

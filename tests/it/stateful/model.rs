@@ -266,6 +266,18 @@ impl Rel {
         }
     }
 
+    /// Whether the result depends on the order of rows within a batch.
+    pub fn is_ordered(&self) -> bool {
+        let is_ordered = match self {
+            Rel::DistinctOn(..) | Rel::Within(..) | Rel::Limit(..) => true,
+            Rel::Group(group) => group.aggregates.iter().any(|(agg, _)| {
+                matches!(agg.function, "first_value" | "last_value" | "array_agg" | "string_agg")
+            }),
+            _ => false,
+        };
+        is_ordered || self.inputs().into_iter().any(Rel::is_ordered)
+    }
+
     /// The streams it reads, each once.
     pub fn streams(&self) -> Vec<usize> {
         let mut streams: Vec<usize> = match self {

@@ -213,7 +213,9 @@ fn without_groups() -> Vec<Spec> {
     for (skip, fetch) in [(0, Some(7)), (3, Some(5)), (4, None), (0, Some(0)), (0, Some(1000))] {
         specs.push(untimed(stream().limit(skip, fetch), Append));
     }
-    specs.push(untimed(few().distinct().limit(0, Some(4)), Append));
+    // Which rows a limit leaves over is undefined where their order is.
+    let same = |rel: Rel| rel.project(vec![(Expr::Text("x".into()), "x")]);
+    specs.push(untimed(same(few().distinct()).limit(0, Some(4)), Append));
     specs.push(untimed(stream().filter(op(col("v"), ">", Expr::Int(0))).limit(2, Some(6)), Append));
     specs
 }
@@ -243,7 +245,8 @@ fn chained() -> Vec<Spec> {
         specs.push(timed(union().distinct_on(&["ts", "name"]).group(times(), some()), mode));
     }
     let counted = stream().group(vec![(bin(10), "t"), (col("k"), "k")], some());
-    specs.push(timed(counted.clone().limit(1, Some(5)), Append));
+    let same = counted.clone().project(vec![(op(col("a0"), ">", Expr::Int(0)), "x")]);
+    specs.push(timed(same.limit(1, Some(5)), Append));
     specs.push(timed(counted.project(vec![(col("t"), "t"), (col("a0"), "n")]).distinct(), Append));
     for mode in [Update, Complete] {
         let keys = vec![(col("k"), "k")];

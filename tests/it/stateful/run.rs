@@ -77,7 +77,7 @@ fn setting(dice: &mut Dice) -> Setting {
         partitions: [1, 2, 4][dice.roll(3)],
         state_partitions: [1, 2, 5][dice.roll(3)],
         batch_size: [8192, 1, 3][dice.roll(3)],
-        memory_limit: None,
+        memory_limit: [None, Some("1B"), Some("2KB")][dice.roll(3)],
         trigger: Trigger::AtOnce,
     }
 }
@@ -94,6 +94,10 @@ async fn run(spec: &Spec, seed: u64, restarts: bool) -> Result<(), String> {
     let mut late = 0;
     for _ in 0..3 + dice.roll(4) {
         world.feed(&history.next());
+        if !spec.rel.is_ordered() && dice.roll(3) == 0 {
+            // Both in one batch, or in two.
+            world.feed(&history.next());
+        }
         query.process_all_available().await.map_err(text)?;
         checker.check_all(&world)?;
         if let Some(progress) = query.last_progress()
@@ -207,6 +211,7 @@ async fn crash(spec: &Spec, seed: u64, plan: Option<Plan>, again: Option<Plan>) 
     let mut history = History::new(seed);
     let mut world = World::new(spec.clone());
     let mut checker = Checker::new(spec);
+    checker.may_rerun = true;
     let mut plans = [plan, again].into_iter().flatten();
     let mut faults = Faults::new(plans.next());
     let mut calls = 0;
@@ -249,15 +254,18 @@ async fn crash(spec: &Spec, seed: u64, plan: Option<Plan>, again: Option<Plan>) 
 
 /// One of each kind of state.
 fn to_crash() -> Vec<Spec> {
-    let some =
-        || vec![agg("count", "*"), agg("sum", "f"), agg("count", "v").distinct(), agg("array_agg", "v")];
+    let some = || vec![agg("count", "*"), agg("sum", "f"), agg("array_agg", "v"), agg("min", "name")];
+    let distinct = vec![agg("count", "v").distinct(), agg("sum", "f"), agg("max", "v")];
     let stream = || Rel::Stream(0);
     vec![
         queries::timed(stream().group(vec![(bin(10), "t"), (col("k"), "k")], some()), OutputMode::Append),
         queries::untimed(stream().group(vec![(col("k"), "k")], some()), OutputMode::Update),
         queries::untimed(stream().group(vec![(col("name"), "name")], some()), OutputMode::Complete),
+        queries::untimed(stream().group(vec![(col("k"), "k")], distinct.clone()), OutputMode::Update),
         queries::timed(Rel::Within(0, vec!["k".into()]), OutputMode::Append),
-        queries::untimed(stream().distinct_on(&["k", "v"]).limit(1, Some(6)), OutputMode::Append),
+        queries::untimed(stream().distinct_on(&["k", "v"]), OutputMode::Append),
+        queries::untimed(stream().limit(2, Some(9)), OutputMode::Append),
+        queries::untimed(stream().group(vec![], distinct), OutputMode::Complete),
     ]
 }
 
