@@ -11,7 +11,7 @@ use tidemill::prelude::*;
 
 use crate::Settings;
 use crate::support::data::{self, Format};
-use crate::support::report::{Report, Table, number};
+use crate::support::report::{Cell, Report, Table, number};
 use crate::support::statistics::{median, millis};
 use crate::support::stream::{BatchEnd, Job, Watch, watched_session};
 use crate::support::{Result, Workspace};
@@ -57,8 +57,11 @@ async fn large_directory(settings: &Settings, workspace: &Workspace) -> Result<T
     let job = job(&input, &checkpoint);
     let mut table = Table::new(
         "listing",
-        format!("a directory of {} files of one row, {ARRIVALS} arrivals", settings.files),
-        &["ms", "checkpoint objects", "checkpoint bytes"],
+        format!(
+            "a directory of {} files of one row, {ARRIVALS} arrivals; written per arrival",
+            settings.files
+        ),
+        &["ms", "objects written", "bytes written", "bytes merged"],
     );
 
     let (session, watch) = watched_session();
@@ -84,15 +87,9 @@ async fn large_directory(settings: &Settings, workspace: &Workspace) -> Result<T
     table.row("one bare listing: read_dir and metadata", [number(median(&bare), 0)]);
     table.row("one bare listing: object_store", [number(median(&stored), 0)]);
     table.row("listing when one file has arrived (latestOffset)", [number(phases("latestOffset"), 0)]);
-    let (objects, bytes) = written(&ends[0], &ends[ends.len() - 1]);
-    table.row(
-        "whole trigger when one file has arrived",
-        [
-            number(phases("triggerExecution"), 0),
-            number(objects / ARRIVALS as f64, 2),
-            number(bytes / ARRIVALS as f64, 0),
-        ],
-    );
+    let written = written(&ends[0], &ends[ends.len() - 1]).per(ARRIVALS as f64);
+    let whole = [number(phases("triggerExecution"), 0)];
+    table.row("whole trigger when one file has arrived", whole.into_iter().chain(written.cells()));
 
     arrive(workspace, &input, ARRIVALS)?;
     let (session, watch) = watched_session();
@@ -123,15 +120,41 @@ fn phase(end: &BatchEnd, name: &str) -> f64 {
     end.progress.duration_ms.get(name).map_or(f64::NAN, |millis| *millis as f64)
 }
 
-/// Objects and bytes written between two ends.
-fn written(from: &BatchEnd, to: &BatchEnd) -> (f64, f64) {
-    let total = |end: &BatchEnd| {
-        end.usage
-            .values()
-            .fold((0, 0), |(objects, bytes), usage| (objects + usage.objects, bytes + usage.bytes))
-    };
-    let (before, after) = (total(from), total(to));
-    ((after.0 - before.0) as f64, (after.1 - before.1) as f64)
+/// What was written to the checkpoint.
+#[derive(Debug, Default, Clone, Copy)]
+struct Written {
+    /// Files of all kinds.
+    objects: f64,
+    /// Bytes in those that batches write themselves.
+    bytes: f64,
+    /// Bytes in those that older entries are merged into, in the background.
+    merged: f64,
+}
+
+impl Written {
+    fn per(self, count: f64) -> Self {
+        Self { objects: self.objects / count, bytes: self.bytes / count, merged: self.merged / count }
+    }
+
+    fn cells(self) -> [Cell; 3] {
+        [number(self.objects, 2), number(self.bytes, 0), number(self.merged, 0)]
+    }
+}
+
+/// What was written between two ends.
+fn written(from: &BatchEnd, to: &BatchEnd) -> Written {
+    let mut written = Written::default();
+    for (kind, after) in &to.usage {
+        let before = from.usage.get(kind).copied().unwrap_or_default();
+        let bytes = (after.bytes - before.bytes) as f64;
+        written.objects += (after.objects - before.objects) as f64;
+        if kind == "history" {
+            written.merged += bytes;
+        } else {
+            written.bytes += bytes;
+        }
+    }
+    written
 }
 
 fn list_with_std(directory: &Path) -> Result<f64> {
@@ -163,11 +186,14 @@ async fn long_query(settings: &Settings, workspace: &Workspace) -> Result<Table>
     data::write_files(&input, Format::Json, settings.batches, settings.batches)?;
     let mut table = Table::new(
         "listing",
-        format!("{} batches of one file and one row, {} runs", settings.batches, settings.runs),
-        &["p50 ms a trigger", "checkpoint objects", "checkpoint bytes"],
+        format!(
+            "{} batches of one file and one row, {} runs; figures per trigger",
+            settings.batches, settings.runs
+        ),
+        &["p50 ms a trigger", "objects written", "bytes written", "bytes merged"],
     );
     let (mut first, mut last) = (Vec::new(), Vec::new());
-    let (mut first_written, mut last_written) = ((0.0, 0.0), (0.0, 0.0));
+    let (mut first_written, mut last_written) = (Written::default(), Written::default());
     let mut restarts = Vec::new();
     for _ in 0..settings.runs {
         let checkpoint = workspace.empty("listing-checkpoint")?;
@@ -185,23 +211,15 @@ async fn long_query(settings: &Settings, workspace: &Workspace) -> Result<Table>
         let (head, tail) = (&ends[..=SPAN], &ends[ends.len() - SPAN - 1..]);
         first.extend(walls(head));
         last.extend(walls(tail));
-        first_written = written(&head[0], &head[SPAN]);
-        last_written = written(&tail[0], &tail[SPAN]);
+        first_written = written(&head[0], &head[SPAN]).per(SPAN as f64);
+        last_written = written(&tail[0], &tail[SPAN]).per(SPAN as f64);
         restarts.push(millis(restart(&job).await?));
     }
-    let cells = |walls: &[f64], (objects, bytes): (f64, f64)| {
-        [number(median(walls), 3), number(objects / SPAN as f64, 2), number(bytes / SPAN as f64, 0)]
-    };
-    table.row(format!("first {SPAN} batches"), cells(&first, first_written));
-    table.row(format!("last {SPAN} batches"), cells(&last, last_written));
-    table.row(
-        "last / first",
-        [
-            number(median(&last) / median(&first), 3),
-            number(last_written.0 / first_written.0, 2),
-            number(last_written.1 / first_written.1, 2),
-        ],
-    );
+    for (name, walls, written) in [("first", &first, first_written), ("last", &last, last_written)] {
+        let cells = [number(median(walls), 3)].into_iter().chain(written.cells());
+        table.row(format!("{name} {SPAN} batches"), cells);
+    }
+    table.row("last / first", [number(median(&last) / median(&first), 3)]);
     table.row("restart: start() returns", [number(median(&restarts), 1)]);
     workspace.remove("listing-input")?;
     workspace.remove("listing-checkpoint")?;

@@ -103,7 +103,13 @@ mod tests {
 
     fn commit() -> CommitRecord {
         let sink = serde_json::json!({"files": ["part-0.parquet", "größe\n"]});
-        CommitRecord { batch_id: 12, next_batch_watermark_ms: -1, sink, state: Value::Null }
+        CommitRecord {
+            batch_id: 12,
+            next_batch_watermark_ms: -1,
+            sink,
+            late: Value::Null,
+            state: Value::Null,
+        }
     }
 
     #[test]

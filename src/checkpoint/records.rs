@@ -140,6 +140,10 @@ pub struct CommitRecord {
     pub next_batch_watermark_ms: i64,
     /// What the sink needs to publish the batch, again if need be (the file sink: its files).
     pub sink: Value,
+    /// What the late rows of the batch need to be published, one entry per operator that leaves some
+    /// out; `null` if they are not kept.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub late: Value,
     /// Where the state of this version is; `null` for a stateless query.
     #[serde(default)]
     pub state: Value,

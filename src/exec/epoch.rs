@@ -1,8 +1,10 @@
 //! What one batch is about, handed to operators through the task context.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
 
@@ -29,6 +31,8 @@ pub(crate) struct Epoch {
     pub(crate) event_times: Vec<EventTimes>,
     /// What each stateful operator did.
     pub(crate) operators: Vec<OperatorCounters>,
+    /// The late rows of each operator, if they are to be kept.
+    pub(crate) late_rows: Option<Vec<Mutex<Vec<RecordBatch>>>>,
 }
 
 /// One source's part of a batch.
@@ -60,6 +64,26 @@ impl EpochInput {
 }
 
 impl Epoch {
+    /// Keeps late rows of an operator, if they are to be kept.
+    pub(crate) fn add_late_rows(
+        &self,
+        operator: usize,
+        rows: impl FnOnce() -> DataFusionResult<RecordBatch>,
+    ) -> DataFusionResult<()> {
+        if let Some(kept) = self.late_rows.as_ref().and_then(|late| late.get(operator)) {
+            let rows = rows()?;
+            kept.lock().unwrap_or_else(PoisonError::into_inner).push(rows);
+        }
+        Ok(())
+    }
+
+    /// The late rows of an operator that were kept.
+    pub(crate) fn take_late_rows(&self, operator: usize) -> Vec<RecordBatch> {
+        let kept = self.late_rows.as_ref().and_then(|late| late.get(operator));
+        kept.map(|kept| std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner)))
+            .unwrap_or_default()
+    }
+
     /// A light context for this batch; functions and formats are already resolved in the plan.
     pub(crate) fn task_context(self: &Arc<Self>, state: &SessionState) -> Arc<TaskContext> {
         let config = state.config().clone().with_extension(Arc::clone(self));

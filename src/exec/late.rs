@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, BooleanArray};
-use datafusion::arrow::compute::filter_record_batch;
-use datafusion::arrow::compute::min;
+use datafusion::arrow::compute::{filter_record_batch, min, not};
 use datafusion::arrow::datatypes::{
     DataType, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
     TimestampNanosecondType, TimestampSecondType,
@@ -45,6 +44,10 @@ impl PartitionWork for LateFilter {
 
     fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
         vec![&self.expiry]
+    }
+
+    fn late_rows(&self) -> Option<(usize, SchemaRef)> {
+        Some((self.operator, Arc::clone(&self.schema)))
     }
 
     fn run(self: Arc<Self>, _: usize, rows: SendableRecordBatchStream, epoch: Arc<Epoch>) -> Batches {
@@ -96,6 +99,7 @@ impl LateFilter {
             return Ok(batch);
         }
         epoch.operators[self.operator].add_late(batch.num_rows() - kept);
+        epoch.add_late_rows(self.operator, || Ok(filter_record_batch(&batch, &not(&in_time)?)?))?;
         Ok(filter_record_batch(&batch, &in_time)?)
     }
 }

@@ -12,5 +12,6 @@ pub(crate) mod operator;
 pub(crate) mod run;
 pub(crate) mod scan;
 pub(crate) mod sink;
+pub(crate) mod static_scan;
 pub(crate) mod unary;
 pub(crate) mod watermark;

@@ -73,7 +73,7 @@ async fn run_partition(
 }
 
 /// A panic inside an operator is a bug, but it must end the query, not the process.
-fn panicked(error: tokio::task::JoinError) -> Error {
+pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {
     match error.try_into_panic() {
         Ok(payload) => {
             let text = payload

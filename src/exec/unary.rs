@@ -44,6 +44,11 @@ pub(crate) trait PartitionWork: Debug + Send + Sync {
         None
     }
 
+    /// For an operator that leaves late rows out: which operator's they are, and their columns.
+    fn late_rows(&self) -> Option<(usize, SchemaRef)> {
+        None
+    }
+
     /// Takes the rows of one partition in the batch of `epoch`, and gives what becomes of them. Where
     /// the input was exchanged, `partition` is the state partition.
     fn run(self: Arc<Self>, partition: usize, rows: SendableRecordBatchStream, epoch: Arc<Epoch>) -> Batches;
@@ -83,6 +88,11 @@ impl UnaryExec {
     /// For an operator with state: its number, and what its state depends on.
     pub(crate) fn definition(&self) -> Option<(usize, OperatorDefinition)> {
         self.work.definition()
+    }
+
+    /// For an operator that leaves late rows out: which operator's they are, and their columns.
+    pub(crate) fn late_rows(&self) -> Option<(usize, SchemaRef)> {
+        self.work.late_rows()
     }
 
     fn partitions(&self) -> usize {

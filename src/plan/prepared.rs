@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
@@ -12,6 +13,7 @@ use super::bind::bind;
 use super::check::reads_bounded_tables;
 use super::session_state::streaming_state;
 use super::stateful::{Rewritten, WatermarkDelay, rewrite};
+use super::static_refresh::{Sessions, StaticTables};
 use super::windows::expand_windows;
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
@@ -32,13 +34,14 @@ pub(crate) enum BatchWidth {
 
 /// A checked, bound and optimised plan, with its physical plans.
 ///
-/// Physical plans are cached across batches and reset before each. If the query reads bounded
-/// tables, which may change between batches, it is planned physically for each batch instead.
+/// Physical plans are cached across batches and reset before each. What the query reads from bounded
+/// tables, which may change between batches, is brought up to date then.
 #[derive(Debug)]
 pub(crate) struct StreamingPlan {
     logical: LogicalPlan,
     small: PhysicalPlan,
     wide: PhysicalPlan,
+    static_tables: StaticTables,
     batch_time: BatchTime,
     sink: Arc<dyn Sink>,
     /// Every scan of an unbounded table with its source's index, to judge a batch's size by.
@@ -47,6 +50,7 @@ pub(crate) struct StreamingPlan {
     operators: Vec<OperatorDefinition>,
     watermarks: Vec<WatermarkDelay>,
     waits_for_watermark: bool,
+    late_filters: Vec<(usize, SchemaRef)>,
 }
 
 /// How the results of a query are to come, as far as its plan depends on it.
@@ -78,28 +82,34 @@ impl StreamingPlan {
         let partitions = session.config().target_partitions();
         let wide = streaming_state(session, partitions, shape.state_partitions)?;
         let small = streaming_state(session, 1, shape.state_partitions)?;
-        let replan = reads_bounded_tables(&plan);
         let batch_time = BatchTime::default();
         let plan = use_batch_time(expand_windows(plan)?, &batch_time)?;
         let bound = bind(plan, providers, sources)?;
         let Rewritten { plan: logical, watermarks, waits_for_watermark } =
             rewrite(wide.optimize(&bound)?, shape.mode)?;
+        let (logical, static_tables) = StaticTables::extract(logical)?;
+        static_tables.check(&small).await?;
+        // Such as those in a recursive query.
+        let replan = reads_bounded_tables(&logical);
         let mut prepared = Self {
             logical,
             small: PhysicalPlan { state: small, cached: None },
             wide: PhysicalPlan { state: wide, cached: None },
+            static_tables,
             batch_time,
             sink,
             scans: Vec::new(),
             operators: Vec::new(),
             watermarks,
             waits_for_watermark,
+            late_filters: Vec::new(),
         };
         // Planned even if it cannot be kept, so that an error shows before the query starts.
         let small = prepared.create(&prepared.small.state).await?;
         prepared.scans = scans_of(&small);
         let mut operators = operators_of(&small);
         operators.sort_by_key(|(operator, _)| *operator);
+        prepared.late_filters = late_filters_of(&small);
         prepared.operators = operators.into_iter().map(|(_, definition)| definition).collect();
         if !replan {
             prepared.wide.cached = Some(prepared.create(&prepared.wide.state).await?);
@@ -116,6 +126,11 @@ impl StreamingPlan {
     /// The stateful operators, by number.
     pub(crate) fn operators(&self) -> &[OperatorDefinition] {
         &self.operators
+    }
+
+    /// The operators that leave late rows out, with the columns of these.
+    pub(crate) fn late_filters(&self) -> &[(usize, SchemaRef)] {
+        &self.late_filters
     }
 
     /// The watermarks, by number.
@@ -147,6 +162,8 @@ impl StreamingPlan {
             BatchWidth::Small => &self.small,
             BatchWidth::Wide => &self.wide,
         };
+        let sessions = Sessions { small: &self.small.state, wide: &self.wide.state };
+        self.static_tables.refresh(sessions).await?;
         let plan = match &chosen.cached {
             Some(plan) => reset_plan_states(Arc::clone(plan))?,
             None => self.create(&chosen.state).await?,
@@ -161,10 +178,11 @@ impl StreamingPlan {
 
     /// The logical and physical plan as text.
     pub(crate) async fn explain(&self) -> Result<String> {
-        let (physical, _) = self.for_batch(BatchWidth::Wide).await?;
+        let physical = self.create(&self.wide.state).await?;
         Ok(format!(
-            "== Optimized Logical Plan ==\n{}\n\n== Physical Plan ==\n{}",
+            "== Optimized Logical Plan ==\n{}\n{}\n== Physical Plan ==\n{}",
             self.logical.display_indent(),
+            self.static_tables,
             displayable(physical.as_ref()).indent(false),
         ))
     }
@@ -180,4 +198,9 @@ fn scans_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, Arc<dyn SourceScan>)> 
 fn operators_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, OperatorDefinition)> {
     let own = plan.downcast_ref::<UnaryExec>().and_then(UnaryExec::definition);
     own.into_iter().chain(plan.children().into_iter().flat_map(operators_of)).collect()
+}
+
+fn late_filters_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, SchemaRef)> {
+    let own = plan.downcast_ref::<UnaryExec>().and_then(UnaryExec::late_rows);
+    own.into_iter().chain(plan.children().into_iter().flat_map(late_filters_of)).collect()
 }

@@ -9,6 +9,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
 
 use super::stateful::StreamingQueryPlanner;
+use super::static_joins::with_static_build_sides;
 use crate::error::Result;
 
 /// Rewrites `COUNT(DISTINCT x)` into two nested aggregations, the outer of which would count what
@@ -45,6 +46,7 @@ pub(crate) fn streaming_state(
     Ok(SessionStateBuilder::new_from_existing(state.clone())
         .with_config(config)
         .with_optimizer_rules(rules)
+        .with_physical_optimizer_rules(with_static_build_sides(state.physical_optimizers()))
         .with_query_planner(Arc::new(StreamingQueryPlanner { state_partitions }))
         .with_runtime_env(uncached_runtime(state.runtime_env())?)
         .build())

@@ -5,12 +5,13 @@
 //! them were reached and goes on from there (`docs/checkpoint-format.md`).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde_json::Value;
 
 use super::handle::QueryShared;
+use super::late_rows::LateRows;
 use super::watermark::WatermarkTracker;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::records::{CommitRecord, OffsetsRecord};
@@ -59,10 +60,18 @@ impl Stopwatch {
 pub(crate) struct BatchOutcome {
     pub(crate) inputs: Vec<EpochInput>,
     pub(crate) prepared: Value,
+    pub(crate) late: Value,
     pub(crate) watermark_ms: i64,
     /// What was seen of event times, all watermarks together.
     pub(crate) event_times: EventTimeSummary,
     pub(crate) operators: Vec<OperatorCounters>,
+}
+
+/// What a batch made durable before its commit record, as that says it.
+struct Staged {
+    prepared: Value,
+    late: Value,
+    state: Value,
 }
 
 /// A batch that is to be run: its record, which is durable already, and what follows from others.
@@ -84,6 +93,7 @@ pub(crate) struct BatchRunner {
     pub(crate) plan: StreamingPlan,
     pub(crate) state: Arc<StateStore>,
     pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) late_rows: LateRows,
     pub(crate) output_mode: OutputMode,
 }
 
@@ -100,17 +110,18 @@ impl BatchRunner {
         let watermarks = Watermarks { late_ms, final_ms: record.batch_watermark_ms };
         let epoch = Arc::new(self.epoch(record.batch_id, inputs, watermarks));
         let batch = epoch.batch;
-        let (prepared, state) = match self.compute(&epoch, record.batch_timestamp_ms, stopwatch).await {
-            Ok(Some(prepared)) => prepared,
-            Ok(None) => {
-                self.discard(batch).await;
-                return Ok(None);
-            }
-            Err(error) => {
-                self.discard(batch).await;
-                return Err(self.diagnose(&epoch, error).await);
-            }
-        };
+        let Staged { prepared, late, state } =
+            match self.compute(&epoch, record.batch_timestamp_ms, stopwatch).await {
+                Ok(Some(prepared)) => prepared,
+                Ok(None) => {
+                    self.discard(batch).await;
+                    return Ok(None);
+                }
+                Err(error) => {
+                    self.discard(batch).await;
+                    return Err(self.diagnose(&epoch, error).await);
+                }
+            };
         stopwatch.lap("addBatch");
         let seen: Vec<EventTimeSummary> = epoch.event_times.iter().map(EventTimes::summary).collect();
         tracker.advance(&seen, record.batch_timestamp_ms);
@@ -118,11 +129,13 @@ impl BatchRunner {
             batch_id: record.batch_id,
             next_batch_watermark_ms: tracker.global_ms(),
             sink: prepared.clone(),
+            late: late.clone(),
             state,
         };
         self.checkpoint.write_commit(&commit).await?;
         stopwatch.lap("commitOffsets");
         self.sink.publish(record.batch_id, &prepared).await?;
+        self.late_rows.publish(record.batch_id, &late).await?;
         stopwatch.lap("publish");
         for (source, input) in self.sources.iter().zip(&epoch.inputs) {
             if !input.batch.is_empty() {
@@ -137,6 +150,7 @@ impl BatchRunner {
         Ok(Some(BatchOutcome {
             inputs,
             prepared,
+            late,
             watermark_ms: record.batch_watermark_ms,
             event_times: seen.into_iter().fold(EventTimeSummary::default(), EventTimeSummary::and),
             operators,
@@ -150,7 +164,8 @@ impl BatchRunner {
             batch_id,
             output_mode: self.output_mode,
         };
-        let operators = self.plan.operators().iter().map(|_| OperatorCounters::default());
+        let operators: Vec<OperatorCounters> =
+            self.plan.operators().iter().map(|_| OperatorCounters::default()).collect();
         let event_times = self.plan.watermarks().iter().map(|_| EventTimes::default());
         Epoch {
             batch,
@@ -158,19 +173,23 @@ impl BatchRunner {
             state: Arc::clone(&self.state),
             watermarks,
             event_times: event_times.collect(),
-            operators: operators.collect(),
+            late_rows: self
+                .late_rows
+                .are_kept()
+                .then(|| operators.iter().map(|_| Mutex::default()).collect()),
+            operators,
         }
     }
 
     /// Everything up to the commit record: rows are staged, and they and the state durable, afterwards.
-    /// Gives what the record says of the sink and of the state; `Ok(None)` if it was given up because
-    /// the run is being abandoned.
+    /// Gives what the record says of them; `Ok(None)` if it was given up because the run is being
+    /// abandoned.
     async fn compute(
         &self,
         epoch: &Arc<Epoch>,
         time_ms: i64,
         stopwatch: &mut Stopwatch,
-    ) -> Result<Option<(Value, Value)>> {
+    ) -> Result<Option<Staged>> {
         let inputs = epoch.inputs.iter().map(|input| &input.batch);
         self.plan.batch_time().set(time_ms);
         let abandon = &self.shared.abandon;
@@ -183,14 +202,21 @@ impl BatchRunner {
         stopwatch.lap("queryPlanning");
         let Some(reports) = run_batch(plan, context, abandon).await? else { return Ok(None) };
         let prepared = self.sink.prepare(epoch.batch, reports).await?;
+        let late = self.late_rows.write(epoch).await?;
         let state = self.state.write_changes(epoch.batch.batch_id).await?;
-        Ok(Some((prepared, state)))
+        Ok(Some(Staged { prepared, late, state }))
     }
 
     /// Removes what earlier runs, interrupted or overtaken, staged for batches up to this one, which
     /// is published. The next start does it again, so a failure here is worth only a warning.
-    pub(crate) async fn tidy(&self, batch_id: u64, prepared: &Value) {
-        if let Err(error) = self.sink.recover(self.shared.id, Some((batch_id, prepared))).await {
+    pub(crate) async fn tidy(&self, batch_id: u64, prepared: &Value, late: &Value) {
+        let last = Some((batch_id, prepared));
+        let late = Some((batch_id, late));
+        let tidied = match self.sink.recover(self.shared.id, last).await {
+            Ok(()) => self.late_rows.recover(self.shared.id, late).await,
+            failed => failed,
+        };
+        if let Err(error) = tidied {
             tracing::warn!(batch = batch_id, %error, "could not remove what earlier runs had staged");
         }
     }
@@ -198,7 +224,11 @@ impl BatchRunner {
     /// Removes what a failed or abandoned batch staged. The next start does it again, so a failure
     /// here is worth only a warning.
     async fn discard(&self, batch: SinkBatch) {
-        if let Err(error) = self.sink.abort(batch).await {
+        let discarded = match self.sink.abort(batch).await {
+            Ok(()) => self.late_rows.abort(batch).await,
+            failed => failed,
+        };
+        if let Err(error) = discarded {
             tracing::warn!(batch = batch.batch_id, %error, "could not remove what the batch had staged");
         }
     }

@@ -73,7 +73,8 @@ impl Execution {
         };
         let maintained = self.finish_maintenance().await;
         let closed = self.runner.sink.close().await;
-        ended.and(maintained).and(closed)
+        let late_closed = self.runner.late_rows.close().await;
+        ended.and(maintained).and(closed).and(late_closed)
     }
 
     /// What to report for `error`. A run that another one has taken over from fails in odd ways, for
@@ -149,7 +150,7 @@ impl Execution {
         self.has_run = true;
         self.next_batch = batch_id + 1;
         if !self.is_tidy {
-            self.runner.tidy(batch_id, &outcome.prepared).await;
+            self.runner.tidy(batch_id, &outcome.prepared, &outcome.late).await;
             self.is_tidy = true;
         }
         self.maintain();

@@ -3,6 +3,7 @@
 mod batch;
 mod execution;
 mod handle;
+mod late_rows;
 mod listener;
 mod manager;
 mod progress;
@@ -13,6 +14,7 @@ mod trigger;
 mod watermark;
 
 pub use handle::{StopMode, StreamingQuery};
+pub(crate) use late_rows::MakeLateSink;
 pub use listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
 pub use manager::{ListenerId, StreamingQueryManager};
 pub use progress::{SinkProgress, SourceProgress, StreamingQueryProgress, StreamingQueryStatus};

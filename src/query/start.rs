@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::batch::{BatchRunner, PlannedBatch};
 use super::execution::Execution;
 use super::handle::{QueryShared, StreamingQuery};
+use super::late_rows::{LateRows, MakeLateSink};
 use super::listener::{QueryStarted, QueryTerminated};
 use super::manager::{CheckpointLease, StreamingQueryManager};
 use super::progress::iso_timestamp;
@@ -27,7 +28,7 @@ use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition};
 use crate::clock::Clock;
 use crate::error::{Error, Result, StreamingQueryException};
 use crate::id::IdGenerator;
-use crate::plan::{StreamingPlan, bind, check};
+use crate::plan::{StreamingPlan, bind, check, result_schema};
 use crate::sink::{OutputMode, Sink};
 use crate::source::{Source, SourceBatch, SourceContext, SourceProvider};
 use crate::state::{StateOptions, StateStore};
@@ -47,6 +48,8 @@ pub(crate) type MakeSink<'a> = &'a (dyn Fn(SchemaRef) -> Result<Arc<dyn Sink>> +
 pub(crate) struct StartRequest<'a> {
     pub(crate) plan: QueryPlan,
     pub(crate) make_sink: MakeSink<'a>,
+    /// Where late rows go, if they are to be kept.
+    pub(crate) make_late_sink: Option<MakeLateSink<'a>>,
     pub(crate) output_mode: OutputMode,
     pub(crate) trigger: Trigger,
     pub(crate) name: Option<String>,
@@ -71,7 +74,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
     let storage = request.storages.open(&place.url, place.durability)?;
     let known = Checkpoint::read_metadata(storage.as_ref()).await?;
     let (logical, providers) = pin_inferred_schemas(&request.plan.logical, known.as_ref())?;
-    let sink = (request.make_sink)(Arc::clone(logical.schema().inner()))?;
+    let sink = (request.make_sink)(result_schema(&logical, &request.plan.state))?;
     sink.check_output_mode(request.output_mode)?;
     let id = known.as_ref().map_or_else(|| request.ids.next_id(), |known| known.id);
     let state = &request.plan.state;
@@ -79,6 +82,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
     let shape = request.state.shape(request.output_mode, state);
     let plan = StreamingPlan::prepare(logical, state, &providers, &sources, Arc::clone(&sink), shape).await?;
     let current = define(&providers, sink.as_ref(), request.output_mode, plan.operators(), storage.as_ref());
+    let late_rows = LateRows::of(&plan, request.make_late_sink)?;
     if let Some(known) = &known {
         definition::check_unchanged(storage.url(), &known.definition, &current)?;
     }
@@ -97,6 +101,8 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
     }
     let last = recovered.last_commit.as_ref().map(|commit| (commit.batch_id, &commit.sink));
     sink.recover(id, last).await?;
+    let late = recovered.last_commit.as_ref().map(|commit| (commit.batch_id, &commit.late));
+    late_rows.recover(id, late).await?;
     let manifest = recovered.last_commit.as_ref().map_or(Value::Null, |commit| commit.state.clone());
     let options = StateOptions {
         operators: plan.operators().len(),
@@ -104,7 +110,8 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         memory_limit: request.state.memory_limit,
         run_id,
     };
-    let state_store = StateStore::open(Arc::clone(&storage), &manifest, options).await?;
+    let mut state_store = StateStore::open(Arc::clone(&storage), &manifest, options).await?;
+    state_store.account_in(&request.plan.state.runtime_env().memory_pool)?;
     let resumed = resume(&sources, recovered).await?;
     let tracker = request.state.tracker(&conf, &plan, resumed.watermark_ms, request.clock.now_ms())?;
 
@@ -117,6 +124,7 @@ pub(crate) async fn start(request: StartRequest<'_>) -> Result<StreamingQuery> {
         plan,
         state: Arc::new(state_store),
         sink,
+        late_rows,
         output_mode: request.output_mode,
     };
     let execution = Execution {
@@ -161,7 +169,7 @@ pub(crate) async fn explain(
 ) -> Result<String> {
     check::check(&plan.logical, output_mode)?;
     let providers = bind::sources_of(&plan.logical);
-    let sink = make_sink(Arc::clone(plan.logical.schema().inner()))?;
+    let sink = make_sink(result_schema(&plan.logical, &plan.state))?;
     sink.check_output_mode(output_mode)?;
     let sources = create_sources(&providers, Uuid::nil(), &plan.state, &clock)?;
     let shape = state.shape(output_mode, &plan.state);
@@ -236,7 +244,7 @@ impl CheckpointPlace {
         if let Some(url) = &request.checkpoint {
             return Ok(Self { url: url.clone(), durability: request.durability, temporary: None });
         }
-        let sink = (request.make_sink)(Arc::clone(request.plan.logical.schema().inner()))?;
+        let sink = (request.make_sink)(result_schema(&request.plan.logical, &request.plan.state))?;
         if !sink.is_ephemeral() {
             return Err(Error::Invalid(format!(
                 "{} needs the option 'checkpointLocation' (in SQL: CHECKPOINT LOCATION '…'): a directory \

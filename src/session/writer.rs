@@ -10,7 +10,7 @@ use super::path::IntoPath;
 use super::{SessionInner, link};
 use crate::error::{Error, Result};
 use crate::options::Options;
-use crate::query::{self, QueryPlan, StartRequest, StateSettings, StreamingQuery, Trigger};
+use crate::query::{self, MakeLateSink, QueryPlan, StartRequest, StateSettings, StreamingQuery, Trigger};
 use crate::sink::{OutputMode, Sink};
 use crate::storage::{DefaultStorageProvider, Durability, StorageProvider, resolve_location};
 
@@ -67,6 +67,8 @@ struct QueryOptions {
     durability: Durability,
     min_batches_to_retain: u64,
     state: StateSettings,
+    /// Where late rows go, and in which format.
+    late_rows: Option<(String, String)>,
 }
 
 impl DataStreamWriter {
@@ -146,9 +148,11 @@ impl DataStreamWriter {
         let storages = storages(&session, state.runtime_env());
         let checkpoint = options.checkpoint.as_deref().map(resolve_location).transpose()?;
         let make_sink = self.sink_maker(path, &options, &session, &storages, &state);
+        let make_late_sink = self.late_sink_maker(&options, &session, &storages, &state);
         query::start(StartRequest {
             plan: QueryPlan { logical: plan, state: state.clone() },
             make_sink: &make_sink,
+            make_late_sink: make_late_sink.as_ref().map(|make| make as MakeLateSink<'_>),
             output_mode: options.output_mode,
             trigger: self.trigger,
             name: options.query_name.clone(),
@@ -209,6 +213,50 @@ impl DataStreamWriter {
             durability,
             min_batches_to_retain,
             state: StateSettings::take(&mut self.options)?,
+            late_rows: self.take_late_rows()?,
+        })
+    }
+
+    fn take_late_rows(&mut self) -> Result<Option<(String, String)>> {
+        let format = self.options.take("lateRowsFormat");
+        match (self.options.take("lateRowsPath"), format) {
+            (Some(path), format) => Ok(Some((path, format.unwrap_or_else(|| "parquet".into())))),
+            (None, None) => Ok(None),
+            (None, Some(format)) => Err(Error::option(
+                "lateRowsFormat",
+                format,
+                "it says nothing without the option 'lateRowsPath'",
+            )),
+        }
+    }
+
+    /// Makes the sinks for late rows: like the query's own, one directory per operator.
+    fn late_sink_maker(
+        &self,
+        options: &QueryOptions,
+        session: &Arc<SessionInner>,
+        storages: &Arc<dyn StorageProvider>,
+        state: &datafusion::execution::session_state::SessionState,
+    ) -> Option<impl Fn(usize, SchemaRef) -> Result<Arc<dyn Sink>> + Send + Sync + use<>> {
+        let (path, format) = options.late_rows.clone()?;
+        let factory = session.formats.sink(&format.to_ascii_lowercase());
+        let request = SinkRequest {
+            format: format.to_ascii_lowercase(),
+            path: None,
+            schema: Arc::new(datafusion::arrow::datatypes::Schema::empty()),
+            partition_by: Vec::new(),
+            options: Options::default(),
+            query_name: None,
+            state: state.clone(),
+            storages: Arc::clone(storages),
+            durability: options.durability,
+        };
+        Some(move |operator, schema| {
+            let path = Some(format!("{}/operator={operator}", path.trim_end_matches('/')));
+            match &factory {
+                Ok(factory) => factory.create(SinkRequest { path, schema, ..request.clone() }),
+                Err(error) => Err(Error::Invalid(error.to_string())),
+            }
         })
     }
 

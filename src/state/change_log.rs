@@ -1,7 +1,7 @@
 //! What a batch changed in a table.
 
 use super::bytes::{ByteRows, RowBytes};
-use super::table::{Found, NEVER, StateTable, Visit};
+use super::table::{Found, NEVER, StateTable, Visit, VisitKeys};
 use crate::error::Result;
 
 /// Rows that were put or removed, in that order of calls.
@@ -74,11 +74,7 @@ impl StateTable for LoggedTable {
         self.table.get(keys, subkeys, found)
     }
 
-    fn get_all(
-        &mut self,
-        keys: &dyn RowBytes,
-        visit: &mut dyn FnMut(usize, &[u8], &[u8], Option<i64>) -> Result<()>,
-    ) -> Result<()> {
+    fn get_all(&mut self, keys: &dyn RowBytes, visit: &mut VisitKeys<'_>) -> Result<()> {
         self.table.get_all(keys, visit)
     }
 

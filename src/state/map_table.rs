@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 
 use super::bytes::RowBytes;
-use super::table::{Found, NEVER, StateTable, Visit};
+use super::table::{Found, NEVER, StateTable, Visit, VisitKeys};
 use crate::error::Result;
+
+/// Key and subkey.
+type Name = (Vec<u8>, Vec<u8>);
 
 /// A table that is a sorted map.
 #[derive(Debug, Default, Clone)]
 pub struct MapTable {
-    rows: BTreeMap<(Vec<u8>, Vec<u8>), (Vec<u8>, Option<i64>)>,
+    /// Value and expiry, by key and subkey.
+    rows: BTreeMap<Name, (Vec<u8>, Option<i64>)>,
     last_expiry: Option<i64>,
 }
 
-fn id(keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>, index: usize) -> (Vec<u8>, Vec<u8>) {
+fn id(keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>, index: usize) -> Name {
     let subkey = subkeys.map_or_else(Vec::new, |subkeys| subkeys.row(index).to_vec());
     (keys.row(index).to_vec(), subkey)
 }
@@ -30,11 +34,7 @@ impl StateTable for MapTable {
         Ok(())
     }
 
-    fn get_all(
-        &mut self,
-        keys: &dyn RowBytes,
-        visit: &mut dyn FnMut(usize, &[u8], &[u8], Option<i64>) -> Result<()>,
-    ) -> Result<()> {
+    fn get_all(&mut self, keys: &dyn RowBytes, visit: &mut VisitKeys<'_>) -> Result<()> {
         for index in 0..keys.len() {
             let key = keys.row(index).to_vec();
             let rows =

@@ -3,7 +3,7 @@
 use super::arena_table::ArenaTable;
 use super::bytes::{ByteRows, RowBytes};
 use super::hash::hash_key;
-use super::table::{Found, NEVER, StateTable, Visit};
+use super::table::{Found, NEVER, StateTable, Visit, VisitKeys};
 use super::tree_table::{TreeTable, has_subkeys};
 use crate::error::Result;
 
@@ -95,11 +95,7 @@ impl StateTable for MemoryTable {
         Ok(())
     }
 
-    fn get_all(
-        &mut self,
-        keys: &dyn RowBytes,
-        visit: &mut dyn FnMut(usize, &[u8], &[u8], Option<i64>) -> Result<()>,
-    ) -> Result<()> {
+    fn get_all(&mut self, keys: &dyn RowBytes, visit: &mut VisitKeys<'_>) -> Result<()> {
         for row in 0..keys.len() {
             let key = keys.row(row);
             if let Some((value, expiry)) = self.single.one(key) {

@@ -45,6 +45,24 @@ pub(super) fn merge(files: &[(String, Bytes)], expired: &[Option<i64>], is_oldes
     Ok(Merged { file: segment::assemble(&encoded), rows })
 }
 
+/// Calls `each` with the rows of one operator that are alive, a part of them at a time, without holding
+/// more of them than a part in memory.
+pub(super) fn live_rows(
+    files: &[(String, Bytes)],
+    operator: u32,
+    expired: Option<i64>,
+    each: &mut dyn FnMut(&Changes) -> Result<()>,
+) -> Result<()> {
+    let blocks: Vec<Vec<Block<'_>>> =
+        files.iter().map(|(path, file)| segment::blocks(path, file)).collect::<Result<_>>()?;
+    let inputs = Inputs::new(files, &blocks, operator)?;
+    let gone = Gone { expired, is_oldest: true };
+    if inputs.rows < DIVIDE_FROM {
+        return each(&inputs.newest(UNDIVIDED, gone)?);
+    }
+    (0..BUCKETS).try_for_each(|bucket| each(&inputs.newest(bucket, gone)?))
+}
+
 /// Which rows need not be kept.
 #[derive(Clone, Copy)]
 struct Gone {

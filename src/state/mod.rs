@@ -16,6 +16,7 @@
 
 mod arena;
 mod arena_table;
+mod budget;
 mod bytes;
 mod change_log;
 mod expiries;
@@ -25,6 +26,7 @@ mod manifest;
 mod map_table;
 mod memory_table;
 mod merge;
+mod read;
 mod restore;
 mod segment;
 mod spill;
@@ -37,6 +39,7 @@ pub use hash::{hash_key, partition_of};
 pub use manifest::{Manifest, OperatorState, Segment};
 pub use map_table::MapTable;
 pub use memory_table::MemoryTable;
+pub use read::{StateRows, read_state};
 pub use spill::SpillTable;
 pub use store::{StateOptions, StateStore, StateUsage, TableGuard};
-pub use table::{Found, NEVER, StateTable, Visit};
+pub use table::{Found, NEVER, StateTable, Visit, VisitKeys};

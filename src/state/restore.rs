@@ -28,33 +28,30 @@ pub(super) async fn restore(
     partitions: usize,
     make: MakeTable,
 ) -> Result<Vec<Box<dyn StateTable>>> {
-    let mut files = Vec::with_capacity(manifest.segments.len());
-    for segment in &manifest.segments {
-        files.push((segment.file.clone(), read(storage, segment).await?));
-    }
-    let files = Arc::new(files);
     let expired: Arc<Vec<Option<i64>>> =
         Arc::new(manifest.operators.iter().map(|operator| operator.expired).collect());
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(partitions).max(1);
-    let mut tasks = JoinSet::new();
-    for thread in 0..threads {
-        let (files, expired, make) = (Arc::clone(&files), Arc::clone(&expired), Arc::clone(&make));
-        tasks.spawn_blocking(move || {
-            let mine = (thread..partitions).step_by(threads);
-            let mut part = Part::new(operators, partitions, mine, expired, &make);
-            for (path, file) in files.iter() {
-                part.replay(path, file)?;
-            }
-            Ok::<_, Error>(part.tables)
-        });
+    let part = |thread: usize| {
+        let mine = (thread..partitions).step_by(threads);
+        Part::new(operators, partitions, mine, Arc::clone(&expired), &make)
+    };
+    let mut parts: Vec<Part> = (0..threads).map(part).collect();
+    // One file at a time, for all of them need not fit into memory.
+    for segment in &manifest.segments {
+        let file = read(storage, segment).await?;
+        let mut tasks = JoinSet::new();
+        for mut part in parts.drain(..) {
+            let (path, file) = (segment.file.clone(), file.clone());
+            tasks.spawn_blocking(move || part.replay(&path, &file).map(|()| part));
+        }
+        while let Some(part) = tasks.join_next().await {
+            parts.push(part.map_err(|error| Error::Invalid(format!("restoring state failed: {error}")))??);
+        }
     }
     let mut tables: Vec<Option<Box<dyn StateTable>>> = (0..operators * partitions).map(|_| None).collect();
-    while let Some(part) = tasks.join_next().await {
-        let part = part.map_err(|error| Error::Invalid(format!("restoring state failed: {error}")))??;
-        for (index, table) in part.into_iter().enumerate() {
-            if let Some(table) = table {
-                tables[index] = Some(table);
-            }
+    for part in parts {
+        for (index, table) in part.tables.into_iter().enumerate().filter(|(_, table)| table.is_some()) {
+            tables[index] = table;
         }
     }
     Ok(tables.into_iter().map(|table| table.unwrap_or_else(|| make())).collect())

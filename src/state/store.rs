@@ -4,10 +4,12 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use datafusion::execution::memory_pool::MemoryPool;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::budget::{Account, shares};
 use super::change_log::{Changes, LoggedTable};
 use super::manifest::{Manifest, OperatorState, Segment, mergeable};
 use super::memory_table::MemoryTable;
@@ -59,6 +61,8 @@ pub struct StateStore {
     operators: usize,
     partitions: usize,
     run_id: Uuid,
+    memory_limit: Option<usize>,
+    account: Option<Mutex<Account>>,
     tables: Vec<Mutex<LoggedTable>>,
     files: Mutex<Files>,
 }
@@ -79,14 +83,9 @@ impl StateStore {
     /// # Errors
     /// [`Error::CheckpointDamaged`] if a file that the manifest names is missing or damaged.
     pub async fn open(storage: Arc<dyn Storage>, manifest: &Value, options: StateOptions) -> Result<Self> {
-        let StateOptions { operators, partitions, run_id, .. } = options;
-        let manifest: Manifest = match manifest {
-            Value::Null => Manifest::default(),
-            manifest => serde_json::from_value(manifest.clone()).map_err(|error| {
-                Error::damaged("commits", format!("the last record does not say where the state is: {error}"))
-            })?,
-        };
-        let make = maker(options.memory_limit, operators * partitions);
+        let StateOptions { operators, partitions, memory_limit, run_id } = options;
+        let manifest = Manifest::from_record(manifest)?;
+        let make = maker(memory_limit, operators * partitions);
         let restored = restore(&*storage, &manifest, operators, partitions, make).await?;
         let mut tables = Vec::with_capacity(restored.len());
         for (index, table) in restored.into_iter().enumerate() {
@@ -104,7 +103,37 @@ impl StateStore {
             retired.extend(unknown.filter(|path| !named(path)).map(|path| (None, path)));
         }
         let files = Mutex::new(Files { manifest, retired });
-        Ok(Self { storage, operators, partitions, run_id, tables, files })
+        Ok(Self { storage, operators, partitions, run_id, memory_limit, account: None, tables, files })
+    }
+
+    /// Accounts the memory of all tables in `pool` from now on, anew after every batch.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the pool has not so much left; then and later.
+    pub fn account_in(&mut self, pool: &Arc<dyn MemoryPool>) -> Result<()> {
+        if self.operators > 0 {
+            self.account = Some(Mutex::new(Account::open(pool)));
+        }
+        self.share_memory()
+    }
+
+    /// Divides the memory among the tables by what they take, and accounts it.
+    fn share_memory(&self) -> Result<()> {
+        let locked =
+            |table: &Mutex<LoggedTable>| table.lock().unwrap_or_else(PoisonError::into_inner).memory();
+        if self.memory_limit.is_none() && self.account.is_none() {
+            return Ok(());
+        }
+        let used: Vec<usize> = self.tables.iter().map(locked).collect();
+        if let Some(limit) = self.memory_limit {
+            for (table, share) in self.tables.iter().zip(shares(limit, &used)) {
+                table.lock().unwrap_or_else(PoisonError::into_inner).set_memory_limit(share);
+            }
+        }
+        match &self.account {
+            Some(account) => account.lock().unwrap_or_else(PoisonError::into_inner).set(used.iter().sum()),
+            None => Ok(()),
+        }
     }
 
     /// How many partitions each operator has.
@@ -157,10 +186,15 @@ impl StateStore {
 
     /// Makes what the batch changed durable, in one object or, if nothing changed, in none, and gives
     /// the manifest for its commit record.
+    ///
+    /// # Errors
+    /// Those of the storage, and [`Error::Invalid`] if the tables take more memory than there is
+    /// (see [`StateStore::account_in`]).
     pub async fn write_changes(&self, batch_id: u64) -> Result<Value> {
         if self.operators == 0 {
             return Ok(Value::Null);
         }
+        self.share_memory()?;
         let mut changed = Vec::new();
         let mut operators = Vec::with_capacity(self.operators);
         for operator in 0..self.operators {
@@ -198,9 +232,16 @@ impl StateStore {
         let (first_batch, last_batch) = batches;
         let path = format!("{DIRECTORY}/{first_batch}-{last_batch}-{}", self.run_id.simple());
         let bytes = file.len() as u64;
-        // The name is this run's own, so a file of that name is this one, from a call that seemed to fail.
-        let (Created::New | Created::Exists) = self.storage.create(&path, file).await?;
-        Ok(Segment { file: path, first_batch, last_batch, rows, bytes })
+        let mut segment = Segment { file: path, first_batch, last_batch, rows, bytes };
+        if self.storage.create(&segment.file, file).await? == Created::Exists {
+            // The name is this run's own, so the file is of the same batches, from a call that seemed to
+            // fail. Some of its rows may have expired since.
+            let known = read(&*self.storage, &segment).await?;
+            segment.bytes = known.len() as u64;
+            segment.rows =
+                segment::blocks(&segment.file, &known)?.iter().map(|block| u64::from(block.rows)).sum();
+        }
+        Ok(segment)
     }
 
     /// Merges files as far as that is due, and removes those that only commit records older than

@@ -8,6 +8,9 @@ use crate::error::Result;
 /// Called with rows of a table: `(key, subkey, value, expiry)`. An error ends the walk.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8], &[u8], Option<i64>) -> Result<()> + 'a;
 
+/// Called with rows of given keys: `(position of the key, subkey, value, expiry)`. An error ends the walk.
+pub type VisitKeys<'a> = dyn FnMut(usize, &[u8], &[u8], Option<i64>) -> Result<()> + 'a;
+
 /// The expiry of a row that never expires, in a table of rows that do. It counts neither as the first
 /// nor as the last.
 pub const NEVER: i64 = i64::MAX;
@@ -45,11 +48,7 @@ pub trait StateTable: Debug + Send {
 
     /// Every row of each key, whatever its subkey: `visit(position of the key, subkey, value,
     /// expiry)`; ascending by position, then by subkey as bytes.
-    fn get_all(
-        &mut self,
-        keys: &dyn RowBytes,
-        visit: &mut dyn FnMut(usize, &[u8], &[u8], Option<i64>) -> Result<()>,
-    ) -> Result<()>;
+    fn get_all(&mut self, keys: &dyn RowBytes, visit: &mut VisitKeys<'_>) -> Result<()>;
 
     /// Inserts rows, or replaces the value and expiry of those that exist. `expiries` is as long as
     /// `keys`; without it, the rows never expire.

@@ -104,6 +104,56 @@ async fn update_gives_the_groups_that_a_batch_touched() {
     .await;
 }
 
+/// A new group of nulls comes beside groups that are known.
+#[tokio::test]
+async fn a_group_without_values_has_no_sum() {
+    let sums = "SELECT k, sum(nullif(v, 2)), max(nullif(v, 2)), avg(nullif(v, 2)) FROM s GROUP BY k";
+    expect(
+        sums,
+        OutputMode::Complete,
+        [
+            &["a 4 3 2.0", "b   "],
+            &["a 5 3 1.6666666666666667", "b   ", "c   "],
+            &["a 6 3 1.5", "b   ", "c 3 3 3.0"],
+        ],
+    )
+    .await;
+    let none = "SELECT count(v), sum(v), avg(v), max(k) FROM s WHERE v > 2 AND k <> 'a'";
+    expect(none, OutputMode::Complete, [&["0   "], &["0   "], &["1 3 3.0 c"]]).await;
+}
+
+/// The total of all windows has rows that come after their window.
+#[tokio::test]
+async fn totals_over_windows_lose_no_late_rows() {
+    expect(
+        "SELECT w, count(*) FROM (SELECT date_bin(INTERVAL '10 seconds', ts) AS w FROM s) GROUP BY ROLLUP (w)",
+        OutputMode::Update,
+        [
+            &["1970-01-01T00:00:00 2", "1970-01-01T00:00:10 1", " 3"],
+            &[
+                "1970-01-01T00:00:00 2",
+                "1970-01-01T00:00:10 1",
+                " 3",
+                "1970-01-01T00:00:00 3",
+                "1970-01-01T00:00:30 1",
+                " 5",
+            ],
+            &[
+                "1970-01-01T00:00:00 2",
+                "1970-01-01T00:00:10 1",
+                " 3",
+                "1970-01-01T00:00:00 3",
+                "1970-01-01T00:00:30 1",
+                " 5",
+                "1970-01-01T00:00:00 4",
+                "1970-01-01T00:00:50 1",
+                " 7",
+            ],
+        ],
+    )
+    .await;
+}
+
 #[tokio::test]
 async fn complete_gives_all_groups_and_what_is_above_is_batch_work() {
     expect(

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::faults::{Call, Fault, Faults, Plan};
 use crate::support::harness::{Input, Job, Place, id_lines, schema, session_in};
-use crate::support::oracle::{Kind, Row};
+use crate::support::oracle::{self, Kind, Row};
 use crate::support::outcome::{Expected, disks, environment};
 
 const COLUMNS: [(&str, Kind); 2] = [("id", Kind::Int), ("parity", Kind::Int)];
@@ -23,6 +23,8 @@ struct Scenario {
     expected: Expected,
     /// The query over the input of the first place, with its output and checkpoint in the second.
     job: MakeJob,
+    /// The late rows, which go to files of their own.
+    late: Vec<Row>,
 }
 
 /// Two sources of three files each, one file of each per batch; several files per batch come out.
@@ -52,7 +54,7 @@ fn two_sources() -> Scenario {
             .files_per_trigger(1)
     };
     let expected = Expected { format: "json", columns: &COLUMNS, rows, batches: Some(3) };
-    Scenario { template, expected, job: Box::new(job) }
+    Scenario { template, expected, job: Box::new(job), late: vec![] }
 }
 
 fn row_of(id: i64, origin: &str) -> Row {
@@ -80,12 +82,12 @@ async fn before_maintenance(done: i64, left: i64) -> Scenario {
     let rows = (first..done + left).map(|id| Row::from([("id".to_string(), json!(id))])).collect();
     let batches = Some(u64::try_from(done + left).unwrap());
     let expected = Expected { format: "json", columns: &COLUMNS, rows, batches };
-    Scenario { template, expected, job: Box::new(job) }
+    Scenario { template, expected, job: Box::new(job), late: vec![] }
 }
 
 const WINDOW_COLUMNS: [(&str, Kind); 3] = [("w", Kind::Int), ("n", Kind::Int), ("d", Kind::Int)];
 
-/// Windows of ten seconds over four files, one per batch, after `done` files with a window each. What
+/// Windows of ten seconds over five files, one per batch, after `done` files with a window each. What
 /// is not final by the watermark is made final at the end.
 async fn windows(done: i64) -> Scenario {
     let template = Place::new();
@@ -105,6 +107,8 @@ async fn windows(done: i64) -> Scenario {
             .files_per_trigger(1)
             .option("minBatchesToRetain", 2)
             .option("flushOnEnd", true)
+            .option("lateRowsPath", place.text("late"))
+            .option("lateRowsFormat", "json")
     };
     let mut windows: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
     let mut put = |file: i64, rows: &[(i64, i64)]| {
@@ -129,6 +133,11 @@ async fn windows(done: i64) -> Scenario {
     put(done + 1, &[(3, start + 13), (3, start + 8)]);
     put(done + 2, &[(1, start + 25), (2, start + 14)]);
     put(done + 3, &[(1, start + 47), (1, start + 44)]);
+    put(done + 4, &[(1, start + 50), (9, start + 2)]);
+    // The watermark of the batch before was 20 seconds after the start.
+    let gone = windows.entry(start).or_default();
+    gone.retain(|v| *v != 9);
+    let late = vec![Row::from([("v".to_string(), json!(9))])];
     let rows = windows
         .into_iter()
         .map(|(start, values)| {
@@ -138,11 +147,11 @@ async fn windows(done: i64) -> Scenario {
         })
         .collect();
     let expected = Expected { format: "json", columns: &WINDOW_COLUMNS, rows, batches: None };
-    Scenario { template, expected, job: Box::new(job) }
+    Scenario { template, expected, job: Box::new(job), late }
 }
 
 /// What a query changes.
-const STATE: [&str; 2] = ["out", "checkpoint"];
+const STATE: [&str; 3] = ["out", "checkpoint", "late"];
 
 impl Scenario {
     /// A place in the state before the accident.
@@ -162,6 +171,12 @@ impl Scenario {
             let session = session_in(1, environment(disks()));
             (self.job)(&self.template, place).run(&session).await.map_err(|error| error.to_string())?;
         }
+        let mut late = match place.path("late").exists() {
+            true => oracle::read_dir(&place.path("late/operator=1"), "json", &[]),
+            false => vec![],
+        };
+        late.iter_mut().for_each(|row| row.retain(|name, _| name == "v"));
+        oracle::same(late, self.late.clone()).map_err(|problem| format!("late rows: {problem}"))?;
         self.expected.check(place).await
     }
 

@@ -21,6 +21,7 @@ mod sinks;
 mod sql_execute;
 mod sql_grammar;
 mod state;
+mod stateful;
 mod storage_contract;
 mod stream_static;
 mod streams_api;

@@ -361,3 +361,36 @@ async fn the_time_zone_must_stay() {
     let conf = &record(&place.path("checkpoint/offsets/1"))["conf"];
     assert_eq!(conf["datafusion.execution.time_zone"], json!("+02:00"));
 }
+
+#[tokio::test]
+async fn what_has_changed_in_a_query_with_state_is_named() {
+    let (place, job) = started().await;
+    let checkpoint = place.text("stateful");
+    let job = job.format("noop").out(None).mode(OutputMode::Update).option("checkpointLocation", checkpoint);
+    let query = |sql: &str| job.clone().sql(sql);
+    query("SELECT id, sum(v) AS total FROM input GROUP BY id").run(&session()).await.unwrap();
+    for (sql, expected) in [
+        (
+            "SELECT id, sum(v) AS total, max(v) AS greatest FROM input GROUP BY id",
+            "aggregate 'max(input.v)' (Int64) of stateful operator 0 (aggregate) is new",
+        ),
+        (
+            "SELECT id, v, sum(v) AS total FROM input GROUP BY id, v",
+            "key 'v' (Int64) of stateful operator 0 (aggregate) is new",
+        ),
+        (
+            "SELECT id, count(DISTINCT v) AS total FROM input GROUP BY id",
+            "it had one stateful operator (aggregate) and has 2 stateful operators (distinct, aggregate)",
+        ),
+        ("SELECT DISTINCT id, v AS total FROM input", "stateful operator 0 was aggregate and is deduplicate"),
+        (
+            "SELECT id, v AS total FROM input",
+            "it had one stateful operator (aggregate) and has no stateful operator",
+        ),
+    ] {
+        let found = differences(&query(sql)).await;
+        assert!(found.iter().any(|found| found == expected), "{sql}: {found:?}");
+    }
+    let other_filter = "SELECT id, sum(v) AS total FROM input WHERE v > 3 GROUP BY id HAVING sum(v) > 1";
+    query(other_filter).run(&session()).await.unwrap();
+}

@@ -6,10 +6,14 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
+use datafusion::datasource::MemTable;
 use datafusion::parquet::arrow::ArrowWriter;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStoreExt, PutPayload};
 use serde_json::json;
 use tidemill::prelude::*;
 
+use crate::support::counting_store::CountingStore;
 use crate::support::harness::{Input, Job, Place, cause, put, schema, session};
 use crate::support::oracle::{self, Row};
 use crate::support::probe::Probe;
@@ -64,6 +68,20 @@ impl Setup {
         let input =
             Input::new("s", "parquet", self.place.text("in")).schema(columns).option("maxFilesPerTrigger", 1);
         Job::new(&self.place).inputs([input]).sql(sql).format("probe").out(None)
+    }
+
+    /// The table `t` in an object store instead, as one file.
+    async fn in_store(stream: &[&[(i64, i64)]], table: &[(i64, i64)]) -> (Self, CountingStore) {
+        let setup = Self::new(stream, table).await;
+        let store = CountingStore::default();
+        store.put(&ObjectPath::from("t/0.parquet"), parquet(table).into()).await.unwrap();
+        let context = setup.session.context();
+        let url = url::Url::parse("memory://tables/").unwrap();
+        context.register_object_store(&url, Arc::new(store.clone()));
+        context.deregister_table("t").unwrap();
+        let options = ParquetReadOptions::default();
+        context.register_parquet("t", "memory://tables/t/", options).await.unwrap();
+        (setup, store)
     }
 
     /// Runs the query, and compares what each batch gave.
@@ -188,4 +206,162 @@ async fn a_batch_is_rerun_with_the_table_as_it_is_then() {
     setup.place.put("static/0.parquet", parquet(&[(1, 200)]));
     setup.probe.on_prepare(|_| Ok(()));
     setup.check(INNER, &[vec![row(&[("k", 1), ("v", 10), ("w", 200)])]]).await;
+}
+
+#[tokio::test]
+async fn a_table_is_read_again_only_when_it_has_changed() {
+    let files: Vec<[(i64, i64); 1]> = (0..12).map(|batch| [(1, batch)]).collect();
+    let stream: Vec<&[(i64, i64)]> = files.iter().map(|rows| &rows[..]).collect();
+    let queries = [
+        INNER,
+        "SELECT s.k, s.v, t.v AS w FROM s LEFT JOIN t ON s.k = t.k",
+        "SELECT s.k, s.v, m.w FROM s JOIN (SELECT k, max(v) AS w FROM t GROUP BY k) m ON s.k = m.k",
+        "SELECT k, v, (SELECT max(v) FROM t WHERE k < 2) AS w FROM s WHERE k IN (SELECT k FROM t)",
+    ];
+    for sql in queries {
+        let (setup, store) = Setup::in_store(&stream, &[(1, 100), (2, 200)]).await;
+        let counts = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (counter, changed) = (Arc::clone(&counts), store.clone());
+        setup.probe.on_prepare(move |batch| {
+            counter.lock().unwrap().push((changed.reads(), changed.lists()));
+            if batch == 6 {
+                // Of the same size.
+                let content = PutPayload::from(parquet(&[(1, 101), (2, 200)]));
+                let path = ObjectPath::from("t/0.parquet");
+                futures::executor::block_on(changed.put(&path, content)).unwrap();
+            }
+            Ok(())
+        });
+        let expected: Vec<Vec<Row>> = (0..12)
+            .map(|batch| vec![row(&[("k", 1), ("v", batch), ("w", if batch <= 6 { 100 } else { 101 })])])
+            .collect();
+        setup.check(sql, &expected).await;
+        let counts = counts.lock().unwrap();
+        for batch in (1..12).filter(|batch| *batch != 7) {
+            assert_eq!(counts[batch].0, counts[batch - 1].0, "batch {batch} of {sql} reads: {counts:?}");
+            assert_eq!(counts[batch].1, counts[batch - 1].1 + 1, "batch {batch} of {sql} lists: {counts:?}");
+        }
+        assert!(counts[7].0 > counts[6].0, "{sql}: {counts:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changes_without_a_trace_just_after_it_was_written() {
+    // Same size, same inode, same time of change: as within one tick of a coarse clock.
+    let setup = Setup::new(&[&[(1, 10)], &[(1, 11)], &[(1, 12)]], &[]).await;
+    let now = std::time::SystemTime::now();
+    let write = move |path: &std::path::Path, content: &str| {
+        std::fs::write(path, content).unwrap();
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(now).unwrap();
+    };
+    let path = setup.place.path("static/t.csv");
+    write(&path, "k,v\n1,100\n");
+    let context = setup.session.context();
+    context.deregister_table("t").unwrap();
+    let options = CsvReadOptions::default();
+    context.register_csv("t", path.to_str().unwrap(), options).await.unwrap();
+    setup.probe.on_prepare(move |batch| {
+        write(&path, &format!("k,v\n1,10{}\n", batch + 1));
+        Ok(())
+    });
+    let joined = |v, w| vec![row(&[("k", 1), ("v", v), ("w", w)])];
+    setup.check(INNER, &[joined(10, 100), joined(11, 101), joined(12, 102)]).await;
+}
+
+#[tokio::test]
+async fn tables_in_memory_and_views_of_them() {
+    let setup = Setup::new(&[&[(1, 10)], &[(1, 11)], &[(1, 12)]], &[]).await;
+    let context = setup.session.context();
+    context.deregister_table("t").unwrap();
+    let batch = |rows: &[(i64, i64)]| {
+        let column = |pick: fn(&(i64, i64)) -> i64| {
+            Arc::new(Int64Array::from_iter_values(rows.iter().map(pick))) as ArrayRef
+        };
+        RecordBatch::try_from_iter([("k", column(|row| row.0)), ("v", column(|row| row.1))]).unwrap()
+    };
+    let table = MemTable::try_new(batch(&[]).schema(), vec![vec![batch(&[(1, 100)])]]).unwrap();
+    let rows = Arc::clone(&table.batches[0]);
+    context.register_table("base", Arc::new(table)).unwrap();
+    context.sql("CREATE VIEW t AS SELECT k, v FROM base WHERE v > 0").await.unwrap();
+    let later = batch(&[(1, 101), (1, -5)]);
+    setup.probe.on_prepare(move |batch| {
+        if batch == 1 {
+            rows.try_write().unwrap().push(later.clone());
+        }
+        Ok(())
+    });
+    let joined = |v, w| row(&[("k", 1), ("v", v), ("w", w)]);
+    setup
+        .check(INNER, &[vec![joined(10, 100)], vec![joined(11, 100)], vec![joined(12, 100), joined(12, 101)]])
+        .await;
+}
+
+#[tokio::test]
+async fn stateful_queries_see_the_table_of_the_moment_and_keep_what_they_made_of_it() {
+    let setup = Setup::new(&[&[(1, 10), (2, 20)], &[(1, 11), (3, 30)]], &[(1, 100), (2, 200)]).await;
+    setup.after_batch(|_, directory| put(&directory.join("0.parquet"), parquet(&[(1, 1000), (3, 300)])));
+    let job = setup
+        .job("SELECT s.k, sum(t.v) AS total, count(*) AS n FROM s JOIN t ON s.k = t.k GROUP BY s.k")
+        .mode(OutputMode::Update);
+    job.run(&setup.session).await.unwrap();
+    let found = |k, total, n| row(&[("k", k), ("total", total), ("n", n)]);
+    oracle::assert_same(setup.probe.rows(0), vec![found(1, 100, 1), found(2, 200, 1)], "batch 0");
+    oracle::assert_same(setup.probe.rows(1), vec![found(1, 1100, 2), found(3, 300, 1)], "batch 1");
+}
+
+#[tokio::test]
+async fn two_uses_of_one_table_see_the_same_rows() {
+    let setup = Setup::new(&[&[(1, 10)], &[(1, 11)]], &[(1, 100)]).await;
+    setup.after_batch(|_, directory| put(&directory.join("1.parquet"), parquet(&[(1, 101)])));
+    let found = |v, w, n| row(&[("v", v), ("w", w), ("n", n)]);
+    setup
+        .check(
+            "SELECT s.v, t.v AS w, (SELECT count(*) FROM t) AS n FROM s JOIN t ON s.k = t.k \
+             WHERE t.v >= (SELECT min(v) FROM t)",
+            &[vec![found(10, 100, 1)], vec![found(11, 100, 2), found(11, 101, 2)]],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn what_depends_on_more_than_the_table_is_not_kept() {
+    let setup = Setup::new(&[&[(1, 10)], &[(1, 11)]], &[(1, 100)]).await;
+    let sql =
+        "SELECT s.v, r.x, r.at FROM s JOIN (SELECT k, random() AS x, now() AS at FROM t) r ON s.k = r.k";
+    setup.after_batch(|_, _| std::thread::sleep(std::time::Duration::from_millis(5)));
+    setup.job(sql).run(&setup.session).await.unwrap();
+    let (first, second) = (&setup.probe.rows(0)[0], &setup.probe.rows(1)[0]);
+    assert_ne!(first["x"], second["x"]);
+    assert_ne!(first["at"], second["at"]);
+}
+
+#[tokio::test]
+async fn the_rows_of_the_stream_pass_by_the_table() {
+    let setup = Setup::new(&[&[(1, 10)]], &[(1, 100)]).await;
+    let joins = [
+        ("SELECT s.v FROM s JOIN t ON s.k = t.k", "HashJoinExec"),
+        ("SELECT s.v FROM t JOIN s ON s.k = t.k", "HashJoinExec"),
+        ("SELECT s.v, t.v FROM s LEFT JOIN t ON s.k = t.k", "HashJoinExec"),
+        ("SELECT s.v FROM s WHERE k IN (SELECT k FROM t)", "HashJoinExec"),
+        ("SELECT s.v FROM s WHERE NOT EXISTS (SELECT 1 FROM t WHERE t.k = s.k)", "HashJoinExec"),
+        ("SELECT s.v FROM s JOIN t ON s.k < t.k", "NestedLoopJoinExec"),
+        ("SELECT s.v, t.v FROM s CROSS JOIN t", "CrossJoinExec"),
+    ];
+    for (index, (sql, join)) in joins.into_iter().enumerate() {
+        let checkpoint = setup.place.text(&format!("checkpoint{index}"));
+        let job = setup.job(sql).option("checkpointLocation", checkpoint);
+        let plan = job.run(&setup.session).await.unwrap().explain().to_string();
+        let plan = plan.split("== Physical Plan ==").last().unwrap().to_string();
+        let places = [join, "StaticTableExec", "StreamScanExec"].map(|operator| plan.find(operator));
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{sql}: {plan}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_named() {
+    let setup = Setup::new(&[&[(1, 10)], &[(1, 11)]], &[(1, 100)]).await;
+    setup.after_batch(|_, directory| put(&directory.join("0.parquet"), "this is not Parquet"));
+    let error = setup.job(INNER).run(&setup.session).await.unwrap_err();
+    assert!(error.to_string().contains("the bounded table t cannot be read"), "{error}");
+    assert_eq!(setup.probe.batches().len(), 1);
 }

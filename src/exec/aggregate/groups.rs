@@ -75,6 +75,10 @@ impl<'a> Grouping<'a> {
 
     /// The partial results of all groups.
     pub(crate) fn finish(mut self) -> DataFusionResult<Grouped> {
+        if self.groups == 0 {
+            // The ordered first_value and last_value have no state without groups, but an error.
+            return Ok(Grouped { groups: 0, keys: Vec::new(), states: Vec::new() });
+        }
         let keys = self.keys()?;
         Ok(Grouped { groups: self.groups, keys, states: self.accumulators.states()? })
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::common::internal_datafusion_err;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -15,6 +16,7 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 
 use serde_json::{Value, json};
 
+use crate::error::Error;
 use crate::exec::codec::RowCodec;
 use crate::exec::operator::columns;
 
@@ -58,6 +60,7 @@ impl Partials {
         for function in &functions {
             let fields = function.state_fields()?;
             widths.push(state_fields.len()..state_fields.len() + fields.len());
+            check_types(function, &fields)?;
             if grows(function, &fields) {
                 layout = StateLayout::Parts;
             }
@@ -89,9 +92,24 @@ impl Partials {
 
     /// Accumulators without any row.
     pub(crate) fn accumulators(&self) -> DataFusionResult<Accumulators<'_>> {
-        let accumulators = self.functions.iter().map(accumulator).collect::<DataFusionResult<Vec<_>>>()?;
+        let has_keys = !self.key_schema.fields().is_empty();
+        let accumulators = self.functions.iter().map(|function| accumulator(function, has_keys));
+        let accumulators = accumulators.collect::<DataFusionResult<Vec<_>>>()?;
         Ok(Accumulators { partials: self, accumulators })
     }
+}
+
+/// Fails if there are no bytes for the state of `function`.
+fn check_types(function: &AggregateFunctionExpr, fields: &[Arc<Field>]) -> DataFusionResult<()> {
+    let has_bytes =
+        |field: &&Arc<Field>| RowConverter::supports_fields(&[SortField::new(field.data_type().clone())]);
+    let Some(field) = fields.iter().find(|field| !has_bytes(field)) else { return Ok(()) };
+    Err(Error::UnsupportedQuery {
+        operator: format!("{} over an unbounded table", function.name()),
+        reason: format!("values of type {} cannot be kept in state", field.data_type()),
+        advice: "Aggregate a part of the value, or cast it to another type, e.g. VARCHAR".into(),
+    }
+    .into())
 }
 
 /// Whether the state of `function` grows with the number of rows of a group.
@@ -103,9 +121,13 @@ fn grows(function: &AggregateFunctionExpr, fields: &[Arc<Field>]) -> bool {
     name == "string_agg" || (has_lists && !BOUNDED_SKETCHES.contains(&name))
 }
 
-/// As DataFusion's aggregation chooses.
-fn accumulator(function: &Arc<AggregateFunctionExpr>) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
-    if function.groups_accumulator_supported() {
+/// As DataFusion's aggregation chooses, for the states of the two kinds differ: without rows, the one
+/// of `avg` has a count of 0 for all rows, and none for groups.
+fn accumulator(
+    function: &Arc<AggregateFunctionExpr>,
+    has_keys: bool,
+) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
+    if has_keys && function.groups_accumulator_supported() {
         return function.create_groups_accumulator();
     }
     let function = Arc::clone(function);

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, UInt64Array};
+use datafusion::arrow::compute::take_arrays;
 use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result as DataFusionResult;
@@ -131,12 +132,7 @@ impl StatefulAggregate {
         let states = if found.positions.is_empty() {
             touched.states.clone()
         } else {
-            let mut merged = self.partials.accumulators()?;
-            let old = self.partials.states.decode_all(&found.values)?;
-            merged.merge(&old, &found.positions, touched.groups)?;
-            let all: Vec<usize> = (0..touched.groups).collect();
-            merged.merge(&touched.states, &all, touched.groups)?;
-            merged.states()?
+            self.merge_found(touched, &found)?
         };
         let values = self.partials.states.encode(&states, touched.groups)?;
         let expiries = self.expiries(touched)?;
@@ -150,6 +146,31 @@ impl StatefulAggregate {
             results.push(self.output(columns, touched.groups)?);
         }
         Ok(())
+    }
+
+    /// The states of `touched`, put behind those that were found of some of them.
+    fn merge_found(&self, touched: &Grouped, found: &Found) -> DataFusionResult<Vec<ArrayRef>> {
+        // Accumulators take a group whose number is below the total for one that has had a value. So
+        // the groups that are found have the first numbers, and the total is raised for the others.
+        let known = found.positions.len();
+        let mut numbers = vec![usize::MAX; touched.groups];
+        for (number, position) in found.positions.iter().enumerate() {
+            numbers[*position] = number;
+        }
+        let mut new = known..;
+        for number in numbers.iter_mut().filter(|number| **number == usize::MAX) {
+            *number = new.next().unwrap_or(touched.groups);
+        }
+        let first: Vec<usize> = (0..known).collect();
+        let mut merged = self.partials.accumulators()?;
+        merged.merge(&self.partials.states.decode_all(&found.values)?, &first, known)?;
+        merged.merge(&touched.states, &numbers, touched.groups)?;
+        let states = merged.states()?;
+        if numbers.is_sorted() {
+            return Ok(states);
+        }
+        let order = UInt64Array::from_iter_values(numbers.iter().map(|number| *number as u64));
+        Ok(take_arrays(&states, &order, None)?)
     }
 
     /// Adds the new partial results of some groups as rows of their own.

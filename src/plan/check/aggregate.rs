@@ -1,11 +1,12 @@
 //! Aggregations.
 
 use datafusion::arrow::row::{RowConverter, SortField};
-use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, GroupingSet};
+use datafusion::common::DFSchema;
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable};
 
 use super::{Flow, refuse};
 use crate::error::Result;
-use crate::plan::event_time::event_time_key;
+use crate::plan::group_key::{final_key, group_keys};
 use crate::sink::OutputMode;
 
 /// How the rows of an aggregation come.
@@ -21,11 +22,12 @@ pub(super) fn check(aggregate: &Aggregate, input: Flow, mode: OutputMode) -> Res
     let sets = aggregate.group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_)));
     // A group without functions is known for good when its first row is there.
     let only_keys = aggregate.aggr_expr.is_empty() && !sets;
+    let becomes_final = final_key(&aggregate.group_expr, aggregate.input.schema()).is_some();
     match mode {
         OutputMode::Complete => Ok(Flow::Whole),
         OutputMode::Append | OutputMode::Update if only_keys => Ok(Flow::Append),
         OutputMode::Update => Ok(Flow::Update),
-        OutputMode::Append if becomes_final(aggregate) => Ok(Flow::Append),
+        OutputMode::Append if becomes_final => Ok(Flow::Append),
         OutputMode::Append => refuse(
             "an aggregation over an unbounded table, in output mode append",
             "no group is ever final: no key of it, or not of every grouping set, follows from the event time of \
@@ -37,37 +39,25 @@ pub(super) fn check(aggregate: &Aggregate, input: Flow, mode: OutputMode) -> Res
     }
 }
 
-/// Whether every group becomes final as the watermark advances: the same event-time key is in every
-/// grouping set.
-fn becomes_final(aggregate: &Aggregate) -> bool {
-    let schema = aggregate.input.schema();
-    let is_key = |expr: &Expr| event_time_key(expr, schema).is_some();
-    match aggregate.group_expr.as_slice() {
-        [Expr::GroupingSet(sets)] => {
-            let Some(key) = sets.distinct_expr().into_iter().find(|expr| is_key(expr)) else { return false };
-            match sets {
-                GroupingSet::GroupingSets(sets) => sets.iter().all(|set| set.contains(key)),
-                // They have the empty set.
-                GroupingSet::Rollup(_) | GroupingSet::Cube(_) => false,
-            }
-        }
-        keys => keys.iter().any(is_key),
-    }
-}
-
 /// Keys are kept as bytes.
 fn check_keys(aggregate: &Aggregate) -> Result<()> {
-    let keys = aggregate.group_expr.iter().flat_map(|expr| match expr {
-        Expr::GroupingSet(sets) => sets.distinct_expr(),
-        expr => vec![expr],
-    });
+    let clause = |key: &Expr| format!("GROUP BY {key}");
+    check_types(group_keys(&aggregate.group_expr), aggregate.input.schema(), clause)
+}
+
+/// Fails if one of `keys` over rows of `schema` cannot be kept as bytes; `clause` says where it is used.
+pub(super) fn check_types<'a>(
+    keys: impl IntoIterator<Item = &'a Expr>,
+    schema: &DFSchema,
+    clause: impl Fn(&Expr) -> String,
+) -> Result<()> {
     for key in keys {
-        let data_type = key.get_type(aggregate.input.schema())?;
+        let data_type = key.get_type(schema)?;
         if !RowConverter::supports_fields(&[SortField::new(data_type.clone())]) {
             return refuse(
-                &format!("GROUP BY {key} over an unbounded table"),
+                &format!("{} over an unbounded table", clause(key)),
                 &format!("keys of type {data_type} cannot be kept in state"),
-                "Group by a part of it, or cast it to another type, e.g. VARCHAR",
+                "Use a part of it, or cast it to another type, e.g. VARCHAR",
             );
         }
     }

@@ -10,7 +10,8 @@ mod join;
 mod tests;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Distinct, LogicalPlan, Union};
+use datafusion::common::{Column, DFSchema};
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Union};
 
 use super::deduplicate::Deduplicate;
 use super::stream_table::{is_unbounded, stream_table_of};
@@ -89,10 +90,16 @@ fn flow(plan: &LogicalPlan, mode: OutputMode) -> Result<Flow> {
             [Flow::Whole],
         ) => Ok(Flow::Whole),
         (LogicalPlan::Aggregate(aggregate), [input]) => aggregate::check(aggregate, *input, mode),
-        (LogicalPlan::Distinct(Distinct::All(_)), [input]) => distinct(*input, mode),
+        (LogicalPlan::Distinct(Distinct::All(rows)), [input]) => {
+            check_columns(rows.schema(), rows.schema().columns(), "DISTINCT")?;
+            distinct(*input, mode)
+        }
         (LogicalPlan::Limit(_), [input]) => check_limit(*input, mode),
         (LogicalPlan::Extension(extension), [input]) => {
             let node = extension.node.as_any();
+            if let Some(rows) = node.downcast_ref::<Deduplicate>() {
+                check_columns(rows.input().schema(), rows.columns().to_vec(), "drop_duplicates by")?;
+            }
             match (node.is::<Watermark>(), node.is::<Deduplicate>(), *input) {
                 (true, _, Flow::Append) | (_, true, Flow::Append) => Ok(Flow::Append),
                 (true, _, _) => refuse(
@@ -137,6 +144,12 @@ fn check_union(union: &Union, inputs: &[Flow]) -> Result<Flow> {
         "the bounded rows would have to be given in exactly one batch",
         "Write the bounded rows with a batch query, and the stream with a streaming query",
     )
+}
+
+/// The columns that tell rows apart are kept as bytes.
+fn check_columns(schema: &DFSchema, columns: Vec<Column>, clause: &str) -> Result<()> {
+    let columns: Vec<Expr> = columns.into_iter().map(Expr::Column).collect();
+    aggregate::check_types(&columns, schema, |column| format!("{clause} {column}"))
 }
 
 fn distinct(input: Flow, mode: OutputMode) -> Result<Flow> {

@@ -11,7 +11,8 @@ use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 use super::node::{Kind, StreamingNode};
 use super::rewrite::{Rewriter, has_row_format};
 use crate::error::Error;
-use crate::plan::event_time::{EventTimeKey, event_time_key};
+use crate::plan::event_time::EventTimeKey;
+use crate::plan::group_key::final_key;
 use crate::sink::OutputMode;
 
 /// `aggregate` with state: late rows left out below it, the first of several equal arguments marked
@@ -25,10 +26,7 @@ pub(super) fn stateful_aggregate(
     // In complete mode nothing is ever forgotten, and so nothing is late.
     let key = match rewriter.mode {
         OutputMode::Complete => None,
-        _ => group_keys(&group_expr)
-            .into_iter()
-            .enumerate()
-            .find_map(|(index, key)| Some((index, event_time_key(key, input.schema())?))),
+        _ => final_key(&group_expr, input.schema()),
     };
     let late_at = key.as_ref().map(|(_, key)| key);
     let mut input = (*input).clone();
@@ -57,14 +55,6 @@ pub(super) fn stateful_aggregate(
 /// When a group is final, over the columns of the result.
 fn final_at(key: &EventTimeKey, index: usize, schema: &DFSchema) -> Expr {
     key.final_at_key(Expr::Column(Column::from(schema.qualified_field(index))))
-}
-
-/// The keys of a group in the order of the result's columns.
-fn group_keys(group_expr: &[Expr]) -> Vec<&Expr> {
-    match group_expr {
-        [Expr::GroupingSet(sets)] => sets.distinct_expr(),
-        keys => keys.iter().collect(),
-    }
 }
 
 /// The late filter is below the operator and made before the operator has its number.

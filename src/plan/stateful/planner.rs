@@ -25,6 +25,7 @@ use crate::exec::limit::StatefulLimit;
 use crate::exec::operator::OperatorId;
 use crate::exec::unary::{PartitionWork, UnaryExec};
 use crate::exec::watermark::EventTimeWatermark;
+use crate::plan::static_tables::StaticTablePlanner;
 
 /// DataFusion's planner, which knows streaming nodes too.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl QueryPlanner for StreamingQueryPlanner {
         session: &dyn Session,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let nodes = StreamingNodePlanner { state_partitions: self.state_partitions };
-        DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(nodes)])
+        DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(nodes), Arc::new(StaticTablePlanner)])
             .create_physical_plan(plan, session)
             .await
     }

@@ -7,7 +7,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, FetchType, Join, Limit, LogicalPlan, LogicalPlanBuilder, SkipType, lit,
+    Aggregate, Expr, ExprSchemable, FetchType, Limit, LogicalPlan, LogicalPlanBuilder, SkipType, lit,
 };
 
 use super::aggregate::stateful_aggregate;
@@ -75,7 +75,6 @@ impl Rewriter {
             }
             LogicalPlan::Aggregate(aggregate) => stateful_aggregate(self, aggregate).map(Transformed::yes),
             LogicalPlan::Limit(limit) => self.limit(limit).map(Transformed::yes),
-            LogicalPlan::Join(join) => build_from_table(join).map(Transformed::yes),
             LogicalPlan::Extension(extension) => {
                 let node = extension.node.as_any();
                 if let Some(watermark) = node.downcast_ref::<Watermark>() {
@@ -185,32 +184,6 @@ impl Rewriter {
         let operator = self.next_operator();
         let kind = Kind::Limit { operator, skip: skip as u64, fetch: fetch.map(|fetch| fetch as u64) };
         Ok(StreamingNode::over((*limit.input).clone(), kind, Vec::new()))
-    }
-}
-
-/// `join` with its bounded table on the left, from which DataFusion builds the hash table: the rows of
-/// the stream then pass by in their order, and none are held back.
-fn build_from_table(join: Join) -> DataFusionResult<LogicalPlan> {
-    if !is_stream(&join.left) || join.null_aware {
-        return Ok(LogicalPlan::Join(join));
-    }
-    let columns: Vec<Expr> = join.schema.columns().into_iter().map(Expr::Column).collect();
-    let on = join.on.into_iter().map(|(left, right)| (right, left)).collect();
-    let swapped = Join::try_new(
-        join.right,
-        join.left,
-        on,
-        join.filter,
-        join.join_type.swap(),
-        join.join_constraint,
-        join.null_equality,
-        join.null_aware,
-    )?;
-    let same_columns = swapped.schema.columns() == join.schema.columns();
-    let swapped = LogicalPlan::Join(swapped);
-    match same_columns {
-        true => Ok(swapped),
-        false => LogicalPlanBuilder::from(swapped).project(columns)?.build(),
     }
 }
 

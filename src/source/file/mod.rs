@@ -24,6 +24,7 @@ mod scan;
 mod seen;
 mod source;
 mod spark_metadata;
+mod walk;
 mod whole_file;
 
 use std::sync::Arc;

@@ -128,6 +128,11 @@ fn below_matching_directory<'a>(glob: &GlobMatcher, directories: &'a str) -> Opt
         .map(|end| directories[end..].trim_start_matches('/'))
 }
 
+/// Whether nothing in a directory of this name is ever looked at.
+pub(super) fn is_never_read(directory: &str) -> bool {
+    is_hidden(directory) && directory != SPARK_LOG
+}
+
 /// Spark's rule (`HadoopFSUtils.shouldFilterOutPathName`): `_x` and `.x` are not data, `_k=v` is,
 /// and `x._COPYING_` is not finished.
 fn is_hidden(name: &str) -> bool {

@@ -9,10 +9,13 @@ use super::table::{Cover, LiveRun, SpillTable, is_expired};
 use crate::error::Result;
 use crate::state::bytes::{ByteRows, RowBytes};
 use crate::state::hash_key;
-use crate::state::table::{Found, NEVER, StateTable, Visit};
+use crate::state::table::{Found, NEVER, StateTable, Visit, VisitKeys};
 
 /// How many expired rows are looked at together.
 const GROUP: usize = 1024;
+
+/// A value and its expiry.
+type Kept = (Vec<u8>, i64);
 
 /// Rows that were taken out of a run.
 #[derive(Default)]
@@ -122,21 +125,17 @@ impl SpillTable {
         });
     }
 
-    /// Calls `each` with the subkey, value and expiry of all rows of a key, by subkey.
-    pub(super) fn all_of(
-        &mut self,
-        key: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8], Option<i64>) -> Result<()>,
-    ) -> Result<()> {
+    /// Shows all rows of a key, which is at `position`, by subkey.
+    pub(super) fn all_of(&mut self, position: usize, key: &[u8], visit: &mut VisitKeys<'_>) -> Result<()> {
         let only: ByteRows = [key].into_iter().collect();
         if self.runs.is_empty() {
             return self.memory.get_all(&only, &mut |_, subkey, value, expiry| {
                 let (cover, value) = Cover::decode(value);
-                if cover == Cover::Removed { Ok(()) } else { each(subkey, value, expiry) }
+                if cover == Cover::Removed { Ok(()) } else { visit(position, subkey, value, expiry) }
             });
         }
         // The newest row of every subkey; none if that is gone.
-        let mut newest: BTreeMap<Vec<u8>, Option<(Vec<u8>, i64)>> = BTreeMap::new();
+        let mut newest: BTreeMap<Vec<u8>, Option<Kept>> = BTreeMap::new();
         self.memory.get_all(&only, &mut |_, subkey, value, expiry| {
             let (cover, value) = Cover::decode(value);
             let row = (cover != Cover::Removed).then(|| (value.to_vec(), expiry.unwrap_or(NEVER)));
@@ -156,7 +155,7 @@ impl SpillTable {
         }
         for (subkey, row) in &newest {
             if let Some((value, expiry)) = row {
-                each(subkey, value, Some(*expiry).filter(|expiry| *expiry != NEVER))?;
+                visit(position, subkey, value, Some(*expiry).filter(|expiry| *expiry != NEVER))?;
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The table: rows in memory over rows in runs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::state::bytes::{ByteRows, RowBytes};
 use crate::state::hash_key;
 use crate::state::memory_table::{MemoryTable, SortedRows};
-use crate::state::table::{Found, NEVER, StateTable, Visit};
+use crate::state::table::{Found, NEVER, StateTable, Visit, VisitKeys};
 
 /// How many runs there must be before it is worth merging some.
 const FAN_IN: usize = 4;
@@ -21,6 +21,9 @@ const FAN_IN: usize = 4;
 const MAX_CHUNK: usize = 8 << 20;
 
 pub(super) type Name = (Vec<u8>, Vec<u8>);
+
+/// By name what look-ups in runs found.
+pub(super) type Looked = hashbrown::HashMap<Name, Option<Older>, foldhash::fast::FixedState>;
 
 /// A table that keeps to a limit of memory, by moving rows to the local disk.
 #[derive(Debug)]
@@ -40,7 +43,7 @@ pub struct SpillTable {
     pub(super) expired: Option<i64>,
     last_expiry: Option<i64>,
     /// What the last look-up found in the runs, for the put that mostly follows.
-    pub(super) looked: HashMap<Name, Option<Older>>,
+    pub(super) looked: Looked,
     spills: u64,
 }
 
@@ -154,7 +157,7 @@ impl SpillTable {
             rows: 0,
             expired: None,
             last_expiry: None,
-            looked: HashMap::new(),
+            looked: Looked::default(),
             spills: 0,
         }
     }
@@ -420,8 +423,7 @@ impl StateTable for SpillTable {
         if !self.runs.is_empty() {
             let missing: Vec<usize> = (0..keys.len()).filter(|row| places[*row] == ABSENT).collect();
             let name = |row: usize| (keys.row(row).to_vec(), subkey_of(subkeys, row).to_vec());
-            let mut looked: HashMap<Name, Option<Older>> =
-                missing.iter().map(|row| (name(*row), None)).collect();
+            let mut looked: Looked = missing.iter().map(|row| (name(*row), None)).collect();
             self.look_up(self.runs.len(), keys, subkeys, missing.iter().copied(), &mut |position, row| {
                 let older = self.older(row);
                 looked.insert(name(position), Some(older));
@@ -447,15 +449,9 @@ impl StateTable for SpillTable {
         Ok(())
     }
 
-    fn get_all(
-        &mut self,
-        keys: &dyn RowBytes,
-        visit: &mut dyn FnMut(usize, &[u8], &[u8], Option<i64>) -> Result<()>,
-    ) -> Result<()> {
+    fn get_all(&mut self, keys: &dyn RowBytes, visit: &mut VisitKeys<'_>) -> Result<()> {
         for position in 0..keys.len() {
-            self.all_of(keys.row(position), &mut |subkey, value, expiry| {
-                visit(position, subkey, value, expiry)
-            })?;
+            self.all_of(position, keys.row(position), visit)?;
         }
         Ok(())
     }

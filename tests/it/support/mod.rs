@@ -1,6 +1,7 @@
 //! What several tests share: simulated disks, injected faults, oracles, queries in a temporary folder.
 
 pub mod committed;
+pub mod counting_store;
 pub mod events;
 pub mod faults;
 pub mod harness;

@@ -1,0 +1,70 @@
+//! How the memory for state is shared among tables.
+
+use std::sync::Arc;
+
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+
+use crate::error::{Error, Result};
+
+/// The share of each table in `limit` bytes, given what each takes now.
+///
+/// Each gets as much as the others, but one that takes less than half of that leaves the rest to
+/// the others. Depends on nothing but its arguments, so that a batch that is run again moves the
+/// same rows.
+pub(super) fn shares(limit: usize, used: &[usize]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..used.len()).collect();
+    order.sort_by_key(|table| used[*table]);
+    let mut shares = vec![0; used.len()];
+    let mut left = limit;
+    for (index, table) in order.iter().enumerate() {
+        let fair = left / (used.len() - index);
+        // Room to grow until the next batch: twice of what it has, and never less than an eighth.
+        shares[*table] = used[*table].saturating_mul(2).clamp(fair / 8, fair);
+        left -= shares[*table];
+    }
+    // What nobody needs now goes to all.
+    let rest = left / used.len().max(1);
+    shares.iter_mut().for_each(|share| *share += rest);
+    shares
+}
+
+/// The state's part of the memory of a DataFusion session.
+#[derive(Debug)]
+pub(super) struct Account(MemoryReservation);
+
+impl Account {
+    pub(super) fn open(pool: &Arc<dyn MemoryPool>) -> Self {
+        Self(MemoryConsumer::new("tidemill state").register(pool))
+    }
+
+    /// Accounts `bytes` instead of what was accounted before.
+    pub(super) fn set(&mut self, bytes: usize) -> Result<()> {
+        self.0.try_resize(bytes).map_err(|error| {
+            Error::Invalid(format!(
+                "the state of the query needs {bytes} bytes of memory, and the session has not so much left: set \
+                 stateMemoryLimit, so that rows beyond it move to the local disk, or give the session more memory ({})",
+                error.strip_backtrace()
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_tables_leave_memory_to_large_ones() {
+        assert_eq!(shares(1000, &[]), [0; 0]);
+        for used in [vec![0, 0, 900], vec![900, 10, 500, 20], vec![0; 7], vec![5000, 5000]] {
+            let shares = shares(1000, &used);
+            assert!(shares.iter().sum::<usize>() <= 1000, "{shares:?}");
+            let fair = 1000 / used.len();
+            for (share, used) in shares.iter().zip(&used) {
+                assert!(*share >= (used * 2).min(fair) && *share >= fair / 8, "{shares:?}");
+            }
+        }
+        let alone = shares(1000, &[0, 0, 900]);
+        assert!(alone[2] >= 900, "{alone:?}");
+    }
+}

@@ -1,0 +1,77 @@
+//! The state of a committed batch, without a query that uses it.
+
+use serde_json::Value;
+
+use super::bytes::{ByteRows, RowBytes};
+use super::change_log::{Change, Changes};
+use super::manifest::Manifest;
+use super::merge::live_rows;
+use super::restore::read;
+use super::table::NEVER;
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+
+/// Some rows of an operator.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct StateRows {
+    /// Their keys.
+    pub keys: ByteRows,
+    /// Their subkeys; empty where there is none.
+    pub subkeys: ByteRows,
+    /// Their values.
+    pub values: ByteRows,
+    /// When they expire, in microseconds; `None` for those that never do.
+    pub expiries: Vec<Option<i64>>,
+}
+
+impl Manifest {
+    /// What a commit record says of the state in its field `state`; `null` says that there is none.
+    ///
+    /// # Errors
+    /// [`Error::CheckpointDamaged`] if it is not what a query writes there.
+    pub fn from_record(state: &Value) -> Result<Self> {
+        match state {
+            Value::Null => Ok(Self::default()),
+            state => serde_json::from_value(state.clone()).map_err(|error| {
+                Error::damaged("commits", format!("a record does not say where the state is: {error}"))
+            }),
+        }
+    }
+}
+
+/// Calls `each` with all rows of an operator, counted from 0, as of the commit record with this
+/// manifest: some at a time, in no particular order. Of the rows no more than those are held in memory,
+/// beside the files as they are in the checkpoint. A running query is not disturbed.
+///
+/// # Errors
+/// [`Error::CheckpointDamaged`] if a file is missing or damaged; those of `each`.
+pub async fn read_state(
+    storage: &dyn Storage,
+    manifest: &Manifest,
+    operator: usize,
+    mut each: impl FnMut(StateRows) -> Result<()>,
+) -> Result<()> {
+    let mut files = Vec::with_capacity(manifest.segments.len());
+    for segment in &manifest.segments {
+        files.push((segment.file.clone(), read(storage, segment).await?));
+    }
+    let expired = manifest.operators.get(operator).and_then(|known| known.expired);
+    let Ok(operator) = u32::try_from(operator) else { return Ok(()) };
+    live_rows(&files, operator, expired, &mut |changes| match changes.len() {
+        0 => Ok(()),
+        _ => each(rows(changes)),
+    })
+}
+
+fn rows(changes: &Changes) -> StateRows {
+    let mut rows = StateRows::default();
+    for row in 0..changes.len() {
+        if let Change::Put(expiry) = changes.kinds[row] {
+            rows.keys.push(changes.keys.row(row));
+            rows.subkeys.push(changes.subkeys.row(row));
+            rows.values.push(changes.values.row(row));
+            rows.expiries.push(expiry.filter(|expiry| *expiry != NEVER));
+        }
+    }
+    rows
+}

@@ -1,0 +1,124 @@
+//! Compares what a query gave with what the interpreter gives, batch by batch.
+
+use serde_json::Value as Json;
+use tidemill::OutputMode;
+use uuid::Uuid;
+
+use super::interpreter::Interpreter;
+use super::model::Rel;
+use super::queries::Spec;
+use super::rig::World;
+use super::values::{Row, agree, same_rows};
+use crate::support::committed::{commits, record};
+
+/// Compares a query's batches with the interpreter's, in order, each once. Which rows are in a batch
+/// comes from the checkpoint, for a crash may move that; all else is computed.
+pub struct Checker {
+    pub interpreter: Interpreter,
+    /// The run of the last batch.
+    run: Option<Uuid>,
+    /// How much of each stream was read.
+    read: Vec<usize>,
+    /// The next batch to check.
+    next: u64,
+    /// Whether a run may begin with a batch without rows: one that was planned before a crash.
+    pub may_rerun: bool,
+}
+
+impl Checker {
+    pub fn new(spec: &Spec) -> Self {
+        let interpreter = Interpreter::new(&spec.rel, spec.mode, spec.delays.as_deref(), spec.take_greatest);
+        Self { interpreter, run: None, read: vec![0, 0], next: 0, may_rerun: false }
+    }
+
+    /// How many batches were checked.
+    pub fn batches(&self) -> u64 {
+        self.next
+    }
+
+    /// Checks the batches that came since the last check.
+    fn check(&mut self, world: &World) -> Result<(), String> {
+        let checkpoint = world.folder.path().join("checkpoint");
+        let committed = commits(&checkpoint).last().map_or(0, |last| last + 1);
+        let published = world.sink.published();
+        while self.next < committed {
+            let number = self.next;
+            let (run, found) =
+                published.get(&number).ok_or_else(|| format!("batch {number} was not published"))?;
+            let offsets = record(&checkpoint.join(format!("offsets/{number}")));
+            self.batch(world, *run, &offsets, found)?;
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    /// As [`Checker::check`] when the query has done all there is to do.
+    pub fn check_all(&mut self, world: &World) -> Result<(), String> {
+        self.check_read(world)?;
+        match self.interpreter.goes_on() {
+            true => Err(format!("no batch without rows after batch {}", self.next - 1)),
+            false => Ok(()),
+        }
+    }
+
+    /// As [`Checker::check`] when the query has read all rows. The batch without rows that should
+    /// follow may be missing: a run that comes after a crash does not make up for it.
+    pub fn check_read(&mut self, world: &World) -> Result<(), String> {
+        self.check(world)?;
+        if world.spec.rel.streams().iter().any(|stream| self.read[*stream] < world.fed[*stream].len()) {
+            return Err(format!("{:?} was read of {:?}", self.read, world.fed));
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, world: &World, run: Uuid, offsets: &Json, found: &[Row]) -> Result<(), String> {
+        let restarted = self.run.is_some_and(|last| last != run);
+        if restarted {
+            self.interpreter.restart();
+        }
+        let (rows, was_fed) = self.rows(world, offsets);
+        let text = |problem: String| format!("batch {} of {rows:?}: {problem}", self.next);
+        if !was_fed && !self.interpreter.goes_on() {
+            return Err(text("there was nothing to do".into()));
+        }
+        if !was_fed && restarted && !self.may_rerun {
+            return Err(text("a run began with a batch without rows".into()));
+        }
+        let expected = self.interpreter.batch(&rows);
+        let watermark = offsets["batchWatermarkMs"].as_i64().unwrap();
+        if world.spec.delays.is_some() && watermark != self.interpreter.watermark_ms() {
+            return Err(text(format!("watermark {watermark}, not {}", self.interpreter.watermark_ms())));
+        }
+        compare(&world.spec, found, &expected).map_err(text)?;
+        self.run = Some(run);
+        Ok(())
+    }
+
+    /// The rows of a batch, per stream, and whether the streams had moved at all.
+    fn rows(&mut self, world: &World, offsets: &Json) -> (Vec<Vec<Row>>, bool) {
+        let mut rows = vec![vec![], vec![]];
+        let mut was_fed = false;
+        for (index, stream) in world.spec.rel.streams().into_iter().enumerate() {
+            let end = offsets["sources"][index]["end"].as_u64().unwrap_or(0) as usize;
+            was_fed |= end > self.read[stream];
+            rows[stream] = world.fed[stream][self.read[stream]..end].concat();
+            self.read[stream] = end;
+        }
+        (rows, was_fed)
+    }
+}
+
+/// Compares rows; their order, too, if the query asks for one.
+pub fn compare(spec: &Spec, found: &[Row], expected: &[Row]) -> Result<(), String> {
+    let same = match (&spec.rel, spec.mode) {
+        (Rel::Sort(..), OutputMode::Complete) => {
+            found.len() == expected.len()
+                && found.iter().zip(expected).all(|(a, b)| a.iter().zip(b).all(|(a, b)| agree(a, b)))
+        }
+        _ => same_rows(found, expected),
+    };
+    match same {
+        true => Ok(()),
+        false => Err(format!("\n   found {found:?}\nexpected {expected:?}")),
+    }
+}

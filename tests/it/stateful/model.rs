@@ -1,0 +1,450 @@
+//! Queries, as the interpreter sees them, and their SQL.
+
+use super::values::Value;
+
+/// Microseconds.
+pub const SECOND: i64 = 1_000_000;
+
+/// The columns of every stream.
+pub const COLUMNS: [&str; 7] = ["id", "ts", "k", "name", "v", "f", "b"];
+
+/// A value computed from a row.
+#[derive(Debug, Clone)]
+pub enum Expr {
+    Col(String),
+    Int(i64),
+    Text(String),
+    /// `+`, `%`, `>`, `<`, `=`, `<>`, `AND`, of integers or texts.
+    Op(Box<Expr>, &'static str, Box<Expr>),
+    IsNull(Box<Expr>),
+    /// `date_bin`, to whole lengths since the epoch; microseconds.
+    Bin(i64, Box<Expr>),
+    /// `date_trunc` to a second, minute, hour or day.
+    Trunc(&'static str, Box<Expr>),
+    /// Start or end of a window.
+    Part(Box<Expr>, &'static str),
+    /// The last moment of a window.
+    WindowTime(Box<Expr>),
+}
+
+pub fn col(name: &str) -> Expr {
+    Expr::Col(name.into())
+}
+
+pub fn op(left: Expr, operator: &'static str, right: Expr) -> Expr {
+    Expr::Op(Box::new(left), operator, Box::new(right))
+}
+
+pub fn bin(seconds: i64) -> Expr {
+    Expr::Bin(seconds * SECOND, Box::new(col("ts")))
+}
+
+/// When a row with a value is final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Final {
+    Never,
+    /// So long after the value; microseconds.
+    After(i64),
+    /// At the end of the window.
+    End,
+}
+
+impl Final {
+    /// When a row with `value` is final, if ever; microseconds since the epoch.
+    pub fn of(self, value: &Value) -> Option<i64> {
+        match (self, value) {
+            (Final::After(length), Value::Time(time)) => Some(time + length),
+            (Final::End, Value::List(window)) => window[1].int(),
+            _ => None,
+        }
+    }
+}
+
+/// The length of a unit of `date_trunc`, in microseconds.
+pub fn unit(name: &str) -> i64 {
+    match name {
+        "second" => SECOND,
+        "minute" => 60 * SECOND,
+        "hour" => 3600 * SECOND,
+        "day" => 86400 * SECOND,
+        _ => panic!("no unit: {name}"),
+    }
+}
+
+impl Expr {
+    pub fn sql(&self) -> String {
+        match self {
+            Expr::Col(name) => name.clone(),
+            Expr::Int(value) => value.to_string(),
+            Expr::Text(text) => format!("'{text}'"),
+            Expr::Op(left, operator, right) => format!("({} {operator} {})", left.sql(), right.sql()),
+            Expr::IsNull(inner) => format!("({} IS NULL)", inner.sql()),
+            Expr::Bin(length, time) => {
+                format!("date_bin(INTERVAL '{} milliseconds', {})", length / 1000, time.sql())
+            }
+            Expr::Trunc(unit, time) => format!("date_trunc('{unit}', {})", time.sql()),
+            Expr::Part(window, part) => format!("{}['{part}']", window.sql()),
+            Expr::WindowTime(window) => format!("window_time({})", window.sql()),
+        }
+    }
+
+    /// When rows are final by their value of this expression.
+    pub fn finality(&self, columns: &[(String, Final)]) -> Final {
+        let exact = |time: &Expr, length: i64| match time.finality(columns) {
+            Final::After(0) => Final::After(length),
+            _ => Final::Never,
+        };
+        match self {
+            Expr::Col(name) => {
+                columns.iter().find(|(column, _)| column == name).map_or(Final::Never, |c| c.1)
+            }
+            Expr::Bin(length, time) => exact(time, *length),
+            Expr::Trunc(name, time) => exact(time, unit(name)),
+            Expr::Part(window, "end") if window.finality(columns) == Final::End => Final::After(0),
+            Expr::WindowTime(window) if window.finality(columns) == Final::End => Final::After(0),
+            _ => Final::Never,
+        }
+    }
+}
+
+/// An aggregate function over an expression.
+#[derive(Debug, Clone)]
+pub struct Agg {
+    pub function: &'static str,
+    /// `None` for `count(*)`.
+    pub argument: Option<Expr>,
+    pub distinct: bool,
+    pub filter: Option<Expr>,
+}
+
+pub fn agg(function: &'static str, argument: &str) -> Agg {
+    let argument = (argument != "*").then(|| col(argument));
+    Agg { function, argument, distinct: false, filter: None }
+}
+
+impl Agg {
+    pub fn distinct(mut self) -> Self {
+        self.distinct = true;
+        self
+    }
+
+    pub fn filter(mut self, filter: Expr) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
+    pub fn sql(&self) -> String {
+        let distinct = if self.distinct { "DISTINCT " } else { "" };
+        let argument = self.argument.as_ref().map_or_else(|| "*".into(), Expr::sql);
+        let separator = if self.function == "string_agg" { ", '-'" } else { "" };
+        let filter =
+            self.filter.as_ref().map_or_else(String::new, |f| format!(" FILTER (WHERE {})", f.sql()));
+        format!("{}({distinct}{argument}{separator}){filter}", self.function)
+    }
+}
+
+/// A query.
+#[derive(Debug, Clone)]
+pub enum Rel {
+    /// One of the streams.
+    Stream(usize),
+    /// All rows of both.
+    Union(Box<Rel>, Box<Rel>),
+    Filter(Box<Rel>, Expr),
+    Project(Box<Rel>, Vec<(Expr, String)>),
+    /// All columns, and the windows `w` that a time is in.
+    Windowed {
+        input: Box<Rel>,
+        time: Expr,
+        size: i64,
+        slide: i64,
+        start: i64,
+    },
+    /// All columns, and `window_start`, `window_end` and `window_time`, by TUMBLE or HOP.
+    Hop {
+        stream: usize,
+        size: i64,
+        slide: i64,
+    },
+    Group(Box<Group>),
+    Distinct(Box<Rel>),
+    DistinctOn(Box<Rel>, Vec<String>),
+    /// `drop_duplicates_within_watermark` of a stream, which has no SQL.
+    Within(usize, Vec<String>),
+    Limit(Box<Rel>, usize, Option<usize>),
+    /// Columns with "descending"; nulls as greatest.
+    Sort(Box<Rel>, Vec<(String, bool)>, Option<usize>),
+    /// With the table `names (name, factor)`; or all rows of the left side too.
+    Join(Box<Rel>, bool),
+}
+
+#[derive(Debug, Clone)]
+pub struct Group {
+    pub input: Rel,
+    pub keys: Vec<(Expr, String)>,
+    /// Which keys are in each grouping set.
+    pub sets: Option<Vec<Vec<usize>>>,
+    pub aggregates: Vec<(Agg, String)>,
+    pub having: Option<(Agg, &'static str, i64)>,
+}
+
+/// The table that streams are joined with.
+pub const NAMES: [(&str, i64); 4] = [("a", 1), ("b", 2), ("b", 3), ("d", 4)];
+
+impl Rel {
+    pub fn filter(self, condition: Expr) -> Self {
+        Rel::Filter(Box::new(self), condition)
+    }
+
+    pub fn project(self, columns: Vec<(Expr, &str)>) -> Self {
+        Rel::Project(Box::new(self), named(columns))
+    }
+
+    pub fn windowed(self, size: i64, slide: i64, start: i64) -> Self {
+        self.windowed_by(col("ts"), size, slide, start)
+    }
+
+    /// Lengths in seconds.
+    pub fn windowed_by(self, time: Expr, size: i64, slide: i64, start: i64) -> Self {
+        let (size, slide, start) = (size * SECOND, slide * SECOND, start * SECOND);
+        Rel::Windowed { input: Box::new(self), time, size, slide, start }
+    }
+
+    pub fn group(self, keys: Vec<(Expr, &str)>, aggregates: Vec<Agg>) -> Self {
+        let aggregates =
+            aggregates.into_iter().enumerate().map(|(index, agg)| (agg, format!("a{index}"))).collect();
+        let keys = named(keys);
+        Rel::Group(Box::new(Group { input: self, keys, sets: None, aggregates, having: None }))
+    }
+
+    pub fn having(self, agg: Agg, operator: &'static str, value: i64) -> Self {
+        let Rel::Group(mut group) = self else { panic!("only of groups") };
+        group.having = Some((agg, operator, value));
+        Rel::Group(group)
+    }
+
+    pub fn sets(self, sets: Vec<Vec<usize>>) -> Self {
+        let Rel::Group(mut group) = self else { panic!("only of groups") };
+        group.sets = Some(sets);
+        Rel::Group(group)
+    }
+
+    pub fn distinct(self) -> Self {
+        Rel::Distinct(Box::new(self))
+    }
+
+    pub fn distinct_on(self, columns: &[&str]) -> Self {
+        Rel::DistinctOn(Box::new(self), columns.iter().map(|name| (*name).to_string()).collect())
+    }
+
+    pub fn limit(self, skip: usize, fetch: Option<usize>) -> Self {
+        Rel::Limit(Box::new(self), skip, fetch)
+    }
+
+    pub fn sort(self, columns: &[(&str, bool)], fetch: Option<usize>) -> Self {
+        let columns = columns.iter().map(|(name, descending)| ((*name).to_string(), *descending)).collect();
+        Rel::Sort(Box::new(self), columns, fetch)
+    }
+
+    pub fn join(self, left: bool) -> Self {
+        Rel::Join(Box::new(self), left)
+    }
+
+    pub fn inputs(&self) -> Vec<&Rel> {
+        match self {
+            Rel::Stream(_) | Rel::Hop { .. } | Rel::Within(..) => vec![],
+            Rel::Union(left, right) => vec![left, right],
+            Rel::Filter(input, _)
+            | Rel::Project(input, _)
+            | Rel::Windowed { input, .. }
+            | Rel::Distinct(input)
+            | Rel::DistinctOn(input, _)
+            | Rel::Limit(input, ..)
+            | Rel::Sort(input, ..)
+            | Rel::Join(input, _) => vec![input],
+            Rel::Group(group) => vec![&group.input],
+        }
+    }
+
+    /// Whether the result depends on the order of rows within a batch.
+    pub fn is_ordered(&self) -> bool {
+        let is_ordered = match self {
+            Rel::DistinctOn(..) | Rel::Within(..) | Rel::Limit(..) => true,
+            Rel::Group(group) => group.aggregates.iter().any(|(agg, _)| {
+                matches!(agg.function, "first_value" | "last_value" | "array_agg" | "string_agg")
+            }),
+            _ => false,
+        };
+        is_ordered || self.inputs().into_iter().any(Rel::is_ordered)
+    }
+
+    /// The streams it reads, each once.
+    pub fn streams(&self) -> Vec<usize> {
+        let mut streams: Vec<usize> = match self {
+            Rel::Stream(stream) | Rel::Hop { stream, .. } | Rel::Within(stream, _) => vec![*stream],
+            _ => self.inputs().iter().flat_map(|input| input.streams()).collect(),
+        };
+        streams.sort_unstable();
+        streams.dedup();
+        streams
+    }
+
+    /// The columns, and when rows are final by them. `watermark` says whether the streams have one.
+    pub fn columns(&self, watermark: bool) -> Vec<(String, Final)> {
+        let stream = || {
+            let finality = |name| match name {
+                "ts" if watermark => Final::After(0),
+                _ => Final::Never,
+            };
+            COLUMNS.iter().map(|name| ((*name).to_string(), finality(*name))).collect::<Vec<_>>()
+        };
+        let when = |finality: Final| if watermark { finality } else { Final::Never };
+        match self {
+            Rel::Stream(_) | Rel::Within(..) => stream(),
+            Rel::Union(left, _) => left.columns(watermark),
+            Rel::Hop { size, .. } => {
+                let mut columns = stream();
+                columns.push(("window_start".into(), when(Final::After(*size))));
+                columns.push(("window_end".into(), when(Final::After(0))));
+                columns.push(("window_time".into(), when(Final::After(0))));
+                columns
+            }
+            Rel::Windowed { input, time, .. } => {
+                let mut columns = input.columns(watermark);
+                let is_event_time = time.finality(&columns) == Final::After(0);
+                columns.push(("w".into(), if is_event_time { Final::End } else { Final::Never }));
+                columns
+            }
+            Rel::Project(input, columns) => {
+                let known = input.columns(watermark);
+                columns.iter().map(|(expr, name)| (name.clone(), self.part(expr, &known))).collect()
+            }
+            Rel::Group(group) => {
+                let known = group.input.columns(watermark);
+                let keys = group.keys.iter().map(|(key, name)| (name.clone(), group.input.part(key, &known)));
+                let rest = group.aggregates.iter().map(|(_, name)| (name.clone(), Final::Never));
+                keys.chain(rest).collect()
+            }
+            Rel::Join(input, _) => {
+                let mut columns = input.columns(watermark);
+                columns.push(("factor".into(), Final::Never));
+                columns
+            }
+            Rel::Filter(input, _)
+            | Rel::Distinct(input)
+            | Rel::DistinctOn(input, _)
+            | Rel::Limit(input, ..)
+            | Rel::Sort(input, ..) => input.columns(watermark),
+        }
+    }
+
+    /// As [`Expr::finality`], over rows of this query; the start of a window is final at its end.
+    pub fn part(&self, expr: &Expr, known: &[(String, Final)]) -> Final {
+        match expr {
+            Expr::Part(window, "start") if window.finality(known) == Final::End => {
+                Final::After(self.window_size())
+            }
+            expr => expr.finality(known),
+        }
+    }
+
+    /// The size of the windows nearest below.
+    fn window_size(&self) -> i64 {
+        match self {
+            Rel::Windowed { size, .. } | Rel::Hop { size, .. } => *size,
+            _ => self.inputs().first().map_or(0, |input| input.window_size()),
+        }
+    }
+
+    pub fn sql(&self) -> String {
+        match self {
+            Rel::Stream(stream) => format!("SELECT * FROM s{stream}"),
+            Rel::Within(stream, _) => format!("SELECT * FROM within{stream}"),
+            Rel::Union(left, right) => format!("{} UNION ALL {}", left.sql(), right.sql()),
+            Rel::Filter(input, condition) => {
+                format!("SELECT * FROM {} WHERE {}", input.table(), condition.sql())
+            }
+            Rel::Project(input, columns) => format!("SELECT {} FROM {}", list(columns), input.table()),
+            Rel::Windowed { input, time, size, slide, start } => {
+                let lengths = [size, slide, start].map(|length| format!("'{} milliseconds'", length / 1000));
+                let lengths = match (size == slide, *start) {
+                    (true, 0) => lengths[0].clone(),
+                    (false, 0) => lengths[..2].join(", "),
+                    _ => lengths.join(", "),
+                };
+                format!("SELECT *, window({}, {lengths}) AS w FROM {}", time.sql(), input.table())
+            }
+            Rel::Hop { stream, size, slide } => {
+                let interval = |length: &i64| format!("INTERVAL '{} seconds'", length / SECOND);
+                let start = format!("(SELECT * FROM s{stream}), DESCRIPTOR(ts)");
+                match size == slide {
+                    true => format!("SELECT * FROM TUMBLE({start}, {})", interval(size)),
+                    false => format!("SELECT * FROM HOP({start}, {}, {})", interval(slide), interval(size)),
+                }
+            }
+            Rel::Group(group) => group.sql(),
+            Rel::Distinct(input) => format!("SELECT DISTINCT * FROM {}", input.table()),
+            Rel::DistinctOn(input, columns) => {
+                format!("SELECT DISTINCT ON ({}) * FROM {}", columns.join(", "), input.table())
+            }
+            Rel::Limit(input, skip, fetch) => {
+                let fetch = fetch.map_or_else(String::new, |fetch| format!(" LIMIT {fetch}"));
+                format!("SELECT * FROM {}{fetch} OFFSET {skip}", input.table())
+            }
+            Rel::Sort(input, columns, fetch) => {
+                let column = |(name, descending): &(String, bool)| {
+                    format!("{name} {} NULLS FIRST", if *descending { "DESC" } else { "ASC" })
+                };
+                let columns: Vec<String> = columns.iter().map(column).collect();
+                let fetch = fetch.map_or_else(String::new, |fetch| format!(" LIMIT {fetch}"));
+                format!("SELECT * FROM {} ORDER BY {}{fetch}", input.table(), columns.join(", "))
+            }
+            Rel::Join(input, left) => {
+                let kind = if *left { "LEFT JOIN" } else { "JOIN" };
+                format!("SELECT l.*, r.factor FROM {} AS l {kind} names r ON l.name = r.name", input.table())
+            }
+        }
+    }
+
+    fn table(&self) -> String {
+        match self {
+            Rel::Stream(stream) => format!("s{stream}"),
+            Rel::Within(stream, _) => format!("within{stream}"),
+            other => format!("({})", other.sql()),
+        }
+    }
+}
+
+impl Group {
+    fn sql(&self) -> String {
+        let aggregates = self.aggregates.iter().map(|(agg, name)| format!("{} AS {name}", agg.sql()));
+        let keys = self.keys.iter().map(|(key, name)| format!("{} AS {name}", key.sql()));
+        let columns: Vec<String> = keys.chain(aggregates).collect();
+        let names = |set: &[usize]| {
+            let names: Vec<String> = set.iter().map(|index| self.keys[*index].0.sql()).collect();
+            names.join(", ")
+        };
+        let grouping = match &self.sets {
+            None if self.keys.is_empty() => String::new(),
+            None => format!(" GROUP BY {}", names(&(0..self.keys.len()).collect::<Vec<_>>())),
+            Some(sets) => {
+                let sets: Vec<String> = sets.iter().map(|set| format!("({})", names(set))).collect();
+                format!(" GROUP BY GROUPING SETS ({})", sets.join(", "))
+            }
+        };
+        let having = self.having.as_ref().map_or_else(String::new, |(agg, operator, value)| {
+            format!(" HAVING {} {operator} {value}", agg.sql())
+        });
+        format!("SELECT {} FROM {}{grouping}{having}", columns.join(", "), self.input.table())
+    }
+}
+
+fn named(columns: Vec<(Expr, &str)>) -> Vec<(Expr, String)> {
+    columns.into_iter().map(|(expr, name)| (expr, name.to_string())).collect()
+}
+
+fn list(columns: &[(Expr, String)]) -> String {
+    let columns: Vec<String> =
+        columns.iter().map(|(expr, name)| format!("{} AS {name}", expr.sql())).collect();
+    columns.join(", ")
+}

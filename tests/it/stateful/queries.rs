@@ -1,0 +1,274 @@
+//! The queries: each aggregate in each mode, each way to group by time in each mode, and the rest.
+
+use tidemill::OutputMode;
+
+use super::model::{Agg, Expr, Rel, agg, bin, col, op};
+
+/// A query with its mode and its watermarks.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub rel: Rel,
+    pub mode: OutputMode,
+    /// Delays in milliseconds, per stream.
+    pub delays: Option<Vec<i64>>,
+    /// Whether the greatest of several watermarks counts.
+    pub take_greatest: bool,
+}
+
+use OutputMode::{Append, Complete, Update};
+
+const MODES: [OutputMode; 3] = [Append, Update, Complete];
+
+/// `rel` with a watermark that stays 5 seconds behind on the first stream, 8 on the second.
+pub fn timed(rel: Rel, mode: OutputMode) -> Spec {
+    Spec { rel, mode, delays: Some(vec![5000, 8000]), take_greatest: false }
+}
+
+/// `rel` without watermarks.
+pub fn untimed(rel: Rel, mode: OutputMode) -> Spec {
+    Spec { rel, mode, delays: None, take_greatest: false }
+}
+
+fn stream() -> Rel {
+    Rel::Stream(0)
+}
+
+fn union() -> Rel {
+    Rel::Union(Box::new(Rel::Stream(0)), Box::new(Rel::Stream(1)))
+}
+
+fn aggregates() -> Vec<Agg> {
+    let odd = op(op(col("id"), "%", Expr::Int(2)), "=", Expr::Int(1));
+    vec![
+        agg("count", "*"),
+        agg("count", "v"),
+        agg("sum", "v"),
+        agg("sum", "f"),
+        agg("min", "v"),
+        agg("max", "v"),
+        agg("min", "name"),
+        agg("max", "name"),
+        agg("max", "ts"),
+        agg("avg", "v"),
+        agg("avg", "f"),
+        agg("stddev", "f"),
+        agg("var_pop", "v"),
+        agg("bool_and", "b"),
+        agg("bool_or", "b"),
+        agg("count", "v").distinct(),
+        agg("sum", "v").distinct(),
+        agg("count", "name").distinct(),
+        agg("count", "*").filter(odd.clone()),
+        agg("sum", "v").filter(op(col("v"), ">", Expr::Int(2))),
+        agg("count", "v").distinct().filter(odd),
+        agg("array_agg", "v"),
+        agg("median", "v"),
+        agg("first_value", "v"),
+        agg("last_value", "name"),
+        agg("string_agg", "name"),
+    ]
+}
+
+/// Each aggregate: by key, by time and key, and over everything.
+fn by_aggregate() -> Vec<Spec> {
+    let mut specs = Vec::new();
+    for agg in aggregates() {
+        for mode in [Update, Complete] {
+            specs.push(untimed(stream().group(vec![(col("k"), "k")], vec![agg.clone()]), mode));
+        }
+        specs.push(untimed(stream().group(vec![], vec![agg.clone()]), Complete));
+        specs.push(timed(stream().group(vec![(bin(10), "w"), (col("name"), "name")], vec![agg]), Append));
+    }
+    specs
+}
+
+/// The ways to group by time: rows, and keys.
+fn times() -> Vec<(Rel, Expr)> {
+    let part = |part| Expr::Part(Box::new(col("w")), part);
+    vec![
+        (stream(), bin(10)),
+        (stream(), bin(7)),
+        (stream(), Expr::Trunc("second", Box::new(col("ts")))),
+        (stream(), Expr::Trunc("minute", Box::new(col("ts")))),
+        (stream(), col("ts")),
+        (stream().windowed(10, 10, 0), col("w")),
+        (stream().windowed(10, 10, 0), part("start")),
+        (stream().windowed(10, 10, 0), part("end")),
+        (stream().windowed(10, 10, 0), Expr::WindowTime(Box::new(col("w")))),
+        (stream().windowed(10, 5, 0), col("w")),
+        (stream().windowed(10, 4, 0), col("w")),
+        (stream().windowed(7, 3, 2), part("start")),
+        (stream().windowed(10, 10, 3), col("w")),
+        (stream().windowed(12, 6, 5), part("end")),
+        (Rel::Hop { stream: 0, size: 10_000_000, slide: 10_000_000 }, col("window_start")),
+        (Rel::Hop { stream: 0, size: 10_000_000, slide: 5_000_000 }, col("window_end")),
+        (Rel::Hop { stream: 0, size: 10_000_000, slide: 3_000_000 }, col("window_time")),
+    ]
+}
+
+fn by_time() -> Vec<Spec> {
+    let mut specs = Vec::new();
+    for (rows, time) in times() {
+        for mode in MODES {
+            let some = vec![agg("count", "*"), agg("sum", "v"), agg("max", "f")];
+            specs.push(timed(rows.clone().group(vec![(time.clone(), "t")], some), mode));
+            let keys = vec![(col("k"), "k"), (time.clone(), "t")];
+            let some = vec![agg("avg", "f"), agg("count", "v").distinct()];
+            specs.push(timed(rows.clone().group(keys, some), mode));
+        }
+    }
+    specs
+}
+
+/// What comes below and above an aggregation.
+fn around() -> Vec<Spec> {
+    let mut specs = Vec::new();
+    let some = || vec![agg("count", "*"), agg("sum", "v")];
+    let keys = || vec![(bin(10), "t"), (col("name"), "name")];
+    let count_above = |limit| (agg("count", "*"), ">", limit);
+    let condition = op(col("v"), ">", Expr::Int(0));
+    for mode in MODES {
+        let (having, operator, limit) = count_above(1);
+        specs.push(timed(stream().group(keys(), some()).having(having, operator, limit), mode));
+        specs.push(timed(stream().group(keys(), some()).having(agg("max", "v"), "<", 5), mode));
+        specs.push(timed(stream().filter(condition.clone()).group(keys(), some()), mode));
+        let above =
+            vec![(op(col("a0"), "+", Expr::Int(1)), "n"), (col("t"), "t"), (Expr::Text("x".into()), "x")];
+        specs.push(timed(stream().group(keys(), some()).project(above), mode));
+        let below = vec![(op(col("v"), "%", Expr::Int(3)), "m"), (col("ts"), "at"), (col("v"), "v")];
+        let at = Expr::Bin(5_000_000, Box::new(col("at")));
+        let renamed = stream().project(below).group(vec![(col("m"), "m"), (at, "t")], some());
+        specs.push(timed(renamed, mode));
+        for left in [false, true] {
+            let joined = stream().join(left);
+            let factors = vec![agg("sum", "factor"), agg("count", "*")];
+            specs.push(timed(joined.clone().group(keys(), factors.clone()), mode));
+            if mode != Append {
+                specs.push(untimed(joined.group(vec![(col("name"), "name")], factors), mode));
+            }
+        }
+        specs.push(timed(union().group(keys(), some()), mode));
+        specs.push(Spec { take_greatest: true, ..timed(union().group(keys(), some()), mode) });
+        let first_late = Rel::Union(
+            Box::new(Rel::Stream(0).filter(op(col("k"), ">", Expr::Int(1)))),
+            Box::new(Rel::Stream(1)),
+        );
+        specs.push(timed(first_late.group(keys(), some()), mode));
+        let unknown = stream().filter(Expr::IsNull(Box::new(col("k"))));
+        specs.push(timed(unknown.group(keys(), some()), mode));
+    }
+    for mode in [Update, Complete] {
+        specs.push(untimed(union().group(vec![(col("name"), "name")], some()), mode));
+        specs.push(untimed(stream().group(vec![], some()), mode));
+        let two = stream().group(vec![(col("k"), "k"), (col("name"), "name")], some());
+        specs.push(untimed(two.clone().sets(vec![vec![0, 1], vec![0], vec![1]]), mode));
+        specs.push(untimed(two.sets(vec![vec![0, 1], vec![1]]), mode));
+        specs.push(untimed(stream().group(vec![(col("b"), "b"), (col("f"), "f")], some()), mode));
+    }
+    specs
+}
+
+/// What only complete mode can do.
+fn above_complete() -> Vec<Spec> {
+    let counted = || stream().group(vec![(col("k"), "k")], vec![agg("count", "*"), agg("sum", "v")]);
+    let by_count = counted().group(vec![(col("a0"), "n")], vec![agg("count", "*"), agg("max", "a1")]);
+    let most = counted().sort(&[("a0", true), ("k", false)], Some(2));
+    vec![
+        untimed(counted().sort(&[("a0", true), ("k", false)], None), Complete),
+        untimed(most.clone(), Complete),
+        untimed(counted().sort(&[("a1", false), ("k", false)], Some(3)), Complete),
+        untimed(by_count.clone(), Complete),
+        untimed(by_count.sort(&[("n", false)], None), Complete),
+        untimed(counted().group(vec![], vec![agg("max", "a0"), agg("avg", "a1")]), Complete),
+        untimed(counted().project(vec![(col("a0"), "n")]).distinct(), Complete),
+        untimed(counted().filter(op(col("a0"), ">", Expr::Int(1))), Complete),
+        untimed(most.group(vec![], vec![agg("sum", "a0")]), Complete),
+        untimed(
+            stream().distinct_on(&["k"]).group(vec![], vec![agg("count", "*"), agg("sum", "k")]),
+            Complete,
+        ),
+    ]
+}
+
+/// Deduplication and limits.
+fn without_groups() -> Vec<Spec> {
+    let few = || stream().project(vec![(col("k"), "k"), (col("name"), "name")]);
+    let timed_few = || stream().project(vec![(bin(5), "t"), (col("name"), "name")]);
+    let mut specs = Vec::new();
+    for mode in [Append, Update] {
+        specs.push(untimed(few().distinct(), mode));
+        specs.push(timed(few().distinct(), mode));
+        specs.push(timed(timed_few().distinct(), mode));
+        specs.push(untimed(stream().distinct_on(&["k"]), mode));
+        specs.push(untimed(stream().distinct_on(&["k", "name"]), mode));
+        specs.push(timed(stream().distinct_on(&["ts"]), mode));
+        specs.push(timed(stream().distinct_on(&["ts", "k"]), mode));
+        specs.push(timed(stream().windowed(10, 10, 0).distinct_on(&["w", "k"]), mode));
+        specs.push(timed(Rel::Within(0, vec!["k".into()]), mode));
+        specs.push(timed(Rel::Within(0, vec!["k".into(), "name".into()]), mode));
+        specs.push(untimed(union().distinct_on(&["name"]), mode));
+        specs.push(timed(stream().filter(op(col("v"), ">", Expr::Int(0))), mode));
+        specs.push(untimed(stream().join(true).distinct_on(&["id", "factor"]), mode));
+    }
+    for (skip, fetch) in [(0, Some(7)), (3, Some(5)), (4, None), (0, Some(0)), (0, Some(1000))] {
+        specs.push(untimed(stream().limit(skip, fetch), Append));
+    }
+    // Which rows a limit leaves over is undefined where their order is.
+    let same = |rel: Rel| rel.project(vec![(Expr::Text("x".into()), "x")]);
+    specs.push(untimed(same(few().distinct()).limit(0, Some(4)), Append));
+    specs.push(untimed(stream().filter(op(col("v"), ">", Expr::Int(0))).limit(2, Some(6)), Append));
+    specs
+}
+
+/// Operators with state above operators with state.
+fn chained() -> Vec<Spec> {
+    let some = || vec![agg("count", "*"), agg("sum", "v")];
+    let short = |size| stream().windowed(size, size, 0).group(vec![(col("w"), "w")], some());
+    let time = || Expr::WindowTime(Box::new(col("w")));
+    let sums = || vec![agg("sum", "a0"), agg("max", "a1")];
+    let mut specs = vec![
+        timed(short(5).windowed_by2(time(), 10, 10).group(vec![(col("w2"), "w")], sums()), Append),
+        timed(short(5).windowed_by2(time(), 20, 10).group(vec![(col("w2"), "w")], sums()), Append),
+        timed(short(2).windowed_by2(time(), 6, 6).group(vec![(col("w2"), "w")], sums()), Append),
+        timed(
+            stream()
+                .group(vec![(bin(5), "t"), (col("k"), "k")], some())
+                .group(vec![(col("t"), "t")], vec![agg("count", "*"), agg("sum", "a0")]),
+            Append,
+        ),
+    ];
+    for mode in [Append, Update] {
+        let times = || vec![(bin(10), "t")];
+        specs.push(timed(stream().distinct_on(&["ts", "k"]).group(times(), some()), mode));
+        specs.push(timed(Rel::Within(0, vec!["k".into()]).group(times(), some()), mode));
+        specs.push(timed(stream().distinct_on(&["k", "v"]).group(times(), some()), mode));
+        specs.push(timed(union().distinct_on(&["ts", "name"]).group(times(), some()), mode));
+    }
+    let counted = stream().group(vec![(bin(10), "t"), (col("k"), "k")], some());
+    let same = counted.clone().project(vec![(op(col("a0"), ">", Expr::Int(0)), "x")]);
+    specs.push(timed(same.limit(1, Some(5)), Append));
+    specs.push(timed(counted.project(vec![(col("t"), "t"), (col("a0"), "n")]).distinct(), Append));
+    for mode in [Update, Complete] {
+        let keys = vec![(col("k"), "k")];
+        specs.push(untimed(stream().distinct_on(&["k", "v"]).group(keys.clone(), some()), mode));
+        let pairs = stream().project(vec![(col("k"), "k"), (col("v"), "v")]).distinct();
+        if mode == Update {
+            specs.push(untimed(pairs.group(keys, some()), mode));
+        }
+    }
+    specs
+}
+
+impl Rel {
+    /// Windows of other windows; the new ones are `w2`.
+    fn windowed_by2(self, time: Expr, size: i64, slide: i64) -> Rel {
+        let renamed = self.project(vec![(time, "at"), (col("a0"), "a0"), (col("a1"), "a1")]);
+        let windows = renamed.windowed_by(col("at"), size, slide, 0);
+        windows.project(vec![(col("w"), "w2"), (col("a0"), "a0"), (col("a1"), "a1")])
+    }
+}
+
+/// All of them.
+pub fn all() -> Vec<Spec> {
+    [by_aggregate(), by_time(), around(), above_complete(), without_groups(), chained()].concat()
+}
