@@ -6,8 +6,11 @@
 
 mod etl;
 mod keyed;
+mod large;
 mod listing;
 mod nexmark;
+mod restore;
+mod small;
 mod startup;
 mod support;
 mod triggers;
@@ -40,6 +43,12 @@ enum Bench {
     Wordcount,
     /// The Yahoo Streaming Benchmark.
     Ysb,
+    /// What a trigger of 100 rows costs that remembers.
+    Small,
+    /// Starting again with state.
+    Restore,
+    /// State larger than the memory it may use.
+    Large,
 }
 
 /// What to measure and how much of it.
@@ -117,6 +126,9 @@ async fn main() -> Result<()> {
             Bench::Nexmark => nexmark::run(&settings, &workspace, &report).await?,
             Bench::Wordcount => wordcount::run(&settings, &workspace, &report).await?,
             Bench::Ysb => ysb::run(&settings, &workspace, &report).await?,
+            Bench::Small => small::run(&settings, &workspace, &report).await?,
+            Bench::Restore => restore::run(&settings, &workspace, &report).await?,
+            Bench::Large => large::run(&settings, &workspace, &report).await?,
         }
         eprintln!("({bench:?} took {:.0} s)\n", started.elapsed().as_secs_f64());
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringViewArray, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::MemTable;
 use datafusion::parquet::arrow::ArrowWriter;
@@ -87,7 +87,7 @@ fn cases(format: Format, directory: &Path) -> Result<Vec<Case<'_>>> {
 }
 
 fn schema() -> SchemaRef {
-    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    let text = |name: &str| Field::new(name, DataType::Utf8View, true);
     Arc::new(Schema::new(vec![
         text("user_id"),
         text("page_id"),
@@ -116,8 +116,8 @@ fn campaigns() -> Result<MemTable> {
     let ads = (0..ADS).map(|ad| uuid(1, ad));
     let campaigns = (0..ADS).map(|ad| uuid(2, ad % CAMPAIGNS));
     let columns: [(&str, ArrayRef); 2] = [
-        ("ad_id", Arc::new(StringArray::from_iter_values(ads))),
-        ("campaign_id", Arc::new(StringArray::from_iter_values(campaigns))),
+        ("ad_id", Arc::new(StringViewArray::from_iter_values(ads))),
+        ("campaign_id", Arc::new(StringViewArray::from_iter_values(campaigns))),
     ];
     let rows = RecordBatch::try_from_iter(columns)?;
     Ok(MemTable::try_new(rows.schema(), vec![vec![rows]])?)
@@ -152,9 +152,9 @@ impl Vocabulary {
         }
         let rows = times.len();
         let mut columns: Vec<ArrayRef> =
-            texts.into_iter().map(|words| Arc::new(StringArray::from(words)) as ArrayRef).collect();
+            texts.into_iter().map(|words| Arc::new(StringViewArray::from(words)) as ArrayRef).collect();
         columns.push(Arc::new(TimestampMicrosecondArray::from(times)));
-        columns.push(Arc::new(StringArray::from(vec!["1.2.3.4"; rows])));
+        columns.push(Arc::new(StringViewArray::from(vec!["1.2.3.4"; rows])));
         Ok(RecordBatch::try_new(schema(), columns)?)
     }
 }

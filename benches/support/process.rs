@@ -72,6 +72,11 @@ fn watch_memory(process: u32) -> JoinHandle<u64> {
     })
 }
 
+/// The high-water mark of this process's resident memory, in bytes.
+pub fn own_peak_rss() -> Option<u64> {
+    peak_rss(std::process::id())
+}
+
 /// The high-water mark of a process's resident memory, in bytes.
 fn peak_rss(process: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;

@@ -31,6 +31,17 @@ impl ByteRows {
         self.ends.push(self.data.len());
     }
 
+    /// `rows` byte strings of `width` bytes each, one after the other in `data`.
+    pub(super) fn of_width(data: Vec<u8>, width: usize, rows: usize) -> Self {
+        Self { data, ends: (1..=rows).map(|row| row * width).collect() }
+    }
+
+    /// Room for `rows` more, with `bytes` bytes together.
+    pub(super) fn reserve(&mut self, rows: usize, bytes: usize) {
+        self.ends.reserve(rows);
+        self.data.reserve(bytes);
+    }
+
     /// Removes all; the memory is kept.
     pub fn clear(&mut self) {
         self.data.clear();

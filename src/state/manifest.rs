@@ -40,19 +40,19 @@ pub struct OperatorState {
 }
 
 /// How many files there must be before it is worth merging some.
-const FAN_IN: usize = 8;
+const FAN_IN: usize = 12;
 
 /// The files to merge next, if any: always the newest ones.
 ///
 /// As many of them as make the next older file small beside them, so that every row is rewritten a
 /// number of times that grows only with the logarithm of the state; and as soon as the newer files
-/// are half as large as the oldest one, all: a restore reads at most about twice what is alive, and
+/// are as large as the oldest one, all: a restore reads at most about twice what is alive, and
 /// the last few batches.
 pub(super) fn mergeable(segments: &[Segment]) -> Option<std::ops::Range<usize>> {
     let mut newer = 0;
     let mut start = None;
     for (index, segment) in segments.iter().enumerate().rev() {
-        if segments.len() - index >= FAN_IN && newer * 2 >= segment.bytes {
+        if segments.len() - index >= FAN_IN && newer >= segment.bytes {
             start = Some(index);
         }
         newer += segment.bytes;
@@ -92,10 +92,10 @@ mod tests {
     fn files_restores_and_rewriting_are_bounded() {
         // (batches, bytes, live bytes, most files, most restored, most copies of a byte)
         for (batches, bytes, live, files, restored, copies) in [
-            (100_000, 100, u64::MAX, 30, 10_000_000, 14.0),
-            (100_000, 100, 1_000_000, 30, 2_000_000, 11.0),
-            (10_000, 1_000, 1_000, 9, 9_000, 1.2),
-            (10_000, 1_000, 100_000, 20, 200_000, 8.0),
+            (100_000, 100, u64::MAX, 24, 10_000_000, 9.0),
+            (100_000, 100, 1_000_000, 24, 2_010_000, 8.0),
+            (10_000, 1_000, 1_000, 12, 12_000, 1.2),
+            (10_000, 1_000, 100_000, 20, 210_000, 5.0),
         ] {
             let (most_files, most_restored, written) = run(batches, bytes, live);
             assert!(most_files <= files, "{most_files} files, {bytes} bytes a batch, {live} alive");

@@ -98,7 +98,10 @@ impl<'a> Inputs<'a> {
 
     /// The newest change of every row in `bucket`, or of all rows.
     fn newest(&self, bucket: u32, gone: Gone) -> Result<Changes> {
-        let mut newest = Newest { gone, seen: HashTable::new(), rows: Changes::default(), kept: Vec::new() };
+        // At most; a table that grows hashes all of its keys again.
+        let rows = if bucket == UNDIVIDED { self.rows } else { self.rows / BUCKETS as usize * 5 / 4 };
+        let seen = HashTable::with_capacity(rows);
+        let mut newest = Newest { gone, seen, rows: Changes::default(), kept: Vec::new() };
         for input in &self.blocks {
             match input {
                 Input::Divided(path, block) if bucket == UNDIVIDED || block.bucket == bucket => {
