@@ -87,8 +87,11 @@ fn is_static(plan: &LogicalPlan) -> DataFusionResult<bool> {
     Ok(fixed)
 }
 
-/// The names of the tables that `plan` reads, each once, and the tables.
-fn tables_of(plan: &LogicalPlan) -> DataFusionResult<(Vec<String>, Vec<Arc<dyn TableProvider>>)> {
+/// Tables, and their names, each once.
+type NamedTables = (Vec<String>, Vec<Arc<dyn TableProvider>>);
+
+/// The tables that `plan` reads.
+fn tables_of(plan: &LogicalPlan) -> DataFusionResult<NamedTables> {
     let (mut names, mut tables) = (Vec::new(), Vec::new());
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {

@@ -44,7 +44,7 @@ impl Setup {
     async fn new(stream: &[&[(i64, i64)]], table: &[(i64, i64)]) -> Self {
         let place = Place::new();
         for (index, rows) in stream.iter().enumerate() {
-            place.put(&format!("in/{index}.parquet"), parquet(rows));
+            place.put(&format!("in/{index:02}.parquet"), parquet(rows));
         }
         place.put("static/0.parquet", parquet(table));
         let session = session();

@@ -173,9 +173,12 @@ mod tests {
         found
     }
 
+    /// A change, and how it is named.
+    type Case = (fn(&mut Value), &'static [&'static str]);
+
     #[test]
     fn every_change_of_an_operator_is_named() {
-        let cases: Vec<(fn(&mut Value), &[&str])> = vec![
+        let cases: Vec<Case> = vec![
             (|_| {}, &[]),
             (
                 |new| {
