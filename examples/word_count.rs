@@ -7,25 +7,26 @@ use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::functions_nested::expr_fn::string_to_array;
 use tidemill::prelude::*;
 
-#[tokio::main]
-async fn main() -> tidemill::Result<()> {
-    let given: Vec<String> = std::env::args().skip(1).collect();
-    let argument = |index: usize, default: &str| given.get(index).cloned().unwrap_or_else(|| default.into());
-
-    let session = Session::new();
-    let lines = session
-        .read_stream()
-        .format("socket")
-        .option("host", argument(0, "localhost"))
-        .option("port", argument(1, "9999"))
-        .load(None)
-        .await?;
-    let query = lines
+/// The query over the lines that a server sends: `word` and `times`.
+pub async fn words(session: &Session, host: &str, port: &str) -> tidemill::Result<DataFrame> {
+    let lines =
+        session.read_stream().format("socket").option("host", host).option("port", port).load(None).await?;
+    let words = lines
         .select(vec![string_to_array(col("value"), lit(" "), lit("")).alias("word")])?
         .unnest_columns(&["word"])?
         .filter(col("word").is_not_null())?
         .aggregate(vec![col("word")], vec![count(lit(1)).alias("times")])?
-        .sort(vec![col("times").sort(false, false), col("word").sort(true, false)])?
+        .sort(vec![col("times").sort(false, false), col("word").sort(true, false)])?;
+    Ok(words)
+}
+
+#[tokio::main]
+async fn main() -> tidemill::Result<()> {
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    let argument = |index: usize, default: &'static str| given.get(index).map_or(default, String::as_str);
+    let session = Session::new();
+    let query = words(&session, argument(0, "localhost"), argument(1, "9999"))
+        .await?
         .write_stream()
         .output_mode(OutputMode::Complete)
         .format("console")

@@ -11,6 +11,7 @@ mod output;
 mod settings;
 mod shell;
 mod signals;
+mod state;
 mod text;
 
 use std::io::IsTerminal;
@@ -61,6 +62,21 @@ enum Command {
     Check {
         /// The checkpoint's directory or URL
         checkpoint: String,
+    },
+    /// Show what a query remembers, as of a batch that its checkpoint still has
+    ///
+    /// Without --operator: how much every stateful operator remembers. With it: its rows, that is
+    /// the columns of the key, those of the partial results, and until when a row is kept. A running
+    /// query is not disturbed.
+    State {
+        /// The checkpoint's directory or URL
+        checkpoint: String,
+        /// Show the rows of this operator
+        #[arg(long)]
+        operator: Option<usize>,
+        /// As of this batch instead of the last one
+        #[arg(long)]
+        batch: Option<u64>,
     },
 }
 
@@ -138,5 +154,6 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Sql { command, options } => shell::run(command, &options).await,
         Command::Etl(options) => etl::run(&options).await,
         Command::Check { checkpoint } => check::run(&checkpoint).await,
+        Command::State { checkpoint, operator, batch } => state::run(&checkpoint, operator, batch).await,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::compute::{cast, max, min};
 use datafusion::arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit};
-use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::PhysicalExpr;
@@ -54,8 +54,10 @@ impl EventTimeWatermark {
     fn watch(&self, batch: RecordBatch, epoch: &Epoch, schema: &SchemaRef) -> DataFusionResult<RecordBatch> {
         let times = self.column.evaluate(&batch)?.into_array(batch.num_rows())?;
         epoch.event_times[self.index].add(summary(&times)?);
-        // The input's columns, with the mark on the event time.
-        Ok(batch.with_schema(Arc::clone(schema))?)
+        // The input's columns, with the mark on the event time. `with_schema` would refuse to change a
+        // mark that the input has already: one that says that this is no event time.
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)?)
     }
 }
 

@@ -6,6 +6,7 @@ mod cli;
 mod crash_matrix;
 mod disk_full;
 mod event_time;
+mod examples;
 mod file_source;
 mod generated_sources;
 mod kill_loop;

@@ -1,0 +1,222 @@
+//! The examples, compared with what DataFusion computes in one go over the same files.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use datafusion::arrow::util::display::array_value_to_string;
+use tempfile::TempDir;
+use tidemill::prelude::*;
+use tidemill::sql::SqlSession;
+
+#[allow(dead_code)]
+#[path = "../../examples/access_log.rs"]
+mod access_log;
+#[allow(dead_code)]
+#[path = "../../examples/revenue.rs"]
+mod revenue;
+#[allow(dead_code)]
+#[path = "../../examples/word_count.rs"]
+mod word_count;
+
+/// A copy of the example's files; they came one after the other, in the order of their names.
+fn copy(example: &str) -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data").join(example);
+    let mut names: Vec<_> = std::fs::read_dir(from).unwrap().map(|file| file.unwrap().path()).collect();
+    names.sort();
+    let input = folder.path().join("input");
+    std::fs::create_dir(&input).unwrap();
+    for (second, file) in names.iter().enumerate() {
+        let to = input.join(file.file_name().unwrap());
+        std::fs::copy(file, &to).unwrap();
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_577_836_800 + second as u64);
+        std::fs::File::options().write(true).open(&to).unwrap().set_modified(modified).unwrap();
+    }
+    let input = input.to_str().unwrap().to_string();
+    (folder, input)
+}
+
+/// The rows of a query, sorted, one text each.
+async fn rows(session: &Session, sql: &str) -> Vec<String> {
+    let batches = session.context().sql(sql).await.unwrap().collect().await.unwrap();
+    let mut found = Vec::new();
+    for batch in &batches {
+        for row in 0..batch.num_rows() {
+            let values = batch.columns().iter().map(|column| array_value_to_string(column, row).unwrap());
+            found.push(values.collect::<Vec<_>>().join(" "));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Runs a stream to its end, into the table `out`.
+async fn run(frame: DataFrame, options: &[(&str, &str)]) -> StreamingQuery {
+    let writer = frame.write_stream().format("memory").query_name("out").trigger(Trigger::AvailableNow);
+    let query = writer.options(options.iter().copied()).start(None).await.unwrap();
+    query.await_termination().await.unwrap();
+    query
+}
+
+/// Runs a script of the repository with other places, and gives the rows of the Parquet files.
+async fn run_script(name: &str, places: &[(&str, &str)], output: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql").join(name);
+    let mut script = std::fs::read_to_string(path).unwrap();
+    for (old, new) in places {
+        assert!(script.contains(old), "{name} does not have '{old}'");
+        script = script.replace(old, new);
+    }
+    let sql = SqlSession::new(Session::new());
+    sql.run(&script).await.unwrap();
+    for query in sql.session().streams().active() {
+        query.await_termination().await.unwrap();
+    }
+    let session = Session::new();
+    session.context().register_parquet("out", output, Default::default()).await.unwrap();
+    rows(&session, "SELECT * FROM out").await
+}
+
+/// The bounded table `lines (file, time, status)` of the logs in a directory.
+fn log_lines(session: &Session, input: &str) {
+    use datafusion::arrow::array::{ArrayRef, Int32Array, StringArray};
+    use datafusion::arrow::record_batch::RecordBatch;
+    let mut files: Vec<_> = std::fs::read_dir(input).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let (mut numbers, mut times, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, file) in files.iter().enumerate() {
+        for line in std::fs::read_to_string(file).unwrap().lines() {
+            // Without regular expressions, so that the one of the example is checked, too.
+            let Some((_, rest)) = line.split_once('[') else { continue };
+            let (time, rest) = rest.split_once(" +0000] \"").unwrap();
+            let (_, rest) = rest.split_once("\" ").unwrap();
+            let (day, clock) = time.split_once(':').unwrap();
+            assert_eq!(&day[2..], "/Nov/2026");
+            numbers.push(number as i32);
+            times.push(format!("2026-11-{}T{clock}", &day[..2]));
+            statuses.push(rest[..3].parse::<i32>().unwrap());
+        }
+    }
+    let columns: [(&str, ArrayRef); 3] = [
+        ("file", std::sync::Arc::new(Int32Array::from(numbers))),
+        ("text", std::sync::Arc::new(StringArray::from(times))),
+        ("status", std::sync::Arc::new(Int32Array::from(statuses))),
+    ];
+    session.context().register_batch("lines", RecordBatch::try_from_iter(columns).unwrap()).unwrap();
+}
+
+/// What is right for the logs: windows that are final, without the lines that came when the watermark
+/// of the file before the last one had passed them. A batch drops by the watermark of the batch before
+/// it; the file whose times moved it is followed by a batch without rows, so files see all earlier ones.
+const HITS: &str = "
+    WITH parsed AS (SELECT file, status, to_timestamp(text) AS time FROM lines),
+    windows AS (SELECT *, date_bin(INTERVAL '10 minutes', time) AS start FROM parsed),
+    newest AS (SELECT l.file, max(e.time) - INTERVAL '5 minutes' AS mark
+               FROM (SELECT DISTINCT file FROM parsed) l JOIN parsed e ON e.file < l.file GROUP BY l.file),
+    judged AS (SELECT w.*, coalesce(start + INTERVAL '10 minutes' <= mark, false) AS late
+               FROM windows w LEFT JOIN newest n ON n.file = w.file)";
+
+#[tokio::test]
+async fn hits_are_counted_once_their_ten_minutes_are_over() {
+    let (folder, input) = copy("access_log");
+    let batch = Session::new();
+    log_lines(&batch, &input);
+    let expected = rows(
+        &batch,
+        &format!(
+            "{HITS} SELECT start, status, count(*) FROM judged WHERE NOT late
+             AND start + INTERVAL '10 minutes' <= (SELECT max(time) - INTERVAL '5 minutes' FROM parsed)
+             GROUP BY start, status"
+        ),
+    )
+    .await;
+    let late = rows(&batch, &format!("{HITS} SELECT count(*) FROM judged WHERE late")).await;
+    assert_eq!(late, ["18"]);
+
+    let session = Session::new();
+    let query = run(access_log::hits(&session, &input).await.unwrap(), &[]).await;
+    assert_eq!(rows(&session, "SELECT * FROM out").await, expected);
+    let batches = query.recent_progress();
+    let dropped = batches.iter().flat_map(|batch| &batch.state_operators);
+    let dropped: u64 = dropped.map(|operator| operator["numRowsDroppedByWatermark"].as_u64().unwrap()).sum();
+    assert_eq!(dropped.to_string(), late[0]);
+
+    let place = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let output = place("out");
+    let places = [
+        ("examples/data/access_log", input.as_str()),
+        ("out/access_log/", &output),
+        ("checkpoint/access_log", &place("checkpoint")),
+    ];
+    assert_eq!(run_script("access_log.sql", &places, &output).await, expected);
+}
+
+/// The invoices as a bounded table.
+async fn invoices(input: &str) -> Session {
+    let session = Session::new();
+    let schema = revenue::invoice_schema();
+    let options = CsvReadOptions::new().has_header(true).schema(&schema);
+    session.context().register_csv("invoices", input, options).await.unwrap();
+    session
+}
+
+const REVENUE: &str = r#"
+    SELECT date_trunc('hour', "InvoiceDate") AS hour, "Country", sum("Quantity" * "UnitPrice")
+    FROM invoices GROUP BY hour, "Country""#;
+
+#[tokio::test]
+async fn revenue_is_written_once_its_hour_is_over() {
+    let (folder, input) = copy("retail");
+    let batch = invoices(&input).await;
+    let all = rows(&batch, REVENUE).await;
+    let mark = r#"(SELECT max("InvoiceDate") - INTERVAL '1 hour' FROM invoices)"#;
+    let over = rows(&batch, &format!("{REVENUE} HAVING hour + INTERVAL '1 hour' <= {mark}")).await;
+    assert!(!over.is_empty() && over.len() < all.len());
+
+    let session = Session::new();
+    run(revenue::revenue(&session, &input).await.unwrap(), &[]).await;
+    assert_eq!(rows(&session, "SELECT * FROM out").await, over);
+    let session = Session::new();
+    run(revenue::revenue(&session, &input).await.unwrap(), &[("flushOnEnd", "true")]).await;
+    assert_eq!(rows(&session, "SELECT * FROM out").await, all);
+
+    let place = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let output = place("out");
+    let places = [
+        ("examples/data/retail", input.as_str()),
+        ("out/revenue_sql/", &output),
+        ("checkpoint/revenue_sql", &place("checkpoint")),
+    ];
+    // The second run has nothing to add.
+    for _ in 0..2 {
+        assert_eq!(run_script("revenue.sql", &places, &output).await, over);
+    }
+}
+
+#[tokio::test]
+async fn words_are_counted_as_they_come() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = server.local_addr().unwrap().port().to_string();
+    let sent = tokio::spawn(async move {
+        let (mut connection, _) = server.accept().await.unwrap();
+        let lines = b"to be or not to be\nbe  quick\n";
+        tokio::io::AsyncWriteExt::write_all(&mut connection, lines).await.unwrap();
+        connection
+    });
+    let session = Session::new();
+    let words = word_count::words(&session, "127.0.0.1", &port).await.unwrap();
+    let writer = words.write_stream().format("memory").query_name("out").output_mode(OutputMode::Complete);
+    let query = writer.start(None).await.unwrap();
+    let expected = ["be 3", "not 1", "or 1", "quick 1", "to 2"];
+    let mut found = Vec::new();
+    for _ in 0..1000 {
+        query.process_all_available().await.unwrap();
+        found = rows(&session, "SELECT * FROM out").await;
+        if found == expected {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(found, expected);
+    query.stop(StopMode::Finish).await.unwrap();
+    drop(sent.await.unwrap());
+}
