@@ -13,16 +13,14 @@ const LINE: &str = r#"^(\S+) \S+ \S+ \[([^\]]+)\] "([^"]*)" (\d{3}) "#;
 /// The query over the logs in a directory: `window_start`, `status` and `hits`.
 pub async fn hits(session: &Session, logs: &str) -> tidemill::Result<DataFrame> {
     let lines = session.read_stream().format("text").option("maxFilesPerTrigger", 1).load(logs).await?;
-    let parsed = lines.select_exprs(&[&format!("regexp_match(value, '{LINE}') AS line")])?.select_exprs(&[
-        "to_timestamp(line[2], '%d/%b/%Y:%H:%M:%S %z') AS time",
-        "CAST(line[4] AS INT) AS status",
-    ])?;
+    let parsed =
+        lines.select_exprs(&[&format!("regexp_match(value, '{LINE}') AS line")])?.select_exprs(&[
+            "to_timestamp(line[2], '%d/%b/%Y:%H:%M:%S %z') AS time",
+            "CAST(line[4] AS INT) AS status",
+        ])?;
     let hits = parsed
         .with_watermark("time", "5 minutes")?
-        .aggregate(
-            vec![window(col("time"), "10 minutes"), col("status")],
-            vec![count(lit(1)).alias("hits")],
-        )?
+        .aggregate(vec![window(col("time"), "10 minutes"), col("status")], vec![count(lit(1)).alias("hits")])?
         .select_exprs(&["window['start'] AS window_start", "status", "hits"])?;
     Ok(hits)
 }
