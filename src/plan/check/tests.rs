@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, UnionMode};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::prelude::SessionContext;
 
 use super::*;
@@ -53,13 +53,13 @@ impl SourceProvider for Planned {
 
 async fn plan(sql: &str) -> LogicalPlan {
     let context = SessionContext::new();
-    let one_or_other = [(0, Arc::new(Field::new("i", DataType::Int64, true)))];
-    let either = DataType::Union(one_or_other.into_iter().collect(), UnionMode::Sparse);
+    let lists = DataType::new_list(DataType::Int64, true);
+    let numbered_lists = DataType::Dictionary(Box::new(DataType::Int32), Box::new(lists));
     let columns = vec![
         Field::new("a", DataType::Int64, true),
         Field::new("b", DataType::Int64, true),
         Field::new("l", DataType::new_list(DataType::Int64, true), true),
-        Field::new("x", either, true),
+        Field::new("x", numbered_lists, true),
     ];
     let schema = Arc::new(Schema::new(columns));
     for name in ["s", "s2"] {
