@@ -137,7 +137,7 @@ fn compute(agg: &Agg, rows: &[Row], names: &Names) -> Value {
             let mut floats = floats;
             floats.sort_by(f64::total_cmp);
             let middle = floats.len() / 2;
-            let low = if floats.len() % 2 == 0 { floats[middle - 1] } else { floats[middle] };
+            let low = if floats.len().is_multiple_of(2) { floats[middle - 1] } else { floats[middle] };
             Value::Float((low + floats[middle]) / 2.0)
         }
         "bool_and" => Value::Bool(bools().all(|value| value)),

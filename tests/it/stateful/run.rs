@@ -172,7 +172,7 @@ fn bounded(rows: &[Vec<Row>]) -> SessionContext {
     let session = Session::new();
     let context = session.context().clone();
     for (index, rows) in rows.iter().enumerate() {
-        context.register_batch(&format!("s{index}"), batch_of(rows)).unwrap();
+        context.register_batch(format!("s{index}").as_str(), batch_of(rows)).unwrap();
     }
     context.register_batch("names", names_table()).unwrap();
     context
