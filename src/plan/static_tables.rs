@@ -27,6 +27,8 @@ use super::bind::reads_stream;
 use crate::error::Result;
 use crate::exec::static_scan::{StaticPart, StaticTableExec};
 
+type Tables = Vec<Arc<dyn TableProvider>>;
+
 /// A part that was cut out of a plan.
 #[derive(Debug)]
 pub(super) struct CutPart {
@@ -88,8 +90,8 @@ fn is_static(plan: &LogicalPlan) -> DataFusionResult<bool> {
 }
 
 /// The names of the tables that `plan` reads, each once, and the tables.
-fn tables_of(plan: &LogicalPlan) -> DataFusionResult<(Vec<String>, Vec<Arc<dyn TableProvider>>)> {
-    let (mut names, mut tables) = (Vec::new(), Vec::new());
+fn tables_of(plan: &LogicalPlan) -> DataFusionResult<(Vec<String>, Tables)> {
+    let (mut names, mut tables) = (Vec::new(), Tables::new());
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
             let name = scan.table_name.to_string();
