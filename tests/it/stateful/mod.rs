@@ -12,3 +12,4 @@ mod queries;
 mod rig;
 mod run;
 mod values;
+mod wide;
