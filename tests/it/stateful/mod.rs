@@ -9,6 +9,6 @@ mod facts;
 mod interpreter;
 mod model;
 mod queries;
-mod rig;
+pub mod rig;
 mod run;
-mod values;
+pub mod values;
