@@ -33,17 +33,15 @@ pub struct Case {
     pub tidemill: Option<String>,
     pub steps: Vec<Step>,
     pub instead: Option<Instead>,
-    /// Why the numbers of late rows are not Spark's.
-    pub late_differs: Option<String>,
-    /// Why the numbers of rows of state are not Spark's.
-    pub state_differs: Option<String>,
 }
 
-/// What SQL has no words for, in Spark.
+/// A query by SQL, or a table with deduplications that SQL has no words for. Views are made in the
+/// order of their names.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct View {
-    pub of: String,
+    pub sql: Option<String>,
+    pub of: Option<String>,
     pub drop_duplicates: Option<Vec<String>>,
     pub within_watermark: Option<Vec<String>>,
 }

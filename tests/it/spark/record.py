@@ -88,12 +88,13 @@ class Run:
             if delay is not None:
                 stream = stream.withWatermark("ts", delay)
             stream.createOrReplaceTempView(name)
-        for name, view in self.case.get("views", {}).items():
-            frame = spark.table(view["of"])
-            if "drop_duplicates" in view:
-                frame = frame.dropDuplicates(view["drop_duplicates"])
+        for name, view in sorted(self.case.get("views", {}).items()):
+            if "sql" in view:
+                frame = spark.sql(view["sql"])
+            elif "drop_duplicates" in view:
+                frame = spark.table(view["of"]).dropDuplicates(view["drop_duplicates"])
             else:
-                frame = frame.dropDuplicatesWithinWatermark(view["within_watermark"])
+                frame = spark.table(view["of"]).dropDuplicatesWithinWatermark(view["within_watermark"])
             frame.createOrReplaceTempView(name)
         return spark.sql(self.case.get("spark") or self.case["sql"])
 
@@ -189,8 +190,11 @@ class Run:
 
 
 def message(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else repr(error)[:200]
+    """The first line, or that of the innermost cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if line.startswith(("Caused by: ", "py4j.protocol.Py4JJavaError: "))]
+    first = [line for line in lines if "Exception: " in line or "Error: " in line]
+    return (causes[-1:] or first[-1:] or lines[:1] or [repr(error)])[0][:200]
 
 
 def record(spark: SparkSession, case: dict) -> dict:

@@ -103,8 +103,11 @@ impl Scene<'_> {
         let counts: ArrayRef = Arc::new(Int64Array::from(vec![10, 20, 21, 90]));
         context.register_batch("t", RecordBatch::try_from_iter([("k", names), ("c", counts)])?)?;
         for (name, view) in &self.case.views {
-            let table = context.table(&view.of).await?;
-            context.register_table(name, deduplicated(table, view)?.into_view())?;
+            let table = match (&view.sql, &view.of) {
+                (Some(sql), _) => context.sql(sql).await?,
+                (None, of) => deduplicated(context.table(of.as_ref().unwrap()).await?, view)?,
+            };
+            context.register_table(name, table.into_view())?;
         }
         let sql = self.case.sql.as_ref().or(self.case.tidemill.as_ref()).unwrap();
         Ok(context.sql(sql).await?)
