@@ -110,12 +110,14 @@ struct Recording {
     cases: BTreeMap<String, Recorded>,
 }
 
+/// A file of this folder.
+pub fn read(name: &str) -> String {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/spark").join(name);
+    fs::read_to_string(&place).unwrap_or_else(|error| panic!("{}: {error}", place.display()))
+}
+
 /// All cases, and what was recorded of them.
 pub fn load() -> (Vec<Case>, BTreeMap<String, Recorded>) {
-    let read = |name: &str| {
-        let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/spark").join(name);
-        fs::read_to_string(&place).unwrap_or_else(|error| panic!("{}: {error}", place.display()))
-    };
     let cases: Vec<Case> = serde_json::from_str(&read("cases.json")).unwrap();
     let recording: Recording = serde_json::from_str(&read("recorded.json")).unwrap();
     (cases, recording.cases)

@@ -2,6 +2,7 @@
 //! batch: rows, watermark, rows that came too late and rows of state. Where Tidemill differs on
 //! purpose, the case (`cases.json`) says why, and what it gives instead.
 
+mod accepted;
 mod cases;
 mod replay;
 

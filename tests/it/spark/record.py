@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -194,7 +195,8 @@ def message(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if line.startswith(("Caused by: ", "py4j.protocol.Py4JJavaError: "))]
     first = [line for line in lines if "Exception: " in line or "Error: " in line]
-    return (causes[-1:] or first[-1:] or lines[:1] or [repr(error)])[0][:200]
+    text = (causes[-1:] or first[-1:] or lines[:1] or [repr(error)])[0]
+    return re.sub(r"Query \[id = .*?\] terminated with exception: ", "", text)[:200]
 
 
 def record(spark: SparkSession, case: dict) -> dict:
