@@ -229,8 +229,14 @@ pub const MATRIX: &[(&str, [Cell; 3])] = &[
     ("SELECT k FROM s UNION SELECT k FROM t", [MIXED; 3]),
     ("SELECT map {'a': v} AS m, count(*) FROM s GROUP BY 1", [NEVER_FINAL, OK, OK]),
     ("SELECT DISTINCT map {'a': v} AS m FROM s", [OK, OK, OK]),
-    // The watermark of the first input is that of all rows, as in Spark.
+    // The event time of one input is that of all rows, as in Spark; of two the later.
     ("SELECT ts, count(*) FROM (SELECT ts FROM s UNION ALL SELECT ts FROM u) GROUP BY ts", [OK, OK, OK]),
+    ("SELECT ts, count(*) FROM (SELECT ts FROM u UNION ALL SELECT ts FROM s) GROUP BY ts", [OK, OK, OK]),
+    (
+        "SELECT ts, count(*) FROM \
+         (SELECT ts FROM s UNION ALL SELECT window(ts, '10 seconds')['start'] AS ts FROM s2) GROUP BY ts",
+        [OK, OK, OK],
+    ),
     // Joins of streams.
     ("SELECT * FROM s JOIN s2 ON s.k = s2.k", [TWO_STREAMS; 3]),
     ("SELECT * FROM s LEFT JOIN s2 ON s.k = s2.k AND s.ts = s2.ts", [TWO_STREAMS; 3]),
