@@ -1,6 +1,7 @@
 //! Storage that counts what is written through it: how many files, how large, and how long it takes.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -97,6 +98,10 @@ impl Storage for MeteredStorage {
 
     async fn read(&self, path: &str) -> Metered<Option<Bytes>> {
         self.storage.read(path).await
+    }
+
+    async fn read_range(&self, path: &str, range: Range<u64>) -> Metered<Option<Bytes>> {
+        self.storage.read_range(path, range).await
     }
 
     async fn size(&self, path: &str) -> Metered<Option<u64>> {

@@ -45,7 +45,7 @@ pub(super) async fn run(checkpoint: &str, operator: Option<usize>, batch: Option
             .collect();
         return Err(Exit::usage(format!("there is no operator {number}; there is {}", there.join(", "))));
     };
-    rows(storage.as_ref(), &manifest, number, definition).await
+    rows(&storage, &manifest, number, definition).await
 }
 
 /// The commit record of `batch`, or the last one.
@@ -86,7 +86,7 @@ fn overview(operators: &[OperatorDefinition], manifest: &Manifest, batch: u64) -
 }
 
 async fn rows(
-    storage: &dyn Storage,
+    storage: &Arc<dyn Storage>,
     manifest: &Manifest,
     number: usize,
     definition: &OperatorDefinition,

@@ -36,6 +36,11 @@ impl ByteRows {
         Self { data, ends: (1..=rows).map(|row| row * width).collect() }
     }
 
+    /// How many bytes they have together.
+    pub(super) fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
     /// Room for `rows` more, with `bytes` bytes together.
     pub(super) fn reserve(&mut self, rows: usize, bytes: usize) {
         self.ends.reserve(rows);

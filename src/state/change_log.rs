@@ -29,6 +29,11 @@ impl Changes {
         self.kinds.len()
     }
 
+    /// How many bytes keys, subkeys and values have.
+    pub(super) fn bytes(&self) -> usize {
+        self.keys.bytes() + self.subkeys.bytes() + self.values.bytes()
+    }
+
     pub(super) fn push(&mut self, key: &[u8], subkey: &[u8], value: &[u8], change: Change) {
         self.keys.push(key);
         self.subkeys.push(subkey);

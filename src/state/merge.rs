@@ -1,118 +1,151 @@
 //! Several files of state as one.
 
-use std::collections::BTreeSet;
-
-use bytes::Bytes;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use super::bytes::RowBytes;
 use super::change_log::{Change, Changes, is_expired};
 use super::hash::hash_key;
-use super::segment::{self, BUCKETS, Block, DIVIDE_FROM, UNDIVIDED, bucket_of};
-use crate::error::Result;
+use super::operator_rows::{Bucket, OperatorRows};
+use super::pace::Pace;
+use super::segment::{Assembler, NewBlock, operators};
+use super::segment_file::SegmentFile;
+use crate::error::{Error, Result};
+use crate::storage::{Created, Storage, StorageWriter};
 
-/// What merging some files gives.
-#[derive(Debug)]
-pub(super) struct Merged {
-    pub(super) file: Bytes,
-    pub(super) rows: u64,
-}
-
-/// Merges `files`, oldest first, each with its path: of every row only the newest change. Rows that
-/// expired by `expired` (by operator) are left out, and removals too if nothing is older than these
-/// files.
-pub(super) fn merge(files: &[(String, Bytes)], expired: &[Option<i64>], is_oldest: bool) -> Result<Merged> {
-    let blocks: Vec<Vec<Block<'_>>> =
-        files.iter().map(|(path, file)| segment::blocks(path, file)).collect::<Result<_>>()?;
-    let operators: BTreeSet<u32> = blocks.iter().flatten().map(|block| block.operator).collect();
-    let mut encoded = Vec::new();
-    let mut rows = 0;
-    for operator in operators {
-        let gone = Gone { expired: expired.get(operator as usize).copied().flatten(), is_oldest };
-        let of_operator = Inputs::new(files, &blocks, operator)?;
-        let divided = of_operator.rows >= DIVIDE_FROM;
-        let buckets = if divided { 0..BUCKETS } else { UNDIVIDED..UNDIVIDED };
-        for bucket in buckets.chain((!divided).then_some(UNDIVIDED)) {
-            let newest = of_operator.newest(bucket, gone)?;
-            let all: Vec<usize> = (0..newest.len()).collect();
-            let mut bytes = Vec::new();
-            segment::encode_block(operator, bucket, &newest, &all, &mut bytes)?;
-            rows += newest.len() as u64;
-            encoded.push(bytes);
-        }
-    }
-    Ok(Merged { file: segment::assemble(&encoded), rows })
-}
-
-/// Calls `each` with the rows of one operator that are alive, a part of them at a time, without holding
-/// more of them than a part in memory.
-pub(super) fn live_rows(
-    files: &[(String, Bytes)],
-    operator: u32,
-    expired: Option<i64>,
-    each: &mut dyn FnMut(&Changes) -> Result<()>,
-) -> Result<()> {
-    let blocks: Vec<Vec<Block<'_>>> =
-        files.iter().map(|(path, file)| segment::blocks(path, file)).collect::<Result<_>>()?;
-    let inputs = Inputs::new(files, &blocks, operator)?;
-    let gone = Gone { expired, is_oldest: true };
-    if inputs.rows < DIVIDE_FROM {
-        return each(&inputs.newest(UNDIVIDED, gone)?);
-    }
-    (0..BUCKETS).try_for_each(|bucket| each(&inputs.newest(bucket, gone)?))
-}
+/// How many bytes are handed to the storage at a time.
+const PART: usize = 1 << 20;
 
 /// Which rows need not be kept.
-#[derive(Clone, Copy)]
-struct Gone {
-    expired: Option<i64>,
-    is_oldest: bool,
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Gone {
+    /// Rows with an expiry up to this one.
+    pub(super) expired: Option<i64>,
+    /// Nothing is older than these files: rows that are gone need not be remembered as gone.
+    pub(super) is_oldest: bool,
 }
 
-/// The blocks of one operator, newest first. Undivided ones are small and are decoded once.
-struct Inputs<'a> {
-    rows: usize,
-    blocks: Vec<Input<'a>>,
+/// A merged file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Merged {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
 }
 
-enum Input<'a> {
-    Divided(&'a str, Block<'a>),
-    Undivided(Changes),
-}
-
-impl<'a> Inputs<'a> {
-    fn new(files: &'a [(String, Bytes)], blocks: &[Vec<Block<'a>>], operator: u32) -> Result<Self> {
-        let mut inputs = Self { rows: 0, blocks: Vec::new() };
-        for ((path, _), blocks) in files.iter().zip(blocks).rev() {
-            for block in blocks.iter().rev().filter(|block| block.operator == operator) {
-                inputs.rows += block.rows as usize;
-                inputs.blocks.push(match block.bucket {
-                    UNDIVIDED => Input::Undivided(block.decode(path)?),
-                    _ => Input::Divided(path, *block),
-                });
-            }
-        }
-        Ok(inputs)
-    }
-
-    /// The newest change of every row in `bucket`, or of all rows.
-    fn newest(&self, bucket: u32, gone: Gone) -> Result<Changes> {
-        // At most; a table that grows hashes all of its keys again.
-        let rows = if bucket == UNDIVIDED { self.rows } else { self.rows / BUCKETS as usize * 5 / 4 };
-        let seen = HashTable::with_capacity(rows);
-        let mut newest = Newest { gone, seen, rows: Changes::default(), kept: Vec::new() };
-        for input in &self.blocks {
-            match input {
-                Input::Divided(path, block) if bucket == UNDIVIDED || block.bucket == bucket => {
-                    newest.add(&block.decode(path)?, UNDIVIDED);
+/// Merges `files`, oldest first, into the file `path`: of every row only the newest change, without
+/// those that are gone (`expired`, by operator, and whether nothing is older). Bucket by bucket, with no
+/// more than one in memory, as fast as `pace` allows. `None` if it was given up, because there are no more
+/// batches, and it is not `urgent`.
+///
+/// # Errors
+/// Those of the storage, and damaged files. A part of the new file may be there then.
+pub(super) async fn merge(
+    storage: &dyn Storage,
+    files: &[SegmentFile],
+    (expired, is_oldest): (&[Option<i64>], bool),
+    path: &str,
+    (pace, urgent): (&Pace, bool),
+) -> Result<Option<Merged>> {
+    let mut output = Output { storage, path, writer: None };
+    let mut file = Assembler::new();
+    for operator in operators(files.iter().flat_map(|file| &file.blocks)) {
+        let gone = Gone { expired: expired.get(operator as usize).copied().flatten(), is_oldest };
+        let rows = OperatorRows::open(files, operator).await?;
+        for number in rows.buckets() {
+            let bucket = rows.bucket(number).await?;
+            let step = pace.start();
+            let block = off_thread(move || {
+                let newest = newest(bucket, gone)?;
+                let all: Vec<usize> = (0..newest.len()).collect();
+                if all.is_empty() {
+                    Ok(None)
+                } else {
+                    NewBlock::new(operator, number, &newest, &all).map(Some)
                 }
-                Input::Divided(..) => {}
-                Input::Undivided(changes) => newest.add(changes, bucket),
+            });
+            if let Some(block) = block.await? {
+                file.push(block);
+            }
+            if file.waiting() >= PART {
+                output.write(file.take()).await?;
+            }
+            if *rows.buckets().end() != number {
+                pace.give_way(step).await;
+                if pace.has_ended() && !urgent {
+                    output.give_up().await?;
+                    return Ok(None);
+                }
             }
         }
-        Ok(newest.finish())
     }
+    let (end, rows) = file.finish();
+    Ok(Some(Merged { rows, bytes: output.finish(end).await? }))
+}
+
+/// Runs `work` where it may take its time.
+pub(super) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let failed = |error| Error::Invalid(format!("reading or merging state failed: {error}"));
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}
+
+/// Where the merged file goes: small ones are created at once, larger ones are written part by part.
+struct Output<'a> {
+    storage: &'a dyn Storage,
+    path: &'a str,
+    writer: Option<Box<dyn StorageWriter>>,
+}
+
+impl Output<'_> {
+    async fn write(&mut self, part: bytes::Bytes) -> Result<()> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(self.storage.writer(self.path).await?),
+        };
+        writer.write(part).await
+    }
+
+    async fn give_up(self) -> Result<()> {
+        match self.writer {
+            Some(writer) => writer.abort().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the end, and gives the length of the file.
+    async fn finish(mut self, end: bytes::Bytes) -> Result<u64> {
+        if self.writer.is_none() {
+            let length = end.len() as u64;
+            if self.storage.create(self.path, end.clone()).await? == Created::New {
+                return Ok(length);
+            }
+            // From a call that seemed to fail; some of its rows may have expired since. Nobody names it yet.
+        }
+        self.write(end).await?;
+        match self.writer {
+            Some(writer) => writer.finish().await,
+            None => Ok(0),
+        }
+    }
+}
+
+/// The newest change of every row of a bucket, without those that are gone.
+///
+/// # Errors
+/// Damaged files.
+pub(super) fn newest(bucket: Bucket, gone: Gone) -> Result<Changes> {
+    // At most; a table that grows hashes all of its keys again.
+    let seen = HashTable::with_capacity(bucket.len());
+    let mut newest = Newest { gone, seen, rows: Changes::default(), kept: Vec::new() };
+    bucket.newest_first(&mut |changes, rows| {
+        match rows {
+            Some(rows) => rows.iter().rev().for_each(|row| newest.add(changes, *row)),
+            None => (0..changes.len()).rev().for_each(|row| newest.add(changes, row)),
+        }
+        Ok(())
+    })?;
+    Ok(newest.finish())
 }
 
 /// Gathers the first change of every row.
@@ -124,29 +157,23 @@ struct Newest {
 }
 
 impl Newest {
-    /// Adds the rows of `bucket`, newest last.
-    fn add(&mut self, changes: &Changes, bucket: u32) {
-        for row in (0..changes.len()).rev() {
-            let (key, subkey) = (changes.keys.row(row), changes.subkeys.row(row));
-            if bucket != UNDIVIDED && bucket_of(key) != bucket {
-                continue;
-            }
-            let rows = &self.rows;
-            let entry = self.seen.entry(
-                hash(key, subkey),
-                |seen| rows.keys.row(*seen) == key && rows.subkeys.row(*seen) == subkey,
-                |seen| hash(rows.keys.row(*seen), rows.subkeys.row(*seen)),
-            );
-            if let Entry::Vacant(vacant) = entry {
-                let change = changes.kinds[row];
-                let removed = change == Change::Removed || is_expired(change, self.gone.expired);
-                vacant.insert(self.rows.len());
-                self.kept.push(!(removed && self.gone.is_oldest));
-                if removed {
-                    self.rows.push(key, subkey, &[], Change::Removed);
-                } else {
-                    self.rows.push(key, subkey, changes.values.row(row), change);
-                }
+    fn add(&mut self, changes: &Changes, row: usize) {
+        let (key, subkey) = (changes.keys.row(row), changes.subkeys.row(row));
+        let rows = &self.rows;
+        let entry = self.seen.entry(
+            hash(key, subkey),
+            |seen| rows.keys.row(*seen) == key && rows.subkeys.row(*seen) == subkey,
+            |seen| hash(rows.keys.row(*seen), rows.subkeys.row(*seen)),
+        );
+        if let Entry::Vacant(vacant) = entry {
+            let change = changes.kinds[row];
+            let removed = change == Change::Removed || is_expired(change, self.gone.expired);
+            vacant.insert(self.rows.len());
+            self.kept.push(!(removed && self.gone.is_oldest));
+            if removed {
+                self.rows.push(key, subkey, &[], Change::Removed);
+            } else {
+                self.rows.push(key, subkey, changes.values.row(row), change);
             }
         }
     }
@@ -170,59 +197,91 @@ fn hash(key: &[u8], subkey: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::state::manifest::Segment;
+    use crate::state::segment::{DIVIDE_FROM, assemble, encode};
+    use crate::storage::{Durability, LocalStorage};
+    use url::Url;
 
-    fn file(changes: &[(&[u8], Change)]) -> (String, Bytes) {
-        let mut all = Changes::default();
-        for (index, (key, change)) in changes.iter().enumerate() {
-            all.push(key, b"", &[u8::try_from(index).unwrap()], *change);
+    /// Merges files of these changes, and gives all changed rows of the merged file.
+    async fn merged(files: &[Changes], expired: &[Option<i64>], is_oldest: bool) -> Vec<(Vec<u8>, Change)> {
+        let directory = tempfile::tempdir().unwrap();
+        let url = Url::from_directory_path(directory.path()).unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new(&url, Durability::Process).unwrap());
+        let segment = |file: &str, bytes: u64| Segment {
+            file: file.to_string(),
+            first_batch: 0,
+            last_batch: 0,
+            rows: 0,
+            bytes,
+        };
+        let mut opened = Vec::new();
+        for (index, changes) in files.iter().enumerate() {
+            let (path, body) = (index.to_string(), assemble(encode(0, changes).unwrap()));
+            let segment = segment(&path, body.len() as u64);
+            storage.create(&path, body).await.unwrap();
+            opened.push(SegmentFile::open(&storage, &segment).await.unwrap());
         }
-        ("f".into(), segment::assemble(&[segment::encode(0, &all).unwrap()]))
-    }
-
-    fn rows(merged: &Merged) -> Vec<(Vec<u8>, Change)> {
+        let pace = Pace::default();
+        let into = |name| merge(&*storage, &opened, (expired, is_oldest), name, (&pace, false));
+        let merged = into("merged").await.unwrap().unwrap();
+        let file = SegmentFile::open(&storage, &segment("merged", merged.bytes)).await.unwrap();
         let mut found = Vec::new();
-        for block in segment::blocks("m", &merged.file).unwrap() {
-            let changes = block.decode("m").unwrap();
+        for block in &file.blocks {
+            let changes = file.rows(block).await.unwrap();
             found.extend((0..changes.len()).map(|row| (changes.keys.row(row).to_vec(), changes.kinds[row])));
         }
+        assert_eq!(found.len() as u64, merged.rows);
+        // Large ones are given up at the end, and leave nothing behind.
+        pace.end();
+        let is_large = file.blocks.len() > 1;
+        assert_eq!(into("again").await.unwrap().is_none(), is_large);
+        assert_eq!(storage.size("again").await.unwrap().is_none(), is_large);
         found.sort_by_key(|(key, _)| key.clone());
         found
     }
 
-    #[test]
-    fn the_newest_change_counts_and_what_is_gone_is_left_out() {
-        let put = Change::Put(None);
-        let files = [
-            file(&[(b"a", put), (b"b", put), (b"c", Change::Put(Some(5))), (b"d", Change::Put(Some(9)))]),
-            file(&[(b"a", Change::Removed), (b"e", put), (b"e", Change::Removed), (b"e", put)]),
-        ];
-        let all = merge(&files, &[Some(5)], true).unwrap();
-        assert_eq!(
-            rows(&all),
-            [(b"b".to_vec(), put), (b"d".to_vec(), Change::Put(Some(9))), (b"e".to_vec(), put)]
-        );
-        assert_eq!(all.rows, 3);
-        // Something older may still have the rows that are removed.
-        let newer = merge(&files, &[Some(5)], false).unwrap();
-        assert_eq!(rows(&newer).len(), 5);
-        assert_eq!(rows(&newer)[0], (b"a".to_vec(), Change::Removed));
-        assert_eq!(rows(&newer)[2], (b"c".to_vec(), Change::Removed));
+    fn changes(changes: &[(&[u8], Change)]) -> Changes {
+        let mut all = Changes::default();
+        for (index, (key, change)) in changes.iter().enumerate() {
+            all.push(key, b"", &[u8::try_from(index).unwrap()], *change);
+        }
+        all
     }
 
-    #[test]
-    fn large_files_are_merged_bucket_by_bucket() {
+    #[tokio::test]
+    async fn the_newest_change_counts_and_what_is_gone_is_left_out() {
+        let put = Change::Put(None);
+        let files = [
+            changes(&[(b"a", put), (b"b", put), (b"c", Change::Put(Some(5))), (b"d", Change::Put(Some(9)))]),
+            changes(&[(b"a", Change::Removed), (b"e", put), (b"e", Change::Removed), (b"e", put)]),
+        ];
+        let all = merged(&files, &[Some(5)], true).await;
+        assert_eq!(all, [(b"b".to_vec(), put), (b"d".to_vec(), Change::Put(Some(9))), (b"e".to_vec(), put)]);
+        // Something older may still have the rows that are removed.
+        let newer = merged(&files, &[Some(5)], false).await;
+        assert_eq!(newer.len(), 5);
+        assert_eq!(newer[0], (b"a".to_vec(), Change::Removed));
+        assert_eq!(newer[2], (b"c".to_vec(), Change::Removed));
+    }
+
+    #[tokio::test]
+    async fn large_files_are_merged_bucket_by_bucket() {
         let many = |from: u32, to: u32| {
             let mut all = Changes::default();
             for key in from..to {
                 all.push(&key.to_be_bytes(), b"", &from.to_be_bytes(), Change::Put(None));
             }
-            ("f".to_string(), segment::assemble(&[segment::encode(0, &all).unwrap()]))
+            all
         };
-        let size = DIVIDE_FROM as u32;
-        let merged = merge(&[many(0, 2 * size), many(size, 3 * size), many(7, 8)], &[], true).unwrap();
-        assert_eq!(merged.rows, u64::from(3 * size));
-        let found = rows(&merged);
+        let size = (DIVIDE_FROM / 8) as u32;
+        let found = merged(&[many(0, 2 * size), many(size, 3 * size), many(7, 9)], &[], true).await;
+        assert_eq!(found.len() as u32, 3 * size);
         assert!(found.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        // Small ones that make a large one together.
+        let found = merged(&[many(0, size / 2), many(size / 4, size), many(size, 2 * size)], &[], true).await;
+        assert_eq!(found.len() as u32, 2 * size);
     }
 }

@@ -16,6 +16,7 @@
 
 mod arena;
 mod arena_table;
+mod block;
 mod budget;
 mod bytes;
 mod change_log;
@@ -26,9 +27,12 @@ mod manifest;
 mod map_table;
 mod memory_table;
 mod merge;
+mod operator_rows;
+mod pace;
 mod read;
 mod restore;
 mod segment;
+mod segment_file;
 mod spill;
 mod store;
 mod table;

@@ -1,12 +1,15 @@
 //! The state of a committed batch, without a query that uses it.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::bytes::{ByteRows, RowBytes};
 use super::change_log::{Change, Changes};
 use super::manifest::Manifest;
-use super::merge::live_rows;
-use super::restore::read;
+use super::merge::{Gone, newest, off_thread};
+use super::operator_rows::OperatorRows;
+use super::segment_file::SegmentFile;
 use super::table::NEVER;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
@@ -40,27 +43,33 @@ impl Manifest {
 }
 
 /// Calls `each` with all rows of an operator, counted from 0, as of the commit record with this
-/// manifest: some at a time, in no particular order. Of the rows no more than those are held in memory,
-/// beside the files as they are in the checkpoint. A running query is not disturbed.
+/// manifest: some at a time, in no particular order. Only those, a 64th part of a large state, are held in
+/// memory. A running query is not disturbed.
 ///
 /// # Errors
 /// [`Error::CheckpointDamaged`] if a file is missing or damaged; those of `each`.
 pub async fn read_state(
-    storage: &dyn Storage,
+    storage: &Arc<dyn Storage>,
     manifest: &Manifest,
     operator: usize,
     mut each: impl FnMut(StateRows) -> Result<()>,
 ) -> Result<()> {
-    let mut files = Vec::with_capacity(manifest.segments.len());
-    for segment in &manifest.segments {
-        files.push((segment.file.clone(), read(storage, segment).await?));
-    }
     let expired = manifest.operators.get(operator).and_then(|known| known.expired);
     let Ok(operator) = u32::try_from(operator) else { return Ok(()) };
-    live_rows(&files, operator, expired, &mut |changes| match changes.len() {
-        0 => Ok(()),
-        _ => each(rows(changes)),
-    })
+    let mut files = Vec::with_capacity(manifest.segments.len());
+    for segment in &manifest.segments {
+        files.push(SegmentFile::open(storage, segment).await?);
+    }
+    let all = OperatorRows::open(&files, operator).await?;
+    for bucket in all.buckets() {
+        let bucket = all.bucket(bucket).await?;
+        let gone = Gone { expired, is_oldest: true };
+        let newest = off_thread(move || Ok(rows(&newest(bucket, gone)?))).await?;
+        if !newest.keys.is_empty() {
+            each(newest)?;
+        }
+    }
+    Ok(())
 }
 
 fn rows(changes: &Changes) -> StateRows {

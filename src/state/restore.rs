@@ -1,119 +1,98 @@
 //! From the files of a checkpoint back to tables.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use tokio::task::JoinSet;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::bytes::{ByteRows, RowBytes};
 use super::change_log::{Change, Changes, is_expired};
 use super::hash::{hash_key, partition_of};
-use super::manifest::{Manifest, Segment};
-use super::segment;
+use super::manifest::Manifest;
+use super::merge::off_thread;
+use super::operator_rows::{Bucket, OperatorRows};
+use super::segment_file::SegmentFile;
 use super::table::StateTable;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
 /// How many rows are put into a table at a time.
 const CHUNK: usize = 4096;
+/// How many files are opened at the same time.
+const CONCURRENT_OPENS: usize = 16;
 
 /// Makes an empty table.
 pub(super) type MakeTable = Arc<dyn Fn() -> Box<dyn StateTable> + Send + Sync>;
 
-/// The tables of all operators, by operator, then partition.
+type Tables = Arc<Vec<Mutex<Box<dyn StateTable>>>>;
+
+/// The tables of all operators, by operator, then partition. Bucket by bucket, for all that the files
+/// hold need not fit into memory, on all cores.
+///
+/// # Errors
+/// [`Error::CheckpointDamaged`] if a file that the manifest names is missing or damaged; those of the
+/// storage and of the tables.
 pub(super) async fn restore(
-    storage: &dyn Storage,
+    storage: &Arc<dyn Storage>,
     manifest: &Manifest,
     operators: usize,
     partitions: usize,
     make: MakeTable,
 ) -> Result<Vec<Box<dyn StateTable>>> {
-    let expired: Arc<Vec<Option<i64>>> =
-        Arc::new(manifest.operators.iter().map(|operator| operator.expired).collect());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(partitions).max(1);
-    let part = |thread: usize| {
-        let mine = (thread..partitions).step_by(threads);
-        Part::new(operators, partitions, mine, Arc::clone(&expired), &make)
-    };
-    let mut parts: Vec<Part> = (0..threads).map(part).collect();
-    // One file at a time, for all of them need not fit into memory.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut opening = Vec::with_capacity(manifest.segments.len());
     for segment in &manifest.segments {
-        let file = read(storage, segment).await?;
-        let mut tasks = JoinSet::new();
-        for mut part in parts.drain(..) {
-            let (path, file) = (segment.file.clone(), file.clone());
-            tasks.spawn_blocking(move || part.replay(&path, &file).map(|()| part));
-        }
-        while let Some(part) = tasks.join_next().await {
-            parts.push(part.map_err(|error| Error::Invalid(format!("restoring state failed: {error}")))??);
+        opening.push(SegmentFile::open(storage, segment));
+    }
+    let files: Vec<SegmentFile> = stream::iter(opening).buffered(CONCURRENT_OPENS).try_collect().await?;
+    for file in &files {
+        if let Some(block) = file.blocks.iter().find(|block| block.operator as usize >= operators) {
+            let problem = format!("it has rows of operator {}, which there is not", block.operator);
+            return Err(Error::damaged(&*file.path, problem));
         }
     }
-    let mut tables: Vec<Option<Box<dyn StateTable>>> = (0..operators * partitions).map(|_| None).collect();
-    for part in parts {
-        for (index, table) in part.tables.into_iter().enumerate().filter(|(_, table)| table.is_some()) {
-            tables[index] = table;
+    let tables: Tables = Arc::new((0..operators * partitions).map(|_| Mutex::new(make())).collect());
+    for number in 0..operators {
+        let Ok(operator) = u32::try_from(number) else { break };
+        let expired = manifest.operators.get(number).and_then(|known| known.expired);
+        let rows = OperatorRows::open(&files, operator).await?;
+        let mut restoring = Vec::new();
+        for bucket in rows.buckets() {
+            let (rows, tables) = (&rows, Arc::clone(&tables));
+            let mine = number * partitions..(number + 1) * partitions;
+            restoring.push(async move {
+                let content = rows.bucket(bucket).await?;
+                off_thread(move || replay(content, bucket as usize, expired, &tables[mine])).await
+            });
         }
+        stream::iter(restoring).buffer_unordered(threads).try_collect::<()>().await?;
     }
-    Ok(tables.into_iter().map(|table| table.unwrap_or_else(|| make())).collect())
+    let tables = Arc::into_inner(tables).unwrap_or_default();
+    Ok(tables.into_iter().map(|table| table.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
 }
 
-/// The bytes of a file.
-pub(super) async fn read(storage: &dyn Storage, segment: &Segment) -> Result<Bytes> {
-    const LOST: &str = "a commit record names it, and it is not there; restore it from a copy of the checkpoint, \
-                        or start with a new checkpointLocation";
-    storage.read(&segment.file).await?.ok_or_else(|| Error::damaged(&segment.file, LOST))
-}
-
-/// The partitions that one thread restores.
-struct Part {
-    partitions: usize,
-    expired: Arc<Vec<Option<i64>>>,
-    /// By operator, then partition; `None` for those of other threads.
-    tables: Vec<Option<Box<dyn StateTable>>>,
-}
-
-impl Part {
-    fn new(
-        operators: usize,
-        partitions: usize,
-        mine: impl Iterator<Item = usize> + Clone,
-        expired: Arc<Vec<Option<i64>>>,
-        make: &MakeTable,
-    ) -> Self {
-        let mut tables: Vec<Option<Box<dyn StateTable>>> =
-            (0..operators * partitions).map(|_| None).collect();
-        for operator in 0..operators {
-            for partition in mine.clone() {
-                tables[operator * partitions + partition] = Some(make());
-            }
+/// Makes the changes of a bucket in the tables of an operator's partitions.
+fn replay(
+    bucket: Bucket,
+    number: usize,
+    expired: Option<i64>,
+    tables: &[Mutex<Box<dyn StateTable>>],
+) -> Result<()> {
+    bucket.oldest_first(&mut |changes, rows| {
+        let mut divided = vec![Vec::new(); tables.len()];
+        let mut divide = |row: usize| {
+            divided[partition_of(hash_key(changes.keys.row(row)), tables.len())].push(row);
+        };
+        match rows {
+            Some(rows) => rows.iter().for_each(|row| divide(*row)),
+            None => (0..changes.len()).for_each(divide),
         }
-        Self { partitions, expired, tables }
-    }
-
-    fn replay(&mut self, path: &str, file: &[u8]) -> Result<()> {
-        for block in segment::blocks(path, file)? {
-            let operator = block.operator as usize;
-            let first = operator * self.partitions;
-            if first >= self.tables.len() {
-                return Err(Error::damaged(
-                    path,
-                    format!("it has rows of operator {operator}, which there is not"),
-                ));
-            }
-            let changes = block.decode(path)?;
-            let mut rows = vec![Vec::new(); self.partitions];
-            for row in 0..changes.len() {
-                rows[partition_of(hash_key(changes.keys.row(row)), self.partitions)].push(row);
-            }
-            let expired = self.expired.get(operator).copied().flatten();
-            for (table, rows) in self.tables[first..].iter_mut().zip(rows) {
-                if let Some(table) = table {
-                    apply(&changes, &rows, expired, table.as_mut())?;
-                }
-            }
+        // Beginning with different ones, buckets seldom wait for one another.
+        for partition in (0..tables.len()).map(|index| (index + number) % tables.len()) {
+            let mut table = tables[partition].lock().unwrap_or_else(PoisonError::into_inner);
+            apply(changes, &divided[partition], expired, table.as_mut())?;
         }
         Ok(())
-    }
+    })
 }
 
 /// Rows of one kind that can be handed to a table together.

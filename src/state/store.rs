@@ -13,9 +13,11 @@ use super::budget::{Account, shares};
 use super::change_log::{Changes, LoggedTable};
 use super::manifest::{Manifest, OperatorState, Segment, mergeable};
 use super::memory_table::MemoryTable;
-use super::merge::{Merged, merge};
-use super::restore::{MakeTable, read, restore};
-use super::segment;
+use super::merge::merge;
+use super::pace::Pace;
+use super::restore::{MakeTable, restore};
+use super::segment::{self, NewBlock};
+use super::segment_file::SegmentFile;
 use super::spill::SpillTable;
 use super::table::StateTable;
 use crate::error::{Error, Result};
@@ -26,6 +28,10 @@ const DIRECTORY: &str = "state";
 
 /// From how many changed rows on several threads write them.
 const PARALLEL_FROM: usize = 1 << 14;
+
+/// So many files are merged even at the end of a run, which may have been too short for it, as those
+/// before.
+const TOO_MANY: usize = 64;
 
 /// How a query keeps its state.
 #[derive(Debug, Clone)]
@@ -65,6 +71,7 @@ pub struct StateStore {
     account: Option<Mutex<Account>>,
     tables: Vec<Mutex<LoggedTable>>,
     files: Mutex<Files>,
+    pace: Pace,
 }
 
 /// Which files there are.
@@ -86,7 +93,7 @@ impl StateStore {
         let StateOptions { operators, partitions, memory_limit, run_id } = options;
         let manifest = Manifest::from_record(manifest)?;
         let make = maker(memory_limit, operators * partitions);
-        let restored = restore(&*storage, &manifest, operators, partitions, make).await?;
+        let restored = restore(&storage, &manifest, operators, partitions, make).await?;
         let mut tables = Vec::with_capacity(restored.len());
         for (index, table) in restored.into_iter().enumerate() {
             let mut table = LoggedTable::new(table);
@@ -103,7 +110,8 @@ impl StateStore {
             retired.extend(unknown.filter(|path| !named(path)).map(|path| (None, path)));
         }
         let files = Mutex::new(Files { manifest, retired });
-        Ok(Self { storage, operators, partitions, run_id, memory_limit, account: None, tables, files })
+        let pace = Pace::default();
+        Ok(Self { storage, operators, partitions, run_id, memory_limit, account: None, tables, files, pace })
     }
 
     /// Accounts the memory of all tables in `pool` from now on, anew after every batch.
@@ -215,12 +223,15 @@ impl StateStore {
             false => {
                 let rows = changed.iter().map(|(_, changes)| changes.len() as u64).sum();
                 let file = encode(changed).await?;
-                Some(self.create((batch_id, batch_id), rows, file).await?)
+                Some(self.create(batch_id, rows, file).await?)
             }
         };
         let mut files = self.files();
         files.manifest.operators = operators;
-        files.manifest.segments.extend(segment);
+        if let Some(segment) = segment {
+            files.manifest.segments.push(segment);
+            self.pace.file_added();
+        }
         for (since, _) in &mut files.retired {
             since.get_or_insert(batch_id);
         }
@@ -228,20 +239,22 @@ impl StateStore {
             .map_err(|error| Error::Invalid(format!("the state's manifest has no JSON form: {error}")))
     }
 
-    async fn create(&self, batches: (u64, u64), rows: u64, file: Bytes) -> Result<Segment> {
-        let (first_batch, last_batch) = batches;
-        let path = format!("{DIRECTORY}/{first_batch}-{last_batch}-{}", self.run_id.simple());
-        let bytes = file.len() as u64;
-        let mut segment = Segment { file: path, first_batch, last_batch, rows, bytes };
-        if self.storage.create(&segment.file, file).await? == Created::Exists {
-            // The name is this run's own, so the file is of the same batches, from a call that seemed to
-            // fail. Some of its rows may have expired since.
-            let known = read(&*self.storage, &segment).await?;
-            segment.bytes = known.len() as u64;
-            segment.rows =
-                segment::blocks(&segment.file, &known)?.iter().map(|block| u64::from(block.rows)).sum();
-        }
-        Ok(segment)
+    /// A name that no other run uses.
+    fn path(&self, first_batch: u64, last_batch: u64) -> String {
+        format!("{DIRECTORY}/{first_batch}-{last_batch}-{}", self.run_id.simple())
+    }
+
+    async fn create(&self, batch_id: u64, rows: u64, file: Bytes) -> Result<Segment> {
+        let (file_name, bytes) = (self.path(batch_id, batch_id), file.len() as u64);
+        // If it exists, it is of the same batch of this run, from a call that seemed to fail.
+        let _: Created = self.storage.create(&file_name, file).await?;
+        Ok(Segment { file: file_name, first_batch: batch_id, last_batch: batch_id, rows, bytes })
+    }
+
+    /// Says that there are no more batches: merging need not leave the processor to them, and what is not
+    /// urgent is left to the next run.
+    pub fn end(&self) {
+        self.pace.end();
     }
 
     /// Merges files as far as that is due, and removes those that only commit records older than
@@ -252,7 +265,9 @@ impl StateStore {
     /// Those of the storage, and damaged files. The next call goes on where this one stopped.
     pub async fn maintain(&self, committed: u64, min_batches_to_retain: u64) -> Result<()> {
         while let Some(merging) = self.next_merge() {
-            self.merge(merging).await?;
+            if !self.merge(merging).await? {
+                break;
+            }
         }
         let removable: Vec<String> = {
             let is_old = |since: &Option<u64>| {
@@ -270,7 +285,8 @@ impl StateStore {
 
     fn next_merge(&self) -> Option<Merging> {
         let files = self.files();
-        let range = mergeable(&files.manifest.segments)?;
+        let live = files.manifest.operators.iter().map(|operator| operator.rows).sum();
+        let range = mergeable(&files.manifest.segments, live)?;
         Some(Merging {
             is_oldest: range.start == 0,
             segments: files.manifest.segments[range].to_vec(),
@@ -278,29 +294,30 @@ impl StateStore {
         })
     }
 
-    async fn merge(&self, merging: Merging) -> Result<()> {
-        let mut contents = Vec::with_capacity(merging.segments.len());
-        for segment in &merging.segments {
-            contents.push((segment.file.clone(), read(&*self.storage, segment).await?));
+    /// Whether it was not given up.
+    async fn merge(&self, merging: Merging) -> Result<bool> {
+        let Merging { segments, expired, is_oldest } = merging;
+        let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(true) };
+        self.pace.begin();
+        let mut files = Vec::with_capacity(segments.len());
+        for segment in &segments {
+            files.push(SegmentFile::open(&self.storage, segment).await?);
         }
-        let (Some(first), Some(last)) = (merging.segments.first(), merging.segments.last()) else {
-            return Ok(());
+        let (first_batch, last_batch) = (first.first_batch, last.last_batch);
+        let file = self.path(first_batch, last_batch);
+        let pace = (&self.pace, segments.len() >= TOO_MANY);
+        let Some(merged) = merge(&*self.storage, &files, (&expired, is_oldest), &file, pace).await? else {
+            return Ok(false);
         };
-        let batches = (first.first_batch, last.last_batch);
-        let (expired, is_oldest) = (merging.expired, merging.is_oldest);
-        let Merged { file, rows } =
-            tokio::task::spawn_blocking(move || merge(&contents, &expired, is_oldest))
-                .await
-                .map_err(|error| Error::Invalid(format!("merging state failed: {error}")))??;
-        let merged = self.create(batches, rows, file).await?;
+        let merged = Segment { file, first_batch, last_batch, rows: merged.rows, bytes: merged.bytes };
         let mut files = self.files();
         let at = files.manifest.segments.iter().position(|segment| segment.file == first.file);
         if let Some(at) = at {
-            let end = at + merging.segments.len();
+            let end = at + segments.len();
             let old: Vec<Segment> = files.manifest.segments.splice(at..end, [merged]).collect();
             files.retired.extend(old.into_iter().map(|segment| (None, segment.file)));
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -327,12 +344,12 @@ struct Merging {
 /// The file of a batch's changes, by operator.
 async fn encode(changed: Vec<(u32, Changes)>) -> Result<Bytes> {
     let rows: usize = changed.iter().map(|(_, changes)| changes.len()).sum();
-    let mut blocks: Vec<Vec<u8>> = Vec::with_capacity(changed.len());
+    let mut blocks: Vec<NewBlock> = Vec::with_capacity(changed.len());
     if rows < PARALLEL_FROM {
         for (operator, changes) in &changed {
-            blocks.push(segment::encode(*operator, changes)?);
+            blocks.extend(segment::encode(*operator, changes)?);
         }
-        return Ok(segment::assemble(&blocks));
+        return Ok(segment::assemble(blocks));
     }
     let mut tasks = JoinSet::new();
     for (index, (operator, changes)) in changed.into_iter().enumerate() {
@@ -340,14 +357,14 @@ async fn encode(changed: Vec<(u32, Changes)>) -> Result<Bytes> {
     }
     let mut done = Vec::new();
     while let Some(finished) = tasks.join_next().await {
-        let (index, bytes) =
+        let (index, encoded) =
             finished.map_err(|error| Error::Invalid(format!("writing state failed: {error}")))?;
-        done.push((index, bytes?));
+        done.push((index, encoded?));
     }
     // The same bytes whoever is faster.
     done.sort_by_key(|(index, _)| *index);
-    blocks.extend(done.into_iter().map(|(_, bytes)| bytes));
-    Ok(segment::assemble(&blocks))
+    blocks.extend(done.into_iter().flat_map(|(_, encoded)| encoded));
+    Ok(segment::assemble(blocks))
 }
 
 /// A table that nobody else is using.

@@ -5,7 +5,8 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -41,6 +42,9 @@ pub trait Disk: Debug + Send + Sync {
 
     /// The whole of a file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// A part of a file, less if it ends before.
+    fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<Vec<u8>>;
 
     /// stat.
     fn entry(&self, path: &Path) -> io::Result<DiskEntry>;
@@ -96,6 +100,14 @@ impl Disk for StdDisk {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         fs::read(path)
+    }
+
+    fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(range.start))?;
+        let mut bytes = Vec::new();
+        file.take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn entry(&self, path: &Path) -> io::Result<DiskEntry> {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -130,6 +131,14 @@ impl Storage for LocalStorage {
         let path = self.path(path)?;
         self.blocking("read", path, |inner, path| {
             Ok(found(inner.disk.read(path)).map_err(failed("read", path))?.map(Bytes::from))
+        })
+        .await
+    }
+
+    async fn read_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>> {
+        let path = self.path(path)?;
+        self.blocking("read", path, |inner, path| {
+            Ok(found(inner.disk.read_range(path, range)).map_err(failed("read", path))?.map(Bytes::from))
         })
         .await
     }

@@ -12,6 +12,7 @@ mod object;
 mod provider;
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -70,6 +71,10 @@ pub trait Storage: Debug + Send + Sync {
 
     /// The whole of `path`, or `None` if there is no such file.
     async fn read(&self, path: &str) -> Result<Option<Bytes>>;
+
+    /// The bytes of `path` in `range`, which begins inside; fewer if the file ends before. `None` if there
+    /// is no such file.
+    async fn read_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>>;
 
     /// The length of `path`, or `None` if there is no such file.
     async fn size(&self, path: &str) -> Result<Option<u64>>;

@@ -1,5 +1,6 @@
 //! A storage on an object store.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::io::AsyncWriteExt;
 use url::Url;
 
@@ -103,6 +104,19 @@ impl Storage for ObjectStorage {
     async fn read(&self, path: &str) -> Result<Option<Bytes>> {
         let object = found(self.store.get(&self.path(path)?).await).map_err(self.failed("read", path))?;
         match object {
+            // The object may go between the answer and its body.
+            Some(object) => found(object.bytes().await).map_err(self.failed("read", path)),
+            None => Ok(None),
+        }
+    }
+
+    async fn read_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>> {
+        if range.is_empty() {
+            return Ok(self.size(path).await?.map(|_| Bytes::new()));
+        }
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let object = found(self.store.get_opts(&self.path(path)?, options).await);
+        match object.map_err(self.failed("read", path))? {
             // The object may go between the answer and its body.
             Some(object) => found(object.bytes().await).map_err(self.failed("read", path)),
             None => Ok(None),

@@ -133,6 +133,14 @@ async fn writing(s: &dyn Storage) -> Result<()> {
     assert_eq!(write(s, "w/large", &parts).await?, whole.len() as u64);
     assert_eq!(s.size("w/large").await?, Some(whole.len() as u64));
     assert!(s.read("w/large").await? == Some(whole.clone()), "the large file differs");
+    let length = whole.len() as u64;
+    for (start, end) in [(0, 1), (5, 5), (700_000, 1_300_000), (length - 3, length), (length - 3, length + 9)]
+    {
+        let expected = whole.slice(start as usize..end.min(length) as usize);
+        assert!(s.read_range("w/large", start..end).await? == Some(expected), "bytes {start} to {end}");
+    }
+    assert_eq!(s.read_range("w/nothing", 0..1).await?, None);
+    assert_eq!(s.read_range("w/nothing", 0..0).await?, None);
 
     let mut writer = s.writer("w/aborted").await?;
     writer.write(whole).await?;

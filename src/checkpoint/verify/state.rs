@@ -9,6 +9,7 @@ use crate::checkpoint::layout;
 use crate::checkpoint::read::numbers;
 use crate::checkpoint::records::CommitRecord;
 use crate::error::Result;
+use crate::storage::Storage;
 
 /// As much of the state's manifest as matters here.
 #[derive(Debug, Deserialize)]
@@ -30,10 +31,10 @@ impl Verifier<'_> {
         let Some(commit) = newest.filter(|commit| !commit.state.is_null()) else { return Ok(()) };
         let Some(manifest) = self.manifest(commit) else { return Ok(()) };
         for segment in manifest.segments {
-            match self.storage.read(&segment.file).await {
-                Ok(Some(file)) => {
+            match problem(self.storage, &segment.file, segment.bytes).await {
+                Ok(Some(problem)) => {
                     self.report.files += 1;
-                    if let Some(problem) = problem(&file, segment.bytes) {
+                    if let Some(problem) = problem {
                         self.finding(segment.file, problem);
                     }
                 }
@@ -77,18 +78,31 @@ fn is_segment(name: &str) -> bool {
     })
 }
 
-/// What is wrong with the bytes of a file.
-fn problem(file: &[u8], expected: u64) -> Option<String> {
-    const TRAILER: usize = 12;
-    let length = file.len() as u64;
+/// What is wrong with a file, if it is there; it may be large, and is read part by part.
+async fn problem(storage: &dyn Storage, path: &str, expected: u64) -> Result<Option<Option<String>>> {
+    const PART: u64 = 8 << 20;
+    /// The length and the checksum of all before it.
+    const TRAILER: u64 = 8 + 4;
+    let Some(length) = storage.size(path).await? else { return Ok(None) };
     if length != expected {
-        return Some(format!("it has {length} bytes, and the commit says {expected}"));
+        return Ok(Some(Some(format!("it has {length} bytes, and the commit says {expected}"))));
     }
-    let content = file.len().checked_sub(4).filter(|_| file.len() >= TRAILER);
-    let is_whole = content.is_some_and(|content| {
-        file[content..] == crc32c::crc32c(&file[..content]).to_le_bytes()
-            && file[content - 8..content] == length.to_le_bytes()
-            && file.starts_with(b"tidemill-state ")
-    });
-    (!is_whole).then(|| "its length or checksum is wrong".to_string())
+    let (mut checksum, mut end, mut at) = (0, Vec::new(), 0);
+    let content = length.saturating_sub(4);
+    let mut is_whole = length >= TRAILER;
+    while at < length && is_whole {
+        // The checksum is a part of its own.
+        let until = if at < content { (at + PART).min(content) } else { length };
+        let Some(part) = storage.read_range(path, at..until).await? else { return Ok(None) };
+        is_whole = part.len() as u64 == until - at && (at > 0 || part.starts_with(b"tidemill-state "));
+        if at < content {
+            checksum = crc32c::crc32c_append(checksum, &part);
+        }
+        end.extend_from_slice(&part[part.len().saturating_sub(8)..]);
+        end.drain(..end.len().saturating_sub(12));
+        at = until;
+    }
+    is_whole =
+        is_whole && end.ends_with(&u32::to_le_bytes(checksum)) && end.starts_with(&length.to_le_bytes());
+    Ok(Some((!is_whole).then(|| "its length or checksum is wrong".to_string())))
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -117,6 +118,10 @@ impl Storage for TestStorage {
     }
 
     async fn read(&self, _path: &str) -> Result<Option<Bytes>> {
+        panic!("sinks do not read");
+    }
+
+    async fn read_range(&self, _path: &str, _range: Range<u64>) -> Result<Option<Bytes>> {
         panic!("sinks do not read");
     }
 

@@ -155,7 +155,7 @@ impl Query {
     async fn in_files(&self, operator: usize) -> Result<Rows> {
         let mut rows = Rows::new();
         let manifest = Manifest::from_record(&self.manifest)?;
-        read_state(&*self.storage, &manifest, operator, |some| {
+        read_state(&self.storage, &manifest, operator, |some| {
             for row in 0..some.keys.len() {
                 let name = (some.keys.row(row).to_vec(), some.subkeys.row(row).to_vec());
                 let twice = rows.insert(name, (some.values.row(row).to_vec(), some.expiries[row]));

@@ -12,3 +12,4 @@ mod queries;
 pub mod rig;
 mod run;
 pub mod values;
+mod wide;

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::model::{NAMES, Rel};
 use super::queries::Spec;
 use super::values::{Row, Value, rows_of};
+use super::wide::Wide;
 
 /// The columns of every stream.
 pub fn schema() -> SchemaRef {
@@ -200,6 +201,8 @@ pub struct Setting {
     pub state_partitions: usize,
     pub batch_size: usize,
     pub memory_limit: Option<&'static str>,
+    /// Whether even the smallest batch is read in parallel.
+    pub wide: bool,
     pub trigger: Trigger,
 }
 
@@ -210,6 +213,7 @@ impl Default for Setting {
             state_partitions: 3,
             batch_size: 8192,
             memory_limit: None,
+            wide: false,
             trigger: Trigger::AtOnce,
         }
     }
@@ -254,7 +258,7 @@ impl World {
         let context = SessionContext::new_with_config(config);
         let session = Session::with_environment(context, environment);
         session.register_sink("capture", Arc::new(CaptureFactory(self.sink.clone())));
-        let frame = frame(&session, &self.spec, &self.streams).await?;
+        let frame = frame(&session, &self.spec, &self.streams, setting.wide).await?;
         let mut writer = frame
             .write_stream()
             .format("capture")
@@ -274,11 +278,13 @@ impl World {
     }
 }
 
-async fn frame(session: &Session, spec: &Spec, streams: &[MemoryStream]) -> Result<DataFrame> {
+async fn frame(session: &Session, spec: &Spec, streams: &[MemoryStream], wide: bool) -> Result<DataFrame> {
     let context = session.context();
     for (index, stream) in streams.iter().enumerate() {
         let format = format!("feed{index}");
-        session.register_source(&format, Arc::new(FeedFactory(stream.clone())));
+        let factory: Arc<dyn SourceFactory> =
+            if wide { Arc::new(Wide(stream.clone())) } else { Arc::new(FeedFactory(stream.clone())) };
+        session.register_source(&format, factory);
         let mut table = session.read_stream().format(&format).load(None).await?;
         if let Some(delays) = &spec.delays {
             table = table.with_watermark("ts", format!("{} milliseconds", delays[index]))?;

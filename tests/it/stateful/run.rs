@@ -72,25 +72,26 @@ fn describe(spec: &Spec, seed: u64) -> String {
     format!("{} ({}, watermarks {:?}), seed {seed}", spec.rel.sql(), spec.mode, spec.delays)
 }
 
-fn setting(dice: &mut Dice) -> Setting {
+fn setting(dice: &mut Dice, wide: bool) -> Setting {
     Setting {
         partitions: [1, 2, 4][dice.roll(3)],
         state_partitions: [1, 2, 5][dice.roll(3)],
         batch_size: [8192, 1, 3][dice.roll(3)],
         memory_limit: [None, Some("1B"), Some("2KB")][dice.roll(3)],
+        wide,
         trigger: Trigger::AtOnce,
     }
 }
 
 /// Runs a query over a random history. With `restarts`, it is stopped and started again now and then,
-/// with another setting.
-async fn run(spec: &Spec, seed: u64, restarts: bool) -> Result<(), String> {
+/// with another setting; `wide` lets it run in parallel.
+async fn run(spec: &Spec, seed: u64, restarts: bool, wide: bool) -> Result<(), String> {
     let text = |error: tidemill::Error| error.to_string();
     let (mut dice, mut history) = (Dice(seed), History::new(seed));
     let mut world = World::new(spec.clone());
     let mut checker = Checker::new(spec);
     let (mut session, mut query) =
-        world.start(Environment::default(), &setting(&mut dice)).await.map_err(text)?;
+        world.start(Environment::default(), &setting(&mut dice, wide)).await.map_err(text)?;
     let mut late = 0;
     for _ in 0..3 + dice.roll(4) {
         world.feed(&history.next());
@@ -109,10 +110,11 @@ async fn run(spec: &Spec, seed: u64, restarts: bool) -> Result<(), String> {
             }
         }
         if restarts && dice.roll(3) == 0 {
-            query.stop(StopMode::Finish).await.map_err(text)?;
+            let mode = if dice.roll(2) == 0 { StopMode::Finish } else { StopMode::Abandon };
+            query.stop(mode).await.map_err(text)?;
             late += late_rows(&query);
             (session, query) =
-                world.start(Environment::default(), &setting(&mut dice)).await.map_err(text)?;
+                world.start(Environment::default(), &setting(&mut dice, wide)).await.map_err(text)?;
         }
     }
     query.stop(StopMode::Finish).await.map_err(text)?;
@@ -142,13 +144,13 @@ fn specs() -> Vec<Spec> {
     queries::all().into_iter().filter(|spec| describe(spec, 0).contains(&part)).collect()
 }
 
-async fn run_all(first_seed: u64, restarts: bool) {
+async fn run_all(first_seed: u64, restarts: bool, wide: bool) {
     let mut problems = Vec::new();
     let (specs, rounds) = (specs(), number("STATEFUL_ROUNDS", 1));
     for round in 0..rounds {
         for (index, spec) in specs.iter().enumerate() {
             let seed = first_seed + round * 1000 + index as u64;
-            if let Err(problem) = run(spec, seed, restarts).await {
+            if let Err(problem) = run(spec, seed, restarts, wide).await {
                 problems.push(format!("{}: {problem}", describe(spec, seed)));
             }
         }
@@ -159,12 +161,17 @@ async fn run_all(first_seed: u64, restarts: bool) {
 #[tokio::test]
 async fn every_query_gives_what_the_interpreter_gives_after_every_trigger() {
     assert!(queries::all().len() >= 200, "{}", queries::all().len());
-    run_all(1, false).await;
+    run_all(1, false, false).await;
 }
 
 #[tokio::test]
 async fn every_query_goes_on_after_restarts_with_other_settings() {
-    run_all(500_000, true).await;
+    run_all(500_000, true, false).await;
+}
+
+#[tokio::test]
+async fn every_query_gives_the_same_when_it_runs_in_parallel() {
+    run_all(1_000_000, true, true).await;
 }
 
 /// The rows of both streams as bounded tables, in a session.

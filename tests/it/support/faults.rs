@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -292,6 +293,10 @@ impl Storage for FaultStorage {
 
     async fn read(&self, path: &str) -> Result<Option<Bytes>> {
         self.process.call("read", path, self.inner.read(path), nothing()).await
+    }
+
+    async fn read_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>> {
+        self.process.call("read_range", path, self.inner.read_range(path, range), nothing()).await
     }
 
     async fn size(&self, path: &str) -> Result<Option<u64>> {

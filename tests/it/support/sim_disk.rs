@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -431,6 +432,13 @@ impl Disk for SimDisk {
             Inode::File { data, .. } => Ok(data.clone()),
             Inode::Dir { .. } => Err(error(io::ErrorKind::IsADirectory)),
         }
+    }
+
+    fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let whole = self.read(path)?;
+        let end = whole.len().min(usize::try_from(range.end).unwrap_or(usize::MAX));
+        let start = end.min(usize::try_from(range.start).unwrap_or(usize::MAX));
+        Ok(whole[start..end].to_vec())
     }
 
     fn entry(&self, path: &Path) -> io::Result<DiskEntry> {
