@@ -19,6 +19,7 @@ mod refused;
 mod regressions;
 mod restart;
 mod sinks;
+mod spark;
 mod sql_execute;
 mod sql_grammar;
 mod state;

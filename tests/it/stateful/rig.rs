@@ -174,7 +174,8 @@ impl SinkWriter for CaptureWriter {
     }
 }
 
-struct FeedFactory(MemoryStream);
+/// A source that is a stream of the test.
+pub struct FeedFactory(pub MemoryStream);
 
 #[async_trait]
 impl SourceFactory for FeedFactory {
@@ -183,7 +184,8 @@ impl SourceFactory for FeedFactory {
     }
 }
 
-struct CaptureFactory(Capture);
+/// A sink that is the test's.
+pub struct CaptureFactory(pub Capture);
 
 impl SinkFactory for CaptureFactory {
     fn create(&self, _: SinkRequest) -> Result<Arc<dyn Sink>> {
