@@ -498,6 +498,14 @@ fn state_shows_what_a_query_remembers() {
     assert_eq!(shown.to_string(), cells[2], "the overview counts other rows than there are: {out}{rows}");
     assert!(shown > 0, "hours of the last day are still open");
 
+    // In SQL it is the same.
+    let select = "SELECT * FROM state('checkpoint/revenue_sql', 0)";
+    assert_eq!(folder.run(&["sql", "-c", select]), (0, rows, String::new()));
+    let select = "SELECT * FROM state('checkpoint/revenue_sql')";
+    let (code, listed, err) = folder.run(&["sql", "-c", select]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with(&listed) && listed.contains("aggregate"), "{out}{listed}");
+
     // As of the first batch, the hours of its own day are open: whichever file was oldest on this disk.
     let first = ["state", "checkpoint/revenue_sql", "--operator", "0", "--batch", "0"];
     let (code, rows, err) = folder.run(&first);
@@ -512,9 +520,9 @@ fn state_says_what_there_is_if_there_is_no_such_thing() {
     let folder = with_revenue();
     let checkpoint = "checkpoint/revenue_sql";
     for (arguments, code, words) in [
-        (vec!["state", checkpoint, "--operator", "7"], 2, "there is no operator 7; there is 0 (aggregate)"),
+        (vec!["state", checkpoint, "--operator", "7"], 2, "has no operator 7; it has 0 (aggregate)"),
         (vec!["state", checkpoint, "--batch", "999"], 2, "does not have batch 999; it has those from 0 to "),
-        (vec!["state", "nowhere"], 1, "nowhere is not the checkpoint of a query"),
+        (vec!["state", "nowhere"], 2, "nowhere is not the checkpoint of a query"),
     ] {
         let (ended, _, err) = folder.run(&arguments);
         assert_eq!(ended, code, "{arguments:?}: {err}");
@@ -522,6 +530,6 @@ fn state_says_what_there_is_if_there_is_no_such_thing() {
     }
     assert_eq!(folder.run(&["run", "sql/quickstart.sql", "--progress", "none"]).0, 0);
     let (code, _, err) = folder.run(&["state", "checkpoint/quickstart"]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(err.contains("has no state: its query remembers no rows"), "{err}");
 }
