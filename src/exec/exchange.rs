@@ -233,8 +233,14 @@ impl ExecutionPlan for StateExchangeExec {
         context: Arc<TaskContext>,
     ) -> DataFusionResult<SendableRecordBatchStream> {
         let exchanged = self.exchange(&context)?;
+        let is_parallel = self.partitions() > 1 && self.input.output_partitioning().partition_count() > 1;
         let rows = async move {
             let partitions = exchanged.await.map_err(DataFusionError::Shared)?;
+            // Whoever comes first wakes the next one, which then stands where a thread keeps what it does next,
+            // and other threads look for no work. Another task in that place frees it for them.
+            if is_parallel {
+                let _ = tokio::spawn(std::future::ready(())).await;
+            }
             let mut partitions = partitions.lock().unwrap_or_else(PoisonError::into_inner);
             let rows = std::mem::take(&mut partitions[partition]);
             Ok::<_, DataFusionError>(stream::iter(rows.into_iter().map(Ok)))
