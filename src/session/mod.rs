@@ -199,6 +199,7 @@ impl Session {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> tidemill::Result<()> {
+    /// use datafusion::functions_aggregate::expr_fn::count;
     /// use tidemill::prelude::*;
     ///
     /// let folder = tempfile::tempdir().unwrap();
