@@ -25,6 +25,7 @@ mod sql_grammar;
 mod state;
 mod stateful;
 mod storage_contract;
+mod stored_state;
 mod stream_static;
 mod streams_api;
 mod support;
