@@ -174,7 +174,8 @@ impl SinkWriter for CaptureWriter {
     }
 }
 
-struct FeedFactory(MemoryStream);
+/// Gives a stream to readers.
+pub struct FeedFactory(pub MemoryStream);
 
 #[async_trait]
 impl SourceFactory for FeedFactory {
@@ -183,7 +184,8 @@ impl SourceFactory for FeedFactory {
     }
 }
 
-struct CaptureFactory(Capture);
+/// Gives a sink to writers.
+pub struct CaptureFactory(pub Capture);
 
 impl SinkFactory for CaptureFactory {
     fn create(&self, _: SinkRequest) -> Result<Arc<dyn Sink>> {
@@ -276,7 +278,13 @@ impl World {
     }
 }
 
-async fn frame(session: &Session, spec: &Spec, streams: &[MemoryStream], wide: bool) -> Result<DataFrame> {
+/// The query as a data frame of `session`.
+pub async fn frame(
+    session: &Session,
+    spec: &Spec,
+    streams: &[MemoryStream],
+    wide: bool,
+) -> Result<DataFrame> {
     let context = session.context();
     for (index, stream) in streams.iter().enumerate() {
         let format = format!("feed{index}");
