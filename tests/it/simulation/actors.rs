@@ -118,11 +118,13 @@ fn trigger(dice: &mut Dice) -> Trigger {
     }
 }
 
-/// Judges how a run ended: it may fail only if something happened to it.
+/// Judges how a run ended: it may fail only if something happened to it, or if another took over.
 fn judge(story: &Story, process: &Process, ended: &Result<()>) {
     let was_disturbed = process.exit();
     let Err(error) = ended else { return };
-    if let Error::ConcurrentQuery { .. } = cause(error) {
+    let is_fenced = matches!(cause(error), Error::ConcurrentQuery { .. });
+    // Even the younger of two may stop: a write of the other one may have been on its way.
+    if is_fenced && process.is_overlapped() {
         story.facts().takeovers += 1;
     } else if !was_disturbed {
         story.problem(format!("process {} failed: {error}", process.id));

@@ -1,7 +1,7 @@
 //! The disk of a simulation: every call takes some time, and some go wrong. What happens at a call
 //! follows from the seed and from which call it is, not from who is faster.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -62,6 +62,12 @@ struct State {
     toxics: BTreeMap<Toxic, usize>,
     kills: usize,
     power_cuts: usize,
+    /// Processes that lived at the same time as another one that may write.
+    overlapped: BTreeSet<usize>,
+    /// Processes that have seen their fences since they wrote a plan or a commit.
+    owners: BTreeSet<usize>,
+    /// What a process did that must not.
+    violations: Vec<String>,
     /// Records of the checkpoint, from when they were written.
     offsets: BTreeMap<u64, Json>,
     commits: BTreeMap<u64, Json>,
@@ -77,6 +83,7 @@ pub struct Seen {
     pub processes: usize,
     pub offsets: BTreeMap<u64, Json>,
     pub commits: BTreeMap<u64, Json>,
+    pub violations: Vec<String>,
 }
 
 impl Machine {
@@ -92,6 +99,9 @@ impl Machine {
             toxics: BTreeMap::new(),
             kills: 0,
             power_cuts: 0,
+            overlapped: BTreeSet::new(),
+            owners: BTreeSet::new(),
+            violations: vec![],
             offsets: BTreeMap::new(),
             commits: BTreeMap::new(),
         };
@@ -118,6 +128,7 @@ impl Machine {
             processes: state.processes,
             offsets: state.offsets.clone(),
             commits: state.commits.clone(),
+            violations: state.violations.clone(),
         }
     }
 
@@ -131,6 +142,11 @@ impl Machine {
         let mut state = self.state();
         state.processes += 1;
         let (id, death) = (state.processes, CancellationToken::new());
+        let writers: Vec<usize> =
+            state.living.iter().filter(|(_, (_, is_mortal))| *is_mortal).map(|(id, _)| *id).collect();
+        if toxic && !writers.is_empty() {
+            state.overlapped.extend(writers.into_iter().chain([id]));
+        }
         state.living.insert(id, (death.clone(), toxic));
         Process { machine: self.clone(), id, name, toxic, death }
     }
@@ -168,6 +184,18 @@ impl Machine {
 }
 
 impl State {
+    /// Keeps the records of batches.
+    fn keep(&mut self, path: &str, body: &[u8]) {
+        let number = |dir: &str| path.strip_prefix(dir).and_then(|name| name.parse::<u64>().ok());
+        let record = || frame::decode::<Json>(path, body).unwrap();
+        if let Some(batch) = number("offsets/") {
+            self.offsets.entry(batch).or_insert_with(record);
+        }
+        if let Some(batch) = number("commits/") {
+            self.commits.entry(batch).or_insert_with(record);
+        }
+    }
+
     fn note(&mut self, now_us: u64, event: String) {
         self.trace.push(format!("{now_us} {event}"));
     }
@@ -201,6 +229,11 @@ struct Fate {
 }
 
 impl Process {
+    /// Whether there was another process at the same time.
+    pub fn is_overlapped(&self) -> bool {
+        self.machine.state().overlapped.contains(&self.id)
+    }
+
     /// Ends it; whether something happened to it.
     pub fn exit(&self) -> bool {
         let mut state = self.machine.state();
@@ -331,18 +364,33 @@ impl SimStorage {
 
     async fn create_seen(&self, path: &str, body: Bytes) -> Result<Created> {
         let created = self.inner.create(path, body.clone()).await?;
-        if created == Created::New {
+        let is_fenced = path.starts_with("offsets/") || path.starts_with("commits/");
+        if is_fenced && created == Created::New {
             let mut state = self.process.machine.state();
-            let number = |dir: &str| path.strip_prefix(dir).and_then(|name| name.parse::<u64>().ok());
-            let record = || frame::decode::<Json>(path, &body).unwrap();
-            if let Some(batch) = number("offsets/") {
-                state.offsets.insert(batch, record());
+            if !state.owners.remove(&self.process.id) {
+                let violation = format!("process {} wrote {path} without its fence", self.process.id);
+                state.violations.push(violation);
             }
-            if let Some(batch) = number("commits/") {
-                state.commits.insert(batch, record());
-            }
+            state.keep(path, &body);
         }
         Ok(created)
+    }
+
+    /// What a create that ended with an error has written shows when it is read.
+    async fn read_seen(&self, path: &str) -> Result<Option<Bytes>> {
+        let body = self.inner.read(path).await?;
+        if let Some(body) = &body {
+            self.process.machine.state().keep(path, body);
+        }
+        Ok(body)
+    }
+
+    async fn size_seen(&self, path: &str) -> Result<Option<u64>> {
+        let size = self.inner.size(path).await?;
+        if path.starts_with("fence/") && size.is_some() {
+            self.process.machine.state().owners.insert(self.process.id);
+        }
+        Ok(size)
     }
 
     /// What a local `create` leaves behind that does not come to its end.
@@ -374,7 +422,7 @@ impl Storage for SimStorage {
 
     async fn read(&self, path: &str) -> Result<Option<Bytes>> {
         let seen = |body: &Option<Bytes>| body.as_deref().map_or("none".into(), checksum);
-        self.process.call("read", &self.at(path), self.inner.read(path), nothing(), seen).await
+        self.process.call("read", &self.at(path), self.read_seen(path), nothing(), seen).await
     }
 
     async fn read_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>> {
@@ -385,7 +433,7 @@ impl Storage for SimStorage {
 
     async fn size(&self, path: &str) -> Result<Option<u64>> {
         let seen = |size: &Option<u64>| format!("{size:?}");
-        self.process.call("size", &self.at(path), self.inner.size(path), nothing(), seen).await
+        self.process.call("size", &self.at(path), self.size_seen(path), nothing(), seen).await
     }
 
     async fn list(&self, dir: &str) -> Result<Vec<StoredFile>> {

@@ -135,6 +135,9 @@ pub fn tell(place: &str, seed: u64) -> (Seen, Facts, Result<(), String>) {
 async fn check(story: &Story) -> Result<(), String> {
     let text = |error: tidemill::Error| error.to_string();
     let seen = story.machine.seen();
+    if !seen.violations.is_empty() {
+        return Err(seen.violations.join(", "));
+    }
     let batches: Vec<u64> = seen.commits.keys().copied().collect();
     if batches != (0..batches.len() as u64).collect::<Vec<_>>() {
         return Err(format!("commits {batches:?}"));
