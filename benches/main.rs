@@ -24,6 +24,10 @@ use clap::{Parser, ValueEnum};
 use support::report::Report;
 use support::{Result, Workspace};
 
+/// As in the command.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The benchmarks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {

@@ -55,7 +55,7 @@ pub use options::{Options, nearest, parse_bytes, parse_duration};
 pub use plan::{StreamTable, is_unbounded, unbounded_tables};
 pub use query::{
     ListenerId, QueryIdle, QueryStarted, QueryTerminated, SinkProgress, SourceProgress, StopMode,
-    StreamingQuery, StreamingQueryListener, StreamingQueryManager, StreamingQueryProgress,
+    StoredState, StreamingQuery, StreamingQueryListener, StreamingQueryManager, StreamingQueryProgress,
     StreamingQueryStatus, Trigger,
 };
 pub use session::{

@@ -113,6 +113,22 @@ impl Checkpoint {
         read::record(storage, layout::METADATA).await
     }
 
+    /// The batches whose commit records are there, without taking the checkpoint over.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn committed_batches(storage: &dyn Storage) -> Result<BTreeSet<u64>> {
+        Ok(read::numbers(&storage.list(layout::COMMITS).await?))
+    }
+
+    /// Reads a commit record without taking the checkpoint over; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::CheckpointDamaged`] if it is there and cannot be read.
+    pub async fn read_commit(storage: &dyn Storage, batch_id: u64) -> Result<Option<CommitRecord>> {
+        read::commit(storage, batch_id).await
+    }
+
     /// Takes the checkpoint over from whichever run had it, and reads how to go on.
     ///
     /// # Errors

@@ -67,7 +67,7 @@ enum Command {
     ///
     /// Without --operator: how much every stateful operator remembers. With it: its rows, that is
     /// the columns of the key, those of the partial results, and until when a row is kept. A running
-    /// query is not disturbed.
+    /// query is not disturbed. In SQL the same is SELECT * FROM state('CHECKPOINT', OPERATOR, BATCH).
     State {
         /// The checkpoint's directory or URL
         checkpoint: String,

@@ -11,7 +11,9 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::EquivalenceProperties;
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
+};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PhysicalExpr,
@@ -49,13 +51,8 @@ impl StateExchangeExec {
         keys: Vec<Arc<dyn PhysicalExpr>>,
         partitions: usize,
     ) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(input.schema()),
-            Partitioning::UnknownPartitioning(partitions),
-            EmissionType::Final,
-            Boundedness::Bounded,
-        );
-        Self { input, keys, properties: Arc::new(properties), exchanged: Mutex::new(None) }
+        let properties = properties(&input, partitions);
+        Self { input, keys, properties, exchanged: Mutex::new(None) }
     }
 
     fn partitions(&self) -> usize {
@@ -79,6 +76,15 @@ impl StateExchangeExec {
         *exchanged = Some(future.clone());
         Ok(future)
     }
+}
+
+fn properties(input: &Arc<dyn ExecutionPlan>, partitions: usize) -> Arc<PlanProperties> {
+    Arc::new(PlanProperties::new(
+        EquivalenceProperties::new(input.schema()),
+        Partitioning::UnknownPartitioning(partitions),
+        EmissionType::Final,
+        Boundedness::Bounded,
+    ))
 }
 
 /// Reads all inputs, at the same time if there are several.
@@ -210,21 +216,21 @@ impl ExecutionPlan for StateExchangeExec {
     fn replace_children(
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
+        options: ReplaceChildrenOptions,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self {
-            input: children.swap_remove(0),
-            keys: self.keys.clone(),
-            properties: Arc::clone(&self.properties),
-            exchanged: Mutex::new(None),
-        }))
+        let input = children.swap_remove(0);
+        let properties = match options.children_properties {
+            ChildrenPropertiesMode::Keep => Arc::clone(&self.properties),
+            ChildrenPropertiesMode::Recompute => properties(&input, self.partitions()),
+        };
+        Ok(Arc::new(Self { input, keys: self.keys.clone(), properties, exchanged: Mutex::new(None) }))
     }
 
     fn with_new_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(children.swap_remove(0), self.keys.clone(), self.partitions())))
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
     fn execute(
@@ -233,8 +239,14 @@ impl ExecutionPlan for StateExchangeExec {
         context: Arc<TaskContext>,
     ) -> DataFusionResult<SendableRecordBatchStream> {
         let exchanged = self.exchange(&context)?;
+        let is_parallel = self.partitions() > 1 && self.input.output_partitioning().partition_count() > 1;
         let rows = async move {
             let partitions = exchanged.await.map_err(DataFusionError::Shared)?;
+            // Whoever comes first wakes the next one, which then stands where a thread keeps what it does next,
+            // and other threads look for no work. Another task in that place frees it for them.
+            if is_parallel {
+                let _ = tokio::spawn(std::future::ready(())).await;
+            }
             let mut partitions = partitions.lock().unwrap_or_else(PoisonError::into_inner);
             let rows = std::mem::take(&mut partitions[partition]);
             Ok::<_, DataFusionError>(stream::iter(rows.into_iter().map(Ok)))

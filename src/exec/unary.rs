@@ -11,7 +11,9 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::EquivalenceProperties;
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
+};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PhysicalExpr,
@@ -95,6 +97,11 @@ impl UnaryExec {
         self.work.late_rows()
     }
 
+    /// Whether one output partition has the rows of several input partitions.
+    fn is_one_of_many(&self) -> bool {
+        self.partitions() != self.input.output_partitioning().partition_count()
+    }
+
     fn partitions(&self) -> usize {
         self.properties.output_partitioning().partition_count()
     }
@@ -137,26 +144,22 @@ impl ExecutionPlan for UnaryExec {
     fn replace_children(
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
+        options: ReplaceChildrenOptions,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self {
-            input: children.swap_remove(0),
-            work: Arc::clone(&self.work),
-            properties: Arc::clone(&self.properties),
+        let input = children.swap_remove(0);
+        let (work, is_one) = (Arc::clone(&self.work), self.is_one_of_many());
+        Ok(Arc::new(match options.children_properties {
+            ChildrenPropertiesMode::Keep => Self { input, work, properties: Arc::clone(&self.properties) },
+            ChildrenPropertiesMode::Recompute if is_one => Self::with_partitions(input, work, 1),
+            ChildrenPropertiesMode::Recompute => Self::new(input, work),
         }))
     }
 
     fn with_new_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let input = children.swap_remove(0);
-        let before = self.input.output_partitioning().partition_count();
-        let partitions = match self.partitions() == before {
-            true => input.output_partitioning().partition_count(),
-            false => self.partitions(),
-        };
-        Ok(Arc::new(Self::with_partitions(input, Arc::clone(&self.work), partitions)))
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
     fn execute(
@@ -166,7 +169,7 @@ impl ExecutionPlan for UnaryExec {
     ) -> DataFusionResult<SendableRecordBatchStream> {
         let epoch = Epoch::of(&context)?;
         let inputs = self.input.output_partitioning().partition_count();
-        let mine = if self.partitions() == inputs { partition..partition + 1 } else { 0..inputs };
+        let mine = if self.is_one_of_many() { 0..inputs } else { partition..partition + 1 };
         let inputs = mine
             .map(|partition| Ok((partition, self.input.execute(partition, Arc::clone(&context))?)))
             .collect::<DataFusionResult<Vec<_>>>()?;
@@ -177,5 +180,54 @@ impl ExecutionPlan for UnaryExec {
             })
             .try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.work.schema(), rows)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::Schema;
+    use datafusion::physical_plan::empty::EmptyExec;
+    use datafusion::physical_plan::replace_children_if_necessary;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Nothing(SchemaRef);
+
+    impl PartitionWork for Nothing {
+        fn name(&self) -> &'static str {
+            "NothingExec"
+        }
+
+        fn describe(&self) -> String {
+            String::new()
+        }
+
+        fn schema(&self) -> SchemaRef {
+            Arc::clone(&self.0)
+        }
+
+        fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+            vec![]
+        }
+
+        fn run(self: Arc<Self>, _: usize, rows: SendableRecordBatchStream, _: Arc<Epoch>) -> Batches {
+            rows
+        }
+    }
+
+    /// As when the sides of a join below are swapped.
+    #[test]
+    fn an_input_with_more_partitions_is_read_in_as_many() {
+        let schema = Arc::new(Schema::empty());
+        let input = |partitions| -> Arc<dyn ExecutionPlan> {
+            Arc::new(EmptyExec::new(Arc::clone(&schema)).with_partitions(partitions))
+        };
+        let plan: Arc<dyn ExecutionPlan> =
+            Arc::new(UnaryExec::new(input(1), Arc::new(Nothing(Arc::clone(&schema)))));
+        let plan = replace_children_if_necessary(plan, vec![input(3)]).unwrap();
+        assert_eq!(plan.output_partitioning().partition_count(), 3);
+        let plan = replace_children_if_necessary(plan, vec![input(3)]).unwrap();
+        assert_eq!(plan.output_partitioning().partition_count(), 3);
     }
 }

@@ -46,6 +46,17 @@ impl Span {
     pub(crate) fn micros(micros: i64) -> Self {
         Self { micros, ..Self::default() }
     }
+
+    /// The longer of the two, if that does not depend on the time that it is added to.
+    fn longer(&self, other: &Span) -> Option<Span> {
+        let parts = |span: &Span| (span.months, span.days, span.micros);
+        match (self, other) {
+            _ if parts(self) == (0, 0, 0) => Some(other.clone()),
+            _ if parts(other) == (0, 0, 0) => Some(self.clone()),
+            _ if (self.months, self.days, &self.zone) != (other.months, other.days, &other.zone) => None,
+            _ => Some(if self.micros >= other.micros { self.clone() } else { other.clone() }),
+        }
+    }
 }
 
 impl Finality {
@@ -58,6 +69,16 @@ impl Finality {
     pub(crate) fn metadata(finality: Option<&Finality>) -> HashMap<String, String> {
         let tag = finality.map_or_else(|| NO_TAG.to_string(), ToString::to_string);
         HashMap::from([(TAG.to_string(), tag)])
+    }
+
+    /// When the values of two columns are final in both of them, if that can be said of values of one
+    /// column that has the rows of both.
+    pub(crate) fn later(&self, other: &Finality) -> Option<Finality> {
+        match (self, other) {
+            (Finality::Window { .. }, Finality::Window { .. }) => Some(Finality::Window { size: None }),
+            (Finality::After(a), Finality::After(b)) => a.longer(b).map(Finality::After),
+            _ => None,
+        }
     }
 
     /// Whether a column of this type can be tagged so.

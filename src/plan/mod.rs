@@ -20,6 +20,7 @@ mod static_refresh;
 mod static_tables;
 mod static_version;
 pub(crate) mod stream_table;
+mod union_times;
 pub(crate) mod watermark;
 mod window_calls;
 pub(crate) mod windows;

@@ -15,6 +15,7 @@ use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Logi
 use super::batch_rule::simplify_bounded;
 use super::distinct_on::keep_first_rows;
 use super::event_time::finality_of;
+use super::union_times::with_common_times;
 use super::window_calls::{calls_in, event_time_of, get_field, in_use, refuse, unused_name, window_size};
 use crate::error::Result;
 use crate::functions::{
@@ -26,8 +27,8 @@ use crate::functions::{
 const STARTS: &str = "__window_start";
 
 /// `plan` without calls of `window()` that give several rows or are grouped by, and with every column
-/// of a projection or group tagged with when it is final, whatever DataFusion's functions and casts
-/// say about it. Column names and types stay the same. Watermarks and deduplications of bounded
+/// of a projection, group or union tagged with when it is final, whatever DataFusion's functions,
+/// casts and unions say about it. Column names and types stay the same. Watermarks and deduplications of bounded
 /// tables become what they are in batch queries, and `DISTINCT ON` over unbounded ones becomes a
 /// deduplication.
 ///
@@ -55,6 +56,7 @@ fn rewrite(plan: LogicalPlan, tags: bool) -> DataFusionResult<LogicalPlan> {
                 let projection = expand_projection(projection)?;
                 if tags { tag_projection(projection)? } else { LogicalPlan::Projection(projection) }
             }
+            LogicalPlan::Union(union) if tags => with_common_times(union)?,
             other => {
                 refuse_sliding(&other)?;
                 other

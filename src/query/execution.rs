@@ -250,7 +250,7 @@ impl Execution {
 
     async fn finish_maintenance(&mut self) -> Result<()> {
         if let Some(round) = self.maintenance.take() {
-            self.runner.state.hurry();
+            self.runner.state.end();
             // Its error was reported; a round that is interrupted is taken up by the next start.
             let _ = round.await;
         }

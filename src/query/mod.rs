@@ -10,6 +10,8 @@ mod progress;
 mod report;
 mod settings;
 mod start;
+mod state_columns;
+mod stored_state;
 mod trigger;
 mod watermark;
 
@@ -20,4 +22,5 @@ pub use manager::{ListenerId, StreamingQueryManager};
 pub use progress::{SinkProgress, SourceProgress, StreamingQueryProgress, StreamingQueryStatus};
 pub(crate) use settings::StateSettings;
 pub(crate) use start::{QueryPlan, StartRequest, explain, pinned_tables, start};
+pub use stored_state::StoredState;
 pub use trigger::Trigger;

@@ -290,7 +290,7 @@ impl SinkFactory for MemoryFactory {
                     .into(),
             ));
         }
-        Ok(Arc::new(MemorySink::new(request.schema)))
+        Ok(Arc::new(MemorySink::try_new(request.schema)?))
     }
 }
 

@@ -5,6 +5,7 @@ mod event_time;
 mod formats;
 mod path;
 mod reader;
+mod state_function;
 mod table_functions;
 mod writer;
 
@@ -26,9 +27,10 @@ pub use writer::DataStreamWriter;
 use crate::error::{Error, Result};
 use crate::functions::all_functions;
 use crate::plan::{BatchEventTime, StreamTable};
-use crate::query::{StreamingQueryManager, pinned_tables};
+use crate::query::{StoredState, StreamingQueryManager, pinned_tables};
 use crate::storage::{Durability, resolve_location};
 use formats::Formats;
+use state_function::StateTableFunction;
 use table_functions::EventTimeTableFunctions;
 
 /// A DataFusion [`SessionContext`] whose tables may be unbounded.
@@ -123,6 +125,10 @@ impl Session {
         if let Err(error) = context.register_relation_planner(Arc::new(EventTimeTableFunctions)) {
             tracing::warn!(%error, "TUMBLE, HOP and WITH_WATERMARK are not available");
         }
+        let state = StateTableFunction::new(Arc::downgrade(&inner), context.runtime_env());
+        if let Err(error) = context.register_relation_planner(Arc::new(state)) {
+            tracing::warn!(%error, "the table function state is not available");
+        }
         Self { context, inner }
     }
 
@@ -180,6 +186,51 @@ impl Session {
         let tables = pinned_tables(plan, storage.as_ref()).await?;
         let as_table = |provider| Arc::new(StreamTable::new(provider)) as Arc<dyn TableProvider>;
         Ok(tables.into_iter().map(|(name, provider)| (name, as_table(provider))).collect())
+    }
+
+    /// What the query with its checkpoint at `checkpoint` remembered after `batch`, or after the last
+    /// batch that it has committed. The query may be running; it is not disturbed.
+    ///
+    /// In SQL the same is a table function, `state('checkpoint', operator, batch)`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is not a checkpoint, has no state, or no longer has that batch.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> tidemill::Result<()> {
+    /// use datafusion::functions_aggregate::expr_fn::count;
+    /// use tidemill::prelude::*;
+    ///
+    /// let folder = tempfile::tempdir().unwrap();
+    /// std::fs::write(folder.path().join("a.json"), "{\"word\":\"to\"}\n{\"word\":\"be\"}\n{\"word\":\"to\"}\n").unwrap();
+    /// let session = Session::new();
+    /// let words = session.read_stream().format("json").load(folder.path()).await?;
+    /// let counts = words.aggregate(vec![col("word")], vec![count(lit(1)).alias("times")])?;
+    /// let checkpoint = folder.path().join("checkpoint").display().to_string();
+    /// let query = counts
+    ///     .write_stream()
+    ///     .format("noop")
+    ///     .output_mode(OutputMode::Update)
+    ///     .trigger(Trigger::AvailableNow)
+    ///     .option("checkpointLocation", &checkpoint)
+    ///     .start(None)
+    ///     .await?;
+    /// query.await_termination().await?;
+    ///
+    /// let state = session.stored_state(&checkpoint, None).await?;
+    /// assert_eq!(state.batch_id(), 0);
+    /// let groups = session.context().read_table(state.table(0)?)?;
+    /// assert_eq!(groups.count().await?, 2);
+    ///
+    /// let sql = format!("SELECT word FROM state('{checkpoint}', 0) WHERE word < 'c'");
+    /// assert_eq!(session.context().sql(&sql).await?.count().await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn stored_state(&self, checkpoint: &str, batch: Option<u64>) -> Result<StoredState> {
+        let storages = writer::storages(&self.inner, &self.context.runtime_env());
+        state_function::open(storages.as_ref(), checkpoint, batch).await
     }
 
     pub(crate) fn inner(&self) -> &Arc<SessionInner> {

@@ -72,7 +72,9 @@ impl RelationPlanner for EventTimeTableFunctions {
         relation: TableFactor,
         context: &mut dyn RelationPlannerContext,
     ) -> DataFusionResult<RelationPlanning> {
-        let Some((function, arguments, alias)) = call(&relation) else {
+        let Some((function, arguments, alias)) =
+            call(&relation).and_then(|(name, rest, alias)| Some((Function::named(&name)?, rest, alias)))
+        else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
         let plan = plan(function, arguments, context)?;
@@ -80,15 +82,15 @@ impl RelationPlanner for EventTimeTableFunctions {
     }
 }
 
-/// The call of one of the functions that `relation` is, if it is one.
-fn call(relation: &TableFactor) -> Option<(Function, &[FunctionArg], &Option<TableAlias>)> {
+/// The call of a table function that `relation` is, if it is one: by itself, or inside `TABLE(…)`.
+pub(super) fn call(relation: &TableFactor) -> Option<(String, &[FunctionArg], &Option<TableAlias>)> {
     match relation {
         TableFactor::Table { name, alias, args: Some(args), .. } => {
-            Some((Function::named(&name.to_string())?, &args.args, alias))
+            Some((name.to_string(), &args.args, alias))
         }
         TableFactor::TableFunction { expr: SqlExpr::Function(call), alias } => match &call.args {
             FunctionArguments::List(FunctionArgumentList { args, .. }) => {
-                Some((Function::named(&call.name.to_string())?, args, alias))
+                Some((call.name.to_string(), args, alias))
             }
             _ => None,
         },
@@ -102,22 +104,7 @@ fn plan(
     context: &mut dyn RelationPlannerContext,
 ) -> DataFusionResult<LogicalPlan> {
     let usage = function.usage();
-    let mut given: Vec<Option<&SqlExpr>> = vec![None; function.arguments().len()];
-    for (position, argument) in arguments.iter().enumerate() {
-        let (place, value) = match argument {
-            FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => (given.get_mut(position), value),
-            FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => {
-                let position =
-                    function.arguments().iter().position(|known| name.value.eq_ignore_ascii_case(known));
-                (position.and_then(|position| given.get_mut(position)), value)
-            }
-            other => return plan_err!("the argument '{other}' is not expected here; write {usage}"),
-        };
-        match place {
-            Some(place) if place.is_none() => *place = Some(value),
-            _ => return plan_err!("the argument '{argument}' is not expected here; write {usage}"),
-        }
-    }
+    let given = by_position(arguments, function.arguments(), usage)?;
     let by_name = |name: &str| {
         let position = function.arguments().iter().position(|known| *known == name);
         position.and_then(|position| given[position])
@@ -144,6 +131,30 @@ fn plan(
     }
     let windows = windows(function, &by_name, context, input.schema())?;
     with_window_columns(input, time, windows)
+}
+
+/// The arguments in the order of their `names`, by which they may be given.
+pub(super) fn by_position<'a>(
+    arguments: &'a [FunctionArg],
+    names: &[&str],
+    usage: &str,
+) -> DataFusionResult<Vec<Option<&'a SqlExpr>>> {
+    let mut given: Vec<Option<&SqlExpr>> = vec![None; names.len()];
+    for (position, argument) in arguments.iter().enumerate() {
+        let (place, value) = match argument {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => (given.get_mut(position), value),
+            FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => {
+                let position = names.iter().position(|known| name.value.eq_ignore_ascii_case(known));
+                (position.and_then(|position| given.get_mut(position)), value)
+            }
+            other => return plan_err!("the argument '{other}' is not expected here; write {usage}"),
+        };
+        match place {
+            Some(place) if place.is_none() => *place = Some(value),
+            _ => return plan_err!("the argument '{argument}' is not expected here; write {usage}"),
+        }
+    }
+    Ok(given)
 }
 
 /// A delay as text or as an interval, of which a month counts as 31 days.

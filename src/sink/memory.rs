@@ -14,6 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::columns::check_names_differ;
 use super::report::total_rows;
 use super::{OutputMode, Sink, SinkBatch, SinkWriter};
 use crate::checkpoint::records::SinkDefinition;
@@ -123,8 +124,12 @@ pub struct MemorySink {
 
 impl MemorySink {
     /// A sink for rows of `schema`, with an empty table.
-    pub fn new(schema: SchemaRef) -> Self {
-        Self { table: Arc::new(MemoryTable::new(schema)) }
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if two columns have one name: such a table could not be read.
+    pub fn try_new(schema: SchemaRef) -> Result<Self> {
+        check_names_differ(&schema, "the memory sink")?;
+        Ok(Self { table: Arc::new(MemoryTable::new(schema)) })
     }
 
     /// The table of the results, to be registered under the query's name.

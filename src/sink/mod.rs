@@ -5,6 +5,7 @@
 //! that cannot stage (console) shows them while writing and says in its docs that a batch can
 //! repeat after a crash.
 
+mod columns;
 pub mod console;
 pub mod file;
 pub mod memory;

@@ -34,7 +34,8 @@ pub(super) struct Merged {
 
 /// Merges `files`, oldest first, into the file `path`: of every row only the newest change, without
 /// those that are gone (`expired`, by operator, and whether nothing is older). Bucket by bucket, with no
-/// more than one in memory, as fast as `pace` allows.
+/// more than one in memory, as fast as `pace` allows. `None` if it was given up, because there are no more
+/// batches, and it is not `urgent`.
 ///
 /// # Errors
 /// Those of the storage, and damaged files. A part of the new file may be there then.
@@ -43,8 +44,8 @@ pub(super) async fn merge(
     files: &[SegmentFile],
     (expired, is_oldest): (&[Option<i64>], bool),
     path: &str,
-    pace: &Pace,
-) -> Result<Merged> {
+    (pace, urgent): (&Pace, bool),
+) -> Result<Option<Merged>> {
     let mut output = Output { storage, path, writer: None };
     let mut file = Assembler::new();
     for operator in operators(files.iter().flat_map(|file| &file.blocks)) {
@@ -70,11 +71,15 @@ pub(super) async fn merge(
             }
             if *rows.buckets().end() != number {
                 pace.give_way(step).await;
+                if pace.has_ended() && !urgent {
+                    output.give_up().await?;
+                    return Ok(None);
+                }
             }
         }
     }
     let (end, rows) = file.finish();
-    Ok(Merged { rows, bytes: output.finish(end).await? })
+    Ok(Some(Merged { rows, bytes: output.finish(end).await? }))
 }
 
 /// Runs `work` where it may take its time.
@@ -99,6 +104,13 @@ impl Output<'_> {
             none => none.insert(self.storage.writer(self.path).await?),
         };
         writer.write(part).await
+    }
+
+    async fn give_up(self) -> Result<()> {
+        match self.writer {
+            Some(writer) => writer.abort().await,
+            None => Ok(()),
+        }
     }
 
     /// Writes the end, and gives the length of the file.
@@ -212,8 +224,9 @@ mod tests {
             storage.create(&path, body).await.unwrap();
             opened.push(SegmentFile::open(&storage, &segment).await.unwrap());
         }
-        let merged =
-            merge(&*storage, &opened, (expired, is_oldest), "merged", &Pace::default()).await.unwrap();
+        let pace = Pace::default();
+        let into = |name| merge(&*storage, &opened, (expired, is_oldest), name, (&pace, false));
+        let merged = into("merged").await.unwrap().unwrap();
         let file = SegmentFile::open(&storage, &segment("merged", merged.bytes)).await.unwrap();
         let mut found = Vec::new();
         for block in &file.blocks {
@@ -221,6 +234,11 @@ mod tests {
             found.extend((0..changes.len()).map(|row| (changes.keys.row(row).to_vec(), changes.kinds[row])));
         }
         assert_eq!(found.len() as u64, merged.rows);
+        // Large ones are given up at the end, and leave nothing behind.
+        pace.end();
+        let is_large = file.blocks.len() > 1;
+        assert_eq!(into("again").await.unwrap().is_none(), is_large);
+        assert_eq!(storage.size("again").await.unwrap().is_none(), is_large);
         found.sort_by_key(|(key, _)| key.clone());
         found
     }

@@ -13,15 +13,20 @@ const LONGEST_REST: Duration = Duration::from_millis(500);
 /// Lets merging leave the processor to the batches, and yet keep up with them.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    hurry: CancellationToken,
+    end: CancellationToken,
     /// Files that batches added since the merge that is under way began.
     added: AtomicU64,
 }
 
 impl Pace {
-    /// From now on merging does not rest.
-    pub(super) fn hurry(&self) {
-        self.hurry.cancel();
+    /// From now on there are no more batches.
+    pub(super) fn end(&self) {
+        self.end.cancel();
+    }
+
+    /// Whether there are no more batches.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.is_cancelled()
     }
 
     /// A merge begins.
@@ -43,11 +48,11 @@ impl Pace {
     pub(super) async fn give_way(&self, step: Instant) {
         let rest =
             REST.saturating_sub(u32::try_from(self.added.load(Ordering::Relaxed) / 8).unwrap_or(u32::MAX));
-        if rest == 0 || self.hurry.is_cancelled() {
+        if rest == 0 || self.has_ended() {
             return;
         }
         let rest = (step.elapsed() * rest).min(LONGEST_REST);
-        let _ = tokio::time::timeout(rest, self.hurry.cancelled()).await;
+        let _ = tokio::time::timeout(rest, self.end.cancelled()).await;
     }
 }
 
@@ -65,7 +70,7 @@ mod tests {
         let step = Instant::now() - Duration::from_secs(3600);
         pace.give_way(step).await;
         pace.begin();
-        pace.hurry();
+        pace.end();
         pace.give_way(step).await;
         assert!(step.elapsed() < Duration::from_secs(3600) + LONGEST_REST);
     }

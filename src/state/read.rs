@@ -43,16 +43,16 @@ impl Manifest {
 }
 
 /// Calls `each` with all rows of an operator, counted from 0, as of the commit record with this
-/// manifest: some at a time, in no particular order. Only those, a 64th part of a large state, are held in
-/// memory. A running query is not disturbed.
+/// manifest: some at a time, in no particular order, and the next ones when it is done. Only those, a 64th
+/// part of a large state, are held in memory. A running query is not disturbed.
 ///
 /// # Errors
 /// [`Error::CheckpointDamaged`] if a file is missing or damaged; those of `each`.
-pub async fn read_state(
+pub async fn read_state<F: Future<Output = Result<()>>>(
     storage: &Arc<dyn Storage>,
     manifest: &Manifest,
     operator: usize,
-    mut each: impl FnMut(StateRows) -> Result<()>,
+    mut each: impl FnMut(StateRows) -> F,
 ) -> Result<()> {
     let expired = manifest.operators.get(operator).and_then(|known| known.expired);
     let Ok(operator) = u32::try_from(operator) else { return Ok(()) };
@@ -66,7 +66,7 @@ pub async fn read_state(
         let gone = Gone { expired, is_oldest: true };
         let newest = off_thread(move || Ok(rows(&newest(bucket, gone)?))).await?;
         if !newest.keys.is_empty() {
-            each(newest)?;
+            each(newest).await?;
         }
     }
     Ok(())

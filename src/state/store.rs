@@ -29,6 +29,10 @@ const DIRECTORY: &str = "state";
 /// From how many changed rows on several threads write them.
 const PARALLEL_FROM: usize = 1 << 14;
 
+/// So many files are merged even at the end of a run, which may have been too short for it, as those
+/// before.
+const TOO_MANY: usize = 64;
+
 /// How a query keeps its state.
 #[derive(Debug, Clone)]
 pub struct StateOptions {
@@ -250,9 +254,10 @@ impl StateStore {
         Ok(Segment { file: file_name, first_batch: batch_id, last_batch: batch_id, rows, bytes })
     }
 
-    /// From now on merging does not leave the processor to batches: there are no more.
-    pub fn hurry(&self) {
-        self.pace.hurry();
+    /// Says that there are no more batches: merging need not leave the processor to them, and what is not
+    /// urgent is left to the next run.
+    pub fn end(&self) {
+        self.pace.end();
     }
 
     /// Merges files as far as that is due, and removes those that only commit records older than
@@ -263,7 +268,9 @@ impl StateStore {
     /// Those of the storage, and damaged files. The next call goes on where this one stopped.
     pub async fn maintain(&self, committed: u64, min_batches_to_retain: u64) -> Result<()> {
         while let Some(merging) = self.next_merge() {
-            self.merge(merging).await?;
+            if !self.merge(merging).await? {
+                break;
+            }
         }
         let removable: Vec<String> = {
             let is_old = |since: &Option<u64>| {
@@ -290,9 +297,10 @@ impl StateStore {
         })
     }
 
-    async fn merge(&self, merging: Merging) -> Result<()> {
+    /// Whether it was not given up.
+    async fn merge(&self, merging: Merging) -> Result<bool> {
         let Merging { segments, expired, is_oldest } = merging;
-        let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(()) };
+        let (Some(first), Some(last)) = (segments.first(), segments.last()) else { return Ok(true) };
         self.pace.begin();
         let mut files = Vec::with_capacity(segments.len());
         for segment in &segments {
@@ -300,7 +308,10 @@ impl StateStore {
         }
         let (first_batch, last_batch) = (first.first_batch, last.last_batch);
         let file = self.path(first_batch, last_batch);
-        let merged = merge(&*self.storage, &files, (&expired, is_oldest), &file, &self.pace).await?;
+        let pace = (&self.pace, segments.len() >= TOO_MANY);
+        let Some(merged) = merge(&*self.storage, &files, (&expired, is_oldest), &file, pace).await? else {
+            return Ok(false);
+        };
         let merged = Segment { file, first_batch, last_batch, rows: merged.rows, bytes: merged.bytes };
         let mut files = self.files();
         let at = files.manifest.segments.iter().position(|segment| segment.file == first.file);
@@ -309,7 +320,7 @@ impl StateStore {
             let old: Vec<Segment> = files.manifest.segments.splice(at..end, [merged]).collect();
             files.retired.extend(old.into_iter().map(|segment| (None, segment.file)));
         }
-        Ok(())
+        Ok(true)
     }
 }
 

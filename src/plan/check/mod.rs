@@ -94,7 +94,7 @@ fn flow(plan: &LogicalPlan, mode: OutputMode) -> Result<Flow> {
             check_columns(rows.schema(), rows.schema().columns(), "DISTINCT")?;
             distinct(*input, mode)
         }
-        (LogicalPlan::Limit(_), [input]) => check_limit(*input, mode),
+        (LogicalPlan::Limit(_), [input]) => check_limit(*input),
         (LogicalPlan::Extension(extension), [input]) => {
             let node = extension.node.as_any();
             if let Some(rows) = node.downcast_ref::<Deduplicate>() {
@@ -164,14 +164,10 @@ fn distinct(input: Flow, mode: OutputMode) -> Result<Flow> {
     }
 }
 
-fn check_limit(input: Flow, mode: OutputMode) -> Result<Flow> {
-    match (input, mode) {
-        (Flow::Append, OutputMode::Append | OutputMode::Update) => Ok(Flow::Append),
-        (Flow::Append, OutputMode::Complete) => refuse(
-            "LIMIT or OFFSET below an aggregation, in output mode complete",
-            "which rows come first would have to be decided anew with every batch",
-            "Use it above the aggregation, or in output mode append",
-        ),
+fn check_limit(input: Flow) -> Result<Flow> {
+    match input {
+        // A row once counted stays.
+        Flow::Append => Ok(Flow::Append),
         _ => refuse(
             "LIMIT or OFFSET over an aggregation, in output mode update",
             "a row that was given may change, and would still count",

@@ -7,7 +7,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, FetchType, Limit, LogicalPlan, LogicalPlanBuilder, SkipType, lit,
+    Aggregate, Expr, ExprSchemable, FetchType, Limit, LogicalPlan, LogicalPlanBuilder, SkipType, lit, when,
 };
 
 use super::aggregate::stateful_aggregate;
@@ -147,7 +147,10 @@ impl Rewriter {
                     .into(),
             })?;
             let (input, time) = self.expiring(input, operator, Some(&key));
-            (input, time.map(|time| time + lit(delay_ms.saturating_mul(MICROS))))
+            // Without a time a row would be remembered for ever; as in Spark it counts as one of 1970.
+            let from = |time: Expr| when(time.clone().is_null(), lit(0_i64)).otherwise(time);
+            let delay = lit(delay_ms.saturating_mul(MICROS));
+            (input, time.map(from).transpose()?.map(|from| from + delay))
         } else {
             let key = keys.iter().find_map(|key| event_time_key(key, input.schema()));
             self.expiring(input, operator, key.as_ref())

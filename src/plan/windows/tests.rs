@@ -134,6 +134,34 @@ async fn keys_are_tagged_after_optimisation() {
              GROUP BY d",
             vec!["+1day@UTC"],
         ),
+        // Of columns that are final at different times, the later one counts, in either order.
+        (
+            "SELECT t, count(*) FROM (SELECT ts AS t FROM s UNION ALL SELECT window_start FROM tumbled) GROUP BY t",
+            vec!["+300000000us"],
+        ),
+        (
+            "SELECT t, count(*) FROM (SELECT window_start AS t FROM tumbled UNION ALL SELECT ts FROM s) GROUP BY t",
+            vec!["+300000000us"],
+        ),
+        (
+            "SELECT t, count(*) FROM (SELECT date_trunc('minute', ts) AS t FROM s UNION ALL SELECT ts FROM plain \
+             UNION ALL SELECT date_bin(INTERVAL '1 hour', ts) FROM s) GROUP BY t",
+            vec!["+3600000000us"],
+        ),
+        (
+            "SELECT t, count(*) FROM (SELECT date_trunc('month', ts) AS t FROM s \
+             UNION ALL SELECT window_start FROM tumbled) GROUP BY t",
+            vec![],
+        ),
+        (
+            "SELECT w, count(*) FROM (SELECT window(ts, '1 minute') AS w FROM s \
+             UNION ALL SELECT window(ts, '1 hour') FROM s) GROUP BY w",
+            vec!["window"],
+        ),
+        (
+            "SELECT t, count(*) FROM (SELECT to_timestamp(ts) AS t FROM s UNION ALL SELECT ts FROM s) GROUP BY t",
+            vec![],
+        ),
         ("SELECT to_timestamp_seconds(ts) AS d, count(*) FROM s GROUP BY d", vec![]),
         ("SELECT d, count(*) FROM (SELECT to_date(ts) AS d FROM s) GROUP BY d", vec![]),
         ("SELECT d, count(*) FROM (SELECT to_timestamp(ts) AS d FROM s) GROUP BY d", vec![]),

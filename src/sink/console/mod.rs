@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use self::table::{Table, TableStyle};
+use super::columns::check_names_differ;
 use super::file::LineFormat;
 use super::report::total_rows;
 use super::{OutputMode, Sink, SinkBatch, SinkDistribution, SinkWriter};
@@ -62,7 +63,7 @@ impl fmt::Debug for ConsoleSink {
 
 impl ConsoleSink {
     /// A sink for rows of `schema` that prints to standard output. Fails for bad options, and with
-    /// `format` = `json` for columns that JSON cannot hold or that are called `batchId`.
+    /// `format` = `json` for columns that JSON cannot hold, that have one name or are called `batchId`.
     pub fn try_new(schema: SchemaRef, options: &Options) -> Result<Self> {
         options.deny_unknown("the console sink", &["numRows", "truncate", "format"])?;
         let num_rows = options.parse("numRows", "a whole number")?.unwrap_or(20);
@@ -80,6 +81,7 @@ impl ConsoleSink {
                      rename the column with AS in the query"
                 )));
             }
+            check_names_differ(&schema, "the console sink")?;
             json_lines().check(&schema, "the console sink")?;
         }
         Ok(Self { schema, style, output: Arc::new(Mutex::new(io::stdout())) })

@@ -6,6 +6,7 @@ use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions}
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 
+use super::super::columns::check_names_differ;
 use crate::error::{Error, Result};
 use crate::options::nearest;
 
@@ -97,15 +98,7 @@ fn check_names(schema: &Schema, sink: &str) -> Result<()> {
     if schema.fields().is_empty() {
         return Err(Error::Invalid(format!("{sink} needs at least one column to write")));
     }
-    let mut names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    names.sort_unstable();
-    match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        None => Ok(()),
-        Some(pair) => Err(Error::Invalid(format!(
-            "{sink} cannot write two columns of the name '{}'; rename one with AS in the query",
-            pair[0]
-        ))),
-    }
+    check_names_differ(schema, sink)
 }
 
 fn key_column(schema: &Schema, name: &str, earlier: &[usize]) -> Result<usize> {

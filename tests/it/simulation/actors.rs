@@ -227,7 +227,7 @@ async fn look_at_state(story: &Story, process: &Process) -> std::result::Result<
         let mut rows = 0;
         let read = read_state(&storage, &manifest, operator, |some| {
             rows += some.keys.len() as u64;
-            Ok(())
+            std::future::ready(Ok(()))
         });
         match read.await {
             Ok(()) if rows != known.rows => {

@@ -450,8 +450,7 @@ impl Storage for SimStorage {
 
     async fn writer(&self, path: &str) -> Result<Box<dyn StorageWriter>> {
         let at = self.at(path);
-        let seen = |_: &Box<dyn StorageWriter>| "done".to_string();
-        let inner = self.process.call("writer", &at, self.inner.writer(path), nothing(), seen).await?;
+        let inner = self.process.call("writer", &at, self.inner.writer(path), nothing(), done).await?;
         Ok(Box::new(SimWriter { inner: Some(inner), path: at, process: self.process.clone() }))
     }
 
@@ -467,7 +466,7 @@ impl Storage for SimStorage {
     }
 }
 
-fn done(_: &()) -> String {
+fn done<T>(_: &T) -> String {
     "done".into()
 }
 

@@ -101,7 +101,7 @@ fn query(seed: u64) -> (Spec, bool) {
             OutputMode::Complete,
         ),
     };
-    (spec, seed % 8 == 0)
+    (spec, seed.is_multiple_of(8))
 }
 
 /// Tells the story of a seed. `place` keeps stories apart that are told at the same time.

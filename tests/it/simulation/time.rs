@@ -148,8 +148,7 @@ fn time_jumps_in_order_and_waits_for_work_on_other_threads() {
             });
         }
         tasks.join_all().await;
-        let order = order.lock().unwrap().clone();
-        order
+        std::mem::take(&mut *order.lock().unwrap())
     });
     assert_eq!(order, [(10, "a"), (10, "b"), (30, "c"), (3_600_000_000, "d")]);
 }

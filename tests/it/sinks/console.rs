@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use datafusion::arrow::array::{
     ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
 };
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use serde_json::Value;
 use tidemill::Error;
 use tidemill::sink::{ConsoleSink, OutputMode, Sink, SinkDistribution};
@@ -161,6 +162,14 @@ fn options_are_checked() {
     let clash: ArrayRef = Arc::new(Int64Array::from(vec![1]));
     let clash = RecordBatch::try_from_iter([("batchId", clash)]).unwrap();
     assert!(refusal(&clash, &[("format", "json")]).contains("rename the column"));
+    // Without checking, as a join gives it.
+    let twice =
+        Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("a", DataType::Int64, true)]);
+    let twice = RecordBatch::new_empty(Arc::new(twice));
+    assert!(
+        refusal(&twice, &[("format", "json")]).contains("two columns of the name 'a'; rename one with AS")
+    );
+    ConsoleSink::try_new(twice.schema(), &options(&[])).unwrap();
     let (sink, _) = sink(&clash, &[]);
     for mode in [OutputMode::Append, OutputMode::Update, OutputMode::Complete] {
         assert!(sink.check_output_mode(mode).is_ok());

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::prelude::SessionContext;
-use tidemill::sink::{MemorySink, NoopSink, OutputMode, Sink, SinkBatch};
+use tidemill::prelude::*;
+use tidemill::sink::{MemorySink, NoopSink, Sink, SinkBatch};
 use uuid::Uuid;
 
 use super::{batch, people, stage, write};
@@ -16,7 +16,7 @@ struct Table {
 
 impl Table {
     fn new() -> Self {
-        let sink = MemorySink::new(people(0..1).schema());
+        let sink = MemorySink::try_new(people(0..1).schema()).unwrap();
         let context = SessionContext::new();
         context.register_table("results", sink.table()).unwrap();
         Self { sink, context }
@@ -127,6 +127,30 @@ async fn rows_of_another_schema_are_refused() {
     let swapped = people(0..1).project(&[1, 0]).unwrap();
     let error = stage(&table.sink, batch(0), vec![vec![swapped]]).await.unwrap_err().to_string();
     assert!(error.contains("the memory sink was made for other rows"), "{error}");
+}
+
+/// No table can have them, but a result can: each `id` is of another table.
+#[tokio::test]
+async fn columns_of_one_name_are_refused_before_the_query_starts() {
+    let session = Session::new();
+    let ticks = session.read_stream().format("rate").load(None).await.unwrap();
+    session.context().register_table("ticks", ticks.into_view()).unwrap();
+    let start = async |second: &str| {
+        let sql = format!(
+            "SELECT t.value, {second} FROM ticks t JOIN (VALUES (1)) AS o(value) ON t.value = o.value"
+        );
+        let frame = session.context().sql(&sql).await.unwrap();
+        frame.write_stream().format("memory").query_name("out").start(None).await
+    };
+    let error = start("o.value").await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "the memory sink cannot write two columns of the name 'value'; rename one with AS in the query"
+    );
+    assert!(session.streams().active().is_empty());
+    let query = start("o.value AS other").await.unwrap();
+    session.context().sql("SELECT value, other FROM out").await.unwrap().collect().await.unwrap();
+    query.stop(StopMode::Finish).await.unwrap();
 }
 
 #[tokio::test]

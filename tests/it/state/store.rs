@@ -166,7 +166,7 @@ impl Query {
                 let twice = rows.insert(name, (some.values.row(row).to_vec(), some.expiries[row]));
                 assert_eq!(twice, None);
             }
-            Ok(())
+            std::future::ready(Ok(()))
         })
         .await?;
         Ok(rows)

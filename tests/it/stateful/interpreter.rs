@@ -299,7 +299,9 @@ impl Op {
             }
             let key: Row = columns.iter().map(|column| row[*column].clone()).collect();
             if let std::collections::btree_map::Entry::Vacant(vacant) = self.seen.entry(key) {
-                vacant.insert(final_at.map(|at| at + self.delay));
+                // A row without a time is remembered as if it were of 1970.
+                let from = if time.is_some() { Some(final_at.unwrap_or(0)) } else { final_at };
+                vacant.insert(from.map(|at| at + self.delay));
                 out.push(row);
             }
         }

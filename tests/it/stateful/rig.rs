@@ -174,7 +174,7 @@ impl SinkWriter for CaptureWriter {
     }
 }
 
-/// Gives a stream to readers.
+/// A source that is a stream of the test.
 pub struct FeedFactory(pub MemoryStream);
 
 #[async_trait]
@@ -184,7 +184,7 @@ impl SourceFactory for FeedFactory {
     }
 }
 
-/// Gives a sink to writers.
+/// A sink that is the test's.
 pub struct CaptureFactory(pub Capture);
 
 impl SinkFactory for CaptureFactory {
