@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
-use datafusion::arrow::compute::{cast, max, min};
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result as DataFusionResult;
@@ -70,23 +70,38 @@ fn summary(times: &ArrayRef) -> DataFusionResult<EventTimeSummary> {
     let micros = cast(times, &DataType::Timestamp(TimeUnit::Microsecond, zone))?;
     let micros = cast(&micros, &DataType::Int64)?;
     let micros = micros.as_primitive::<Int64Type>();
-    let (Some(min), Some(max)) = (min(micros), max(micros)) else {
-        return Ok(EventTimeSummary::default());
+    let of_parts = match micros.null_count() {
+        0 => micros.values().chunks(PART).map(summary_of).reduce(EventTimeSummary::and),
+        _ => micros.iter().flatten().map(|time| summary_of(&[time])).reduce(EventTimeSummary::and),
     };
-    let count = (micros.len() - micros.null_count()) as u64;
-    // Differences to the smallest are small: adding those takes a fraction of the time.
-    let spread = max.abs_diff(min);
-    let above: u128 = match (micros.null_count(), spread.checked_mul(count)) {
-        (0, Some(_)) => micros.values().iter().map(|time| time.abs_diff(min)).sum::<u64>().into(),
-        _ => micros.iter().flatten().map(|time| u128::from(time.abs_diff(min))).sum(),
+    Ok(of_parts.unwrap_or_default())
+}
+
+/// So few times that their differences to the first add up without overflow, mostly.
+const PART: usize = 4096;
+
+/// In one pass: every row of a stream goes through here.
+fn summary_of(times: &[i64]) -> EventTimeSummary {
+    let Some(first) = times.first().copied() else { return EventTimeSummary::default() };
+    let (mut min, mut max, mut above) = (first, first, 0i64);
+    for time in times {
+        min = min.min(*time);
+        max = max.max(*time);
+        above = above.wrapping_add(time.wrapping_sub(first));
+    }
+    let count = times.len() as u64;
+    let sum = match max.abs_diff(min).checked_mul(count).is_some_and(|most| i64::try_from(most).is_ok()) {
+        true => i128::from(first) * i128::from(count) + i128::from(above),
+        false => times.iter().map(|time| i128::from(*time)).sum(),
     };
-    let sum = i128::from(min) * i128::from(count) + above as i128;
-    Ok(EventTimeSummary { count, min, max, sum })
+    EventTimeSummary { count, min, max, sum }
 }
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{TimestampNanosecondArray, TimestampSecondArray};
+    use datafusion::arrow::array::{
+        TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray,
+    };
 
     use super::*;
 
@@ -97,6 +112,15 @@ mod tests {
         assert_eq!(found, EventTimeSummary { count: 2, min: -1_000_000, max: 2_000_000, sum: 1_000_000 });
         let nanos: ArrayRef = Arc::new(TimestampNanosecondArray::from(vec![1_500]).with_timezone("+02:00"));
         assert_eq!(summary(&nanos).unwrap().max, 1);
+        let extremes = [i64::MAX, i64::MIN, 7, i64::MAX];
+        let far: ArrayRef = Arc::new(TimestampMicrosecondArray::from(extremes.to_vec()));
+        let sum = i128::from(i64::MAX) + 6;
+        assert_eq!(summary(&far).unwrap(), EventTimeSummary { count: 4, min: i64::MIN, max: i64::MAX, sum });
+        let many: Vec<i64> = (0..3 * PART as i64).map(|time| time * 7 - 50_000).collect();
+        let sum = many.iter().map(|time| i128::from(*time)).sum();
+        let (min, max) = (many[0], many[many.len() - 1]);
+        let found = summary(&(Arc::new(TimestampMicrosecondArray::from(many)) as ArrayRef)).unwrap();
+        assert_eq!(found, EventTimeSummary { count: 3 * PART as u64, min, max, sum });
         let none: ArrayRef = Arc::new(TimestampSecondArray::from(vec![None]));
         assert_eq!(summary(&none).unwrap(), EventTimeSummary::default());
     }

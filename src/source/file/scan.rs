@@ -191,6 +191,10 @@ impl FileScan {
         if self.partitions == 1 {
             return vec![FileGroup::new(files)];
         }
+        let whole = deal(Vec::new(), files.clone(), self.partitions);
+        if is_even(&whole, self.partitions) {
+            return whole;
+        }
         let (cut, whole): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| self.can_be_cut(file));
         let parts = self.min_split_bytes.and_then(|min_bytes| {
             FileGroupPartitioner::new()
@@ -295,6 +299,15 @@ fn partitioned_file(
     Ok(PartitionedFile::new_from_meta(meta).with_partition_values(constants))
 }
 
+/// Whether all partitions have about the same to read. Then nothing is gained by cutting files, and a cut a
+/// few bytes behind a file's beginning would give all of its first row group to one partition.
+fn is_even(groups: &[FileGroup], partitions: usize) -> bool {
+    let bytes = |group: &FileGroup| group.iter().map(|file| file.object_meta.size).sum::<u64>();
+    let most = groups.iter().map(bytes).max().unwrap_or(0);
+    let all: u64 = groups.iter().map(bytes).sum();
+    most.saturating_mul(partitions as u64).saturating_mul(4) <= all.saturating_mul(5)
+}
+
 /// Adds whole files to groups, the largest first and each to the group that has least to read.
 fn deal(
     groups: Vec<Vec<PartitionedFile>>,
@@ -355,4 +368,23 @@ fn predicate(table: &FileTable, session: &dyn Session, filters: &[Expr]) -> Resu
         let by_row = source.table_parquet_options().global.pushdown_filters;
         source.filter().map(|filter| Predicate { filter, by_row })
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dealt(sizes: &[u64], partitions: usize) -> Vec<FileGroup> {
+        let files = sizes.iter().map(|size| PartitionedFile::new(format!("f{size}"), *size)).collect();
+        deal(Vec::new(), files, partitions)
+    }
+
+    #[test]
+    fn files_that_can_be_dealt_out_evenly_stay_whole() {
+        assert!(is_even(&dealt(&[4_346_197, 4_346_347], 2), 2));
+        assert!(is_even(&dealt(&[50, 30, 40, 60], 2), 2));
+        assert!(!is_even(&dealt(&[100, 10], 2), 2));
+        assert!(!is_even(&dealt(&[100, 100], 4), 4));
+        assert!(!is_even(&dealt(&[100], 2), 2));
+    }
 }
