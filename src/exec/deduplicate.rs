@@ -1,6 +1,6 @@
 //! First sightings.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder};
 use datafusion::arrow::compute::filter_record_batch;
@@ -86,12 +86,18 @@ impl PartitionWork for StatefulDeduplicate {
     fn run(self: Arc<Self>, partition: usize, rows: SendableRecordBatchStream, epoch: Arc<Epoch>) -> Batches {
         let work = Arc::clone(&self);
         let after = Arc::clone(&epoch);
+        let passing = Arc::new(Mutex::new(ByteRows::default()));
+        let passed = Arc::clone(&passing);
         let rows = rows.and_then(move |batch| {
             let mut table = epoch.state.table(self.operator.id, partition);
-            std::future::ready(self.batch(batch, &mut *table, &epoch))
+            let mut passing = passing.lock().unwrap_or_else(PoisonError::into_inner);
+            std::future::ready(self.batch(batch, &mut *table, &epoch, &mut passing))
         });
         // Keys are forgotten when the batch is through: its own rows are judged by what was there.
-        let forget = stream::once(async move { work.forget(partition, &after) });
+        let forget = stream::once(async move {
+            let passed = std::mem::take(&mut *passed.lock().unwrap_or_else(PoisonError::into_inner));
+            work.forget(partition, &after, &passed)
+        });
         rows.chain(forget.try_filter_map(|()| std::future::ready(Ok(None)))).boxed()
     }
 }
@@ -102,13 +108,14 @@ impl StatefulDeduplicate {
         batch: RecordBatch,
         table: &mut dyn StateTable,
         epoch: &Epoch,
+        passing: &mut ByteRows,
     ) -> DataFusionResult<RecordBatch> {
         let rows = batch.num_rows();
         let wanted = match &self.repeated {
             Repeated::Mark(Some(filter)) => Some(filter.evaluate(&batch)?.into_array(rows)?),
             _ => None,
         };
-        let first = self.first(&batch, wanted.as_ref(), table, epoch)?;
+        let first = self.first(&batch, wanted.as_ref(), table, epoch, passing)?;
         match self.repeated {
             Repeated::Drop => {
                 let kept = first.true_count();
@@ -133,6 +140,7 @@ impl StatefulDeduplicate {
         wanted: Option<&ArrayRef>,
         table: &mut dyn StateTable,
         epoch: &Epoch,
+        passing: &mut ByteRows,
     ) -> DataFusionResult<BooleanArray> {
         let rows = batch.num_rows();
         let keys = self.keys(batch)?;
@@ -150,7 +158,7 @@ impl StatefulDeduplicate {
             .filter(|(position, _)| known.next_if_eq(position).is_none())
             .map(|(_, row)| *row)
             .collect();
-        self.remember(batch, &keys, &fresh, table)?;
+        self.remember(batch, &keys, &fresh, table, (epoch.watermarks.finals(), passing))?;
         epoch.operators[self.operator.id].add_updated(fresh.len());
 
         let mut first = BooleanBuilder::with_capacity(rows);
@@ -168,12 +176,16 @@ impl StatefulDeduplicate {
         self.codec.encode(&columns, batch.num_rows())
     }
 
+    /// Remembers the keys of `rows`. Those that are final by the watermark of this batch already, given
+    /// with the keys so far of which that holds, are for this batch only: a table takes no row that
+    /// has expired.
     fn remember(
         &self,
         batch: &RecordBatch,
         keys: &dyn RowBytes,
         rows: &[usize],
         table: &mut dyn StateTable,
+        (finals, passing): (Option<i64>, &mut ByteRows),
     ) -> DataFusionResult<()> {
         if rows.is_empty() {
             return Ok(());
@@ -183,8 +195,14 @@ impl StatefulDeduplicate {
             Some(expiry) => {
                 let times = expiry.evaluate(batch)?.into_array(batch.num_rows())?;
                 let times = times.as_primitive::<Int64Type>();
-                let time = |row: &usize| if times.is_valid(*row) { times.value(*row) } else { NEVER };
-                Some(rows.iter().map(time).collect())
+                let mut time = |row: &usize| match times.is_valid(*row).then(|| times.value(*row)) {
+                    Some(time) if Some(time) <= finals => {
+                        passing.push(keys.row(*row));
+                        NEVER
+                    }
+                    time => time.unwrap_or(NEVER),
+                };
+                Some(rows.iter().map(&mut time).collect())
             }
         };
         let names: ByteRows = rows.iter().map(|row| keys.row(*row)).collect();
@@ -193,15 +211,20 @@ impl StatefulDeduplicate {
         Ok(())
     }
 
-    fn forget(&self, partition: usize, epoch: &Epoch) -> DataFusionResult<()> {
+    fn forget(&self, partition: usize, epoch: &Epoch, passed: &ByteRows) -> DataFusionResult<()> {
         let (Some(upto), true) = (epoch.watermarks.finals(), self.expiry.is_some()) else {
             return Ok(());
         };
-        let mut removed = 0;
-        epoch.state.table(self.operator.id, partition).expire(upto, &mut |_, _, _, _| {
+        let mut removed = passed.len();
+        let mut table = epoch.state.table(self.operator.id, partition);
+        if !passed.is_empty() {
+            table.remove(passed, None)?;
+        }
+        table.expire(upto, &mut |_, _, _, _| {
             removed += 1;
             Ok(())
         })?;
+        drop(table);
         epoch.operators[self.operator.id].add_removed(removed);
         Ok(())
     }

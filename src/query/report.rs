@@ -124,7 +124,10 @@ fn state_operators(runner: &BatchRunner, outcome: &BatchOutcome) -> Vec<Value> {
                 "numRowsDroppedByWatermark": counters.late(),
                 "numShufflePartitions": runner.state.partitions(),
                 "numStateStoreInstances": runner.state.partitions(),
-                "customMetrics": { "numDroppedDuplicateRows": counters.duplicates() },
+                "customMetrics": {
+                    "numDroppedDuplicateRows": counters.duplicates(),
+                    "localDiskBytes": usage.disk,
+                },
             })
         })
         .collect()

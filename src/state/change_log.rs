@@ -134,6 +134,10 @@ impl StateTable for LoggedTable {
         self.table.memory()
     }
 
+    fn disk(&self) -> u64 {
+        self.table.disk()
+    }
+
     fn set_memory_limit(&mut self, bytes: usize) {
         self.table.set_memory_limit(bytes);
     }

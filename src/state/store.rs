@@ -54,6 +54,8 @@ pub struct StateUsage {
     pub rows: u64,
     /// How many bytes of memory they take.
     pub memory: u64,
+    /// How many bytes on the local disk those take that were moved there.
+    pub disk: u64,
 }
 
 /// The state of a query: the tables of its operators, and their files in the checkpoint.
@@ -174,6 +176,7 @@ impl StateStore {
             let table = self.logged(operator, partition);
             usage.rows += table.len();
             usage.memory += table.memory() as u64;
+            usage.disk += table.disk();
         }
         usage
     }

@@ -89,6 +89,11 @@ pub trait StateTable: Debug + Send {
     /// How many bytes of memory it takes, about.
     fn memory(&self) -> usize;
 
+    /// How many bytes its rows take on the local disk.
+    fn disk(&self) -> u64 {
+        0
+    }
+
     /// How many bytes of memory it may take from now on. Tables that keep everything in memory take
     /// no notice.
     fn set_memory_limit(&mut self, _bytes: usize) {}

@@ -288,33 +288,48 @@ async fn any_call_may_go_wrong_while_state_is_merged_and_purged() {
 
 #[tokio::test]
 async fn the_restart_may_crash_too() {
-    crash_twice(two_sources()).await;
+    crash_twice(two_sources(), (3, 5)).await;
 }
 
 #[tokio::test]
 async fn the_restart_may_crash_with_state_too() {
-    crash_twice(windows(0).await).await;
+    crash_twice(windows(0).await, (5, 7)).await;
 }
 
-async fn crash_twice(scenario: Scenario) {
+#[tokio::test]
+async fn the_restart_may_crash_while_state_is_merged_and_purged_too() {
+    crash_twice(windows(7).await, (7, 15)).await;
+}
+
+/// Crashes at one call in `step`, and again at one call in `again` of the restart, each time a little
+/// further. `CRASH_ALL_PAIRS=1` takes all pairs.
+async fn crash_twice(scenario: Scenario, (step, again): (usize, usize)) {
+    let is_whole = std::env::var("CRASH_ALL_PAIRS").is_ok_and(|text| text == "1");
+    let (step, again) = if is_whole { (1, 1) } else { (step, again) };
     let calls = scenario.census().await.len();
-    let faults = [Fault::DieAfter, Fault::DieBefore, Fault::Tear];
-    for (round, first) in (0..calls).step_by(3).enumerate() {
-        // Crash, then crash again at every fifth call of the restart, each time a little further.
-        let (place, fault) = (scenario.place(), faults[round % 3]);
-        scenario.disturb(&place, &Faults::new(Some(Plan { call: first, fault }))).await;
-        let mut second = round % 5;
-        loop {
+    let (mut pairs, mut problems) = (0, Vec::new());
+    for (round, first) in (0..calls).step_by(step).enumerate() {
+        let (place, fault) = (scenario.place(), Fault::ALL[round % 5]);
+        let once = Faults::new(Some(Plan { call: first, fault }));
+        scenario.disturb(&place, &once).await;
+        for (number, second) in (round % again..).step_by(again).enumerate() {
             let place = place.copy_of(&STATE);
-            let faults = Faults::new(Some(Plan { call: second, fault: faults[(round + second) % 3] }));
-            scenario.disturb(&place, &faults).await;
-            if !faults.fired() {
+            let plan = Plan { call: second, fault: Fault::ALL[(round + number) % 5] };
+            let twice = Faults::new(Some(plan));
+            scenario.disturb(&place, &twice).await;
+            if !twice.fired() {
                 break;
             }
+            pairs += 1;
             if let Err(problem) = scenario.heal(&place).await {
-                panic!("after {fault:?} at call {first} and {:?}: {problem}", faults.calls().last());
+                let at = |faults: &Faults, call: usize| faults.calls()[call].to_string();
+                let (first, second) = (at(&once, first), at(&twice, second));
+                problems.push(format!("after {fault:?} at {first}, {:?} at {second}: {problem}", plan.fault));
             }
-            second += 5;
         }
     }
+    println!("{pairs} pairs of crashes over {calls} calls");
+    assert!(pairs >= 100, "{pairs}");
+    let shown = problems.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
+    assert!(problems.is_empty(), "{} of {pairs} pairs went wrong:\n{shown}", problems.len());
 }

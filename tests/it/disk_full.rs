@@ -74,11 +74,15 @@ fn script(place: &Place, out: &str, checkpoint: &str) {
     place.put("job.sql", sql);
 }
 
+/// Rows of about 100 bytes.
+fn lines(ids: std::ops::Range<i64>) -> String {
+    let text = "x".repeat(80);
+    ids.map(|id| format!("{{\"id\":{id},\"text\":\"{text}\"}}\n")).collect()
+}
+
 /// Rows that take about 100 kB.
 fn large_input(place: &Place) {
-    let text = "x".repeat(80);
-    let lines: String = (0..1000).map(|id| format!("{{\"id\":{id},\"text\":\"{text}\"}}\n")).collect();
-    place.put("in/0.json", lines);
+    place.put("in/0.json", lines(0..1000));
 }
 
 #[test]
@@ -121,6 +125,50 @@ fn the_binary_survives_a_full_disk() {
     assert!(tidemill(&place.path("job.sql")).output().unwrap().status.success());
     let rows = oracle::read_dir(&place.path("small/out"), "json", &[]);
     assert_eq!(ids(rows), (0..1000).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_binary_survives_a_full_disk_under_state_that_does_not_fit_into_memory() {
+    let place = Place::new();
+    large_input(&place);
+    std::fs::create_dir(place.path("small")).unwrap();
+    let Some(_mounted) = Mount::tmpfs(place.path("small"), "64k") else {
+        eprintln!("SKIPPED: no tmpfs can be mounted here");
+        return;
+    };
+    let sql = format!(
+        "CREATE UNBOUNDED EXTERNAL TABLE input (id BIGINT, text VARCHAR) STORED AS JSON LOCATION '{}';
+         CREATE EXTERNAL TABLE output STORED AS JSON LOCATION '{}';
+         CREATE STREAMING QUERY etl CHECKPOINT LOCATION '{}' OPTIONS ('stateMemoryLimit' '20kb')
+         AS INSERT INTO output SELECT DISTINCT id, text FROM input;",
+        place.text("in"),
+        place.text("out"),
+        place.text("checkpoint"),
+    );
+    place.put("job.sql", sql);
+    let run = || tidemill(&place.path("job.sql")).env("TMPDIR", place.path("small")).output().unwrap();
+    for _ in 0..2 {
+        let ended = run();
+        let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(1), "{stderr}");
+        for part in ["No space left on device", &place.text("small"), "TMPDIR", "stateMemoryLimit"] {
+            assert!(stderr.contains(part), "no '{part}' in: {stderr}");
+        }
+        assert_eq!(oracle::visible(&place.path("out")), Vec::<String>::new());
+        // Files without names: a failed run leaves nothing behind.
+        assert_eq!(oracle::walk(&place.path("small")), Vec::<String>::new());
+    }
+    let grown =
+        Command::new("mount").args(["-o", "remount,size=8m"]).arg(place.path("small")).status().unwrap();
+    assert!(grown.success());
+    let ended = run();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    // Half of the next rows are known.
+    place.put("in/1.json", lines(500..1500));
+    let ended = run();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(ids(place.rows("json", &[])), (0..1500).collect::<Vec<_>>());
+    assert_eq!(oracle::hidden(&place.path("out")), Vec::<String>::new());
 }
 
 /// A file system that is mounted as long as this lives.

@@ -18,6 +18,7 @@ mod prefix;
 mod refused;
 mod regressions;
 mod restart;
+mod simulation;
 mod sinks;
 mod spark;
 mod sql_execute;

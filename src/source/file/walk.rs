@@ -94,10 +94,14 @@ fn next_names(root: &Path, entries: &mut Entries) -> Result<Vec<String>> {
         match entry {
             Ok(entry) if entry.file_type().is_file() => {
                 let path = entry.path();
-                let name = path.strip_prefix(root).ok().and_then(Path::to_str).ok_or_else(|| {
+                let below = path.strip_prefix(root).unwrap_or(path);
+                let Some(name) = below.to_str() else {
+                    if below.iter().any(|part| is_never_read(&part.to_string_lossy())) {
+                        continue;
+                    }
                     let reason = "its name is not UTF-8. Rename it".to_string();
-                    Error::InputFile { file: path.display().to_string(), reason }
-                })?;
+                    return Err(Error::InputFile { file: path.display().to_string(), reason });
+                };
                 // What `object_store` takes for its own unfinished files, it does not read.
                 if !is_unfinished(name) {
                     names.push(name.to_string());

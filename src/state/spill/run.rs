@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::bloom::Bloom;
@@ -9,12 +10,17 @@ use super::row::{Row, RowStream, Sorted, read_at};
 use crate::error::{Error, Result};
 use crate::state::hash_key;
 
-/// An error of the disk that rows are moved to.
+/// An error of the disk that rows are moved to, in reading files that have no names.
 pub(super) fn failed(operation: &'static str, error: io::Error) -> Error {
-    let advice = "is the disk of the temporary directory full? Free it, set TMPDIR to another one, or raise \
-                  stateMemoryLimit";
-    let error = io::Error::new(error.kind(), format!("{error} ({advice})"));
     Error::storage(operation, "state that was moved to the local disk", error)
+}
+
+/// An error of the disk that rows are moved to, in making files in `directory`.
+pub(super) fn failed_in(directory: &Path, operation: &'static str, error: io::Error) -> Error {
+    let advice = "is its disk full? State that does not fit into stateMemoryLimit is moved there: free some \
+                  space, set TMPDIR to a directory with more, or raise stateMemoryLimit";
+    let error = io::Error::new(error.kind(), format!("{error} ({advice})"));
+    Error::storage(operation, directory.display().to_string(), error)
 }
 
 /// The hash of a row for Bloom filters: a key has as many as it has subkeys, and its own.

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use super::merge::{merge, merge_runs};
 use super::row::{Mark, Row, Sorted};
-use super::run::{Block, Chunk, Run, RunRows, failed};
+use super::run::{Block, Chunk, Run, RunRows, failed_in};
 use super::writer::RunWriter;
 use crate::error::{Error, Result};
 use crate::state::bytes::{ByteRows, RowBytes};
@@ -165,11 +165,6 @@ impl SpillTable {
     /// How often rows were moved to the disk.
     pub fn spills(&self) -> u64 {
         self.spills
-    }
-
-    /// How many bytes on the disk the rows that were moved there take.
-    pub fn disk(&self) -> u64 {
-        self.runs.iter().map(|live| live.run.bytes()).sum()
     }
 
     /// Whether all rows are in memory and as plain as they can be.
@@ -367,7 +362,7 @@ impl SpillTable {
         let thread = std::thread::Builder::new()
             .name("tidemill-state".into())
             .spawn(move || merge_runs(&inputs, expired, is_oldest, Path::new(&directory), chunk_size))
-            .map_err(|error| failed("merge", error))?;
+            .map_err(|error| failed_in(&self.directory, "merge", error))?;
         self.merging = Some(Merging { runs, thread });
         Ok(())
     }
@@ -534,6 +529,10 @@ impl StateTable for SpillTable {
 
     fn memory(&self) -> usize {
         self.memory.memory() + self.runs.iter().map(|live| live.run.memory()).sum::<usize>()
+    }
+
+    fn disk(&self) -> u64 {
+        self.runs.iter().map(|live| live.run.bytes()).sum()
     }
 
     fn set_memory_limit(&mut self, bytes: usize) {

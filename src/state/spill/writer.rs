@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::bloom::Bloom;
 use super::row::Row;
-use super::run::{Chunk, Run, bloom_hash, failed};
+use super::run::{Chunk, Run, bloom_hash, failed_in};
 use crate::error::Result;
 use crate::state::NEVER;
 
@@ -43,12 +43,13 @@ struct Parts {
 }
 
 fn temporary(directory: &Path) -> Result<BufWriter<File>> {
-    let file = tempfile::tempfile_in(directory).map_err(|error| failed("create", error))?;
+    let file =
+        tempfile::tempfile_in(directory).map_err(|error| failed_in(directory, "create a file in", error))?;
     Ok(BufWriter::with_capacity(BUFFER, file))
 }
 
-fn finished(file: BufWriter<File>) -> Result<File> {
-    file.into_inner().map_err(|error| failed("write", error.into_error()))
+fn finished(directory: &Path, file: BufWriter<File>) -> Result<File> {
+    file.into_inner().map_err(|error| failed_in(directory, "write a file in", error.into_error()))
 }
 
 impl<'a> RunWriter<'a> {
@@ -97,7 +98,9 @@ impl<'a> RunWriter<'a> {
         run.hides |= row.mark.hides();
         self.scratch.clear();
         row.encode(&mut self.scratch);
-        self.rows.write_all(&self.scratch).map_err(|error| failed("write", error))?;
+        self.rows
+            .write_all(&self.scratch)
+            .map_err(|error| failed_in(self.directory, "write a file in", error))?;
         self.at += self.scratch.len() as u64;
         if row.expiry != NEVER {
             self.order.push((row.expiry, self.expiring.len()));
@@ -119,7 +122,8 @@ impl<'a> RunWriter<'a> {
         let start = self.by_expiry_at;
         for (_, at) in self.order.drain(..) {
             let length = Row::decode(&self.expiring[at..]).map_or(0, |row| row.encoded_len());
-            file.write_all(&self.expiring[at..at + length]).map_err(|error| failed("write", error))?;
+            file.write_all(&self.expiring[at..at + length])
+                .map_err(|error| failed_in(self.directory, "write a file in", error))?;
             self.by_expiry_at += length as u64;
         }
         self.expiring.clear();
@@ -133,11 +137,11 @@ impl<'a> RunWriter<'a> {
         let Parts { first_hashes, mut offsets, bloom, chunks, count, last_expiry, hides, .. } = self.run;
         offsets.push(self.at);
         Ok(Run {
-            rows: finished(self.rows)?,
+            rows: finished(self.directory, self.rows)?,
             first_hashes,
             offsets,
             bloom,
-            by_expiry: self.by_expiry.map(finished).transpose()?,
+            by_expiry: self.by_expiry.map(|file| finished(self.directory, file)).transpose()?,
             chunks,
             count,
             last_expiry,

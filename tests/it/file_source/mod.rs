@@ -2,6 +2,7 @@
 
 mod cleaning;
 mod formats;
+mod listing;
 mod malformed;
 mod planning;
 mod property;

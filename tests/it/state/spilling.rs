@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use tidemill::Error;
-use tidemill::state::{ByteRows, Found, MapTable, NEVER, RowBytes, SpillTable, StateTable};
+use tidemill::state::{ByteRows, Found, MapTable, MemoryTable, NEVER, RowBytes, SpillTable, StateTable};
+
+use super::key;
 
 /// A call to a table.
 #[derive(Debug, Clone)]
@@ -41,9 +43,9 @@ fn call() -> impl Strategy<Value = Call> {
 
 type Row = (Vec<u8>, Vec<u8>, Vec<u8>, Option<i64>);
 
-fn keys(names: &[(u8, u8)]) -> (ByteRows, ByteRows) {
+fn keys(names: &[(u8, u8)], collide: bool) -> (ByteRows, ByteRows) {
     let subkey = |name: &(u8, u8)| if name.1 == 0 { vec![] } else { vec![name.1] };
-    (names.iter().map(|name| [name.0]).collect(), names.iter().map(subkey).collect())
+    (names.iter().map(|name| key(name.0, collide)).collect(), names.iter().map(subkey).collect())
 }
 
 fn finite(expiry: Option<i64>) -> Option<i64> {
@@ -61,8 +63,8 @@ fn scan(table: &mut dyn StateTable) -> Vec<Row> {
     rows
 }
 
-fn get(table: &mut dyn StateTable, names: &[(u8, u8)]) -> Vec<Row> {
-    let (keys, subkeys) = keys(names);
+fn get(table: &mut dyn StateTable, names: &[(u8, u8)], collide: bool) -> Vec<Row> {
+    let (keys, subkeys) = keys(names, collide);
     let mut found = Found::default();
     table.get(&keys, Some(&subkeys), &mut found).unwrap();
     assert!(found.positions.is_sorted());
@@ -72,26 +74,27 @@ fn get(table: &mut dyn StateTable, names: &[(u8, u8)]) -> Vec<Row> {
     found.positions.iter().enumerate().map(row).collect()
 }
 
-/// What a call gives, sorted where the order is free; `upto` is by when rows have expired.
-fn run(table: &mut dyn StateTable, call: &Call, upto: &mut i64) -> Vec<Row> {
+/// What a call gives, sorted where the order is free; `upto` is by when rows have expired, and `collide`
+/// whether most keys have one hash.
+fn run(table: &mut dyn StateTable, call: &Call, upto: &mut i64, collide: bool) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     match call {
         Call::Put(put) => {
             let names: Vec<(u8, u8)> = put.iter().map(|row| (row.0, row.1)).collect();
-            let (keys, subkeys) = keys(&names);
+            let (keys, subkeys) = keys(&names, collide);
             let values: ByteRows = put.iter().map(|row| &row.2).collect();
             let expiries: Vec<i64> = put.iter().map(|row| row.3.saturating_add(*upto + 1)).collect();
             table.put(&keys, Some(&subkeys), &values, Some(&expiries)).unwrap();
         }
         Call::Update(names, value, expiry) => {
-            rows = get(table, names);
-            let (keys, subkeys) = keys(names);
+            rows = get(table, names, collide);
+            let (keys, subkeys) = keys(names, collide);
             let values: ByteRows = names.iter().map(|_| [*value]).collect();
             let expiries = vec![expiry.saturating_add(*upto + 1); names.len()];
             table.put(&keys, Some(&subkeys), &values, Some(&expiries)).unwrap();
         }
         Call::Remove(names) => {
-            let (keys, subkeys) = keys(names);
+            let (keys, subkeys) = keys(names, collide);
             table.remove(&keys, Some(&subkeys)).unwrap();
         }
         Call::Expire(by) => {
@@ -103,10 +106,10 @@ fn run(table: &mut dyn StateTable, call: &Call, upto: &mut i64) -> Vec<Row> {
             expired.unwrap();
             rows.sort();
         }
-        Call::Get(names) => rows = get(table, names),
+        Call::Get(names) => rows = get(table, names, collide),
         Call::GetAll(names) => {
             let names: BTreeSet<u8> = names.iter().copied().collect();
-            let keys: ByteRows = names.iter().map(|name| [*name]).collect();
+            let keys: ByteRows = names.iter().map(|name| key(*name, collide)).collect();
             let got = table.get_all(&keys, &mut |position, subkey, value, expiry| {
                 rows.push((keys.row(position).to_vec(), subkey.to_vec(), value.to_vec(), finite(expiry)));
                 Ok(())
@@ -118,13 +121,12 @@ fn run(table: &mut dyn StateTable, call: &Call, upto: &mut i64) -> Vec<Row> {
     rows
 }
 
-fn check(calls: Vec<Call>, limit: usize) -> Result<(), TestCaseError> {
-    let mut table = SpillTable::new(limit, std::env::temp_dir());
+fn check(calls: Vec<Call>, mut table: impl StateTable, collide: bool) -> Result<(), TestCaseError> {
     let mut map = MapTable::default();
     let (mut upto, mut same) = (0, 0);
     for call in calls {
-        let found = run(&mut table, &call, &mut upto);
-        prop_assert_eq!(found, run(&mut map, &call, &mut same), "{:?}", call);
+        let found = run(&mut table, &call, &mut upto, collide);
+        prop_assert_eq!(found, run(&mut map, &call, &mut same, collide), "{:?}", call);
         prop_assert_eq!(table.len(), map.len(), "{:?}", call);
         prop_assert_eq!(table.last_expiry(), map.last_expiry());
         if let Some(first) = map.first_expiry() {
@@ -135,7 +137,7 @@ fn check(calls: Vec<Call>, limit: usize) -> Result<(), TestCaseError> {
     let all = scan(&mut map);
     // What runs hide must not come to light when everything else is gone.
     let end = Call::Expire(10_000_000);
-    prop_assert_eq!(run(&mut table, &end, &mut upto), run(&mut map, &end, &mut same));
+    prop_assert_eq!(run(&mut table, &end, &mut upto, collide), run(&mut map, &end, &mut same, collide));
     prop_assert_eq!((table.len(), scan(&mut table)), (map.len(), scan(&mut map)), "after {:?}", all);
     Ok(())
 }
@@ -146,8 +148,16 @@ proptest! {
     fn it_is_the_table_that_a_map_is(
         calls in prop::collection::vec(call(), 1..80),
         limit in prop::sample::select(vec![0usize, 6_000, 20_000, 60_000]),
+        collide in prop::bool::weighted(0.3),
     ) {
-        check(calls, limit)?;
+        check(calls, SpillTable::new(limit, std::env::temp_dir()), collide)?;
+    }
+
+    #[test]
+    fn a_table_in_memory_is_the_table_that_a_map_is_whatever_collides(
+        calls in prop::collection::vec(call(), 1..80),
+    ) {
+        check(calls, MemoryTable::default(), true)?;
     }
 }
 

@@ -13,6 +13,8 @@ use tidemill::storage::{Durability, LocalStorage, Storage};
 use url::Url;
 use uuid::Uuid;
 
+use super::key;
+
 const OPERATORS: usize = 2;
 
 /// What happens in a batch, per row: operator, key, subkey, and a value with its expiry or none to
@@ -54,6 +56,8 @@ struct Query {
     batch: u64,
     maps: [Rows; OPERATORS],
     expired: [i64; OPERATORS],
+    /// Whether most keys have one hash.
+    collide: bool,
 }
 
 fn options(partitions: usize, memory_limit: Option<usize>) -> StateOptions {
@@ -71,6 +75,7 @@ impl Query {
             batch: 0,
             maps: Default::default(),
             expired: [0; OPERATORS],
+            collide: false,
         })
     }
 
@@ -99,8 +104,8 @@ impl Query {
         Ok(())
     }
 
-    fn change(&mut self, (operator, key, subkey, put): &Change) -> Result<()> {
-        let (key, subkey) = (vec![*key; 3], if *subkey == 0 { vec![] } else { vec![*subkey] });
+    fn change(&mut self, (operator, number, subkey, put): &Change) -> Result<()> {
+        let (key, subkey) = (key(*number, self.collide), if *subkey == 0 { vec![] } else { vec![*subkey] });
         let keys: ByteRows = [&key].into_iter().collect();
         let subkeys: ByteRows = [&subkey].into_iter().collect();
         let partition = partition_of(hash_key(&key), self.store.partitions());
@@ -181,10 +186,14 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
-    fn what_was_committed_is_there_after_any_restart(steps in prop::collection::vec(step(), 1..50)) {
+    fn what_was_committed_is_there_after_any_restart(
+        steps in prop::collection::vec(step(), 1..50),
+        collide in prop::bool::weighted(0.3),
+    ) {
         let (_directory, url) = on_a_disk();
         block_on(async {
             let mut query = Query::start(&url).await.unwrap();
+            query.collide = collide;
             for step in &steps {
                 query.step(step).await.unwrap();
                 for operator in 0..OPERATORS {

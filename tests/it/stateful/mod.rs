@@ -4,12 +4,13 @@
 //! `STATEFUL_QUERY` chooses queries by a part of their SQL, `STATEFUL_ROUNDS` runs each with so many
 //! histories, `STATEFUL_CRASH_EVERY=1` lets every storage call go wrong in every way.
 
-mod check;
+pub mod check;
+mod collisions;
 mod facts;
-mod interpreter;
-mod model;
-mod queries;
+pub mod interpreter;
+pub mod model;
+pub mod queries;
 pub mod rig;
-mod run;
+pub mod run;
 pub mod values;
 mod wide;

@@ -278,7 +278,13 @@ impl World {
     }
 }
 
-async fn frame(session: &Session, spec: &Spec, streams: &[MemoryStream], wide: bool) -> Result<DataFrame> {
+/// The query as a data frame of `session`.
+pub async fn frame(
+    session: &Session,
+    spec: &Spec,
+    streams: &[MemoryStream],
+    wide: bool,
+) -> Result<DataFrame> {
     let context = session.context();
     for (index, stream) in streams.iter().enumerate() {
         let format = format!("feed{index}");

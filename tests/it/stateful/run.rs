@@ -24,11 +24,13 @@ pub struct History {
     next_id: i64,
     /// Seconds.
     base: i64,
+    /// What `k` may be.
+    pub keys: Vec<i64>,
 }
 
 impl History {
     pub fn new(seed: u64) -> Self {
-        Self { dice: Dice(seed), next_id: 0, base: 100 }
+        Self { dice: Dice(seed), next_id: 0, base: 100, keys: (0..5).collect() }
     }
 
     fn roll(&mut self, sides: usize) -> i64 {
@@ -44,7 +46,7 @@ impl History {
         self.next_id += 1;
         let fine = if self.roll(4) == 0 { self.roll(SECOND as usize) } else { 0 };
         let time = Value::Time((self.base - 15 + self.roll(22)) * SECOND + fine);
-        let key = Value::Int(self.roll(5));
+        let key = Value::Int(self.keys[self.dice.roll(self.keys.len())]);
         let name = Value::Text(["a", "b", "c", "d"][self.dice.roll(4)].into());
         let number = Value::Int(self.roll(12) - 3);
         let float = Value::Float((self.roll(64) - 20) as f64 / 4.0);
@@ -72,7 +74,8 @@ fn describe(spec: &Spec, seed: u64) -> String {
     format!("{} ({}, watermarks {:?}), seed {seed}", spec.rel.sql(), spec.mode, spec.delays)
 }
 
-fn setting(dice: &mut Dice, wide: bool) -> Setting {
+/// Any setting; `wide` as in [`Setting`].
+pub fn setting(dice: &mut Dice, wide: bool) -> Setting {
     Setting {
         partitions: [1, 2, 4][dice.roll(3)],
         state_partitions: [1, 2, 5][dice.roll(3)],
@@ -90,8 +93,8 @@ async fn run(spec: &Spec, seed: u64, restarts: bool, wide: bool) -> Result<(), S
     let (mut dice, mut history) = (Dice(seed), History::new(seed));
     let mut world = World::new(spec.clone());
     let mut checker = Checker::new(spec);
-    let (mut session, mut query) =
-        world.start(Environment::default(), &setting(&mut dice, wide)).await.map_err(text)?;
+    let mut chosen = setting(&mut dice, wide);
+    let (mut session, mut query) = world.start(Environment::default(), &chosen).await.map_err(text)?;
     let mut late = 0;
     for _ in 0..3 + dice.roll(4) {
         world.feed(&history.next());
@@ -101,6 +104,7 @@ async fn run(spec: &Spec, seed: u64, restarts: bool, wide: bool) -> Result<(), S
         }
         query.process_all_available().await.map_err(text)?;
         checker.check_all(&world)?;
+        check_spilled(&chosen, &query)?;
         if let Some(progress) = query.last_progress()
             && let Some(expected) = checker.interpreter.remembered()
         {
@@ -113,8 +117,8 @@ async fn run(spec: &Spec, seed: u64, restarts: bool, wide: bool) -> Result<(), S
             let mode = if dice.roll(2) == 0 { StopMode::Finish } else { StopMode::Abandon };
             query.stop(mode).await.map_err(text)?;
             late += late_rows(&query);
-            (session, query) =
-                world.start(Environment::default(), &setting(&mut dice, wide)).await.map_err(text)?;
+            chosen = setting(&mut dice, wide);
+            (session, query) = world.start(Environment::default(), &chosen).await.map_err(text)?;
         }
     }
     query.stop(StopMode::Finish).await.map_err(text)?;
@@ -124,6 +128,24 @@ async fn run(spec: &Spec, seed: u64, restarts: bool, wide: bool) -> Result<(), S
         true => Ok(()),
         false => Err(format!("{late} late rows, not {}, of {:?}", checker.interpreter.late(), world.fed)),
     }
+}
+
+/// Fails unless rows are on the local disk if and only if there is no memory for them.
+fn check_spilled(setting: &Setting, query: &StreamingQuery) -> Result<(), String> {
+    let Some(progress) = query.last_progress() else { return Ok(()) };
+    for operator in &progress.state_operators {
+        let rows = operator["numRowsTotal"].as_u64().unwrap();
+        let disk = operator["customMetrics"]["localDiskBytes"].as_u64().unwrap();
+        let is_right = match setting.memory_limit {
+            None => disk == 0,
+            Some("1B") => rows == 0 || disk > 0,
+            Some(_) => true,
+        };
+        if !is_right {
+            return Err(format!("{disk} bytes of {rows} rows are on the disk with {setting:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn late_rows(query: &StreamingQuery) -> u64 {
