@@ -82,13 +82,24 @@ const PART: usize = 4096;
 
 /// In one pass: every row of a stream goes through here.
 fn summary_of(times: &[i64]) -> EventTimeSummary {
+    /// So many are looked at side by side; one alone would wait for the one before.
+    const LANES: usize = 4;
     let Some(first) = times.first().copied() else { return EventTimeSummary::default() };
-    let (mut min, mut max, mut above) = (first, first, 0i64);
-    for time in times {
-        min = min.min(*time);
-        max = max.max(*time);
-        above = above.wrapping_add(time.wrapping_sub(first));
+    let (mut mins, mut maxes, mut sums) = ([first; LANES], [first; LANES], [0i64; LANES]);
+    let lanes = times.chunks_exact(LANES);
+    for (lane, time) in lanes.remainder().iter().enumerate() {
+        (mins[lane], maxes[lane]) = (first.min(*time), first.max(*time));
+        sums[lane] = time.wrapping_sub(first);
     }
+    for times in lanes {
+        for lane in 0..LANES {
+            mins[lane] = mins[lane].min(times[lane]);
+            maxes[lane] = maxes[lane].max(times[lane]);
+            sums[lane] = sums[lane].wrapping_add(times[lane].wrapping_sub(first));
+        }
+    }
+    let (min, max) = (mins.into_iter().fold(first, i64::min), maxes.into_iter().fold(first, i64::max));
+    let above = sums.into_iter().fold(0, i64::wrapping_add);
     let count = times.len() as u64;
     let sum = match max.abs_diff(min).checked_mul(count).is_some_and(|most| i64::try_from(most).is_ok()) {
         true => i128::from(first) * i128::from(count) + i128::from(above),
