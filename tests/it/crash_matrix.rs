@@ -226,7 +226,13 @@ async fn the_census_knows_every_kind_of_call() {
     let mut found = kinds(&two_sources().census().await);
     found.extend(kinds(&before_maintenance(8, 4).await.census().await));
     found.extend(kinds(&before_maintenance(98, 3).await.census().await));
-    found.extend(kinds(&windows(9).await.census().await));
+    // Old files of state are merged beside the batches: how far that comes before the end is not fixed.
+    for _ in 0..20 {
+        found.extend(kinds(&windows(9).await.census().await));
+        if found.contains("delete state") {
+            break;
+        }
+    }
     for kind in [
         "list state",
         "create state",
