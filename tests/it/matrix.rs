@@ -70,10 +70,10 @@ pub const MATRIX: &[(&str, [Cell; 3])] = &[
     ("SELECT unnest(l) FROM s", [OK, OK, NO_AGGREGATION]),
     ("SELECT k FROM s UNION ALL SELECT k FROM u", [OK, OK, NO_AGGREGATION]),
     ("SELECT k FROM s UNION ALL SELECT k FROM t", [MIXED, MIXED, MIXED]),
-    ("SELECT s.*, t.c FROM s JOIN t ON s.k = t.k", [OK, OK, NO_AGGREGATION]),
-    ("SELECT s.*, t.c FROM s LEFT JOIN t ON s.k = t.k", [OK, OK, NO_AGGREGATION]),
-    ("SELECT s.*, t.c FROM t RIGHT JOIN s ON s.k = t.k", [OK, OK, NO_AGGREGATION]),
-    ("SELECT s.*, t.c FROM s CROSS JOIN t", [OK, OK, NO_AGGREGATION]),
+    ("SELECT * FROM s JOIN t ON s.k = t.k", [OK, OK, NO_AGGREGATION]),
+    ("SELECT * FROM s LEFT JOIN t ON s.k = t.k", [OK, OK, NO_AGGREGATION]),
+    ("SELECT * FROM t RIGHT JOIN s ON s.k = t.k", [OK, OK, NO_AGGREGATION]),
+    ("SELECT * FROM s CROSS JOIN t", [OK, OK, NO_AGGREGATION]),
     ("SELECT * FROM s WHERE k IN (SELECT k FROM t)", [OK, OK, NO_AGGREGATION]),
     ("SELECT * FROM s WHERE k NOT IN (SELECT k FROM t)", [OK, OK, NO_AGGREGATION]),
     (
@@ -245,7 +245,7 @@ pub const MATRIX: &[(&str, [Cell; 3])] = &[
     ("SELECT * FROM s JOIN s x ON s.k = x.k", [TWO_STREAMS; 3]),
     ("SELECT * FROM s CROSS JOIN s2", [TWO_STREAMS; 3]),
     (
-        "SELECT a.k, a.n, b.n AS m FROM (SELECT k, count(*) AS n FROM s GROUP BY k) a \
+        "SELECT a.k, a.n, b.n FROM (SELECT k, count(*) AS n FROM s GROUP BY k) a \
          FULL JOIN (SELECT k, count(*) AS n FROM s2 GROUP BY k) b ON a.k = b.k",
         [NEVER_FINAL, TWO_STREAMS, OK],
     ),

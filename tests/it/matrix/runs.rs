@@ -1,5 +1,7 @@
 //! Every cell that is accepted runs, and what it gives is what one query over all rows gives.
 
+use std::collections::BTreeSet;
+
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::array_value_to_string;
 use tidemill::Environment;
@@ -65,6 +67,17 @@ fn texts(batches: &[RecordBatch]) -> Vec<String> {
     found
 }
 
+/// `frame` under names that differ: the memory sink is a table, which cannot have two columns of one name.
+fn apart(frame: DataFrame) -> datafusion::error::Result<DataFrame> {
+    let schema = frame.schema().clone();
+    let names: BTreeSet<_> = schema.fields().iter().map(|field| field.name()).collect();
+    if names.len() == schema.fields().len() {
+        return Ok(frame);
+    }
+    let columns = schema.iter().enumerate();
+    frame.select(columns.map(|(at, column)| Expr::from(column).alias(format!("c{at}"))).collect::<Vec<_>>())
+}
+
 /// What the query has given when all files are read and all windows closed.
 async fn streamed(
     place: &Place,
@@ -74,6 +87,7 @@ async fn streamed(
 ) -> Result<Vec<String>, String> {
     let session = session(place, true, partitions).await;
     let frame = session.context().sql(sql).await.map_err(|error| error.to_string())?;
+    let frame = apart(frame).map_err(|error| error.to_string())?;
     let writer = frame.write_stream().format("memory").query_name("out").output_mode(mode);
     let writer = writer.trigger(Trigger::AvailableNow).option("flushOnEnd", "true");
     let query = writer.start(None).await.map_err(|error| error.to_string())?;
