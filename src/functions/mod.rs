@@ -1,5 +1,6 @@
 //! Functions of event time, in SQL and as expressions.
 
+mod date_bin;
 mod final_at;
 mod finality;
 mod internal;

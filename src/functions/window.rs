@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
     Volatility, lit,
 };
 
+use super::date_bin::DATE_BIN;
 use super::finality::{Finality, WINDOW_END, is_window, tag_of};
 use super::internal::Internal;
 use super::lengths::windows_of;
@@ -24,8 +25,8 @@ static WINDOW_TIME: LazyLock<Arc<ScalarUDF>> =
     LazyLock::new(|| Arc::new(ScalarUDF::new_from_impl(WindowTimeFunction::new())));
 
 /// The functions that every session knows.
-pub(crate) fn all_functions() -> [Arc<ScalarUDF>; 2] {
-    [Arc::clone(&WINDOW), Arc::clone(&WINDOW_TIME)]
+pub(crate) fn all_functions() -> [Arc<ScalarUDF>; 3] {
+    [Arc::clone(&WINDOW), Arc::clone(&WINDOW_TIME), Arc::clone(&DATE_BIN)]
 }
 
 /// The window of `size` that `time` is in: a struct of `start` and `end`, the end excluded. Windows

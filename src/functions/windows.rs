@@ -26,10 +26,10 @@ pub(crate) struct Windows {
 
 /// [`Windows`] in the ticks of a unit.
 #[derive(Debug, Clone, Copy)]
-struct Ticks {
-    size: i64,
-    slide: i64,
-    start: i64,
+pub(super) struct Ticks {
+    pub(super) size: i64,
+    pub(super) slide: i64,
+    pub(super) start: i64,
 }
 
 impl Windows {
@@ -107,7 +107,7 @@ impl Windows {
 impl Ticks {
     /// The start of the newest window that a time is in. Times come mostly in order, so that the
     /// window of the one before is tried before anything is divided.
-    fn newest(self) -> impl FnMut(i64) -> i64 {
+    pub(super) fn newest(self) -> impl FnMut(i64) -> i64 {
         let Ticks { slide, start, .. } = self;
         let mut last = start;
         move |time| {
