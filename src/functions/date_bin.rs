@@ -15,6 +15,8 @@ use datafusion::logical_expr::{
 
 use super::windows::Ticks;
 
+pub(crate) const NANOS_PER_DAY: i128 = 86_400_000_000_000;
+
 pub(super) static DATE_BIN: LazyLock<Arc<ScalarUDF>> =
     LazyLock::new(|| Arc::new(ScalarUDF::new_from_impl(DateBin { inner: datetime::date_bin() })));
 
@@ -66,10 +68,10 @@ fn bins(args: &[ColumnarValue]) -> DataFusionResult<Option<ArrayRef>> {
         ] => (length, times, *origin),
         _ => return Ok(None),
     };
-    let (Some(nanos), DataType::Timestamp(unit, _)) = (nanos(length), times.data_type()) else {
+    let (Some((0, nanos)), DataType::Timestamp(unit, _)) = (interval(length), times.data_type()) else {
         return Ok(None);
     };
-    let tick = nanos_of(*unit);
+    let (tick, Ok(nanos)) = (unit_nanos(*unit), i64::try_from(nanos)) else { return Ok(None) };
     if nanos <= 0 || nanos % tick != 0 || origin % tick != 0 {
         return Ok(None);
     }
@@ -91,21 +93,23 @@ fn bins(args: &[ColumnarValue]) -> DataFusionResult<Option<ArrayRef>> {
     Ok(Some(cast(&starts, times.data_type())?))
 }
 
-/// The nanoseconds of an interval that has no months.
-fn nanos(interval: &ScalarValue) -> Option<i64> {
-    let (days, nanos) = match interval {
-        ScalarValue::IntervalDayTime(Some(length)) => {
-            (length.days, i64::from(length.milliseconds).checked_mul(1_000_000)?)
+/// Months and nanoseconds of an interval; a day counts as 24 hours, as `date_bin` does.
+pub(crate) fn interval(value: &ScalarValue) -> Option<(i32, i128)> {
+    match value {
+        ScalarValue::IntervalMonthDayNano(Some(value)) => {
+            Some((value.months, i128::from(value.days) * NANOS_PER_DAY + i128::from(value.nanoseconds)))
         }
-        ScalarValue::IntervalMonthDayNano(Some(length)) if length.months == 0 => {
-            (length.days, length.nanoseconds)
+        ScalarValue::IntervalDayTime(Some(value)) => {
+            let nanos = i128::from(value.milliseconds) * 1_000_000;
+            Some((0, i128::from(value.days) * NANOS_PER_DAY + nanos))
         }
-        _ => return None,
-    };
-    i64::from(days).checked_mul(86_400_000_000_000)?.checked_add(nanos)
+        ScalarValue::IntervalYearMonth(Some(months)) => Some((*months, 0)),
+        _ => None,
+    }
 }
 
-fn nanos_of(unit: TimeUnit) -> i64 {
+/// The length of `unit` in nanoseconds.
+pub(crate) fn unit_nanos(unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::Second => 1_000_000_000,
         TimeUnit::Millisecond => 1_000_000,

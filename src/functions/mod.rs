@@ -10,6 +10,7 @@ mod windows;
 
 pub use window::{sliding_window, sliding_window_from, window, window_time};
 
+pub(crate) use date_bin::{NANOS_PER_DAY, interval, unit_nanos};
 pub(crate) use final_at::final_at;
 pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, tag_of, unit_micros};
 pub(crate) use internal::{tagged, window_of, window_start, window_starts};

@@ -4,16 +4,15 @@
 //! functions of DataFusion that round times down drop it, and casts keep it although they round, too:
 //! both are understood here by looking at the expression.
 
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, ExprSchema, ScalarValue};
 use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
 use datafusion::logical_expr::{Expr, ExprSchemable};
 
 use crate::functions::{
-    Finality, Span, WINDOW_END, WINDOW_START, final_at, is_event_time_function, literal, tag_of, unit_micros,
+    Finality, NANOS_PER_DAY, Span, WINDOW_END, WINDOW_START, final_at, interval, is_event_time_function,
+    literal, tag_of, unit_micros, unit_nanos,
 };
-
-const NANOS_PER_DAY: i128 = 86_400_000_000_000;
 
 /// Half-hour changes of its clocks make hours that last one and a half.
 const ZONES_OF_UNEVEN_HOURS: [&str; 2] = ["Australia/Lord_Howe", "Australia/LHI"];
@@ -97,7 +96,7 @@ fn cast(finality: Finality, from: &DataType, to: &DataType) -> Option<Finality> 
             if zone != to_zone && (span.days, span.months) != (0, 0) && span.zone.is_none() {
                 span.zone = Some(zone.as_deref().unwrap_or("UTC").to_string());
             }
-            if ticks_per_second(*to_unit) < ticks_per_second(*unit) {
+            if unit_nanos(*to_unit) > unit_nanos(*unit) {
                 span.micros = span.micros.checked_add(unit_micros(*to_unit))?;
             }
         }
@@ -120,15 +119,6 @@ fn cast(finality: Finality, from: &DataType, to: &DataType) -> Option<Finality> 
     Some(Finality::After(span))
 }
 
-fn ticks_per_second(unit: TimeUnit) -> u32 {
-    match unit {
-        TimeUnit::Second => 1,
-        TimeUnit::Millisecond => 1_000,
-        TimeUnit::Microsecond => 1_000_000,
-        TimeUnit::Nanosecond => 1_000_000_000,
-    }
-}
-
 fn is_utc(zone: &str) -> bool {
     matches!(zone, "UTC" | "+00:00" | "Z" | "utc" | "Etc/UTC")
 }
@@ -147,7 +137,7 @@ fn date_bin(call: &ScalarFunction, schema: &DFSchema) -> Option<Finality> {
     let mut rounded = match interval(&literal(stride)?)? {
         (0, nanos) => {
             // Bins that do not start on a tick of the column are given a start they do not have.
-            let tick = i128::from(1_000_000_000 / ticks_per_second(unit));
+            let tick = i128::from(unit_nanos(unit));
             if nanos <= 0 || nanos % tick != 0 || i128::from(origin) % tick != 0 {
                 return None;
             }
@@ -165,21 +155,6 @@ fn date_bin(call: &ScalarFunction, schema: &DFSchema) -> Option<Finality> {
         rounded.zone = Some("UTC".into());
     }
     round(finality_of(time, schema)?, rounded)
-}
-
-/// Months and nanoseconds of an interval; a day counts as 24 hours, as `date_bin` does.
-fn interval(value: &ScalarValue) -> Option<(i32, i128)> {
-    match value {
-        ScalarValue::IntervalMonthDayNano(Some(value)) => {
-            Some((value.months, i128::from(value.days) * NANOS_PER_DAY + i128::from(value.nanoseconds)))
-        }
-        ScalarValue::IntervalDayTime(Some(value)) => {
-            let nanos = i128::from(value.milliseconds) * 1_000_000;
-            Some((0, i128::from(value.days) * NANOS_PER_DAY + nanos))
-        }
-        ScalarValue::IntervalYearMonth(Some(months)) => Some((*months, 0)),
-        _ => None,
-    }
 }
 
 /// Whether there is such a day in every month, so that the bins of months lie side by side.
@@ -215,7 +190,7 @@ fn date_trunc(call: &ScalarFunction, schema: &DFSchema) -> Option<Finality> {
         && rounded.days == 0
         && rounded
             .micros
-            .checked_mul(i64::from(ticks_per_second(column_unit)))
+            .checked_mul(1_000_000_000 / unit_nanos(column_unit))
             .is_some_and(|t| t <= 1_000_000);
     if changes_nothing { Some(finality) } else { round(finality, rounded) }
 }
@@ -248,7 +223,7 @@ mod tests {
     use std::collections::HashMap;
 
     use datafusion::arrow::array::AsArray;
-    use datafusion::arrow::datatypes::{Field, Int64Type};
+    use datafusion::arrow::datatypes::{Field, Int64Type, TimeUnit};
     use datafusion::prelude::SessionContext;
 
     use super::*;
