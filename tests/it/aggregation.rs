@@ -1,5 +1,7 @@
 //! Queries that remember, one of each kind, with results computed by hand.
 
+mod accumulators;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
