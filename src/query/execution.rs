@@ -56,6 +56,16 @@ pub(crate) struct Execution {
     pub(crate) maintenance: Option<JoinHandle<Result<()>>>,
 }
 
+/// How an execution ended that did not fail.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The trigger or a stop ended it.
+    Done,
+    /// It has to be opened anew from the checkpoint, which it still owns: an earlier run's last write
+    /// came after it had been read. With the error that says so.
+    Overlapped(Error),
+}
+
 /// What a trigger found to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Triggered {
@@ -66,26 +76,32 @@ enum Triggered {
 
 impl Execution {
     /// Runs batches until the trigger or a stop ends it, and tidies up.
-    pub(crate) async fn run(&mut self) -> Result<()> {
+    pub(crate) async fn run(&mut self) -> Result<Ended> {
         let ended = match self.run_triggers().await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.blame(error).await),
+            Ok(()) => Ok(Ended::Done),
+            Err(error) => self.blame(error).await,
         };
-        let maintained = self.finish_maintenance().await;
+        self.finish_maintenance().await;
+        if matches!(ended, Ok(Ended::Overlapped(_))) {
+            return ended;
+        }
         let closed = self.runner.sink.close().await;
         let late_closed = self.runner.late_rows.close().await;
-        ended.and(maintained).and(closed).and(late_closed)
+        let ended = ended?;
+        closed.and(late_closed).map(|()| ended)
     }
 
-    /// What to report for `error`. A run that another one has taken over from fails in odd ways, for
-    /// the other one tidies up after it; to blame is that there is another one.
-    async fn blame(&self, error: Error) -> Error {
-        match self.runner.checkpoint.check_owner().await {
-            Err(taken_over @ Error::ConcurrentQuery { .. }) => {
+    /// What `error` means. A run that another one has taken over from fails in odd ways, for the other
+    /// one tidies up after it; to blame is that there is another one. One that still owns the checkpoint
+    /// has met with what an earlier one wrote last.
+    async fn blame(&self, error: Error) -> Result<Ended> {
+        match (self.runner.checkpoint.check_owner().await, error) {
+            (Err(taken_over @ Error::ConcurrentQuery { .. }), error) => {
                 tracing::debug!(%error, "failed after another run had taken over");
-                taken_over
+                Err(taken_over)
             }
-            _ => error,
+            (Ok(()), error @ Error::ConcurrentQuery { .. }) => Ok(Ended::Overlapped(error)),
+            (_, error) => Err(error),
         }
     }
 
@@ -248,13 +264,12 @@ impl Execution {
         }));
     }
 
-    async fn finish_maintenance(&mut self) -> Result<()> {
+    async fn finish_maintenance(&mut self) {
         if let Some(round) = self.maintenance.take() {
             self.runner.state.end();
             // Its error was reported; a round that is interrupted is taken up by the next start.
             let _ = round.await;
         }
-        Ok(())
     }
 
     fn report_idle(&self, look: u64, last_event: &mut Option<Instant>) {

@@ -12,7 +12,7 @@ use crate::plan::StreamingPlan;
 use crate::sink::{Sink, SinkBatch};
 
 /// Makes the sink for the late rows of one operator, once their columns are known.
-pub(crate) type MakeLateSink<'a> = &'a (dyn Fn(usize, SchemaRef) -> Result<Arc<dyn Sink>> + Send + Sync);
+pub(crate) type MakeLateSink = Arc<dyn Fn(usize, SchemaRef) -> Result<Arc<dyn Sink>> + Send + Sync>;
 
 /// Where the late rows of each operator go: sinks that stage and publish with the batch, as the
 /// query's own does.
@@ -27,7 +27,7 @@ impl LateRows {
     ///
     /// # Errors
     /// If there is none.
-    pub(crate) fn of(plan: &StreamingPlan, make: Option<MakeLateSink<'_>>) -> Result<Self> {
+    pub(crate) fn of(plan: &StreamingPlan, make: Option<&MakeLateSink>) -> Result<Self> {
         let Some(make) = make else { return Ok(Self::default()) };
         let sinks = plan
             .late_filters()

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::prelude::DataFrame;
 
 use super::formats::SinkRequest;
@@ -10,8 +9,10 @@ use super::path::IntoPath;
 use super::{SessionInner, link};
 use crate::error::{Error, Result};
 use crate::options::Options;
-use crate::query::{self, MakeLateSink, QueryPlan, StartRequest, StateSettings, StreamingQuery, Trigger};
-use crate::sink::{OutputMode, Sink};
+use crate::query::{
+    self, MakeLateSink, MakeSink, QueryPlan, StartRequest, StateSettings, StreamingQuery, Trigger,
+};
+use crate::sink::OutputMode;
 use crate::storage::{DefaultStorageProvider, Durability, StorageProvider, resolve_location};
 
 /// How many offsets and commits a checkpoint keeps (Spark's `minBatchesToRetain`).
@@ -151,8 +152,8 @@ impl DataStreamWriter {
         let make_late_sink = self.late_sink_maker(&options, &session, &storages, &state);
         query::start(StartRequest {
             plan: QueryPlan { logical: plan, state: state.clone() },
-            make_sink: &make_sink,
-            make_late_sink: make_late_sink.as_ref().map(|make| make as MakeLateSink<'_>),
+            make_sink,
+            make_late_sink,
             output_mode: options.output_mode,
             trigger: self.trigger,
             name: options.query_name.clone(),
@@ -181,7 +182,7 @@ impl DataStreamWriter {
         let make_sink = self.sink_maker(path, &options, &session, &storages, &state);
         let plan = QueryPlan { logical: plan, state: state.clone() };
         let clock = Arc::clone(&session.environment.clock);
-        query::explain(plan, options.output_mode, &options.state, &make_sink, clock).await
+        query::explain(plan, options.output_mode, &options.state, make_sink, clock).await
     }
 
     fn take_query_options(&mut self) -> Result<QueryOptions> {
@@ -237,7 +238,7 @@ impl DataStreamWriter {
         session: &Arc<SessionInner>,
         storages: &Arc<dyn StorageProvider>,
         state: &datafusion::execution::session_state::SessionState,
-    ) -> Option<impl Fn(usize, SchemaRef) -> Result<Arc<dyn Sink>> + Send + Sync + use<>> {
+    ) -> Option<MakeLateSink> {
         let (path, format) = options.late_rows.clone()?;
         let factory = session.formats.sink(&format.to_ascii_lowercase());
         let request = SinkRequest {
@@ -251,13 +252,13 @@ impl DataStreamWriter {
             storages: Arc::clone(storages),
             durability: options.durability,
         };
-        Some(move |operator, schema| {
+        Some(Arc::new(move |operator, schema| {
             let path = Some(format!("{}/operator={operator}", path.trim_end_matches('/')));
             match &factory {
                 Ok(factory) => factory.create(SinkRequest { path, schema, ..request.clone() }),
                 Err(error) => Err(Error::Invalid(error.to_string())),
             }
-        })
+        }))
     }
 
     fn sink_maker(
@@ -267,7 +268,7 @@ impl DataStreamWriter {
         session: &Arc<SessionInner>,
         storages: &Arc<dyn StorageProvider>,
         state: &datafusion::execution::session_state::SessionState,
-    ) -> impl Fn(SchemaRef) -> Result<Arc<dyn Sink>> + Send + Sync + use<> {
+    ) -> MakeSink {
         let format = self.format.to_ascii_lowercase();
         let factory = session.formats.sink(&format);
         let request = SinkRequest {
@@ -282,10 +283,10 @@ impl DataStreamWriter {
             storages: Arc::clone(storages),
             durability: options.durability,
         };
-        move |schema| match &factory {
+        Arc::new(move |schema| match &factory {
             Ok(factory) => factory.create(SinkRequest { schema, ..request.clone() }),
             Err(error) => Err(Error::Invalid(error.to_string())),
-        }
+        })
     }
 }
 

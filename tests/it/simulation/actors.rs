@@ -123,8 +123,7 @@ fn judge(story: &Story, process: &Process, ended: &Result<()>) {
     let was_disturbed = process.exit();
     let Err(error) = ended else { return };
     let is_fenced = matches!(cause(error), Error::ConcurrentQuery { .. });
-    // Even the younger of two may stop: a write of the other one may have been on its way.
-    if is_fenced && process.is_overlapped() {
+    if is_fenced && process.is_overlapped() && !process.is_owner() {
         story.facts().takeovers += 1;
     } else if !was_disturbed {
         story.problem(format!("process {} failed: {error}", process.id));

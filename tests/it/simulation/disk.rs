@@ -64,6 +64,8 @@ struct State {
     power_cuts: usize,
     /// Processes that lived at the same time as another one that may write.
     overlapped: BTreeSet<usize>,
+    /// The process that has claimed the checkpoint last.
+    claimed: Option<usize>,
     /// Processes that have seen their fences since they wrote a plan or a commit.
     owners: BTreeSet<usize>,
     /// What a process did that must not.
@@ -100,6 +102,7 @@ impl Machine {
             kills: 0,
             power_cuts: 0,
             overlapped: BTreeSet::new(),
+            claimed: None,
             owners: BTreeSet::new(),
             violations: vec![],
             offsets: BTreeMap::new(),
@@ -234,6 +237,11 @@ impl Process {
         self.machine.state().overlapped.contains(&self.id)
     }
 
+    /// Whether no other process has claimed the checkpoint since it did.
+    pub fn is_owner(&self) -> bool {
+        self.machine.state().claimed == Some(self.id)
+    }
+
     /// Ends it; whether something happened to it.
     pub fn exit(&self) -> bool {
         let mut state = self.machine.state();
@@ -364,6 +372,9 @@ impl SimStorage {
 
     async fn create_seen(&self, path: &str, body: Bytes) -> Result<Created> {
         let created = self.inner.create(path, body.clone()).await?;
+        if path.starts_with("fence/") && created == Created::New {
+            self.process.machine.state().claimed = Some(self.process.id);
+        }
         let is_fenced = path.starts_with("offsets/") || path.starts_with("commits/");
         if is_fenced && created == Created::New {
             let mut state = self.process.machine.state();

@@ -1,0 +1,241 @@
+//! From a query that was asked for to one that runs: what is settled once, and what is read from the
+//! checkpoint.
+
+use std::sync::Arc;
+
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::batch::{BatchRunner, PlannedBatch};
+use super::execution::Execution;
+use super::handle::QueryShared;
+use super::late_rows::LateRows;
+use super::pinned::pin_inferred_schemas;
+use super::start::StartRequest;
+use crate::checkpoint::records::{Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition};
+use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::plan::{ResultShape, StreamingPlan, result_schema};
+use crate::sink::Sink;
+use crate::source::{Source, SourceBatch, SourceContext, SourceProvider};
+use crate::state::{StateOptions, StateStore};
+use crate::storage::Storage;
+
+/// A query that is about to run.
+pub(super) struct Launch {
+    request: Arc<StartRequest>,
+    storage: Arc<dyn Storage>,
+    run_id: Uuid,
+    id: Uuid,
+    /// Who the query is, as the checkpoint says it; `None` before its first start.
+    known: Option<Metadata>,
+    /// With the columns that the checkpoint pinned.
+    logical: LogicalPlan,
+    providers: Vec<Arc<dyn SourceProvider>>,
+    sink: Arc<dyn Sink>,
+    /// What its handles share with it, from the first [`Launch::open`] on.
+    shared: Option<Arc<QueryShared>>,
+}
+
+impl Launch {
+    /// Settles the columns, the sources and the sink, without taking the checkpoint over.
+    pub(super) async fn prepare(
+        request: Arc<StartRequest>,
+        storage: Arc<dyn Storage>,
+        run_id: Uuid,
+    ) -> Result<Self> {
+        let known = Checkpoint::read_metadata(storage.as_ref()).await?;
+        let (logical, providers) = pin_inferred_schemas(&request.plan.logical, known.as_ref())?;
+        let sink = (request.make_sink)(result_schema(&logical, &request.plan.state))?;
+        sink.check_output_mode(request.output_mode)?;
+        let id = known.as_ref().map_or_else(|| request.ids.next_id(), |known| known.id);
+        Ok(Self { request, storage, run_id, id, known, logical, providers, sink, shared: None })
+    }
+
+    /// Takes the checkpoint over and takes up where it says. May be repeated when the query that this
+    /// gave has ended, to take up anew.
+    ///
+    /// `None` if another run has created the checkpoint since [`Launch::prepare`], which is then to
+    /// be repeated.
+    pub(super) async fn open(&mut self) -> Result<Option<Execution>> {
+        let request = Arc::clone(&self.request);
+        let session = &request.plan.state;
+        let sources = create_sources(&self.providers, self.id, session, &request.clock)?;
+        let shape = request.state.shape(request.output_mode, session);
+        let logical = self.logical.clone();
+        let sink = Arc::clone(&self.sink);
+        let plan = StreamingPlan::prepare(logical, session, &self.providers, &sources, sink, shape).await?;
+        let late_rows = LateRows::of(&plan, request.make_late_sink.as_ref())?;
+        let current = self.define(plan.operators());
+        if let Some(known) = &self.known {
+            definition::check_unchanged(self.storage.url(), &known.definition, &current)?;
+        }
+
+        let (checkpoint, recovered) = Checkpoint::open(Arc::clone(&self.storage), self.run_id).await?;
+        if recovered.metadata.is_some() && self.known.is_none() {
+            return Ok(None);
+        }
+        let conf = request.state.pin(session, shape, recovered.decision.settings(), self.storage.url())?;
+        if self.known.is_none() {
+            let created_by = concat!("tidemill ", env!("CARGO_PKG_VERSION")).to_string();
+            let metadata = Metadata { id: self.id, created_by, definition: current };
+            match checkpoint.create_metadata(&metadata).await {
+                Err(Error::ConcurrentQuery { .. }) if checkpoint.check_owner().await.is_ok() => {
+                    return Ok(None);
+                }
+                created => created?,
+            }
+            self.known = Some(metadata);
+        }
+        let last = recovered.last_commit.as_ref();
+        self.sink.recover(self.id, last.map(|commit| (commit.batch_id, &commit.sink))).await?;
+        late_rows.recover(self.id, last.map(|commit| (commit.batch_id, &commit.late))).await?;
+        let manifest = last.map_or(Value::Null, |commit| commit.state.clone());
+        let state = self.open_state(&manifest, &plan, shape).await?;
+        let resumed = resume(&sources, recovered).await?;
+        let tracker = request.state.tracker(&conf, &plan, resumed.watermark_ms, request.clock.now_ms())?;
+        let shared = self.share(&plan).await?;
+        let runner = BatchRunner {
+            shared,
+            checkpoint: Arc::new(checkpoint),
+            sources,
+            plan,
+            state: Arc::new(state),
+            sink: Arc::clone(&self.sink),
+            late_rows,
+            output_mode: request.output_mode,
+        };
+        Ok(Some(Execution {
+            runner,
+            manager: request.manager.clone(),
+            clock: Arc::clone(&request.clock),
+            trigger: request.trigger,
+            descriptions: self.providers.iter().map(|provider| provider.description()).collect(),
+            conf,
+            min_batches_to_retain: request.min_batches_to_retain,
+            next_batch: resumed.next_batch,
+            rerun: resumed.rerun,
+            tracker,
+            last_watermark_ms: resumed.last_watermark_ms,
+            flush_on_end: request.state.flush_on_end,
+            has_run: false,
+            previous_trigger_ms: None,
+            is_tidy: false,
+            maintenance: None,
+        }))
+    }
+
+    async fn open_state(
+        &self,
+        manifest: &Value,
+        plan: &StreamingPlan,
+        shape: ResultShape,
+    ) -> Result<StateStore> {
+        let options = StateOptions {
+            operators: plan.operators().len(),
+            partitions: shape.state_partitions,
+            memory_limit: self.request.state.memory_limit,
+            run_id: self.run_id,
+        };
+        let mut state = StateStore::open(Arc::clone(&self.storage), manifest, options).await?;
+        state.account_in(&self.request.plan.state.runtime_env().memory_pool)?;
+        Ok(state)
+    }
+
+    /// What the handles of the query share with every execution of it.
+    async fn share(&mut self, plan: &StreamingPlan) -> Result<Arc<QueryShared>> {
+        if let Some(shared) = &self.shared {
+            return Ok(Arc::clone(shared));
+        }
+        let explain = plan.explain().await?;
+        let shared = QueryShared::new(self.id, self.run_id, self.request.name.clone(), explain);
+        Ok(Arc::clone(self.shared.insert(Arc::new(shared))))
+    }
+
+    /// What a restart must find unchanged, of the query as it is now.
+    fn define(&self, operators: &[OperatorDefinition]) -> QueryDefinition {
+        let checkpoint = self.storage.as_ref();
+        QueryDefinition {
+            sources: self.providers.iter().map(|provider| provider.definition(checkpoint)).collect(),
+            sink: self.sink.definition(checkpoint),
+            output_mode: self.request.output_mode.name().into(),
+            operators: operators.to_vec(),
+        }
+    }
+}
+
+pub(super) fn create_sources(
+    providers: &[Arc<dyn SourceProvider>],
+    query_id: Uuid,
+    state: &SessionState,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<Arc<dyn Source>>> {
+    let context =
+        SourceContext { query_id, runtime: Arc::clone(state.runtime_env()), clock: Arc::clone(clock) };
+    providers.iter().map(|provider| provider.create(context.clone())).collect()
+}
+
+/// Where a run takes up.
+struct Resumed {
+    next_batch: u64,
+    rerun: Option<PlannedBatch>,
+    /// The watermark for the next batch to plan.
+    watermark_ms: i64,
+    /// The watermark of the last batch that was planned.
+    last_watermark_ms: i64,
+}
+
+/// Puts the sources where the checkpoint says they are.
+async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Resumed> {
+    let mut last = Vec::new();
+    let mut last_watermark_ms = 0;
+    let mut watermark_ms = 0;
+    let (next_batch, ends, rerun) = match recovered.decision {
+        Recovery::Fresh => (0, vec![Value::Null; sources.len()], None),
+        Recovery::Next { batch_id, last_offsets, last_commit } => {
+            last = inputs_of(&last_offsets, vec![Value::Null; sources.len()]);
+            last_watermark_ms = last_offsets.batch_watermark_ms;
+            watermark_ms = last_watermark_ms.max(last_commit.next_batch_watermark_ms);
+            (batch_id, ends_of(&last_offsets), None)
+        }
+        Recovery::Rerun { offsets, previous } => {
+            let starts = previous.as_ref().map_or_else(|| vec![Value::Null; sources.len()], ends_of);
+            let late_ms = previous.as_ref().map_or(0, |previous| previous.batch_watermark_ms);
+            watermark_ms = offsets.batch_watermark_ms;
+            last_watermark_ms = late_ms;
+            let rerun = PlannedBatch { inputs: inputs_of(&offsets, starts), record: offsets, late_ms };
+            (rerun.record.batch_id, ends_of(&rerun.record), Some(rerun))
+        }
+    };
+    let mut history = recovered.history.into_iter();
+    for (source, end) in sources.iter().zip(&ends) {
+        source.restore(end.clone(), history.next().unwrap_or_default()).await?;
+    }
+    if rerun.is_none() {
+        // Its clean-up may have been cut off after the commit.
+        for (source, batch) in sources.iter().zip(last).filter(|(_, batch)| !batch.entries.is_empty()) {
+            source.commit(&batch).await?;
+        }
+    }
+    Ok(Resumed { next_batch, rerun, watermark_ms, last_watermark_ms })
+}
+
+fn ends_of(record: &OffsetsRecord) -> Vec<Value> {
+    record.sources.iter().map(|source| source.end.clone()).collect()
+}
+
+fn inputs_of(record: &OffsetsRecord, starts: Vec<Value>) -> Vec<SourceBatch> {
+    record
+        .sources
+        .iter()
+        .zip(starts)
+        .map(|(source, start)| SourceBatch {
+            start,
+            end: source.end.clone(),
+            entries: source.entries.clone(),
+        })
+        .collect()
+}
