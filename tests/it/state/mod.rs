@@ -2,6 +2,7 @@
 
 use tidemill::state::hash_key;
 
+mod large;
 mod spilling;
 mod store;
 
