@@ -27,6 +27,17 @@ pub fn same_place(recorded: &Location, current: &Location) -> bool {
     same_path || recorded.fingerprint == current.fingerprint
 }
 
+/// Where `recorded` is, seen from a checkpoint at `checkpoint`; `None` for a local place seen from an
+/// object store, of which only a fingerprint was recorded.
+pub fn place_of(recorded: &Location, checkpoint: &Url) -> Option<Url> {
+    if recorded.path.is_empty() {
+        return None;
+    }
+    let mut root = checkpoint.clone();
+    root.set_path(&format!("{}/", checkpoint.path().trim_end_matches('/')));
+    root.join(&format!("{}/", recorded.path.trim_end_matches('/'))).ok()
+}
+
 /// Scheme, host and port.
 fn store(url: &Url) -> (&str, Option<&str>, Option<u16>) {
     (url.scheme(), url.host_str(), url.port_or_known_default())
@@ -79,7 +90,13 @@ mod tests {
             ("https://me:secret@host:8443/bids/?sig=x#y", "file:///w/c/", "https://host:8443/bids"),
             ("file:///home/me/bids/", "s3://lake/c/", ""),
         ] {
-            assert_eq!(recorded(place, checkpoint).path, path, "{place} from {checkpoint}");
+            let recorded = recorded(place, checkpoint);
+            assert_eq!(recorded.path, path, "{place} from {checkpoint}");
+            // And back, but for what is not recorded.
+            let found = Url::parse(checkpoint).ok().and_then(|checkpoint| place_of(&recorded, &checkpoint));
+            let found = found.map(|found| canonical(&found));
+            let expected = Url::parse(place).ok().map(|place| canonical(&place)).filter(|_| !path.is_empty());
+            assert_eq!(found, expected, "{path} from {checkpoint}");
         }
     }
 

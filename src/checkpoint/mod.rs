@@ -28,7 +28,7 @@ pub mod records;
 mod recovery;
 mod verify;
 
-pub use location::{location_of, same_place};
+pub use location::{location_of, place_of, same_place};
 pub use log::{Checkpoint, Recovered, Recovery};
 pub use maintain::Forget;
 pub use recovery::Finding;

@@ -141,12 +141,27 @@ pub struct CommitRecord {
     /// What the sink needs to publish the batch, again if need be (the file sink: its files).
     pub sink: Value,
     /// What the late rows of the batch need to be published, one entry per operator that leaves some
-    /// out; `null` if they are not kept.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub late: Value,
+    /// out; empty if they are not kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub late: Vec<LateRecord>,
     /// Where the state of this version is; `null` for a stateless query.
     #[serde(default)]
     pub state: Value,
+}
+
+/// The late rows that one operator left out of a batch, in [`CommitRecord::late`]. They have a place of
+/// their own, which a later start finds by this: its options may name another one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LateRecord {
+    /// The operator, in plan order.
+    pub operator: usize,
+    /// The format of their sink.
+    pub format: String,
+    /// Where that writes to, if it writes to a place.
+    pub location: Option<Location>,
+    /// What it needs to publish them, again if need be.
+    pub sink: Value,
 }
 
 /// `fence/<generation>`: one start of the query. The highest generation owns the checkpoint.

@@ -14,7 +14,7 @@ use super::handle::QueryShared;
 use super::late_rows::LateRows;
 use super::watermark::WatermarkTracker;
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::records::{CommitRecord, OffsetsRecord};
+use crate::checkpoint::records::{CommitRecord, LateRecord, OffsetsRecord};
 use crate::error::{Error, Result};
 use crate::exec::epoch::{Epoch, EpochInput};
 use crate::exec::event_time::{EventTimeSummary, EventTimes, Watermarks};
@@ -60,7 +60,7 @@ impl Stopwatch {
 pub(crate) struct BatchOutcome {
     pub(crate) inputs: Vec<EpochInput>,
     pub(crate) prepared: Value,
-    pub(crate) late: Value,
+    pub(crate) late: Vec<LateRecord>,
     pub(crate) watermark_ms: i64,
     /// What was seen of event times, all watermarks together.
     pub(crate) event_times: EventTimeSummary,
@@ -70,7 +70,7 @@ pub(crate) struct BatchOutcome {
 /// What a batch made durable before its commit record, as that says it.
 struct Staged {
     prepared: Value,
-    late: Value,
+    late: Vec<LateRecord>,
     state: Value,
 }
 
@@ -209,7 +209,7 @@ impl BatchRunner {
 
     /// Removes what earlier runs, interrupted or overtaken, staged for batches up to this one, which
     /// is published. The next start does it again, so a failure here is worth only a warning.
-    pub(crate) async fn tidy(&self, batch_id: u64, prepared: &Value, late: &Value) {
+    pub(crate) async fn tidy(&self, batch_id: u64, prepared: &Value, late: &[LateRecord]) {
         let last = Some((batch_id, prepared));
         let late = Some((batch_id, late));
         let tidied = match self.sink.recover(self.shared.id, last).await {

@@ -68,7 +68,9 @@ impl Launch {
         let logical = self.logical.clone();
         let sink = Arc::clone(&self.sink);
         let plan = StreamingPlan::prepare(logical, session, &self.providers, &sources, sink, shape).await?;
-        let late_rows = LateRows::of(&plan, request.make_late_sink.as_ref())?;
+        let make_late = &request.make_late_sink;
+        let mut late_rows =
+            LateRows::of(&plan, request.late_rows.as_ref(), make_late, self.storage.as_ref())?;
         let current = self.define(plan.operators());
         if let Some(known) = &self.known {
             definition::check_unchanged(self.storage.url(), &known.definition, &current)?;
@@ -92,7 +94,9 @@ impl Launch {
         }
         let last = recovered.last_commit.as_ref();
         self.sink.recover(self.id, last.map(|commit| (commit.batch_id, &commit.sink))).await?;
-        late_rows.recover(self.id, last.map(|commit| (commit.batch_id, &commit.late))).await?;
+        let late = last.map(|commit| (commit.batch_id, commit.late.as_slice()));
+        late_rows.open_former(&plan, make_late, late.unwrap_or_default().1, self.storage.as_ref())?;
+        late_rows.recover(self.id, late).await?;
         let manifest = last.map_or(Value::Null, |commit| commit.state.clone());
         let state = self.open_state(&manifest, &plan, shape).await?;
         let resumed = resume(&sources, recovered).await?;

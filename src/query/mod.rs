@@ -18,7 +18,7 @@ mod trigger;
 mod watermark;
 
 pub use handle::{StopMode, StreamingQuery};
-pub(crate) use late_rows::MakeLateSink;
+pub(crate) use late_rows::{LateTarget, MakeLateSink};
 pub use listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
 pub use manager::{ListenerId, StreamingQueryManager};
 pub(crate) use pinned::pinned_tables;

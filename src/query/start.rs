@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::execution::{Ended, Execution};
 use super::handle::StreamingQuery;
-use super::late_rows::MakeLateSink;
+use super::late_rows::{LateTarget, MakeLateSink};
 use super::launch::{Launch, create_sources};
 use super::listener::{QueryStarted, QueryTerminated};
 use super::manager::{CheckpointLease, StreamingQueryManager};
@@ -46,7 +46,8 @@ pub(crate) struct StartRequest {
     pub(crate) plan: QueryPlan,
     pub(crate) make_sink: MakeSink,
     /// Where late rows go, if they are to be kept.
-    pub(crate) make_late_sink: Option<MakeLateSink>,
+    pub(crate) late_rows: Option<LateTarget>,
+    pub(crate) make_late_sink: MakeLateSink,
     pub(crate) output_mode: OutputMode,
     pub(crate) trigger: Trigger,
     pub(crate) name: Option<String>,

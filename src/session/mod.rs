@@ -60,7 +60,7 @@ pub struct Session {
 pub(crate) struct SessionInner {
     pub(crate) manager: StreamingQueryManager,
     pub(crate) environment: Environment,
-    pub(crate) formats: Formats,
+    pub(crate) formats: Arc<Formats>,
 }
 
 impl Drop for SessionInner {
@@ -113,7 +113,7 @@ impl Session {
         let inner = Arc::new(SessionInner {
             manager: StreamingQueryManager::default(),
             environment,
-            formats: Formats::default(),
+            formats: Arc::default(),
         });
         let link = Arc::new(SessionLink(Arc::downgrade(&inner)));
         context.state_ref().write().config_mut().set_extension(link);

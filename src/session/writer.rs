@@ -10,7 +10,7 @@ use super::{SessionInner, link};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::query::{
-    self, MakeLateSink, MakeSink, QueryPlan, StartRequest, StateSettings, StreamingQuery, Trigger,
+    self, LateTarget, MakeLateSink, MakeSink, QueryPlan, StartRequest, StateSettings, StreamingQuery, Trigger,
 };
 use crate::sink::OutputMode;
 use crate::storage::{DefaultStorageProvider, Durability, StorageProvider, resolve_location};
@@ -69,7 +69,7 @@ struct QueryOptions {
     min_batches_to_retain: u64,
     state: StateSettings,
     /// Where late rows go, and in which format.
-    late_rows: Option<(String, String)>,
+    late_rows: Option<LateTarget>,
 }
 
 impl DataStreamWriter {
@@ -149,10 +149,11 @@ impl DataStreamWriter {
         let storages = storages(&session, state.runtime_env());
         let checkpoint = options.checkpoint.as_deref().map(resolve_location).transpose()?;
         let make_sink = self.sink_maker(path, &options, &session, &storages, &state);
-        let make_late_sink = self.late_sink_maker(&options, &session, &storages, &state);
+        let make_late_sink = Self::late_sink_maker(&options, &session, &storages, &state);
         query::start(StartRequest {
             plan: QueryPlan { logical: plan, state: state.clone() },
             make_sink,
+            late_rows: options.late_rows.clone(),
             make_late_sink,
             output_mode: options.output_mode,
             trigger: self.trigger,
@@ -218,10 +219,12 @@ impl DataStreamWriter {
         })
     }
 
-    fn take_late_rows(&mut self) -> Result<Option<(String, String)>> {
+    fn take_late_rows(&mut self) -> Result<Option<LateTarget>> {
         let format = self.options.take("lateRowsFormat");
         match (self.options.take("lateRowsPath"), format) {
-            (Some(path), format) => Ok(Some((path, format.unwrap_or_else(|| "parquet".into())))),
+            (Some(path), format) => {
+                Ok(Some(LateTarget { path, format: format.unwrap_or_else(|| "parquet".into()) }))
+            }
             (None, None) => Ok(None),
             (None, Some(format)) => Err(Error::option(
                 "lateRowsFormat",
@@ -231,18 +234,16 @@ impl DataStreamWriter {
         }
     }
 
-    /// Makes the sinks for late rows: like the query's own, one directory per operator.
+    /// Makes the sinks for late rows: like the query's own.
     fn late_sink_maker(
-        &self,
         options: &QueryOptions,
         session: &Arc<SessionInner>,
         storages: &Arc<dyn StorageProvider>,
         state: &datafusion::execution::session_state::SessionState,
-    ) -> Option<MakeLateSink> {
-        let (path, format) = options.late_rows.clone()?;
-        let factory = session.formats.sink(&format.to_ascii_lowercase());
+    ) -> MakeLateSink {
+        let formats = Arc::clone(&session.formats);
         let request = SinkRequest {
-            format: format.to_ascii_lowercase(),
+            format: String::new(),
             path: None,
             schema: Arc::new(datafusion::arrow::datatypes::Schema::empty()),
             partition_by: Vec::new(),
@@ -252,13 +253,11 @@ impl DataStreamWriter {
             storages: Arc::clone(storages),
             durability: options.durability,
         };
-        Some(Arc::new(move |operator, schema| {
-            let path = Some(format!("{}/operator={operator}", path.trim_end_matches('/')));
-            match &factory {
-                Ok(factory) => factory.create(SinkRequest { path, schema, ..request.clone() }),
-                Err(error) => Err(Error::Invalid(error.to_string())),
-            }
-        }))
+        Arc::new(move |format, path, schema| {
+            let format = format.to_ascii_lowercase();
+            let factory = formats.sink(&format)?;
+            factory.create(SinkRequest { format, path: Some(path), schema, ..request.clone() })
+        })
     }
 
     fn sink_maker(

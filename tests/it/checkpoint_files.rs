@@ -89,7 +89,7 @@ fn commit(run: u128, batch: u64) -> CommitRecord {
         batch_id: batch,
         next_batch_watermark_ms: batch as i64 * 10 + 10,
         sink: json!({ "committedBy": run.to_string() }),
-        late: json!(null),
+        late: vec![],
         state: json!(null),
     }
 }

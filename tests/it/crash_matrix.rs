@@ -150,6 +150,14 @@ async fn windows(done: i64) -> Scenario {
     Scenario { template, expected, job: Box::new(job), late }
 }
 
+/// The late rows of a query that shows them in `directory`.
+fn late_rows(place: &Place, directory: &str) -> Vec<Row> {
+    let directory = place.path(directory).join("operator=1");
+    let mut rows = if directory.exists() { oracle::read_dir(&directory, "json", &[]) } else { vec![] };
+    rows.iter_mut().for_each(|row| row.retain(|name, _| name == "v"));
+    rows
+}
+
 /// What a query changes.
 const STATE: [&str; 3] = ["out", "checkpoint", "late"];
 
@@ -171,11 +179,7 @@ impl Scenario {
             let session = session_in(1, environment(disks()));
             (self.job)(&self.template, place).run(&session).await.map_err(|error| error.to_string())?;
         }
-        let mut late = match place.path("late").exists() {
-            true => oracle::read_dir(&place.path("late/operator=1"), "json", &[]),
-            false => vec![],
-        };
-        late.iter_mut().for_each(|row| row.retain(|name, _| name == "v"));
+        let late = late_rows(place, "late");
         oracle::same(late, self.late.clone()).map_err(|problem| format!("late rows: {problem}"))?;
         self.expected.check(place).await
     }
@@ -290,6 +294,44 @@ async fn any_call_may_go_wrong_with_state() {
 #[tokio::test]
 async fn any_call_may_go_wrong_while_state_is_merged_and_purged() {
     windows(7).await.check().await;
+}
+
+/// Late rows whose batch was committed are published where they were staged, whatever the next start
+/// says of late rows.
+#[tokio::test]
+async fn late_rows_of_the_last_batch_are_published_whatever_the_restart_says() {
+    // The number of the batch with the late row.
+    const BATCH: u64 = 4;
+    let scenario = windows(0).await;
+    let census = scenario.census().await;
+    let mut seen = BTreeSet::new();
+    for (call, name) in census.iter().enumerate() {
+        for fault in Fault::ALL {
+            let (place, faults) = (scenario.place(), Faults::new(Some(Plan { call, fault })));
+            scenario.disturb(&place, &faults).await;
+            let commits = std::fs::read_dir(place.path("checkpoint/commits")).into_iter().flatten();
+            let numbers = commits.filter_map(|file| file.unwrap().file_name().to_str()?.parse::<u64>().ok());
+            let is_committed = numbers.max() >= Some(BATCH);
+            let is_visible = !late_rows(&place, "late").is_empty();
+            seen.insert((is_committed, is_visible));
+            for elsewhere in [false, true] {
+                let place = place.copy_of(&STATE);
+                let mut job = (scenario.job)(&scenario.template, &place);
+                job.options.retain(|(name, _)| !name.starts_with("lateRows"));
+                if elsewhere {
+                    job = job.option("lateRowsPath", place.text("moved")).option("lateRowsFormat", "json");
+                }
+                job.run(&session_in(1, environment(disks()))).await.unwrap();
+                let what = format!("after {fault:?} at call {call} ({name}), elsewhere: {elsewhere}");
+                let (kept, moved) = (late_rows(&place, "late"), late_rows(&place, "moved"));
+                assert_eq!(kept, if is_committed { scenario.late.clone() } else { vec![] }, "{what}");
+                let is_moved = elsewhere && !is_committed;
+                assert_eq!(moved, if is_moved { scenario.late.clone() } else { vec![] }, "{what}");
+            }
+        }
+    }
+    // Not yet committed, committed and not yet visible, visible.
+    assert_eq!(seen, BTreeSet::from([(false, false), (true, false), (true, true)]));
 }
 
 #[tokio::test]

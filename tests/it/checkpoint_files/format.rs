@@ -57,7 +57,7 @@ fn plan(batch: u64) -> OffsetsRecord {
 
 fn commit(batch: u64) -> CommitRecord {
     let sink = json!({ "files": [format!("part-{batch}-0.parquet")] });
-    CommitRecord { batch_id: batch, next_batch_watermark_ms: 0, sink, late: json!(null), state: json!(null) }
+    CommitRecord { batch_id: batch, next_batch_watermark_ms: 0, sink, late: vec![], state: json!(null) }
 }
 
 #[tokio::test]
