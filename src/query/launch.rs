@@ -55,12 +55,21 @@ impl Launch {
         Ok(Self { request, storage, run_id, id, known, logical, providers, sink, shared: None })
     }
 
-    /// Takes the checkpoint over and takes up where it says. May be repeated when the query that this
-    /// gave has ended, to take up anew.
-    ///
-    /// `None` if another run has created the checkpoint since [`Launch::prepare`], which is then to
-    /// be repeated.
-    pub(super) async fn open(&mut self) -> Result<Option<Execution>> {
+    /// Takes the checkpoint over and takes up where it says. May be repeated when the execution that
+    /// this gave has ended, to take up anew.
+    pub(super) async fn open(&mut self) -> Result<Execution> {
+        loop {
+            if let Some(execution) = self.try_open().await? {
+                return Ok(execution);
+            }
+            let (request, storage) = (Arc::clone(&self.request), Arc::clone(&self.storage));
+            *self = Self::prepare(request, storage, self.run_id).await?;
+        }
+    }
+
+    /// `None` if another run has created the checkpoint since [`Launch::prepare`], which decides who
+    /// the query is.
+    async fn try_open(&mut self) -> Result<Option<Execution>> {
         let request = Arc::clone(&self.request);
         let session = &request.plan.state;
         let sources = create_sources(&self.providers, self.id, session, &request.clock)?;
@@ -81,16 +90,8 @@ impl Launch {
             return Ok(None);
         }
         let conf = request.state.pin(session, shape, recovered.decision.settings(), self.storage.url())?;
-        if self.known.is_none() {
-            let created_by = concat!("tidemill ", env!("CARGO_PKG_VERSION")).to_string();
-            let metadata = Metadata { id: self.id, created_by, definition: current };
-            match checkpoint.create_metadata(&metadata).await {
-                Err(Error::ConcurrentQuery { .. }) if checkpoint.check_owner().await.is_ok() => {
-                    return Ok(None);
-                }
-                created => created?,
-            }
-            self.known = Some(metadata);
+        if self.known.is_none() && !self.create(&checkpoint, current).await? {
+            return Ok(None);
         }
         let last = recovered.last_commit.as_ref();
         self.sink.recover(self.id, last.map(|commit| (commit.batch_id, &commit.sink))).await?;
@@ -130,6 +131,20 @@ impl Launch {
             is_tidy: false,
             maintenance: None,
         }))
+    }
+
+    /// Writes who the query is. Whether it could: a run that this one took over from may have done so.
+    async fn create(&mut self, checkpoint: &Checkpoint, definition: QueryDefinition) -> Result<bool> {
+        let created_by = concat!("tidemill ", env!("CARGO_PKG_VERSION")).to_string();
+        let metadata = Metadata { id: self.id, created_by, definition };
+        match checkpoint.create_metadata(&metadata).await {
+            Err(Error::ConcurrentQuery { .. }) if checkpoint.check_owner().await.is_ok() => Ok(false),
+            created => {
+                created?;
+                self.known = Some(metadata);
+                Ok(true)
+            }
+        }
     }
 
     async fn open_state(

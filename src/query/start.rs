@@ -71,12 +71,8 @@ pub(crate) async fn start(request: StartRequest) -> Result<StreamingQuery> {
     let lease = CheckpointLease::take(place.url.as_str())?;
     let storage = request.storages.open(&place.url, place.durability)?;
     let request = Arc::new(request);
-    let (launch, execution) = loop {
-        let mut launch = Launch::prepare(Arc::clone(&request), Arc::clone(&storage), run_id).await?;
-        if let Some(execution) = launch.open().await? {
-            break (launch, execution);
-        }
-    };
+    let mut launch = Launch::prepare(Arc::clone(&request), storage, run_id).await?;
+    let execution = launch.open().await?;
     let shared = Arc::clone(&execution.runner.shared);
     if let (Some(name), Some(table)) = (&request.name, execution.runner.sink.results()) {
         publish_table(&request.plan.state, name, table)?;
@@ -169,8 +165,7 @@ async fn run_all(mut launch: Launch, mut execution: Execution) -> (Result<()>, O
         drop(execution);
         execution = match launch.open().await {
             // What an earlier run committed is as if this one had run it.
-            Ok(Some(execution)) => Execution { has_run: true, ..execution },
-            Ok(None) => return (Err(Error::Invalid("the checkpoint lost its metadata".into())), batch),
+            Ok(execution) => Execution { has_run: true, ..execution },
             Err(error) => return (Err(error), batch),
         };
     }

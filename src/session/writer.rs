@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::Schema;
+use datafusion::execution::session_state::SessionState;
 use datafusion::prelude::DataFrame;
 
 use super::formats::SinkRequest;
@@ -239,20 +241,10 @@ impl DataStreamWriter {
         options: &QueryOptions,
         session: &Arc<SessionInner>,
         storages: &Arc<dyn StorageProvider>,
-        state: &datafusion::execution::session_state::SessionState,
+        state: &SessionState,
     ) -> MakeLateSink {
         let formats = Arc::clone(&session.formats);
-        let request = SinkRequest {
-            format: String::new(),
-            path: None,
-            schema: Arc::new(datafusion::arrow::datatypes::Schema::empty()),
-            partition_by: Vec::new(),
-            options: Options::default(),
-            query_name: None,
-            state: state.clone(),
-            storages: Arc::clone(storages),
-            durability: options.durability,
-        };
+        let request = blank_request(options, storages, state);
         Arc::new(move |format, path, schema| {
             let format = format.to_ascii_lowercase();
             let factory = formats.sink(&format)?;
@@ -266,26 +258,40 @@ impl DataStreamWriter {
         options: &QueryOptions,
         session: &Arc<SessionInner>,
         storages: &Arc<dyn StorageProvider>,
-        state: &datafusion::execution::session_state::SessionState,
+        state: &SessionState,
     ) -> MakeSink {
-        let format = self.format.to_ascii_lowercase();
-        let factory = session.formats.sink(&format);
+        let formats = Arc::clone(&session.formats);
         let request = SinkRequest {
-            format,
+            format: self.format.to_ascii_lowercase(),
             path,
-            // Replaced by the query's own when it is known.
-            schema: Arc::new(datafusion::arrow::datatypes::Schema::empty()),
             partition_by: self.partition_by.clone(),
             options: self.options.clone(),
             query_name: options.query_name.clone(),
-            state: state.clone(),
-            storages: Arc::clone(storages),
-            durability: options.durability,
+            ..blank_request(options, storages, state)
         };
-        Arc::new(move |schema| match &factory {
-            Ok(factory) => factory.create(SinkRequest { schema, ..request.clone() }),
-            Err(error) => Err(Error::Invalid(error.to_string())),
+        Arc::new(move |schema| {
+            formats.sink(&request.format)?.create(SinkRequest { schema, ..request.clone() })
         })
+    }
+}
+
+/// A request for a sink of the query, without what differs from sink to sink.
+fn blank_request(
+    options: &QueryOptions,
+    storages: &Arc<dyn StorageProvider>,
+    state: &SessionState,
+) -> SinkRequest {
+    SinkRequest {
+        format: String::new(),
+        path: None,
+        // Known when the sink is made.
+        schema: Arc::new(Schema::empty()),
+        partition_by: Vec::new(),
+        options: Options::default(),
+        query_name: None,
+        state: state.clone(),
+        storages: Arc::clone(storages),
+        durability: options.durability,
     }
 }
 
