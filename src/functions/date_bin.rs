@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Int64Type, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::functions::datetime;
@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
     ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
+use super::units::unit_nanos;
 use super::windows::Ticks;
 
 pub(crate) const NANOS_PER_DAY: i128 = 86_400_000_000_000;
@@ -108,20 +109,10 @@ pub(crate) fn interval(value: &ScalarValue) -> Option<(i32, i128)> {
     }
 }
 
-/// The length of `unit` in nanoseconds.
-pub(crate) fn unit_nanos(unit: TimeUnit) -> i64 {
-    match unit {
-        TimeUnit::Second => 1_000_000_000,
-        TimeUnit::Millisecond => 1_000_000,
-        TimeUnit::Microsecond => 1_000,
-        TimeUnit::Nanosecond => 1,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{PrimitiveArray, TimestampNanosecondArray};
-    use datafusion::arrow::datatypes::{Field, IntervalDayTime, IntervalMonthDayNano};
+    use datafusion::arrow::datatypes::{Field, IntervalDayTime, IntervalMonthDayNano, TimeUnit};
     use datafusion::config::ConfigOptions;
     use proptest::prelude::*;
 

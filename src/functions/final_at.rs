@@ -94,7 +94,7 @@ fn after(values: &ArrayRef, span: &Span) -> DataFusionResult<Int64Array> {
     };
     let zone = self::zone(span.zone.as_deref().or(zone))?;
     if span.months == 0 && (span.days == 0 || zone.is_none()) {
-        let micros = (i64::from(span.days) * MICROS_PER_DAY).saturating_add(span.micros);
+        let micros = i64::from(span.days).saturating_mul(MICROS_PER_DAY).saturating_add(span.micros);
         return Ok(instants.unary(|instant| instant.saturating_add(micros)));
     }
     Ok(map(&instants, |instant| {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
-use datafusion::arrow::datatypes::{DataType, Field, Fields, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, Fields};
 
 /// The key of the field metadata that says when a value of the column is final.
 pub(crate) const TAG: &str = "tidemill.event_time";
@@ -109,15 +109,6 @@ pub(crate) fn tag_of(field: &Field) -> Option<Finality> {
     finality.fits(field.data_type()).then_some(finality)
 }
 
-/// The length of `unit` in microseconds, rounded up.
-pub(crate) fn unit_micros(unit: TimeUnit) -> i64 {
-    match unit {
-        TimeUnit::Second => 1_000_000,
-        TimeUnit::Millisecond => 1_000,
-        TimeUnit::Microsecond | TimeUnit::Nanosecond => 1,
-    }
-}
-
 impl fmt::Display for Finality {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -190,6 +181,8 @@ impl FromStr for Span {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::arrow::datatypes::TimeUnit;
+
     use super::*;
 
     #[test]

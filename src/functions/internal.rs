@@ -10,7 +10,7 @@ use datafusion::logical_expr::{
 };
 
 use super::finality::{Finality, Span, tag_of};
-use super::window::on_arrays;
+use super::on_arrays::on_arrays;
 use super::windows::{Windows, start_field, window_fields, windows_from};
 
 /// What an internal function does with its only argument.

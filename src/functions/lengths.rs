@@ -36,7 +36,7 @@ pub(crate) fn windows_of(lengths: &[Option<&ScalarValue>]) -> DataFusionResult<W
             "window(): the start must be nearer to 0 than the slide is; windows start every slide anyway"
         );
     }
-    Ok(Windows { size, slide, start })
+    Windows::try_new(size, slide, start)
 }
 
 /// A length in microseconds, which only a start may have below zero.
@@ -53,7 +53,8 @@ fn micros(value: &ScalarValue, what: &str) -> DataFusionResult<i64> {
                 .and_then(|days| days.checked_add(value.nanoseconds / 1_000))
         }
         ScalarValue::IntervalDayTime(Some(value)) => {
-            Some(i64::from(value.days) * MICROS_PER_DAY + i64::from(value.milliseconds) * 1_000)
+            let millis = i64::from(value.milliseconds) * 1_000;
+            i64::from(value.days).checked_mul(MICROS_PER_DAY).and_then(|days| days.checked_add(millis))
         }
         ScalarValue::IntervalMonthDayNano(Some(value)) if value.months != 0 => {
             return plan_err!(

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::{Arc, LazyLock};
 
-use datafusion::arrow::array::{Array, ArrayRef};
+use datafusion::arrow::array::Array;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::common::{ScalarValue, exec_err, internal_err, plan_err};
 use datafusion::error::Result as DataFusionResult;
@@ -17,6 +17,7 @@ use super::date_bin::DATE_BIN;
 use super::finality::{Finality, WINDOW_END, is_window, tag_of};
 use super::internal::Internal;
 use super::lengths::windows_of;
+use super::on_arrays::on_arrays;
 use super::windows::{Windows, last_moment_type, last_moments, window_fields, windows_from};
 
 static WINDOW: LazyLock<Arc<ScalarUDF>> =
@@ -281,20 +282,6 @@ impl ScalarUDFImpl for WindowTimeFunction {
         match args.args.first() {
             Some(window) => on_arrays(window, last_moments),
             None => internal_err!("window_time() without arguments"),
-        }
-    }
-}
-
-/// `f` of an array, or of a scalar as an array of one.
-pub(super) fn on_arrays(
-    value: &ColumnarValue,
-    f: impl Fn(&ArrayRef) -> DataFusionResult<ArrayRef>,
-) -> DataFusionResult<ColumnarValue> {
-    match value {
-        ColumnarValue::Array(array) => Ok(ColumnarValue::Array(f(array)?)),
-        ColumnarValue::Scalar(scalar) => {
-            let result = f(&scalar.to_array()?)?;
-            Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?))
         }
     }
 }

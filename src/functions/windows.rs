@@ -11,9 +11,15 @@ use datafusion::arrow::datatypes::{DataType, Field, Fields, Int64Type, TimeUnit}
 use datafusion::common::{exec_err, plan_err};
 use datafusion::error::Result as DataFusionResult;
 
-use super::finality::{WINDOW_END, WINDOW_START, unit_micros};
+use super::finality::{WINDOW_END, WINDOW_START};
+use super::units::{unit_micros, unit_nanos};
+
+/// In how many windows a time may be at most.
+const MOST_WINDOWS: i64 = 20_000;
 
 /// Windows of one size that begin at regular intervals. All lengths are in microseconds.
+///
+/// A window that reaches beyond what its type can express begins, or ends, where that does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Hash)]
 pub(crate) struct Windows {
     /// From the start of a window to its end.
@@ -33,6 +39,19 @@ pub(super) struct Ticks {
 }
 
 impl Windows {
+    /// The windows of these lengths, unless a time would be in too many of them.
+    pub(super) fn try_new(size: i64, slide: i64, start: i64) -> DataFusionResult<Self> {
+        let windows = Self { size, slide, start };
+        if windows.most() > MOST_WINDOWS {
+            return plan_err!(
+                "window(): with this size and slide every row would be in {} windows, and {MOST_WINDOWS} are \
+                 the most. Use a longer slide",
+                windows.most()
+            );
+        }
+        Ok(windows)
+    }
+
     /// Whether every time is in exactly one window.
     pub(crate) fn is_tumbling(&self) -> bool {
         self.size == self.slide
@@ -74,22 +93,24 @@ impl Windows {
     /// For each time the starts of all windows that it is in, the newest first; null for null.
     pub(crate) fn all(&self, times: &ArrayRef) -> DataFusionResult<ListArray> {
         let time_type = self.time_type(times.data_type())?;
-        let Ticks { size, slide, .. } = self.ticks(&time_type)?;
-        let mut newest = self.ticks(&time_type)?.newest();
+        let ticks = self.ticks(&time_type)?;
+        let mut newest = ticks.newest();
         let times = as_ticks(times, &time_type)?;
-        let mut starts = Vec::with_capacity(times.len().saturating_mul(self.most()));
+        let mut starts = Vec::with_capacity(times.len());
         let mut offsets = Vec::with_capacity(times.len() + 1);
         offsets.push(0_i32);
         for (row, time) in times.values().iter().enumerate() {
             if times.is_valid(row) {
-                let mut next = Some(newest(*time));
-                while let Some(start) = next.filter(|start| time.saturating_sub(*start) < size) {
-                    starts.push(start);
-                    next = start.checked_sub(slide);
-                }
+                let first = newest(*time);
+                starts.push(first);
+                starts.extend(ticks.before(first, *time));
             }
             let Ok(offset) = i32::try_from(starts.len()) else {
-                return exec_err!("a batch of {} rows is in too many windows of {size}", times.len());
+                return exec_err!(
+                    "a batch of {} rows is in too many windows of {} us",
+                    times.len(),
+                    self.size
+                );
             };
             offsets.push(offset);
         }
@@ -99,8 +120,8 @@ impl Windows {
     }
 
     /// In how many windows a time can be.
-    fn most(&self) -> usize {
-        usize::try_from((self.size - 1) / self.slide + 1).unwrap_or(1)
+    fn most(&self) -> i64 {
+        (self.size - 1) / self.slide + 1
     }
 }
 
@@ -109,20 +130,56 @@ impl Ticks {
     /// window of the one before is tried before anything is divided.
     pub(super) fn newest(self) -> impl FnMut(i64) -> i64 {
         let Ticks { slide, start, .. } = self;
+        let phase = start.rem_euclid(slide);
         let mut last = start;
         move |time| {
-            let since = time.wrapping_sub(last);
-            if !(0..slide).contains(&since) {
-                last = time.saturating_sub(time.saturating_sub(start).rem_euclid(slide));
+            // As two's complement numbers without sign, differences of any two times are right.
+            if time >= last && time.wrapping_sub(last).cast_unsigned() < slide.cast_unsigned() {
+                return last;
             }
-            last
+            let after_boundary = time.rem_euclid(slide) - phase;
+            let since = if after_boundary < 0 { after_boundary + slide } else { after_boundary };
+            match time.checked_sub(since) {
+                Some(newest) => {
+                    last = newest;
+                    newest
+                }
+                // The first window there is, of which only the end can be expressed.
+                None => i64::MIN,
+            }
         }
+    }
+
+    /// The starts of the windows that `time` is in and that start before the one at `start`, the newest
+    /// first.
+    fn before(self, start: i64, time: i64) -> impl Iterator<Item = i64> {
+        let Ticks { size, slide, .. } = self;
+        let is_in = move |start: i64| time.wrapping_sub(start).cast_unsigned() < size.cast_unsigned();
+        let mut last = start;
+        std::iter::from_fn(move || {
+            let next = match last.checked_sub(slide) {
+                Some(next) => Some(next).filter(|next| is_in(*next)),
+                // Windows that start before time does are one.
+                None => Some(i64::MIN).filter(|first| {
+                    last != *first && time.wrapping_sub(last).cast_unsigned() < size.abs_diff(slide)
+                }),
+            }?;
+            last = next;
+            Some(next)
+        })
     }
 }
 
+/// Times, whose unit is that of `time_type` or a coarser one, in its ticks; the nearest there is if out
+/// of range.
 fn as_ticks(times: &ArrayRef, time_type: &DataType) -> DataFusionResult<PrimitiveArray<Int64Type>> {
-    let times = cast(&cast(times, time_type)?, &DataType::Int64)?;
-    Ok(times.as_primitive::<Int64Type>().clone())
+    let (DataType::Timestamp(from, _), DataType::Timestamp(to, _)) = (times.data_type(), time_type) else {
+        return exec_err!("expected times, found {}", times.data_type());
+    };
+    let ticks = cast(times, &DataType::Int64)?;
+    let ticks = ticks.as_primitive::<Int64Type>();
+    let factor = unit_nanos(*from) / unit_nanos(*to);
+    Ok(if factor == 1 { ticks.clone() } else { ticks.unary(|time| time.saturating_mul(factor)) })
 }
 
 /// The items of a list of starts.
@@ -172,4 +229,79 @@ pub(crate) fn last_moments(windows: &ArrayRef) -> DataFusionResult<ArrayRef> {
     let nulls = datafusion::arrow::buffer::NullBuffer::union(moments.nulls(), windows.nulls());
     let moments = Int64Array::new(moments.values().clone(), nulls);
     Ok(cast(&moments, &moment_type)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The starts of all windows that a time is in, the newest first, as numbers without limits would
+    /// give them; those before time begins are one that begins with it.
+    fn expected(Ticks { size, slide, start }: Ticks, time: i64) -> Vec<i64> {
+        let (size, slide, start, time) =
+            (i128::from(size), i128::from(slide), i128::from(start), i128::from(time));
+        let newest = time - (time - start).rem_euclid(slide);
+        let starts = std::iter::successors(Some(newest), |start| Some(start - slide));
+        let starts = starts.take_while(|start| time - start < size);
+        let mut starts: Vec<i64> = starts.map(|start| i64::try_from(start).unwrap_or(i64::MIN)).collect();
+        starts.dedup();
+        starts
+    }
+
+    fn any_time() -> impl Strategy<Value = i64> {
+        prop_oneof![
+            any::<i64>(),
+            -1000_i64..1000,
+            (0_i64..5000).prop_map(|after| i64::MIN + after),
+            (0_i64..5000).prop_map(|before| i64::MAX - before),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3_000))]
+
+        #[test]
+        fn every_time_is_in_its_windows_whatever_came_before(
+            times in prop::collection::vec(any_time(), 1..20),
+            (slide, more, start) in (1_i64..1000, 0_i64..2000, -1000_i64..1000),
+            huge in prop::bool::weighted(0.1),
+        ) {
+            // Windows as long as time itself.
+            let (slide, size) = match huge {
+                true => (i64::MAX - slide, i64::MAX - slide),
+                false => (slide, slide + more),
+            };
+            let ticks = Ticks { size, slide, start: start % slide };
+            let mut newest = ticks.newest();
+            for time in times {
+                let first = newest(time);
+                let found: Vec<i64> = std::iter::once(first).chain(ticks.before(first, time)).collect();
+                prop_assert_eq!(found, expected(ticks, time), "{} {:?}", time, ticks);
+            }
+        }
+    }
+
+    #[test]
+    fn times_too_coarse_for_their_windows_do_not_vanish() {
+        let times: ArrayRef = Arc::new(datafusion::arrow::array::TimestampSecondArray::from(vec![
+            Some(i64::MAX),
+            None,
+            Some(i64::MIN),
+        ]));
+        let windows = Windows::try_new(1_500_000, 1_500_000, 0).unwrap();
+        let starts = windows.newest(&times).unwrap();
+        assert_eq!(starts.data_type(), &DataType::Timestamp(TimeUnit::Microsecond, None));
+        assert_eq!((starts.null_count(), starts.is_null(1)), (1, true));
+        let ends = windows_from(&starts, windows.size).unwrap();
+        assert_eq!(ends.null_count(), 1);
+    }
+
+    #[test]
+    fn a_row_is_in_no_more_windows_than_can_be_held() {
+        assert!(Windows::try_new(20_000, 1, 0).is_ok());
+        let error = Windows::try_new(86_400_000_000, 1, 0).unwrap_err().to_string();
+        assert!(error.contains("86400000000 windows") && error.contains("longer slide"), "{error}");
+    }
 }

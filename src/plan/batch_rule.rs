@@ -1,14 +1,12 @@
 //! Event time in queries that are run once.
 
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::{Distinct, DistinctOn, Expr, LogicalPlan};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::AnalyzerRule;
 
 use super::bind::reads_stream;
-use super::deduplicate::Deduplicate;
-use super::watermark::Watermark;
+use super::bounded::simplify_bounded;
 use super::windows::expand_windows_in_batch;
 
 /// Lets batch queries say what streaming queries say: windows are expanded, watermarks are ignored,
@@ -30,26 +28,4 @@ impl AnalyzerRule for BatchEventTime {
         }
         expand_windows_in_batch(simplify_bounded(plan)?)
     }
-}
-
-/// `plan` without watermarks and deduplications of rows that are all there.
-pub(super) fn simplify_bounded(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
-    let simplified = plan.transform_down_with_subqueries(|node| {
-        if let Some(watermark) = Watermark::of(&node)
-            && !reads_stream(&node)
-        {
-            return Ok(Transformed::yes(watermark.input().clone()));
-        }
-        if let Some(deduplicate) = Deduplicate::of(&node)
-            && !reads_stream(&node)
-        {
-            let input = deduplicate.input();
-            let keys = deduplicate.columns().iter().cloned().map(Expr::Column).collect();
-            let columns = input.schema().columns().into_iter().map(Expr::Column).collect();
-            let distinct = DistinctOn::try_new(keys, columns, None, input.clone().into())?;
-            return Ok(Transformed::yes(LogicalPlan::Distinct(Distinct::On(distinct))));
-        }
-        Ok(Transformed::no(node))
-    })?;
-    Ok(simplified.data)
 }

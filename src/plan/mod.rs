@@ -6,6 +6,7 @@
 mod batch_rule;
 pub(crate) mod batch_time;
 pub(crate) mod bind;
+mod bounded;
 pub(crate) mod check;
 pub(crate) mod deduplicate;
 mod distinct_on;

@@ -12,7 +12,7 @@ use datafusion::common::{Column, DFSchema, UnnestOptions};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection};
 
-use super::batch_rule::simplify_bounded;
+use super::bounded::simplify_bounded;
 use super::distinct_on::keep_first_rows;
 use super::event_time::finality_of;
 use super::union_times::with_common_times;

@@ -148,9 +148,13 @@ impl Rewriter {
             })?;
             let (input, time) = self.expiring(input, operator, Some(&key));
             // Without a time a row would be remembered for ever; as in Spark it counts as one of 1970.
-            let from = |time: Expr| when(time.clone().is_null(), lit(0_i64)).otherwise(time);
-            let delay = lit(delay_ms.saturating_mul(MICROS));
-            (input, time.map(from).transpose()?.map(|from| from + delay))
+            let delay = delay_ms.saturating_mul(MICROS);
+            let until = |time: Expr| {
+                when(time.clone().is_null(), lit(delay))
+                    .when(time.clone().gt(lit(i64::MAX - delay)), lit(i64::MAX))
+                    .otherwise(time + lit(delay))
+            };
+            (input, time.map(until).transpose()?)
         } else {
             let key = keys.iter().find_map(|key| event_time_key(key, input.schema()));
             self.expiring(input, operator, key.as_ref())
