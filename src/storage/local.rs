@@ -17,7 +17,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::disk::{Disk, StdDisk};
-use super::{Created, Durability, Storage, StorageWriter, StoredFile, check_path};
+use super::{Created, Durability, Storage, StorageWriter, StoredFile, check_path, taken};
 use crate::error::{Error, Result};
 
 mod writer;
@@ -288,11 +288,11 @@ impl Inner {
         let exists = |path: &Path| -> Result<bool> {
             Ok(found(self.disk.entry(path)).map_err(failed("stat", path))?.is_some())
         };
-        let result = match self.disk.rename(from, to) {
+        let result = match self.rename_new(from, to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if exists(from)? {
                     // Then it is the target's directory that somebody removed.
-                    self.in_dir(parent(to)?, || self.disk.rename(from, to))?
+                    self.in_dir(parent(to)?, || self.rename_new(from, to))?
                 } else if exists(to)? {
                     Ok(())
                 } else {
@@ -301,7 +301,51 @@ impl Inner {
             }
             result => result,
         };
-        result.map_err(failed("rename", from))
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if !exists(from)? {
+                    return Ok(());
+                }
+                if !self.are_same(from, to).map_err(failed("compare", to))? {
+                    return Err(taken(to.display().to_string()));
+                }
+                // Some disks keep the old name when the power goes. The new one may be in memory only.
+                self.sync_dir(parent(to)?)?;
+                self.disk.unlink(from).map_err(failed("delete", from))
+            }
+            result => result.map_err(failed("rename", from)),
+        }
+    }
+
+    /// Renames; fails if the new name exists.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        use io::ErrorKind::{AlreadyExists, InvalidInput, Unsupported};
+        match self.disk.rename_new(from, to) {
+            // Only the run that owns the checkpoint publishes, so that looking first is nearly as good.
+            Err(error) if matches!(error.kind(), InvalidInput | Unsupported) => {
+                match found(self.disk.entry(to))? {
+                    Some(_) => Err(AlreadyExists.into()),
+                    None => self.disk.rename(from, to),
+                }
+            }
+            result => result,
+        }
+    }
+
+    /// Whether two files hold the same.
+    fn are_same(&self, one: &Path, other: &Path) -> io::Result<bool> {
+        const PART: u64 = 1 << 20;
+        let (a, b) = (self.disk.entry(one)?, self.disk.entry(other)?);
+        if !a.is_file || !b.is_file || a.len != b.len {
+            return Ok(false);
+        }
+        for from in (0..a.len).step_by(PART as usize) {
+            let part = from..a.len.min(from + PART);
+            if self.disk.read_range(one, part.clone())? != self.disk.read_range(other, part)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Runs `attempt` in `dir`, which is made first if it is missing.

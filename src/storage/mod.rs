@@ -94,7 +94,9 @@ pub trait Storage: Debug + Send + Sync {
     async fn writer(&self, path: &str) -> Result<Box<dyn StorageWriter>>;
 
     /// Moves each `(from, to)`, durably when it returns. Each single move is atomic; a move whose
-    /// `from` is gone and whose `to` is there counts as done, so that the call can be repeated.
+    /// `from` is gone and whose `to` is there counts as done, so that the call can be repeated. A `to`
+    /// that is there already is never replaced: if it holds the same, only `from` is removed, and
+    /// otherwise the move fails.
     async fn rename(&self, moves: &[(String, String)]) -> Result<()>;
 
     /// Removes the directory `dir` if it is empty; otherwise, and on stores without directories,
@@ -120,6 +122,17 @@ pub trait StorageWriter: Send {
 pub trait StorageProvider: Debug + Send + Sync {
     /// The storage rooted at the directory `url`.
     fn open(&self, url: &Url, durability: Durability) -> Result<Arc<dyn Storage>>;
+}
+
+/// The error of a move to a name that is taken.
+fn taken(path: String) -> Error {
+    Error::storage(
+        "publish",
+        path,
+        "there is a file of this name already, and it holds something else. Names are used only once, so this \
+         output is further than the checkpoint: perhaps the checkpoint was restored from a backup, or copied. \
+         Restore both as they were at the same time, or start with a new checkpointLocation",
+    )
 }
 
 /// Refuses paths that are not names below the root.

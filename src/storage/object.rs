@@ -12,7 +12,7 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, P
 use tokio::io::AsyncWriteExt;
 use url::Url;
 
-use super::{Created, Storage, StorageWriter, StoredFile, check_path};
+use super::{Created, Storage, StorageWriter, StoredFile, check_path, taken};
 use crate::error::{Error, Result};
 
 /// Objects up to this size are written with a single put, larger ones in parts of this size.
@@ -64,10 +64,34 @@ impl ObjectStorage {
 
     async fn move_one(&self, from: &str, to: &str) -> Result<()> {
         let (source, target) = (self.path(from)?, self.path(to)?);
-        match self.store.rename(&source, &target).await {
-            Err(object_store::Error::NotFound { .. }) if self.size(to).await?.is_some() => Ok(()),
-            result => result.map_err(self.failed("rename", from)),
+        use object_store::Error::{AlreadyExists, NotFound, NotImplemented, NotSupported};
+        let moved = match self.store.rename_if_not_exists(&source, &target).await {
+            // Only the run that owns the checkpoint publishes, so that looking first is nearly as good.
+            Err(NotImplemented { .. } | NotSupported { .. }) => match self.size(to).await? {
+                None => self.store.rename(&source, &target).await,
+                Some(_) => return self.settle(from, to).await,
+            },
+            moved => moved,
+        };
+        match moved {
+            Err(AlreadyExists { .. }) => self.settle(from, to).await,
+            Err(NotFound { .. }) if self.size(to).await?.is_some() => Ok(()),
+            moved => moved.map_err(self.failed("rename", from)),
         }
+    }
+
+    /// Ends a move to a name that was there already: it was made before up to its last step, or the name
+    /// is taken.
+    async fn settle(&self, from: &str, to: &str) -> Result<()> {
+        let Some(size) = self.size(from).await? else { return Ok(()) };
+        let mut same = self.size(to).await? == Some(size);
+        let mut start = 0;
+        while same && start < size {
+            let part = start..size.min(start + PART_BYTES as u64);
+            same = self.read_range(from, part.clone()).await? == self.read_range(to, part.clone()).await?;
+            start = part.end;
+        }
+        if same { self.delete(from).await } else { Err(taken(format!("{}{to}", self.url))) }
     }
 }
 

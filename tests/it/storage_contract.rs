@@ -153,7 +153,7 @@ async fn moving(s: &dyn Storage) -> Result<()> {
     for name in ["x", "y", "z"] {
         write(s, &format!("staging/{name}"), &[name.into()]).await?;
     }
-    s.create("out/z", "old".into()).await?;
+    s.create("out/z", "z".into()).await?;
     let all = moves(&[("staging/x", "out/k=1/x"), ("staging/y", "out/k=2/deep/y"), ("staging/z", "out/z")]);
     s.rename(&all[..1]).await?;
     // Repeated with one done already, and again with all done.
@@ -164,6 +164,15 @@ async fn moving(s: &dyn Storage) -> Result<()> {
         assert_eq!(read(s, path).await?.as_deref(), Some(content), "{path}");
     }
     assert_eq!(s.list("staging").await?, []);
+    // A name that holds something else is never replaced, nor is what was to have it lost.
+    for other in ["other", "Z", ""] {
+        write(s, "staging/taken", &[other.to_string().into()]).await?;
+        let taken = s.rename(&moves(&[("staging/taken", "out/z")])).await;
+        assert!(taken.is_err_and(|error| error.to_string().contains("further than the checkpoint")));
+        assert_eq!(read(s, "out/z").await?.as_deref(), Some("z"));
+        assert_eq!(read(s, "staging/taken").await?.as_deref(), Some(other));
+    }
+    s.delete("staging/taken").await?;
     let missing = s.rename(&moves(&[("staging/x", "nowhere/x")])).await;
     assert!(missing.is_err_and(|error| error.to_string().contains("staging/x")));
 
@@ -398,7 +407,13 @@ async fn act(disk: &SimDisk, actions: &[Action]) -> Result<Allowed> {
                 if from == to || moved.is_empty() {
                     continue;
                 }
-                if storage.rename(&moves(&[(from, to)])).await.is_err() {
+                let there = storage.read(to).await?.map(Some);
+                let renamed = storage.rename(&moves(&[(from, to)])).await;
+                if there.is_some_and(|there| !moved.contains(&there)) {
+                    assert!(renamed.is_err(), "{to} was replaced by {from}");
+                    continue;
+                }
+                if renamed.is_err() {
                     allowed.also(to, moved);
                     allowed.also(from, [None]);
                     return Ok(allowed);

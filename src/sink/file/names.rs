@@ -10,7 +10,8 @@ pub(super) const STAGING: &str = ".tidemill";
 
 /// What both names of a file are made from. A name is used once and never again: two queries
 /// differ in the query id, two runs of a batch never share a staged name, and only one run of a
-/// batch is ever published.
+/// batch is ever published. A checkpoint that was restored from a backup would use the names of its
+/// batches again: that is found out when they are published, for no file is ever replaced.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileName {
     /// Query, run and batch.
@@ -32,20 +33,19 @@ impl FileName {
     /// then by batch, as Spark's names do.
     pub fn published(&self, extension: &str) -> String {
         let Self { batch, partition, sequence } = self;
-        let query = short(batch.query_id);
-        let stem = format!("part-{partition:05}-{:010}-{query}", batch.batch_id);
+        let stem = format!("part-{partition:05}-{:010}-{}", batch.batch_id, batch.query_id.simple());
         if *sequence == 0 { format!("{stem}{extension}") } else { format!("{stem}-{sequence}{extension}") }
     }
 }
 
 /// What the staged files of one query start with.
 pub(super) fn query_prefix(query_id: Uuid) -> String {
-    format!("{STAGING}/{}-", short(query_id))
+    format!("{STAGING}/{}-", query_id.simple())
 }
 
 /// What the staged files of one run of a batch start with.
 pub(super) fn batch_prefix(batch: &SinkBatch) -> String {
-    format!("{}{}-{}-", query_prefix(batch.query_id), short(batch.run_id), batch.batch_id)
+    format!("{}{}-{}-", query_prefix(batch.query_id), batch.run_id.simple(), batch.batch_id)
 }
 
 /// The batch of a staged file; `None` if it was not [`FileName::staged`] that named it.
@@ -56,12 +56,6 @@ pub(super) fn batch_of(staged: &str) -> Option<u64> {
     (parts.count() == 2).then_some(batch)
 }
 
-/// The last eight digits of an id. The first ones are a time in some versions of UUIDs, and equal
-/// for queries that are started together.
-fn short(id: Uuid) -> String {
-    format!("{:08x}", id.as_u128() as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,13 +64,14 @@ mod tests {
     #[test]
     fn names() {
         let batch = SinkBatch {
-            query_id: Uuid::from_u128(0xaaaa_0000_0000_0000_0000_0000_1a2b_3c4d),
+            query_id: Uuid::from_u128(0xaaaa_0000_0000_4000_8000_0000_1a2b_3c4d),
             run_id: Uuid::from_u128(7),
             batch_id: 12,
             output_mode: OutputMode::Append,
         };
         let name = FileName { batch, partition: 3, sequence: 0 };
-        assert_eq!(name.staged(), ".tidemill/1a2b3c4d-00000007-12-3-0.tmp");
+        let (query, run) = ("aaaa000000004000800000001a2b3c4d", format!("{:032x}", 7));
+        assert_eq!(name.staged(), format!(".tidemill/{query}-{run}-12-3-0.tmp"));
         assert!(name.staged().starts_with(&batch_prefix(&batch)));
         assert_eq!(batch_of(&name.staged()), Some(12));
         for other in [".tidemill/x.tmp", ".tidemill/a-b-12.tmp", ".tidemill/a-b-c-0-0.tmp", "a-b-12-0-0.csv"]
@@ -84,9 +79,10 @@ mod tests {
             assert_eq!(batch_of(other), None, "{other}");
         }
         assert!(name.staged().starts_with(&query_prefix(batch.query_id)));
-        assert_eq!(name.published(".snappy.parquet"), "part-00003-0000000012-1a2b3c4d.snappy.parquet");
+        let published = name.published(".snappy.parquet");
+        assert_eq!(published, format!("part-00003-0000000012-{query}.snappy.parquet"));
         let second = FileName { sequence: 1, ..name };
-        assert_eq!(second.published(".json.gz"), "part-00003-0000000012-1a2b3c4d-1.json.gz");
+        assert_eq!(second.published(".json.gz"), format!("part-00003-0000000012-{query}-1.json.gz"));
         // Batch 1 must not take the files of batch 12 for its own.
         let first = SinkBatch { batch_id: 1, ..batch };
         assert!(!name.staged().starts_with(&batch_prefix(&first)));

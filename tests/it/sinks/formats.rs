@@ -88,7 +88,10 @@ async fn parquet_round_trip() {
     let names = visible(root.path(), ".zstd.parquet");
     assert_eq!(
         names,
-        ["part-00000-0000000000-aaaa0001.zstd.parquet", "part-00001-0000000000-aaaa0001.zstd.parquet"]
+        [
+            "part-00000-0000000000-000000000000000000000000aaaa0001.zstd.parquet",
+            "part-00001-0000000000-000000000000000000000000aaaa0001.zstd.parquet"
+        ]
     );
     let bytes: u64 = names.iter().map(|name| fs::metadata(root.path().join(name)).unwrap().len()).sum();
     assert_eq!(prepared["metrics"]["numBytes"], bytes);
