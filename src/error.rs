@@ -153,6 +153,8 @@ pub struct StreamingQueryException {
     pub batch_id: Option<u64>,
     /// The error itself.
     pub cause: Arc<Error>,
+    /// What can be done if the batch fails again at every start.
+    pub advice: Option<String>,
 }
 
 impl fmt::Display for StreamingQueryException {
@@ -164,7 +166,8 @@ impl fmt::Display for StreamingQueryException {
         if let Some(batch) = self.batch_id {
             write!(f, " in batch {batch}")?;
         }
-        write!(f, ": {}", self.cause)
+        write!(f, ": {}", self.cause)?;
+        self.advice.iter().try_for_each(|advice| write!(f, ". {advice}"))
     }
 }
 
@@ -192,6 +195,17 @@ impl Error {
     /// A value that does not fit its option.
     pub fn option(option: &str, value: impl fmt::Display, reason: impl Into<String>) -> Self {
         Error::InvalidOption { option: option.to_string(), value: value.to_string(), reason: reason.into() }
+    }
+}
+
+impl Error {
+    /// Whether it comes of what a batch is to read: of its files, their records, or how many there are.
+    pub(crate) fn is_of_the_input(&self) -> bool {
+        match self {
+            Error::InputFile { .. } | Error::BadRecord { .. } => true,
+            Error::DataFusion(error) => matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)),
+            _ => false,
+        }
     }
 }
 

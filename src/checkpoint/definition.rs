@@ -2,6 +2,8 @@
 
 mod operators;
 
+use std::collections::BTreeMap;
+
 use url::Url;
 
 use super::records::{ColumnDefinition, Location, QueryDefinition, SinkDefinition, SourceDefinition};
@@ -53,8 +55,17 @@ fn compare_sources(index: usize, old: &SourceDefinition, new: &SourceDefinition,
     }
     compare_locations(&name, old.location.as_ref(), new.location.as_ref(), found);
     compare_columns(&name, &old.columns, &new.columns, found);
-    for (option, value) in &old.options {
-        match new.options.get(option) {
+    compare_options(&name, &old.options, &new.options, found);
+}
+
+fn compare_options(
+    name: &str,
+    old: &BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+    found: &mut Vec<String>,
+) {
+    for (option, value) in old {
+        match new.get(option) {
             Some(current) if current == value => {}
             Some(current) => {
                 found.push(format!("option '{option}' of {name} was '{value}' and is '{current}'"));
@@ -62,7 +73,7 @@ fn compare_sources(index: usize, old: &SourceDefinition, new: &SourceDefinition,
             None => found.push(format!("option '{option}' of {name} was '{value}' and is not set")),
         }
     }
-    for (option, value) in new.options.iter().filter(|(option, _)| !old.options.contains_key(*option)) {
+    for (option, value) in new.iter().filter(|(option, _)| !old.contains_key(*option)) {
         found.push(format!("option '{option}' of {name} was not set and is '{value}'"));
     }
 }
@@ -80,6 +91,7 @@ fn compare_sinks(old: &SinkDefinition, new: &SinkDefinition, found: &mut Vec<Str
             new.partition_by.join(", ")
         ));
     }
+    compare_options("the sink", &old.options, &new.options, found);
 }
 
 fn compare_locations(name: &str, old: Option<&Location>, new: Option<&Location>, found: &mut Vec<String>) {
@@ -137,8 +149,6 @@ fn count(number: usize, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn column(name: &str, data_type: &str) -> ColumnDefinition {
@@ -160,6 +170,7 @@ mod tests {
                 location: Some(Location { path: "../out".into(), ..location }),
                 columns: vec![column("a", "Int64")],
                 partition_by: vec![],
+                options: Default::default(),
             },
             output_mode: "append".into(),
             operators: vec![],

@@ -38,6 +38,9 @@ impl Fence {
             let listed = generations(&*storage).await?;
             highest = listed.last().copied().unwrap_or(0).max(generation);
             if placed == Placed::Mine && highest == generation {
+                if generation == 1 && storage.url().scheme() != "file" {
+                    probe(&*storage, &path, &body, listed.contains(&generation)).await?;
+                }
                 for older in listed.range(..generation) {
                     storage.delete(&layout::fence(*older)).await?;
                 }
@@ -56,6 +59,21 @@ impl Fence {
             }
         }
     }
+}
+
+/// Whether a store keeps what everything else rests on: that a name is created once, and that what was
+/// created is listed. Some that speak the language of those that do say yes to a condition and pass over it.
+async fn probe(storage: &dyn Storage, path: &str, body: &Bytes, is_listed: bool) -> Result<()> {
+    let missing = match storage.create(path, body.clone()).await? {
+        Created::Exists if is_listed => return Ok(()),
+        Created::Exists => "it does not list an object that was just put",
+        Created::New => "it has put an object twice that was to be created only if it did not exist",
+    };
+    let reason = format!(
+        "this store cannot hold a checkpoint: {missing}, so that two writers could not be told apart. Switch \
+         conditional puts on, or use another store or a local disk"
+    );
+    Err(Error::storage("create", format!("{}{path}", storage.url()), reason))
 }
 
 async fn generations(storage: &dyn Storage) -> Result<BTreeSet<u64>> {

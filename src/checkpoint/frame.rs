@@ -103,7 +103,15 @@ mod tests {
 
     fn commit() -> CommitRecord {
         let sink = serde_json::json!({"files": ["part-0.parquet", "größe\n"]});
-        CommitRecord { batch_id: 12, next_batch_watermark_ms: -1, sink, late: Vec::new(), state: Value::Null }
+        CommitRecord {
+            batch_id: 12,
+            next_batch_watermark_ms: -1,
+            streams: Vec::new(),
+            sink,
+            late: Vec::new(),
+            state: Value::Null,
+            let_go: None,
+        }
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! A checkpoint in the hands of one run of its query.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::fence::{Fence, Placed, concurrent, place};
 use super::history::Segment;
 use super::read::{self, Failure};
 use super::records::{CommitRecord, Metadata, OffsetsRecord};
+use super::recovered::Recovered;
 use super::{frame, layout};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
@@ -54,54 +54,6 @@ pub(super) struct Upkeep {
     pub(super) full_groups: Vec<usize>,
     /// Whether the last maintenance left nothing undone.
     pub(super) settled: bool,
-}
-
-/// What [`Checkpoint::open`] found.
-#[derive(Debug)]
-pub struct Recovered {
-    /// Who the query is; `None` at its first start.
-    pub metadata: Option<Metadata>,
-    /// How to go on.
-    pub decision: Recovery,
-    /// Per source, everything it has to remember, oldest first, the batch to rerun included. As
-    /// many as [`Metadata`] has sources.
-    pub history: Vec<Vec<Box<RawValue>>>,
-    /// The commit of the last committed batch.
-    pub last_commit: Option<CommitRecord>,
-}
-
-/// How a start goes on.
-#[derive(Debug)]
-pub enum Recovery {
-    /// No batch was ever planned.
-    Fresh,
-    /// Plan the next batch.
-    Next {
-        /// Its number.
-        batch_id: u64,
-        /// What the last batch read.
-        last_offsets: OffsetsRecord,
-        /// The commit of the last batch.
-        last_commit: CommitRecord,
-    },
-    /// Run a batch that was planned but not committed, exactly as it was planned.
-    Rerun {
-        /// Its plan.
-        offsets: OffsetsRecord,
-        /// The batch before it, whose ends are this one's starts; `None` for the first batch.
-        previous: Option<OffsetsRecord>,
-    },
-}
-
-impl Recovery {
-    /// The settings that the last planned batch recorded; `None` if there was none.
-    pub fn settings(&self) -> Option<&BTreeMap<String, String>> {
-        match self {
-            Recovery::Fresh => None,
-            Recovery::Next { last_offsets, .. } => Some(&last_offsets.conf),
-            Recovery::Rerun { offsets, .. } => Some(&offsets.conf),
-        }
-    }
 }
 
 impl Checkpoint {
@@ -172,6 +124,12 @@ impl Checkpoint {
     /// [`Error::ConcurrentQuery`] if it has.
     pub async fn check_owner(&self) -> Result<()> {
         self.fence.check().await
+    }
+
+    /// The batch that is planned and not committed.
+    pub(crate) fn unfinished(&self) -> Option<u64> {
+        let progress = self.progress();
+        progress.planned.filter(|planned| Some(*planned) != progress.committed)
     }
 
     /// Writes who the query is, once, before its first batch.

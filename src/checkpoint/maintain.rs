@@ -102,8 +102,7 @@ impl Checkpoint {
         let last = first + FAN_IN - 1;
         let mut records: Vec<OffsetsRecord> = stream::iter(first..=last)
             .map(|batch| async move {
-                let record = read::offsets(&*self.storage, batch, sources).await?;
-                read::expect(record, || layout::offsets(batch))
+                read::batch(&*self.storage, batch, sources, true).await.map(|(offsets, _)| offsets)
             })
             .buffered(CONCURRENT_READS)
             .try_collect()

@@ -25,11 +25,15 @@ mod log;
 mod maintain;
 mod read;
 pub mod records;
+mod recovered;
 mod recovery;
+mod replan;
 mod verify;
 
 pub use location::{location_of, place_of, same_place};
-pub use log::{Checkpoint, Recovered, Recovery};
+pub use log::Checkpoint;
 pub use maintain::Forget;
+pub use recovered::{Recovered, Recovery};
 pub use recovery::Finding;
+pub use replan::{BatchStatus, BatchSummary, batches, planned, replan};
 pub use verify::{Report, verify};

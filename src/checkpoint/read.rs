@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::try_join;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::history::{Cover, Segment, cover};
-use super::log::{Recovered, Recovery};
 use super::records::{CommitRecord, HistoryRecord, Metadata, OffsetsRecord};
+use super::recovered::{Recovered, Recovery};
 use super::recovery::{Decision, Facts, Finding, decide};
 use super::{frame, layout};
 use crate::error::{Error, Result};
@@ -150,10 +151,11 @@ pub(super) async fn contents(storage: &dyn Storage) -> Result<Contents, Failure>
     let decision = decide(&facts).map_err(|finding| Failure::Missing(finding.into()))?;
 
     let batches = batches_to_read(&facts, decision);
-    let mut records: BTreeMap<u64, OffsetsRecord> = stream::iter(batches)
+    let commits = &facts.commits;
+    let mut records: BTreeMap<u64, Batch> = stream::iter(batches)
         .map(|batch| async move {
-            let record = offsets(storage, batch, sources).await?;
-            Ok::<_, Failure>((batch, expect(record, || layout::offsets(batch))?))
+            let is_committed = commits.contains(&batch);
+            Ok::<_, Failure>((batch, self::batch(storage, batch, sources, is_committed).await?))
         })
         .buffered(CONCURRENT_READS)
         .try_collect()
@@ -161,15 +163,15 @@ pub(super) async fn contents(storage: &dyn Storage) -> Result<Contents, Failure>
     let (mut history, segments) = segments(storage, &covers).await?;
     for (source, (entries, cover)) in history.iter_mut().zip(&covers).enumerate() {
         let uncovered = cover.last().map_or(0, |last| last + 1);
-        for record in records.range(uncovered..).map(|(_, record)| record) {
-            entries.extend(record.sources[source].entries.iter().cloned());
+        for (_, (offsets, _)) in records.range(uncovered..) {
+            entries.extend(offsets.sources[source].entries.iter().cloned());
         }
     }
     let redundant = covers.iter().enumerate().flat_map(|(source, cover)| {
         cover.redundant.iter().map(move |(first, last)| layout::segment(source, *first, *last))
     });
     let redundant = redundant.collect();
-    let recovery = recovery(storage, decision, &mut records).await?;
+    let recovery = recovery(decision, &mut records)?;
     Ok(Contents {
         recovered: Recovered { metadata, decision: recovery.0, history, last_commit: recovery.1 },
         facts,
@@ -244,29 +246,50 @@ async fn segments(
     Ok((history, segments))
 }
 
-/// How to go on, and the last commit.
-async fn recovery(
+/// What counts of the plan of a batch, with its commit if it has one.
+type Batch = (OffsetsRecord, Option<CommitRecord>);
+
+/// The batch, whose commit must be there if it `is_committed`.
+pub(super) async fn batch(
     storage: &dyn Storage,
+    batch: u64,
+    sources: usize,
+    is_committed: bool,
+) -> Result<Batch, Failure> {
+    let planned = async { expect(offsets(storage, batch, sources).await?, || layout::offsets(batch)) };
+    if !is_committed {
+        return Ok((planned.await?, None));
+    }
+    let committed = async { expect(commit(storage, batch).await?, || layout::commit(batch)) };
+    let (planned, committed) = try_join(planned, committed).await?;
+    if let Some(let_go) = committed.let_go.as_ref().filter(|let_go| let_go.ends.len() != sources) {
+        let found = let_go.ends.len();
+        let reason = format!("it is of {found} sources, and the query has {sources}");
+        return Err(Error::damaged(layout::commit(batch), reason).into());
+    }
+    Ok((planned.committed_by(&committed), Some(committed)))
+}
+
+/// How to go on, and the last commit.
+fn recovery(
     decision: Decision,
-    records: &mut BTreeMap<u64, OffsetsRecord>,
+    records: &mut BTreeMap<u64, Batch>,
 ) -> Result<(Recovery, Option<CommitRecord>), Failure> {
     let mut take = |batch| expect(records.remove(&batch), || layout::offsets(batch));
-    let commit = async |batch| expect(commit(storage, batch).await?, || layout::commit(batch));
+    let committed = |batch, commit| expect(commit, || layout::commit(batch));
     Ok(match decision {
         Decision::Fresh => (Recovery::Fresh, None),
         Decision::Next { last } => {
-            let last_commit = commit(last).await?;
-            let next = Recovery::Next {
-                batch_id: last + 1,
-                last_offsets: take(last)?,
-                last_commit: last_commit.clone(),
-            };
+            let (last_offsets, last_commit) = take(last)?;
+            let last_commit = committed(last, last_commit)?;
+            let next = Recovery::Next { batch_id: last + 1, last_offsets, last_commit: last_commit.clone() };
             (next, Some(last_commit))
         }
-        Decision::Rerun { batch: 0 } => (Recovery::Rerun { offsets: take(0)?, previous: None }, None),
+        Decision::Rerun { batch: 0 } => (Recovery::Rerun { offsets: take(0)?.0, previous: None }, None),
         Decision::Rerun { batch } => {
-            let rerun = Recovery::Rerun { offsets: take(batch)?, previous: Some(take(batch - 1)?) };
-            (rerun, Some(commit(batch - 1).await?))
+            let (previous, commit) = take(batch - 1)?;
+            let rerun = Recovery::Rerun { offsets: take(batch)?.0, previous: Some(previous) };
+            (rerun, Some(committed(batch - 1, commit)?))
         }
     })
 }

@@ -64,6 +64,9 @@ pub struct SinkDefinition {
     pub columns: Vec<ColumnDefinition>,
     /// The columns that become directories.
     pub partition_by: Vec<String>,
+    /// Options that a reader of what was written has to know, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
 }
 
 /// A stateful operator.
@@ -120,6 +123,10 @@ pub struct OffsetsRecord {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SourceOffset {
+    /// Where the batch starts, in the source's own form: recorded for the first batch, and otherwise the
+    /// end of the batch before. `null` at the source's beginning.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub start: Value,
     /// The end offset, in the source's own form (the file source: `{"logOffset":3}`); `null` while
     /// the source has given nothing yet.
     pub end: Value,
@@ -138,6 +145,10 @@ pub struct CommitRecord {
     pub batch_id: u64,
     /// The watermark for the next batch; 0 when there is none.
     pub next_batch_watermark_ms: i64,
+    /// How far each stream has come whose watermark goes into it, in plan order; empty when there is
+    /// none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<StreamTime>,
     /// What the sink needs to publish the batch, again if need be (the file sink: its files).
     pub sink: Value,
     /// What the late rows of the batch need to be published, one entry per operator that leaves some
@@ -147,6 +158,58 @@ pub struct CommitRecord {
     /// Where the state of this version is; `null` for a stateless query.
     #[serde(default)]
     pub state: Value,
+    /// What counts in the place of the batch's plan, if the batch was let go without being run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub let_go: Option<LetGo>,
+}
+
+/// A batch that was planned and then let go: as if it had read nothing. In [`CommitRecord::let_go`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LetGo {
+    /// The watermark of the batch before; 0 if there was none.
+    pub batch_watermark_ms: i64,
+    /// Where the sources were before it, one per source: the ends of the batch before, if there was one.
+    pub ends: Vec<Value>,
+}
+
+impl CommitRecord {
+    /// What the sink has to publish again if need be; `None` if that was never anything.
+    pub(crate) fn published(&self) -> Option<(u64, &Value)> {
+        let is_nothing = self.let_go.is_some() && self.sink.is_null();
+        (!is_nothing).then_some((self.batch_id, &self.sink))
+    }
+}
+
+impl OffsetsRecord {
+    /// What counts of this plan when its batch has that commit.
+    pub(crate) fn committed_by(mut self, commit: &CommitRecord) -> Self {
+        if let Some(let_go) = &commit.let_go {
+            self.batch_watermark_ms = let_go.batch_watermark_ms;
+            let ends = let_go.ends.iter().cloned();
+            self.sources =
+                ends.map(|end| SourceOffset { start: Value::Null, end, entries: Vec::new() }).collect();
+        }
+        self
+    }
+}
+
+/// How far the event time of one stream has come, in [`CommitRecord::streams`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StreamTime {
+    /// The event-time column.
+    pub column: String,
+    /// The greatest event time seen, in milliseconds since the epoch; `null` before the first.
+    pub newest_ms: Option<i64>,
+    /// For how long there had been no row, in milliseconds; 0 unless idle streams are left behind.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub idle_ms: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// The late rows that one operator left out of a batch, in [`CommitRecord::late`]. They have a place of

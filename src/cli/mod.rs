@@ -3,6 +3,7 @@
 //! Results go to standard output; progress, summaries and errors to standard error.
 
 mod check;
+mod checkpoint;
 mod etl;
 mod exit;
 mod job;
@@ -63,6 +64,9 @@ enum Command {
         /// The checkpoint's directory or URL
         checkpoint: String,
     },
+    /// Look into a checkpoint, or get a query past a batch that cannot be run
+    #[command(subcommand)]
+    Checkpoint(checkpoint::CheckpointCommand),
     /// Show what a query remembers, as of a batch that its checkpoint still has
     ///
     /// Without --operator: how much every stateful operator remembers. With it: its rows, that is
@@ -154,6 +158,7 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Sql { command, options } => shell::run(command, &options).await,
         Command::Etl(options) => etl::run(&options).await,
         Command::Check { checkpoint } => check::run(&checkpoint).await,
+        Command::Checkpoint(command) => checkpoint::run(&command).await,
         Command::State { checkpoint, operator, batch } => state::run(&checkpoint, operator, batch).await,
     }
 }

@@ -124,13 +124,15 @@ impl BatchRunner {
             };
         stopwatch.lap("addBatch");
         let seen: Vec<EventTimeSummary> = epoch.event_times.iter().map(EventTimes::summary).collect();
-        tracker.advance(&seen, record.batch_timestamp_ms);
+        tracker.advance(&seen);
         let commit = CommitRecord {
             batch_id: record.batch_id,
             next_batch_watermark_ms: tracker.global_ms(),
+            streams: tracker.record(),
             sink: prepared.clone(),
             late: late.clone(),
             state,
+            let_go: None,
         };
         self.checkpoint.write_commit(&commit).await?;
         stopwatch.lap("commitOffsets");

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures::future::try_join_all;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 
@@ -48,8 +50,10 @@ pub(crate) struct Execution {
     pub(crate) last_watermark_ms: i64,
     /// Whether the end of an available-now run makes everything final.
     pub(crate) flush_on_end: bool,
-    /// Whether this run has run a batch: only then may one without rows follow (Spark's rule).
-    pub(crate) has_run: bool,
+    /// Where the last batch that was planned ends, per source.
+    pub(crate) ends: Vec<Value>,
+    /// Whether sources are asked for new rows.
+    pub(crate) reads: bool,
     pub(crate) previous_trigger_ms: Option<i64>,
     /// Whether what earlier runs left in the sink has been removed.
     pub(crate) is_tidy: bool,
@@ -112,17 +116,22 @@ impl Execution {
 
     async fn run_triggers(&mut self) -> Result<()> {
         if self.trigger == Trigger::AvailableNow {
-            for source in &self.runner.sources {
-                source.prepare_available_now().await?;
-            }
+            try_join_all(self.runner.sources.iter().map(|source| source.prepare_available_now())).await?;
         }
-        let mut last_idle_event: Option<Instant> = None;
+        let mut last_idle_event: Option<Duration> = None;
         while !self.runner.shared.finish.is_cancelled() {
-            let started_ms = self.clock.now_ms();
-            let looked = Instant::now();
+            let (started_ms, started) = (self.clock.now_ms(), self.clock.elapsed());
+            self.tracker.set_now(started);
             let look = self.runner.shared.looks.fetch_add(1, Ordering::SeqCst) + 1;
             let triggered = self.trigger_once(started_ms).await?;
             match (triggered, self.trigger) {
+                (Triggered::Batch, Trigger::Once) => {
+                    // What has come since is for the next run.
+                    self.reads = false;
+                    if !self.is_worth_an_empty_batch() {
+                        return Ok(());
+                    }
+                }
                 (Triggered::Abandoned, _) | (_, Trigger::Once) => return Ok(()),
                 (Triggered::Nothing, Trigger::AvailableNow) if !self.make_all_final() => return Ok(()),
                 (Triggered::Nothing, Trigger::AvailableNow) => {}
@@ -131,13 +140,15 @@ impl Execution {
                 }
                 (Triggered::Batch, Trigger::ProcessingTime(interval)) => {
                     self.previous_trigger_ms = Some(started_ms);
-                    self.await_tick(interval, started_ms).await;
+                    self.await_tick(interval, started_ms, started).await;
                 }
                 (Triggered::Nothing, trigger) => {
                     self.report_idle(look, &mut last_idle_event);
                     match trigger {
-                        Trigger::ProcessingTime(interval) => self.await_tick(interval, started_ms).await,
-                        _ => self.await_rows(looked.elapsed()).await,
+                        Trigger::ProcessingTime(interval) => {
+                            self.await_tick(interval, started_ms, started).await;
+                        }
+                        _ => self.await_rows(self.since(started)).await,
                     }
                 }
             }
@@ -163,7 +174,6 @@ impl Execution {
         let Some(outcome) = self.runner.run(planned, &mut self.tracker, &mut stopwatch).await? else {
             return Ok(Triggered::Abandoned);
         };
-        self.has_run = true;
         self.next_batch = batch_id + 1;
         if !self.is_tidy {
             self.runner.tidy(batch_id, &outcome.prepared, &outcome.late).await;
@@ -185,30 +195,49 @@ impl Execution {
             Trigger::Once => Admission::Everything,
             _ => Admission::Limited,
         };
-        let mut inputs = Vec::with_capacity(self.runner.sources.len());
-        for (source, description) in self.runner.sources.iter().zip(&self.descriptions) {
-            shared.set_status(description, false, true);
-            inputs.push(source.plan(admission).await?);
-        }
+        let inputs = if self.reads { self.ask_sources(admission).await? } else { self.nothing_new() };
         stopwatch.lap("latestOffset");
-        let now_ms = self.clock.now_ms();
-        if inputs.iter().all(SourceBatch::is_empty) && !self.is_worth_an_empty_batch(now_ms) {
+        if inputs.iter().all(SourceBatch::is_empty) && !self.is_worth_an_empty_batch() {
             return Ok(None);
         }
         let record = OffsetsRecord {
             batch_id: self.next_batch,
-            batch_timestamp_ms: now_ms,
+            batch_timestamp_ms: self.clock.now_ms(),
             batch_watermark_ms: self.tracker.global_ms(),
             conf: self.conf.clone(),
             sources: inputs
                 .iter()
-                .map(|input| SourceOffset { end: input.end.clone(), entries: input.entries.clone() })
+                .map(|input| SourceOffset {
+                    start: if self.next_batch == 0 { input.start.clone() } else { Value::Null },
+                    end: input.end.clone(),
+                    entries: input.entries.clone(),
+                })
                 .collect(),
         };
         shared.set_status("Writing offsets to log", true, true);
         self.runner.checkpoint.write_offsets(&record).await?;
+        self.ends = inputs.iter().map(|input| input.end.clone()).collect();
         stopwatch.lap("walCommit");
         Ok(Some(PlannedBatch { record, inputs, late_ms: self.last_watermark_ms }))
+    }
+
+    /// Asks all sources at the same time how far the next batch reads.
+    async fn ask_sources(&self, admission: Admission) -> Result<Vec<SourceBatch>> {
+        match self.descriptions.as_slice() {
+            [one] => self.runner.shared.set_status(one, false, true),
+            several => self.runner.shared.set_status(&several.join(", "), false, true),
+        }
+        try_join_all(self.runner.sources.iter().map(|source| source.plan(admission))).await
+    }
+
+    /// A batch that reads on from the last one, and nothing.
+    fn nothing_new(&self) -> Vec<SourceBatch> {
+        let inputs = self.ends.iter().map(|end| SourceBatch {
+            start: end.clone(),
+            end: end.clone(),
+            entries: Vec::new(),
+        });
+        inputs.collect()
     }
 
     /// With `flushOnEnd`, moves the watermark to where the last row of state is final. Whether it moved:
@@ -220,16 +249,16 @@ impl Execution {
             return false;
         }
         self.tracker.flush(last_ms);
-        self.has_run = true;
         true
     }
 
-    /// Whether the watermark alone has something for the plan to do.
-    fn is_worth_an_empty_batch(&mut self, now_ms: i64) -> bool {
-        if !self.has_run || !self.runner.plan.waits_for_watermark() {
+    /// Whether the watermark alone has something for the plan to do: since the last batch that was
+    /// planned, be it by this run or by an earlier one, it has moved.
+    fn is_worth_an_empty_batch(&mut self) -> bool {
+        if !self.runner.plan.waits_for_watermark() {
             return false;
         }
-        self.tracker.leave_idle_behind(now_ms);
+        self.tracker.leave_idle_behind();
         self.tracker.global_ms() > self.last_watermark_ms
     }
 
@@ -272,12 +301,16 @@ impl Execution {
         }
     }
 
-    fn report_idle(&self, look: u64, last_event: &mut Option<Instant>) {
+    fn since(&self, moment: Duration) -> Duration {
+        self.clock.elapsed().saturating_sub(moment)
+    }
+
+    fn report_idle(&self, look: u64, last_event: &mut Option<Duration>) {
         let shared = &self.runner.shared;
         shared.set_status("Waiting for data to arrive", false, false);
         shared.run_state.send_modify(|state| state.last_empty_look = look);
-        if last_event.is_none_or(|last| last.elapsed() >= IDLE_EVENT_INTERVAL) {
-            *last_event = Some(Instant::now());
+        if last_event.is_none_or(|last| self.since(last) >= IDLE_EVENT_INTERVAL) {
+            *last_event = Some(self.clock.elapsed());
             self.manager.notify_idle(&QueryIdle {
                 id: shared.id,
                 run_id: shared.run_id,
@@ -297,15 +330,16 @@ impl Execution {
         }
     }
 
-    async fn await_tick(&self, interval: Duration, started_ms: i64) {
-        let now_ms = self.clock.now_ms();
-        let wait = until_next_tick(interval, started_ms, now_ms);
+    /// Waits for the tick after a trigger that began when the clock said `started_ms`.
+    async fn await_tick(&self, interval: Duration, started_ms: i64, started: Duration) {
+        let took = self.since(started);
+        let wait = until_next_tick(interval, started_ms, took);
         if wait.is_zero() {
             if !interval.is_zero() {
                 tracing::warn!(
                     query = %self.runner.shared.id,
                     "the batch took {} ms, longer than the trigger interval of {} ms: falling behind",
-                    now_ms.saturating_sub(started_ms),
+                    took.as_millis(),
                     interval.as_millis(),
                 );
             }

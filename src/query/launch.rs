@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use serde_json::Value;
+use url::Url;
 use uuid::Uuid;
 
 use super::batch::{BatchRunner, PlannedBatch};
@@ -13,8 +14,10 @@ use super::execution::Execution;
 use super::handle::QueryShared;
 use super::late_rows::LateRows;
 use super::pinned::pin_inferred_schemas;
-use super::start::StartRequest;
-use crate::checkpoint::records::{Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition};
+use super::request::StartRequest;
+use crate::checkpoint::records::{
+    CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition,
+};
 use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -53,6 +56,11 @@ impl Launch {
         sink.check_output_mode(request.output_mode)?;
         let id = known.as_ref().map_or_else(|| request.ids.next_id(), |known| known.id);
         Ok(Self { request, storage, run_id, id, known, logical, providers, sink, shared: None })
+    }
+
+    /// Where the checkpoint is, if it outlives the run.
+    pub(super) fn checkpoint(&self) -> Option<&Url> {
+        self.request.checkpoint.as_ref()
     }
 
     /// Takes the checkpoint over and takes up where it says. May be repeated when the execution that
@@ -94,14 +102,16 @@ impl Launch {
             return Ok(None);
         }
         let last = recovered.last_commit.as_ref();
-        self.sink.recover(self.id, last.map(|commit| (commit.batch_id, &commit.sink))).await?;
+        self.sink.recover(self.id, last.and_then(CommitRecord::published)).await?;
         let late = last.map(|commit| (commit.batch_id, commit.late.as_slice()));
         late_rows.open_former(&plan, make_late, late.unwrap_or_default().1, self.storage.as_ref())?;
         late_rows.recover(self.id, late).await?;
         let manifest = last.map_or(Value::Null, |commit| commit.state.clone());
         let state = self.open_state(&manifest, &plan, shape).await?;
+        let streams = last.map_or_else(Vec::new, |commit| commit.streams.clone());
         let resumed = resume(&sources, recovered).await?;
-        let tracker = request.state.tracker(&conf, &plan, resumed.watermark_ms, request.clock.now_ms())?;
+        let mut tracker = request.state.tracker(&conf, &plan)?;
+        tracker.resume(resumed.watermark_ms, &streams, request.clock.elapsed());
         let shared = self.share(&plan).await?;
         let runner = BatchRunner {
             shared,
@@ -125,8 +135,9 @@ impl Launch {
             rerun: resumed.rerun,
             tracker,
             last_watermark_ms: resumed.last_watermark_ms,
+            ends: resumed.ends,
+            reads: true,
             flush_on_end: request.state.flush_on_end,
-            has_run: false,
             previous_trigger_ms: None,
             is_tidy: false,
             maintenance: None,
@@ -205,6 +216,8 @@ struct Resumed {
     watermark_ms: i64,
     /// The watermark of the last batch that was planned.
     last_watermark_ms: i64,
+    /// Where the last batch that was planned ends, per source.
+    ends: Vec<Value>,
 }
 
 /// Puts the sources where the checkpoint says they are.
@@ -221,7 +234,7 @@ async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Res
             (batch_id, ends_of(&last_offsets), None)
         }
         Recovery::Rerun { offsets, previous } => {
-            let starts = previous.as_ref().map_or_else(|| vec![Value::Null; sources.len()], ends_of);
+            let starts = previous.as_ref().map_or_else(|| starts_of(&offsets), ends_of);
             let late_ms = previous.as_ref().map_or(0, |previous| previous.batch_watermark_ms);
             watermark_ms = offsets.batch_watermark_ms;
             last_watermark_ms = late_ms;
@@ -239,7 +252,11 @@ async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Res
             source.commit(&batch).await?;
         }
     }
-    Ok(Resumed { next_batch, rerun, watermark_ms, last_watermark_ms })
+    Ok(Resumed { next_batch, rerun, watermark_ms, last_watermark_ms, ends })
+}
+
+fn starts_of(record: &OffsetsRecord) -> Vec<Value> {
+    record.sources.iter().map(|source| source.start.clone()).collect()
 }
 
 fn ends_of(record: &OffsetsRecord) -> Vec<Value> {

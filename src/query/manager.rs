@@ -1,6 +1,7 @@
 //! All queries of a session.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use super::handle::{QueryShared, StreamingQuery};
 use super::listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
 use super::progress::StreamingQueryProgress;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StreamingQueryException};
 
 /// Checkpoints in use by this process, by URL.
 static CHECKPOINTS_IN_USE: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
@@ -38,11 +39,17 @@ pub struct StreamingQueryManager {
 #[derive(Debug, Default)]
 struct ManagerInner {
     active: Mutex<Vec<Arc<QueryShared>>>,
-    /// Runs that ended since the last [`StreamingQueryManager::reset_terminated`].
-    terminated: Mutex<Vec<Arc<QueryShared>>>,
+    terminated: Mutex<Terminated>,
     listeners: Mutex<Vec<(u64, Arc<dyn StreamingQueryListener>)>>,
     next_listener: std::sync::atomic::AtomicU64,
     ended: tokio::sync::Notify,
+}
+
+/// What became of the runs that ended since the last [`StreamingQueryManager::reset_terminated`].
+#[derive(Debug, Default)]
+struct Terminated {
+    any: bool,
+    first_failure: Option<StreamingQueryException>,
 }
 
 /// The number under which a listener was added, to remove it again.
@@ -78,7 +85,7 @@ impl StreamingQueryManager {
             let ended = self.inner.ended.notified();
             let (any, failed) = {
                 let terminated = lock(&self.inner.terminated);
-                (!terminated.is_empty(), terminated.iter().find_map(|shared| shared.exception()))
+                (terminated.any, terminated.first_failure.clone())
             };
             if let Some(exception) = failed {
                 return Err(Error::StreamFailed(exception));
@@ -101,7 +108,7 @@ impl StreamingQueryManager {
 
     /// Forgets the queries that have ended, so that the next wait is for another one.
     pub fn reset_terminated(&self) {
-        lock(&self.inner.terminated).clear();
+        *lock(&self.inner.terminated) = Terminated::default();
     }
 
     /// Returns when all queries that are running now have ended; with the error of the first that
@@ -155,11 +162,22 @@ impl StreamingQueryManager {
         Ok(())
     }
 
+    /// Takes a query back that was added and will not run.
+    pub(crate) fn unregister(&self, shared: &Arc<QueryShared>) {
+        lock(&self.inner.active).retain(|other| !Arc::ptr_eq(other, shared));
+    }
+
     /// Moves a query from the active ones to the terminated ones; `end` marks it as ended.
     pub(crate) fn retire(&self, shared: &Arc<QueryShared>, end: impl FnOnce()) {
-        lock(&self.inner.active).retain(|other| !Arc::ptr_eq(other, shared));
+        self.unregister(shared);
         end();
-        lock(&self.inner.terminated).push(Arc::clone(shared));
+        {
+            let mut terminated = lock(&self.inner.terminated);
+            terminated.any = true;
+            if terminated.first_failure.is_none() {
+                terminated.first_failure = shared.exception();
+            }
+        }
         self.inner.ended.notify_waiters();
     }
 
@@ -171,24 +189,31 @@ impl StreamingQueryManager {
         }
     }
 
-    fn listeners(&self) -> Vec<Arc<dyn StreamingQueryListener>> {
-        lock(&self.inner.listeners).iter().map(|(_, listener)| Arc::clone(listener)).collect()
+    /// Tells every listener something. One that panics is its own fault, and nobody else's.
+    fn tell(&self, event: impl Fn(&dyn StreamingQueryListener)) {
+        let listeners: Vec<_> =
+            lock(&self.inner.listeners).iter().map(|(_, listener)| Arc::clone(listener)).collect();
+        for listener in listeners {
+            if catch_unwind(AssertUnwindSafe(|| event(listener.as_ref()))).is_err() {
+                tracing::error!("a listener of streaming queries has panicked; the queries go on");
+            }
+        }
     }
 
     pub(crate) fn notify_started(&self, event: &QueryStarted) {
-        self.listeners().iter().for_each(|listener| listener.on_query_started(event));
+        self.tell(|listener| listener.on_query_started(event));
     }
 
     pub(crate) fn notify_progress(&self, progress: &StreamingQueryProgress) {
-        self.listeners().iter().for_each(|listener| listener.on_query_progress(progress));
+        self.tell(|listener| listener.on_query_progress(progress));
     }
 
     pub(crate) fn notify_idle(&self, event: &QueryIdle) {
-        self.listeners().iter().for_each(|listener| listener.on_query_idle(event));
+        self.tell(|listener| listener.on_query_idle(event));
     }
 
     pub(crate) fn notify_terminated(&self, event: &QueryTerminated) {
-        self.listeners().iter().for_each(|listener| listener.on_query_terminated(event));
+        self.tell(|listener| listener.on_query_terminated(event));
     }
 }
 

@@ -10,6 +10,7 @@ mod manager;
 mod pinned;
 mod progress;
 mod report;
+mod request;
 mod settings;
 mod start;
 mod state_columns;
@@ -23,7 +24,8 @@ pub use listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListe
 pub use manager::{ListenerId, StreamingQueryManager};
 pub(crate) use pinned::pinned_tables;
 pub use progress::{SinkProgress, SourceProgress, StreamingQueryProgress, StreamingQueryStatus};
+pub(crate) use request::{MakeSink, QueryPlan, StartRequest};
 pub(crate) use settings::StateSettings;
-pub(crate) use start::{MakeSink, QueryPlan, StartRequest, explain, start};
+pub(crate) use start::{explain, start};
 pub use stored_state::StoredState;
 pub use trigger::Trigger;

@@ -95,16 +95,15 @@ impl StateSettings {
         .into())
     }
 
-    /// The watermarks of `plan` at the start of a run.
+    /// The watermarks of `plan`, before its first batch.
     pub(crate) fn tracker(
         &self,
         conf: &BTreeMap<String, String>,
         plan: &StreamingPlan,
-        watermark_ms: i64,
-        now_ms: i64,
     ) -> Result<WatermarkTracker> {
         let policy = conf.get(WATERMARK_POLICY).map(|text| text.parse()).transpose()?.unwrap_or_default();
-        let delays: Vec<i64> = plan.watermarks().iter().map(|watermark| watermark.delay_ms).collect();
-        Ok(WatermarkTracker::new(policy, &delays, watermark_ms, self.idle_after_ms, now_ms))
+        let delays =
+            plan.watermarks().iter().map(|watermark| (watermark.column.as_str(), watermark.delay_ms));
+        Ok(WatermarkTracker::new(policy, self.idle_after_ms, delays))
     }
 }

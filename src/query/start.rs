@@ -3,64 +3,29 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::LogicalPlan;
 use url::Url;
 use uuid::Uuid;
 
 use super::execution::{Ended, Execution};
 use super::handle::StreamingQuery;
-use super::late_rows::{LateTarget, MakeLateSink};
 use super::launch::{Launch, create_sources};
 use super::listener::{QueryStarted, QueryTerminated};
-use super::manager::{CheckpointLease, StreamingQueryManager};
+use super::manager::CheckpointLease;
 use super::progress::iso_timestamp;
+use super::request::{MakeSink, QueryPlan, StartRequest};
 use super::settings::StateSettings;
-use super::trigger::Trigger;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StreamingQueryException};
-use crate::id::IdGenerator;
 use crate::plan::{StreamingPlan, bind, check, result_schema};
-use crate::sink::{OutputMode, Sink};
-use crate::storage::{Durability, StorageProvider};
+use crate::sink::OutputMode;
+use crate::storage::Durability;
 
 /// How many writes of earlier runs may get in the way of a run before it gives up. Each earlier run
 /// has at most two on its way.
 const MOST_OVERLAPS: usize = 100;
-
-/// A plan and the session it was made in.
-#[derive(Debug, Clone)]
-pub(crate) struct QueryPlan {
-    pub(crate) logical: LogicalPlan,
-    pub(crate) state: SessionState,
-}
-
-/// Makes the sink once the columns of the result are known.
-pub(crate) type MakeSink = Arc<dyn Fn(SchemaRef) -> Result<Arc<dyn Sink>> + Send + Sync>;
-
-/// Everything a start needs.
-pub(crate) struct StartRequest {
-    pub(crate) plan: QueryPlan,
-    pub(crate) make_sink: MakeSink,
-    /// Where late rows go, if they are to be kept.
-    pub(crate) late_rows: Option<LateTarget>,
-    pub(crate) make_late_sink: MakeLateSink,
-    pub(crate) output_mode: OutputMode,
-    pub(crate) trigger: Trigger,
-    pub(crate) name: Option<String>,
-    /// Where the checkpoint is; `None` only for sinks that do not outlive the process.
-    pub(crate) checkpoint: Option<Url>,
-    pub(crate) durability: Durability,
-    pub(crate) min_batches_to_retain: u64,
-    pub(crate) state: StateSettings,
-    pub(crate) manager: StreamingQueryManager,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) ids: Arc<dyn IdGenerator>,
-    pub(crate) storages: Arc<dyn StorageProvider>,
-}
 
 /// Checks, prepares and starts a query; returns when its first batch is about to run.
 pub(crate) async fn start(request: StartRequest) -> Result<StreamingQuery> {
@@ -74,10 +39,12 @@ pub(crate) async fn start(request: StartRequest) -> Result<StreamingQuery> {
     let mut launch = Launch::prepare(Arc::clone(&request), storage, run_id).await?;
     let execution = launch.open().await?;
     let shared = Arc::clone(&execution.runner.shared);
-    if let (Some(name), Some(table)) = (&request.name, execution.runner.sink.results()) {
-        publish_table(&request.plan.state, name, table)?;
-    }
+    // Only who has the name may publish under it.
     request.manager.register(&shared)?;
+    if let (Some(name), Some(table)) = (&request.name, execution.runner.sink.results()) {
+        publish_table(&request.plan.state, name, table)
+            .inspect_err(|_| request.manager.unregister(&shared))?;
+    }
     request.manager.notify_started(&QueryStarted {
         id: shared.id,
         run_id,
@@ -124,9 +91,12 @@ async fn run_to_end(launch: Launch, execution: Execution, place: CheckpointPlace
     let manager = execution.manager.clone();
     // In a task of its own, so that a panic ends this query with an error and nothing else.
     let run = tokio::spawn(run_all(launch, execution));
-    let (ended, batch) = match run.await {
-        Ok(ended) => ended,
-        Err(error) => (Err(Error::Invalid(format!("the query panicked, which is a bug: {error}"))), None),
+    let Run { ended, batch, advice } = match run.await {
+        Ok(run) => run,
+        Err(error) => {
+            let panicked = Error::Invalid(format!("the query panicked, which is a bug: {error}"));
+            Run { ended: Err(panicked), batch: None, advice: None }
+        }
     };
     drop(place);
     let exception = ended.err().map(|cause| StreamingQueryException {
@@ -135,6 +105,7 @@ async fn run_to_end(launch: Launch, execution: Execution, place: CheckpointPlace
         name: shared.name.clone(),
         batch_id: batch,
         cause: Arc::new(cause),
+        advice,
     });
     if let Some(exception) = &exception {
         tracing::error!("{exception}");
@@ -145,28 +116,52 @@ async fn run_to_end(launch: Launch, execution: Execution, place: CheckpointPlace
     manager.notify_terminated(&QueryTerminated { id: shared.id, run_id: shared.run_id, exception });
 }
 
-/// Runs the query until it ends; gives the batch that it was at, too.
+/// How a run ended.
+struct Run {
+    ended: Result<()>,
+    /// The batch that it was at.
+    batch: Option<u64>,
+    advice: Option<String>,
+}
+
+impl Run {
+    fn of(ended: Result<()>, launch: &Launch, execution: &Execution) -> Self {
+        let is_of_the_input = ended.as_ref().err().is_some_and(Error::is_of_the_input);
+        let unfinished = execution.runner.checkpoint.unfinished().filter(|_| is_of_the_input);
+        let advice = unfinished.zip(launch.checkpoint()).map(|(batch, checkpoint)| {
+            let path = checkpoint.to_file_path().map(|path| path.display().to_string());
+            let place = path.unwrap_or_else(|()| checkpoint.to_string());
+            format!(
+                "Batch {batch} is planned, and every start runs it again as it was planned. If it can never be \
+                 run, let it go and have it planned anew: tidemill checkpoint replan '{place}'"
+            )
+        });
+        Self { ended, batch: Some(execution.current_batch()), advice }
+    }
+}
+
+/// Runs the query until it ends.
 ///
 /// A run that this one took the checkpoint over from may have had one last write on its way, which
 /// then stands where this one wants to write. That write counts, so this run takes up anew after it.
-async fn run_all(mut launch: Launch, mut execution: Execution) -> (Result<()>, Option<u64>) {
+async fn run_all(mut launch: Launch, mut execution: Execution) -> Run {
     let mut overlaps = 0;
     loop {
-        let ended = execution.run().await;
-        let batch = Some(execution.current_batch());
-        match ended {
-            Ok(Ended::Done) => return (Ok(()), batch),
-            Ok(Ended::Overlapped(error)) if overlaps == MOST_OVERLAPS => return (Err(error), batch),
+        match execution.run().await {
+            Ok(Ended::Done) => return Run::of(Ok(()), &launch, &execution),
+            Ok(Ended::Overlapped(error)) if overlaps == MOST_OVERLAPS => {
+                return Run::of(Err(error), &launch, &execution);
+            }
             Ok(Ended::Overlapped(error)) => tracing::info!(%error, "takes up again from the checkpoint"),
-            Err(error) => return (Err(error), batch),
+            Err(error) => return Run::of(Err(error), &launch, &execution),
         }
         overlaps += 1;
+        let batch = Some(execution.current_batch());
         // Its state may be large, and is read anew.
         drop(execution);
         execution = match launch.open().await {
-            // What an earlier run committed is as if this one had run it.
-            Ok(execution) => Execution { has_run: true, ..execution },
-            Err(error) => return (Err(error), batch),
+            Ok(execution) => execution,
+            Err(error) => return Run { ended: Err(error), batch, advice: None },
         };
     }
 }

@@ -17,8 +17,10 @@ pub enum Trigger {
     /// immediately. A batch that takes longer is followed by the next one at once; ticks that were
     /// missed are not made up for. An interval of zero is [`Trigger::AtOnce`].
     ProcessingTime(Duration),
-    /// Exactly one batch with everything that is there, whatever the limits of the sources say,
-    /// then the query ends. [`Trigger::AvailableNow`] is nearly always the better choice.
+    /// Exactly one batch with everything that is there, whatever the limits of the sources say, and the
+    /// batches without rows that the watermark makes due by that; then the query ends. After a crash
+    /// the one batch is that which was interrupted, as it was planned; what has come since is for the
+    /// next run. [`Trigger::AvailableNow`] is nearly always the better choice.
     Once,
     /// Everything that is there when the query starts, in as many batches as the limits of the
     /// sources ask for, then the query ends.
@@ -68,16 +70,18 @@ impl FromStr for Trigger {
     }
 }
 
-/// How long after `now_ms` the next batch starts, for a batch that started at `started_ms`.
+/// How long it is until the next batch starts, when one that started at `started_ms` took `took`.
 ///
-/// Zero if the tick after `started_ms` has passed already: the batch overran.
-pub(crate) fn until_next_tick(interval: Duration, started_ms: i64, now_ms: i64) -> Duration {
+/// Zero if the tick after `started_ms` has passed already: the batch overran. Never longer than the
+/// interval, wherever the clock was set to meanwhile: the ticks are those of the clock as it was when
+/// the batch started, and the next batch will look at it again.
+pub(crate) fn until_next_tick(interval: Duration, started_ms: i64, took: Duration) -> Duration {
     let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
     if interval_ms == 0 {
         return Duration::ZERO;
     }
-    let next = started_ms.div_euclid(interval_ms).saturating_add(1).saturating_mul(interval_ms);
-    Duration::from_millis(u64::try_from(next.saturating_sub(now_ms)).unwrap_or(0))
+    let to_tick = interval_ms - started_ms.rem_euclid(interval_ms);
+    Duration::from_millis(to_tick.unsigned_abs()).saturating_sub(took)
 }
 
 #[cfg(test)]
@@ -86,14 +90,20 @@ mod tests {
 
     #[test]
     fn ticks_are_aligned_to_the_epoch_and_missed_ones_are_not_made_up_for() {
-        let two = Duration::from_secs(2);
-        assert_eq!(until_next_tick(two, 479, 500), Duration::from_millis(1500));
-        assert_eq!(until_next_tick(two, 2000, 2000), Duration::from_millis(2000));
+        let wait = |interval_ms, started_ms, took_ms| {
+            let [interval, took] = [interval_ms, took_ms].map(Duration::from_millis);
+            until_next_tick(interval, started_ms, took).as_millis()
+        };
+        assert_eq!(wait(2000, 479, 21), 1500);
+        assert_eq!(wait(2000, 2000, 0), 2000);
         // Overrun by two and a half ticks: at once, and the tick after that is aligned again.
-        assert_eq!(until_next_tick(two, 2000, 7000), Duration::ZERO);
-        assert_eq!(until_next_tick(two, 7000, 7100), Duration::from_millis(900));
-        assert_eq!(until_next_tick(Duration::ZERO, 7000, 7100), Duration::ZERO);
-        assert_eq!(until_next_tick(two, -500, -400), Duration::from_millis(400));
+        assert_eq!(wait(2000, 2000, 5000), 0);
+        assert_eq!(wait(2000, 7000, 100), 900);
+        assert_eq!(wait(0, 7000, 100), 0);
+        assert_eq!(wait(2000, -500, 100), 400);
+        // The ends of time are ticks like any other.
+        assert!(wait(2000, i64::MAX, 0) <= 2000);
+        assert!(wait(2000, i64::MIN, 0) <= 2000);
     }
 
     #[test]

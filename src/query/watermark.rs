@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
+use crate::checkpoint::records::StreamTime;
 use crate::error::{Error, Result};
 use crate::exec::event_time::EventTimeSummary;
 
@@ -37,39 +39,76 @@ impl FromStr for WatermarkPolicy {
     }
 }
 
-/// The watermarks of a run. No I/O and no clock here.
+/// The watermarks of a run. No I/O and no clock here: a trigger says what time it is.
 #[derive(Debug)]
 pub(crate) struct WatermarkTracker {
     policy: WatermarkPolicy,
     /// By index in the plan.
-    nodes: Vec<Node>,
+    streams: Vec<Stream>,
     /// In milliseconds since the epoch; 0 as long as there is none. Never decreases.
     global_ms: i64,
     /// After how long without rows a watermark of the plan is left out of the minimum.
     idle_after_ms: Option<i64>,
+    /// When the trigger began, on a clock that nobody sets.
+    now_ms: i64,
 }
 
 #[derive(Debug)]
-struct Node {
+struct Stream {
+    column: String,
     delay_ms: i64,
-    /// The largest event time less the delay; `None` before the first row of this run.
-    watermark_ms: Option<i64>,
-    /// When there was last a row, or the run began.
+    /// The largest event time; `None` before the first row.
+    newest_ms: Option<i64>,
+    /// When there was last a row, or the first run began. Times when no run looked do not count.
     last_row_ms: i64,
 }
 
+impl Stream {
+    fn watermark_ms(&self) -> Option<i64> {
+        self.newest_ms.map(|newest_ms| newest_ms.saturating_sub(self.delay_ms))
+    }
+}
+
 impl WatermarkTracker {
-    /// At the beginning of a run: `global_ms` is what the checkpoint says. Those of the single
-    /// streams begin anew (Spark's rule).
-    pub(crate) fn new(
+    /// At the beginning of a query: of each watermark its column and delay in milliseconds.
+    pub(crate) fn new<'a>(
         policy: WatermarkPolicy,
-        delays_ms: &[i64],
-        global_ms: i64,
         idle_after_ms: Option<i64>,
-        now_ms: i64,
+        delays: impl IntoIterator<Item = (&'a str, i64)>,
     ) -> Self {
-        let node = |delay_ms: &i64| Node { delay_ms: *delay_ms, watermark_ms: None, last_row_ms: now_ms };
-        Self { policy, nodes: delays_ms.iter().map(node).collect(), global_ms, idle_after_ms }
+        let stream = |(column, delay_ms): (&str, i64)| Stream {
+            column: column.to_string(),
+            delay_ms,
+            newest_ms: None,
+            last_row_ms: 0,
+        };
+        let streams = delays.into_iter().map(stream).collect();
+        Self { policy, streams, global_ms: 0, idle_after_ms, now_ms: 0 }
+    }
+
+    /// Goes on from what the checkpoint says, at the time `now`. A stream that is new in the query
+    /// begins anew.
+    pub(crate) fn resume(&mut self, global_ms: i64, recorded: &[StreamTime], now: Duration) {
+        self.global_ms = global_ms;
+        self.set_now(now);
+        for (index, stream) in self.streams.iter_mut().enumerate() {
+            stream.last_row_ms = self.now_ms;
+            if let Some(known) = recorded.get(index).filter(|known| known.column == stream.column) {
+                stream.newest_ms = known.newest_ms;
+                stream.last_row_ms = self.now_ms.saturating_sub(known.idle_ms);
+            }
+        }
+    }
+
+    /// What a later run has to know, beside [`WatermarkTracker::global_ms`].
+    pub(crate) fn record(&self) -> Vec<StreamTime> {
+        let is_timed = self.idle_after_ms.is_some();
+        let record = |stream: &Stream| StreamTime {
+            column: stream.column.clone(),
+            newest_ms: stream.newest_ms,
+            idle_ms: if is_timed { self.idle_ms(stream) } else { 0 },
+        };
+        self.streams.iter().map(record).collect()
     }
 
     /// The watermark that the next batch uses, in milliseconds since the epoch; 0 if there is none.
@@ -77,25 +116,27 @@ impl WatermarkTracker {
         self.global_ms
     }
 
-    /// Takes in what a batch has seen; `batch_ms` is the batch's time.
-    pub(crate) fn advance(&mut self, seen: &[EventTimeSummary], batch_ms: i64) {
-        for (node, seen) in self.nodes.iter_mut().zip(seen) {
-            if let Some(max_ms) = seen.max_ms() {
-                node.watermark_ms = node.watermark_ms.max(Some(max_ms.saturating_sub(node.delay_ms)));
-                node.last_row_ms = node.last_row_ms.max(batch_ms);
-            }
-        }
-        self.global_ms = self.global_ms.max(self.combined(batch_ms));
+    /// Says when a trigger begins; idle times are measured by it.
+    pub(crate) fn set_now(&mut self, now: Duration) {
+        self.now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX).max(self.now_ms);
     }
 
-    /// Whether streams that have become idle by `now_ms` let the watermark advance, which it then has.
-    pub(crate) fn leave_idle_behind(&mut self, now_ms: i64) -> bool {
-        let combined = self.combined(now_ms);
-        let advances = self.idle_after_ms.is_some() && combined > self.global_ms;
-        if advances {
-            self.global_ms = combined;
+    /// Takes in what a batch has seen.
+    pub(crate) fn advance(&mut self, seen: &[EventTimeSummary]) {
+        for (stream, seen) in self.streams.iter_mut().zip(seen) {
+            if let Some(max_ms) = seen.max_ms() {
+                stream.newest_ms = stream.newest_ms.max(Some(max_ms));
+                stream.last_row_ms = self.now_ms;
+            }
         }
-        advances
+        self.global_ms = self.global_ms.max(self.combined());
+    }
+
+    /// Lets streams that have become idle hold nothing back any more.
+    pub(crate) fn leave_idle_behind(&mut self) {
+        if self.idle_after_ms.is_some() {
+            self.global_ms = self.global_ms.max(self.combined());
+        }
     }
 
     /// Lets everything up to `upto_ms` be final.
@@ -103,21 +144,23 @@ impl WatermarkTracker {
         self.global_ms = self.global_ms.max(upto_ms);
     }
 
-    fn combined(&self, now_ms: i64) -> i64 {
-        let is_idle = |node: &Node| {
-            self.idle_after_ms.is_some_and(|idle| now_ms.saturating_sub(node.last_row_ms) >= idle)
-        };
+    fn idle_ms(&self, stream: &Stream) -> i64 {
+        self.now_ms.saturating_sub(stream.last_row_ms)
+    }
+
+    fn combined(&self) -> i64 {
+        let is_idle = |stream: &Stream| self.idle_after_ms.is_some_and(|idle| self.idle_ms(stream) >= idle);
         // A stream without rows has watermark 0, as in Spark.
         let watermarks = |with_idle: bool| {
-            let counting = self.nodes.iter().filter(move |node| with_idle || !is_idle(node));
-            counting.map(|node| node.watermark_ms.unwrap_or(0))
+            let counting = self.streams.iter().filter(move |stream| with_idle || !is_idle(stream));
+            counting.map(|stream| stream.watermark_ms().unwrap_or(0))
         };
         match self.policy {
             WatermarkPolicy::Max => watermarks(true).max(),
             // When all are idle, nobody is left to wait for.
-            WatermarkPolicy::Min => watermarks(false)
-                .min()
-                .or_else(|| self.nodes.iter().filter_map(|node| node.watermark_ms).max()),
+            WatermarkPolicy::Min => {
+                watermarks(false).min().or_else(|| self.streams.iter().filter_map(Stream::watermark_ms).max())
+            }
         }
         .unwrap_or(0)
         .max(0)
@@ -135,11 +178,20 @@ mod tests {
         }
     }
 
+    /// A tracker of streams with these delays.
+    fn tracker(policy: WatermarkPolicy, idle_after_ms: Option<i64>, delays_ms: &[i64]) -> WatermarkTracker {
+        WatermarkTracker::new(policy, idle_after_ms, delays_ms.iter().map(|delay_ms| ("ts", *delay_ms)))
+    }
+
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
     #[test]
     fn it_is_the_largest_time_less_the_delay_and_never_decreases() {
-        let mut tracker = WatermarkTracker::new(WatermarkPolicy::Min, &[10], 0, None, 0);
+        let mut tracker = tracker(WatermarkPolicy::Min, None, &[10]);
         for (max_ms, expected) in [(None, 0), (Some(5), 0), (Some(30), 20), (Some(25), 20), (None, 20)] {
-            tracker.advance(&[seen(max_ms)], 0);
+            tracker.advance(&[seen(max_ms)]);
             assert_eq!(tracker.global_ms(), expected, "{max_ms:?}");
         }
     }
@@ -147,10 +199,10 @@ mod tests {
     #[test]
     fn of_several_the_policy_chooses() {
         let run = |policy| {
-            let mut tracker = WatermarkTracker::new(policy, &[0, 0], 0, None, 0);
-            tracker.advance(&[seen(Some(100)), seen(None)], 0);
+            let mut tracker = tracker(policy, None, &[0, 0]);
+            tracker.advance(&[seen(Some(100)), seen(None)]);
             let first = tracker.global_ms();
-            tracker.advance(&[seen(Some(200)), seen(Some(50))], 0);
+            tracker.advance(&[seen(Some(200)), seen(Some(50))]);
             (first, tracker.global_ms())
         };
         assert_eq!(run(WatermarkPolicy::Min), (0, 50));
@@ -159,23 +211,88 @@ mod tests {
 
     #[test]
     fn an_idle_stream_holds_nothing_back() {
-        let mut tracker = WatermarkTracker::new(WatermarkPolicy::Min, &[0, 0], 0, Some(1000), 0);
-        tracker.advance(&[seen(Some(100)), seen(Some(50))], 500);
+        let mut tracker = tracker(WatermarkPolicy::Min, Some(1000), &[0, 0]);
+        tracker.set_now(at(500));
+        tracker.advance(&[seen(Some(100)), seen(Some(50))]);
         assert_eq!(tracker.global_ms(), 50);
-        tracker.advance(&[seen(Some(200)), seen(None)], 1400);
+        tracker.set_now(at(1400));
+        tracker.advance(&[seen(Some(200)), seen(None)]);
         assert_eq!(tracker.global_ms(), 50);
-        assert!(!tracker.leave_idle_behind(1499));
-        assert!(tracker.leave_idle_behind(1500));
-        assert_eq!(tracker.global_ms(), 200);
+        for (now, expected) in [(1499, 50), (1500, 200)] {
+            tracker.set_now(at(now));
+            tracker.leave_idle_behind();
+            assert_eq!(tracker.global_ms(), expected);
+        }
         // When it wakes up its old rows are late.
-        tracker.advance(&[seen(None), seen(Some(60))], 1600);
+        tracker.set_now(at(1600));
+        tracker.advance(&[seen(None), seen(Some(60))]);
         assert_eq!(tracker.global_ms(), 200);
     }
 
+    /// Whatever was seen, and wherever a restart comes, all that follows is as without it.
     #[test]
-    fn a_restart_goes_on_from_the_recorded_one() {
-        let mut tracker = WatermarkTracker::new(WatermarkPolicy::Min, &[0, 0], 70, None, 0);
-        tracker.advance(&[seen(Some(100)), seen(None)], 0);
+    fn a_restart_changes_nothing() {
+        let times = [None, Some(5), Some(90), Some(40), None, None, None, Some(300)];
+        for policy in [WatermarkPolicy::Min, WatermarkPolicy::Max] {
+            for idle_after_ms in [None, Some(250)] {
+                let run = |restart: Option<usize>| {
+                    let mut kept = tracker(policy, idle_after_ms, &[0, 10]);
+                    let mut now = 0;
+                    let mut watermarks = Vec::new();
+                    for step in 0..times.len() {
+                        if restart == Some(step) {
+                            // The clock of another process begins somewhere else.
+                            now += 123_456;
+                            let (global_ms, recorded) = (kept.global_ms(), kept.record());
+                            kept = tracker(policy, idle_after_ms, &[0, 10]);
+                            kept.resume(global_ms, &recorded, at(now));
+                        }
+                        now += 100;
+                        kept.set_now(at(now));
+                        kept.leave_idle_behind();
+                        kept.advance(&[seen(times[step]), seen(times[times.len() - 1 - step])]);
+                        watermarks.push(kept.global_ms());
+                    }
+                    watermarks
+                };
+                let undisturbed = run(None);
+                assert!(undisturbed.last() > Some(&0));
+                for step in 0..times.len() {
+                    assert_eq!(run(Some(step)), undisturbed, "{policy} {idle_after_ms:?} {step}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_another_one_now_begins_anew() {
+        let mut tracker = tracker(WatermarkPolicy::Min, None, &[0, 0]);
+        let known = |column: &str, ms| StreamTime { column: column.into(), newest_ms: Some(ms), idle_ms: 0 };
+        tracker.resume(70, &[known("ts", 100), known("other", 200)], at(0));
+        tracker.advance(&[seen(None), seen(Some(60))]);
         assert_eq!(tracker.global_ms(), 70);
+        tracker.advance(&[seen(None), seen(Some(150))]);
+        assert_eq!(tracker.global_ms(), 100);
+    }
+
+    #[test]
+    fn records_of_builds_that_did_not_keep_streams_are_read() {
+        let mut tracker = tracker(WatermarkPolicy::Min, None, &[0, 0]);
+        tracker.resume(70, &[], at(0));
+        tracker.advance(&[seen(Some(100)), seen(None)]);
+        assert_eq!(tracker.global_ms(), 70);
+    }
+
+    #[test]
+    fn times_at_the_ends_of_time_do_not_wrap() {
+        let mut tracker = tracker(WatermarkPolicy::Min, Some(1), &[i64::MAX]);
+        let summary = |micros| EventTimeSummary { count: 1, min: micros, max: micros, sum: 0 };
+        tracker.advance(&[summary(i64::MIN)]);
+        assert_eq!(tracker.global_ms(), 0);
+        tracker.advance(&[summary(i64::MAX)]);
+        assert_eq!(tracker.global_ms(), 0);
+        let recorded = [StreamTime { column: "ts".into(), newest_ms: Some(0), idle_ms: i64::MAX }];
+        tracker.resume(5, &recorded, Duration::MAX);
+        assert_eq!((tracker.global_ms(), tracker.record()[0].idle_ms), (5, i64::MAX));
     }
 }

@@ -1,6 +1,6 @@
 //! The table function `state('checkpoint' [, operator [, batch]])`: what a query remembers.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 use datafusion::catalog::TableProvider;
 use datafusion::common::{DFSchema, Diagnostic, ScalarValue, Span, plan_datafusion_err, plan_err};
@@ -12,6 +12,7 @@ use datafusion::logical_expr::planner::{
     PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
 };
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, FunctionArg, Spanned, TableFactor};
+use tokio::runtime::{Builder, Runtime};
 
 use super::SessionInner;
 use super::table_functions::{by_position, call};
@@ -152,11 +153,13 @@ fn number<T: TryFrom<u64>>(what: &str, value: Option<ScalarValue>) -> DataFusion
 /// Waits for the few small reads that tell the columns: plans are made without `await`. On a thread of
 /// its own, for the caller's runtime may have only this one.
 fn wait_for<T: Send>(work: impl Future<Output = T> + Send) -> Result<T> {
+    /// Lives as long as the process: an object store keeps connections, which the runtime drives that
+    /// they were made in.
+    static READERS: LazyLock<std::io::Result<Runtime>> = LazyLock::new(|| {
+        Builder::new_multi_thread().worker_threads(1).thread_name("tidemill-plan").enable_all().build()
+    });
     let cannot = |reason: String| Error::Invalid(format!("the state cannot be read: {reason}"));
-    let run = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map(|runtime| runtime.block_on(work)).map_err(|error| cannot(error.to_string()))
-    };
-    std::thread::scope(|scope| scope.spawn(run).join())
-        .unwrap_or_else(|_| Err(cannot("the thread that read it has panicked".into())))
+    let runtime = READERS.as_ref().map_err(|error| cannot(error.to_string()))?;
+    std::thread::scope(|scope| scope.spawn(|| runtime.block_on(work)).join())
+        .map_err(|_| cannot("the thread that read it has panicked".into()))
 }

@@ -150,6 +150,7 @@ impl Sink for MemorySink {
             location: None,
             columns: Vec::new(),
             partition_by: Vec::new(),
+            options: Default::default(),
         }
     }
 

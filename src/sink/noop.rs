@@ -27,6 +27,7 @@ impl Sink for NoopSink {
             location: None,
             columns: Vec::new(),
             partition_by: Vec::new(),
+            options: Default::default(),
         }
     }
 

@@ -45,6 +45,7 @@ fn metadata() -> Metadata {
         location: None,
         columns: Vec::new(),
         partition_by: Vec::new(),
+        options: Default::default(),
     };
     let definition = QueryDefinition {
         sources: vec![source; SOURCES],
@@ -73,7 +74,8 @@ fn entries(source: usize, batch: u64) -> Vec<Box<RawValue>> {
 
 /// A plan that shows which run made it.
 fn offsets(run: u128, batch: u64) -> OffsetsRecord {
-    let source = |source, end| SourceOffset { end, entries: entries(source, batch) };
+    let source =
+        |source, end| SourceOffset { start: serde_json::Value::Null, end, entries: entries(source, batch) };
     OffsetsRecord {
         batch_id: batch,
         batch_timestamp_ms: 1_000 + batch as i64,
@@ -88,9 +90,11 @@ fn commit(run: u128, batch: u64) -> CommitRecord {
     CommitRecord {
         batch_id: batch,
         next_batch_watermark_ms: batch as i64 * 10 + 10,
+        streams: vec![],
         sink: json!({ "committedBy": run.to_string() }),
         late: vec![],
         state: json!(null),
+        let_go: None,
     }
 }
 

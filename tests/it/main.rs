@@ -17,6 +17,7 @@ mod power_loss;
 mod prefix;
 mod refused;
 mod regressions;
+mod replan;
 mod restart;
 mod simulation;
 mod sinks;

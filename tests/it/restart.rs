@@ -2,15 +2,18 @@
 
 use std::fs;
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use serde_json::json;
 use tidemill::Error;
+use tidemill::checkpoint::replan;
+use tidemill::id::{IdGenerator, RandomIds};
 use tidemill::prelude::*;
+use tidemill::storage::Durability;
 
 use crate::support::committed::{commits, record};
 use crate::support::harness::{Input, Job, Place, cause, id_lines, ids, schema, session};
 use crate::support::oracle::{self, Row};
-use crate::support::outcome::copy_tree;
+use crate::support::outcome::{copy_tree, directory_url, disks};
 use crate::support::probe::Probe;
 
 const PAIR: [(&str, DataType); 2] = [("id", DataType::Int64), ("v", DataType::Int64)];
@@ -108,16 +111,112 @@ async fn what_a_row_of_the_source_means_must_stay() {
 }
 
 #[tokio::test]
-async fn a_query_that_failed_on_a_malformed_record_may_go_on_without_it() {
+async fn what_becomes_of_malformed_records_must_stay() {
+    let (place, job) = started().await;
+    let with = |name: &'static str, value: String| {
+        change_input(job.clone(), move |input| input.option(name, value.clone()))
+    };
+    for (name, value, is) in [
+        ("mode", "dropmalformed".to_string(), "DROPMALFORMED"),
+        ("mode", "PERMISSIVE".to_string(), "PERMISSIVE"),
+        ("badRecordsPath", place.text("bad"), "in use"),
+        ("compression", "GZIP".to_string(), "gzip"),
+    ] {
+        let expected = format!("option '{name}' of source 0 was not set and is '{is}'");
+        assert_eq!(differences(&with(name, value)).await, [expected]);
+    }
+    // What is as it is by default is no change.
+    with("mode", "failfast".into()).run(&session()).await.unwrap();
+
+    let other = Place::new();
+    other.put("in/0.json", "{\"id\":0}\n{\"id\":\n");
+    let permissive = change_input(Job::new(&other), |input| input.option("mode", "PERMISSIVE"));
+    permissive.run(&session()).await.unwrap();
+    assert_eq!(
+        differences(&Job::new(&other)).await,
+        ["option 'mode' of source 0 was 'PERMISSIVE' and is not set"]
+    );
+    let bad = Place::new();
+    bad.put("in/0.json", "{\"id\":0}\n{\"id\":\n");
+    let into = |name: &str| {
+        let path = bad.text(name);
+        change_input(Job::new(&bad), move |input| input.option("badRecordsPath", path.clone()))
+    };
+    into("bad").run(&session()).await.unwrap();
+    // They may go somewhere else.
+    into("bad-2").run(&session()).await.unwrap();
+    assert_eq!(
+        differences(&Job::new(&bad)).await,
+        ["option 'badRecordsPath' of source 0 was 'in use' and is not set"]
+    );
+}
+
+#[tokio::test]
+async fn what_a_reader_of_csv_files_has_to_know_must_stay() {
+    let place = Place::new();
+    place.put("in/0.json", id_lines([0]));
+    let job = Job::new(&place).format("csv").option("header", true);
+    job.run(&session()).await.unwrap();
+    // As it was anyway.
+    let mut plain = job.clone();
+    plain.options.retain(|(name, _)| name != "header");
+    plain.clone().option("compression", "gzip").run(&session()).await.unwrap();
+    for (name, value, expected) in [
+        ("header", "false", "option 'has_header' of the sink was not set and is 'false'"),
+        ("sep", ";", "option 'delimiter' of the sink was not set and is ';'"),
+        ("nullValue", "-", "option 'null_value' of the sink was not set and is '-'"),
+    ] {
+        assert_eq!(differences(&plain.clone().option(name, value)).await, [expected]);
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_failed_on_a_malformed_record_goes_on_when_that_is_mended() {
     let place = Place::new();
     place.put("in/0.json", "{\"id\":0}\n{\"id\":\n{\"id\":1}\n");
     let job = Job::new(&place);
     let error = job.run(&session()).await.unwrap_err();
     assert!(matches!(cause(&error), Error::BadRecord { line: 2, .. }), "{error}");
+    assert!(error.to_string().contains("tidemill checkpoint replan"), "{error}");
     assert_eq!(oracle::walk(&place.path("out")), Vec::<String>::new());
-    change_input(job, |input| input.option("mode", "DROPMALFORMED")).run(&session()).await.unwrap();
-    assert_eq!(place.ids(), [0, 1]);
-    assert_eq!(commits(&place.path("checkpoint")), [0]);
+    place.put("in/0.json", "{\"id\":0}\n{\"id\":7}\n{\"id\":1}\n");
+    // It is another file now than the one that was planned.
+    let error = job.run(&session()).await.unwrap_err();
+    assert!(matches!(cause(&error), Error::InputFile { .. }), "{error}");
+    let storage = disks().open(&directory_url(&place.text("checkpoint")), Durability::Process).unwrap();
+    let let_go = replan(storage, RandomIds.next_id()).await.unwrap();
+    assert_eq!(let_go.map(|batch| batch.batch_id), Some(0));
+    job.run(&session()).await.unwrap();
+    assert_eq!(place.ids(), [0, 1, 7]);
+    assert_eq!(commits(&place.path("checkpoint")), [0, 1]);
+}
+
+/// Rows that become final come out in a batch without rows, whenever the query was stopped.
+#[tokio::test]
+async fn a_batch_without_rows_that_is_due_comes_at_the_next_start() {
+    let place = Place::new();
+    let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let input = Input::new("input", "json", place.text("in"))
+        .schema(schema(&[("ts", time)]))
+        .watermark("ts", "0 seconds");
+    place.put("in/0.json", "{\"ts\":\"2024-01-01T00:00:01\"}\n{\"ts\":\"2024-01-01T00:00:12\"}\n");
+    let job = Job::new(&place)
+        .inputs([input])
+        .sql("SELECT count(*) AS id FROM input GROUP BY date_bin(INTERVAL '10 seconds', ts)")
+        .trigger(Trigger::Once);
+    let rows = |place: &Place| if place.path("out").exists() { place.ids() } else { vec![] };
+    for _ in 0..2 {
+        job.run(&session()).await.unwrap();
+        assert_eq!((commits(&place.path("checkpoint")), rows(&place)), (vec![0, 1], vec![1]));
+        // As after a crash between the two batches. Nothing new comes.
+        fs::remove_file(place.path("checkpoint/commits/1")).unwrap();
+        fs::remove_file(place.path("checkpoint/offsets/1")).unwrap();
+        fs::remove_dir_all(place.path("out")).unwrap();
+    }
+    for trigger in [Trigger::Once, Trigger::AvailableNow] {
+        job.clone().trigger(trigger).run(&session()).await.unwrap();
+    }
+    assert_eq!((commits(&place.path("checkpoint")), rows(&place)), (vec![0, 1], vec![1]));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! When batches run, with what, and how a query is ended.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidemill::clock::{Clock, ManualClock};
@@ -128,6 +128,42 @@ async fn processing_time_is_aligned_to_the_epoch() {
             "1970-01-01T00:00:06.000Z"
         ]
     );
+}
+
+/// Whichever way the machine's clock is set, and however far: the next trigger comes within an interval.
+#[tokio::test]
+async fn a_clock_that_is_set_stalls_no_trigger() {
+    const HOUR_MS: i64 = 3_600_000;
+    for jump_ms in [-HOUR_MS, HOUR_MS, -1, 1, -1_000 * HOUR_MS, i64::MIN, i64::MAX - 2 * HOUR_MS] {
+        let place = place_of(6);
+        let clock = Arc::new(ManualClock::new(HOUR_MS));
+        let environment =
+            Environment { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..Environment::default() };
+        let session = session_in(1, environment);
+        let probe = Probe::of(&session);
+        let (set, moments) = (Arc::clone(&clock), Arc::new(Mutex::new(Vec::new())));
+        let seen = Arc::clone(&moments);
+        probe.on_prepare(move |batch| {
+            seen.lock().unwrap().push(set.elapsed());
+            // Once forth or back, and later the other way.
+            match batch {
+                1 => set.set(set.now_ms().saturating_add(jump_ms)),
+                3 => set.set(HOUR_MS),
+                _ => {}
+            }
+            Ok(())
+        });
+        let interval = Duration::from_secs(2);
+        let job = Job::new(&place).format("probe").out(None).files_per_trigger(1);
+        let query = job.trigger(Trigger::ProcessingTime(interval)).start(&session).await.unwrap();
+        query.process_all_available().await.unwrap();
+        query.stop(StopMode::Finish).await.unwrap();
+        let moments = moments.lock().unwrap().clone();
+        assert_eq!(moments.len(), 6);
+        for pair in moments.windows(2) {
+            assert!(pair[1] - pair[0] <= interval, "{jump_ms}: {moments:?}");
+        }
+    }
 }
 
 #[tokio::test]

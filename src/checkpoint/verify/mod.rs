@@ -113,8 +113,13 @@ impl Verifier<'_> {
         self.report.batches = facts.commits.last().copied().max(facts.covered).map_or(0, |last| last + 1);
         self.report.findings.extend(problems(facts));
 
-        let planned = self.planned(&facts.offsets, sources).await;
-        let (committed, newest) = self.committed(&listed.committed).await;
+        let mut planned = self.planned(&facts.offsets, sources).await;
+        let (committed, let_go, newest) = self.committed(&listed.committed).await;
+        for commit in let_go {
+            if let Some(plan) = planned.remove(&commit.batch_id) {
+                planned.insert(commit.batch_id, plan.committed_by(&commit));
+            }
+        }
         self.compare(&planned, &committed);
         self.state(newest.as_ref()).await?;
         for (source, ranges) in listed.histories.iter().enumerate() {
@@ -201,21 +206,27 @@ impl Verifier<'_> {
         planned
     }
 
-    /// The watermarks after the batches, and the newest record.
-    async fn committed(&mut self, batches: &BTreeSet<u64>) -> (BTreeMap<u64, i64>, Option<CommitRecord>) {
+    /// The watermarks after the batches, the records of those that were let go, and the newest record.
+    async fn committed(
+        &mut self,
+        batches: &BTreeSet<u64>,
+    ) -> (BTreeMap<u64, i64>, Vec<CommitRecord>, Option<CommitRecord>) {
         let paths = batches.iter().copied().map(layout::commit).collect();
         let records: Vec<Option<CommitRecord>> = self.read_all(paths).await;
         let mut committed = BTreeMap::new();
-        let mut newest = None;
+        let (mut let_go, mut newest) = (Vec::new(), None);
         for (batch, record) in batches.iter().copied().zip(records) {
             let Some(record) = record else { continue };
             let path = layout::commit(batch);
             if self.checked(&path, check_id(&path, "batch", record.batch_id, batch)).is_some() {
                 committed.insert(batch, record.next_batch_watermark_ms);
+                if record.let_go.is_some() {
+                    let_go.push(record.clone());
+                }
                 newest = Some(record);
             }
         }
-        (committed, newest)
+        (committed, let_go, newest)
     }
 
     /// Checks each batch against the one before it.

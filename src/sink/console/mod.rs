@@ -125,6 +125,7 @@ impl Sink for ConsoleSink {
             location: None,
             columns: Vec::new(),
             partition_by: Vec::new(),
+            options: Default::default(),
         }
     }
 

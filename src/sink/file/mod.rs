@@ -9,7 +9,7 @@ mod options;
 mod partition;
 mod writer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ fn sink_name(format: OutputFormat) -> String {
 /// [`Sink::recover`] does what is left of them.
 ///
 /// **Names** are `part-<partition>-<batch>-<query>[-<number>]` and the extension of codec and
-/// format, e.g. `part-00000-0000000012-1a2b3c4d.zstd.parquet`. They are never used twice, also not
+/// format, e.g. `part-00000-0000000012-6f0c8a5294f54b6e9d0b3f6a2d1c7e10.zstd.parquet`. They are never used twice, also not
 /// by other queries that write to the same directory. A batch without rows writes no file.
 ///
 /// **Partition columns** become directories `column=value/`, with values written and escaped as
@@ -131,6 +131,7 @@ pub struct FileSink {
     url: Url,
     schema: SchemaRef,
     partition_by: Vec<String>,
+    reading_options: BTreeMap<String, String>,
     shared: Arc<Shared>,
 }
 
@@ -155,9 +156,10 @@ impl FileSink {
         }
         let encoding = options::encoding(format, &layout, &options, session)?;
         let limits = options::limits(&options)?;
+        let reading_options = options::for_readers(format, &options, session)?;
         let runtime = Arc::clone(session.runtime_env());
         let shared = Arc::new(Shared { storage, layout, encoding, limits, runtime });
-        Ok(Self { format, url, schema, partition_by, shared })
+        Ok(Self { format, url, schema, partition_by, reading_options, shared })
     }
 
     async fn rename(&self, moves: &[(String, String)]) -> Result<()> {
@@ -225,6 +227,7 @@ impl Sink for FileSink {
             location: Some(location_of(&self.url, checkpoint.url())),
             columns: columns.collect(),
             partition_by: self.partition_by.clone(),
+            options: self.reading_options.clone(),
         }
     }
 

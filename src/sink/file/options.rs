@@ -1,5 +1,7 @@
 //! The options of the file sink: Spark's names, and those of DataFusion's own writers.
 
+use std::collections::BTreeMap;
+
 use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
 use datafusion::arrow::ipc::{CompressionType, MetadataVersion};
@@ -258,6 +260,36 @@ fn csv_format(mut csv: CsvOptions, session: &SessionState) -> Result<LineFormat>
     }
     let builder = CsvWriterOptions::try_from(&csv)?.writer_options;
     Ok(LineFormat::Csv { builder, header })
+}
+
+/// What a reader has to know of files that do not say it themselves, as far as it is not what it is by
+/// default: all files of a directory have to agree on it. How they are compressed, their names say.
+pub(super) fn for_readers(
+    format: OutputFormat,
+    options: &Options,
+    session: &SessionState,
+) -> Result<BTreeMap<String, String>> {
+    if format != OutputFormat::Csv {
+        return Ok(BTreeMap::new());
+    }
+    let mut table = table_options(format, ConfigFileType::CSV, options, session)?;
+    let header = table.csv.has_header.unwrap_or(session.config_options().catalog.has_header);
+    table.csv.has_header = Some(header);
+    let mut plain = TableOptions::new();
+    plain.set_config_format(ConfigFileType::CSV);
+    plain.csv.has_header = Some(true);
+    let settings = |table: &TableOptions| {
+        let entries = table.entries().into_iter();
+        let named = entries.filter_map(|entry| {
+            let key = entry.key.strip_prefix("format.")?;
+            let is_compression = key.starts_with("compression");
+            Some((key.to_string(), entry.value?)).filter(|_| !is_compression)
+        });
+        named.collect::<BTreeMap<_, _>>()
+    };
+    let plain = settings(&plain);
+    let given = settings(&table).into_iter();
+    Ok(given.filter(|(key, value)| plain.get(key) != Some(value)).collect())
 }
 
 /// The options of formats that DataFusion has no options for.

@@ -81,6 +81,7 @@ impl FormatSpec {
         for (option, (key, value)) in &given {
             if key == COMPRESSION {
                 compression = Some(parse_compression(option, value)?);
+                row_options.insert("compression".into(), value.trim().to_ascii_lowercase());
                 continue;
             }
             if key != ENFORCE_SCHEMA {

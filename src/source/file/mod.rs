@@ -237,12 +237,14 @@ impl SourceProvider for FileTable {
             data_type: field.data_type().to_string(),
             nullable: field.is_nullable(),
         };
+        let mut options = self.spec.row_options.clone();
+        options.extend(self.options.row_options());
         SourceDefinition {
             format: self.spec.name.to_string(),
             location: Some(location_of(self.location.base_url(), checkpoint.url())),
             columns: self.layout.schema().fields().iter().map(column).collect(),
             inferred: self.is_inferred,
-            options: self.spec.row_options.clone(),
+            options,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The options of the file source, with Spark's names and meaning.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -28,6 +29,7 @@ pub(super) const RECORDS: &[&str] = &["mode", "columnNameOfCorruptRecord", "badR
 
 const DEFAULT_MAX_FILE_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const DEFAULT_DISCARD_RATIO: f64 = 0.2;
+const CORRUPT_RECORD: &str = "_corrupt_record";
 
 /// What happens to records that do not fit the schema (`mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -113,10 +115,33 @@ impl SourceOptions {
             mode: mode(options)?,
             corrupt_record_column: options
                 .get("columnNameOfCorruptRecord")
-                .unwrap_or("_corrupt_record")
+                .unwrap_or(CORRUPT_RECORD)
                 .to_string(),
             bad_records_path: options.get("badRecordsPath").map(str::to_string),
         })
+    }
+}
+
+impl SourceOptions {
+    /// Those that decide what the rows are, as far as they are not what they are by default: a restart
+    /// must find them unchanged. Where malformed records go may change, but not whether they do.
+    pub(super) fn row_options(&self) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        let mode = match self.mode {
+            ParseMode::FailFast => None,
+            ParseMode::Permissive => Some("PERMISSIVE"),
+            ParseMode::DropMalformed => Some("DROPMALFORMED"),
+        };
+        if let Some(mode) = mode {
+            found.insert("mode".to_string(), mode.to_string());
+        }
+        if self.mode == ParseMode::Permissive && self.corrupt_record_column != CORRUPT_RECORD {
+            found.insert("columnNameOfCorruptRecord".to_string(), self.corrupt_record_column.clone());
+        }
+        if self.bad_records_path.is_some() {
+            found.insert("badRecordsPath".to_string(), "in use".to_string());
+        }
+        found
     }
 }
 

@@ -36,6 +36,7 @@ fn metadata() -> Result<Metadata> {
         location: Some(location_of(&url("file:///work/out/etl/")?, &checkpoint)),
         columns: vec![column("auction", "Int64")],
         partition_by: Vec::new(),
+        options: Default::default(),
     };
     let definition =
         QueryDefinition { sources: vec![source], sink, output_mode: "append".into(), operators: Vec::new() };
@@ -51,13 +52,25 @@ fn plan(batch: u64) -> OffsetsRecord {
         batch_timestamp_ms: 1_790_000_000_000 + batch as i64 * 2_000,
         batch_watermark_ms: 0,
         conf: BTreeMap::from([("partitions".to_string(), "4".to_string())]),
-        sources: vec![SourceOffset { end: json!({ "logOffset": if batch < 3 { 0 } else { 1 } }), entries }],
+        sources: vec![SourceOffset {
+            start: serde_json::Value::Null,
+            end: json!({ "logOffset": if batch < 3 { 0 } else { 1 } }),
+            entries,
+        }],
     }
 }
 
 fn commit(batch: u64) -> CommitRecord {
     let sink = json!({ "files": [format!("part-{batch}-0.parquet")] });
-    CommitRecord { batch_id: batch, next_batch_watermark_ms: 0, sink, late: vec![], state: json!(null) }
+    CommitRecord {
+        batch_id: batch,
+        next_batch_watermark_ms: 0,
+        streams: vec![],
+        sink,
+        late: vec![],
+        state: json!(null),
+        let_go: None,
+    }
 }
 
 #[tokio::test]

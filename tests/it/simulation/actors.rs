@@ -31,6 +31,7 @@ pub async fn play(story: &Arc<Story>) -> std::result::Result<(), String> {
     actors.spawn(take_over(Arc::clone(story), Arc::clone(&over)));
     actors.spawn(kill(Arc::clone(story), Arc::clone(&over)));
     actors.spawn(read(Arc::clone(story), Arc::clone(&over)));
+    actors.spawn(set_the_clock(Arc::clone(story), Arc::clone(&over)));
     let mut history = History::new(story.seed);
     let mut dice = dice(story, 1);
     for _ in 0..8 + dice.roll(16) {
@@ -43,8 +44,9 @@ pub async fn play(story: &Arc<Story>) -> std::result::Result<(), String> {
     }
     story.machine.calm();
     for round in 0..2 {
-        // What is left of the runs before is removed when a batch has run.
-        if round == 0 {
+        // Nothing new comes: what is due is due nevertheless. But what is left in files of the runs
+        // before is removed only when a batch has run.
+        if round == 1 && story.to_files {
             story.world().feed(&history.next());
         }
         let process = story.machine.process("last", true);
@@ -168,6 +170,16 @@ async fn kill(story: Arc<Story>, over: Arc<AtomicBool>) {
             0 => story.machine.cut_power(),
             _ => story.machine.kill_newest(),
         }
+    }
+}
+
+/// Somebody who sets the machine's clock, forth and back.
+async fn set_the_clock(story: Arc<Story>, over: Arc<AtomicBool>) {
+    let mut dice = dice(&story, 6);
+    while !over.load(Ordering::SeqCst) {
+        wait(&story, &mut dice, 2000, "clock setter").await;
+        let within_ms = [50, 5_000, 7_200_000][dice.roll(3)];
+        story.time.set_clock(dice.roll(2 * within_ms) as i64 - within_ms as i64);
     }
 }
 

@@ -157,7 +157,6 @@ async fn check(story: &Story) -> Result<(), String> {
 fn check_batches(story: &Story, seen: &Seen) -> Result<(), String> {
     let world = story.world();
     let mut checker = Checker::new(&story.spec);
-    checker.may_rerun = true;
     let rows_after: BTreeSet<(u64, u64)> = story.facts().rows_after.iter().copied().collect();
     for batch in seen.commits.keys() {
         checker.check_next(&world, &seen.offsets[batch])?;
@@ -169,7 +168,7 @@ fn check_batches(story: &Story, seen: &Seen) -> Result<(), String> {
             story.facts().states_compared += 1;
         }
     }
-    checker.check_all_read(&world)
+    checker.check_done(&world)
 }
 
 /// The rows of files of which readers see the names: each at most once, and each from the stream.

@@ -32,6 +32,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     now_us: u64,
+    /// How far the time of day has been set forth, or back.
+    set_by_ms: i64,
     /// Who waits, by when it is their turn. Names make the order of those that wait for the same moment
     /// independent of who came first.
     waiting: BTreeMap<(u64, String, u64), oneshot::Sender<()>>,
@@ -46,6 +48,11 @@ impl Time {
     /// Microseconds since the beginning.
     pub fn now_us(&self) -> u64 {
         self.state().now_us
+    }
+
+    /// Sets the time of day so far from what it would be if nobody had ever set it.
+    pub fn set_clock(&self, by_ms: i64) {
+        self.state().set_by_ms = by_ms;
     }
 
     /// Returns after that many microseconds.
@@ -104,7 +111,12 @@ impl Time {
 #[async_trait]
 impl Clock for Time {
     fn now_ms(&self) -> i64 {
-        START_MS + (self.now_us() / 1000) as i64
+        let state = self.state();
+        START_MS + (state.now_us / 1000) as i64 + state.set_by_ms
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_micros(self.now_us())
     }
 
     async fn sleep(&self, duration: Duration) {

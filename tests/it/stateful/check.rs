@@ -2,7 +2,6 @@
 
 use serde_json::Value as Json;
 use tidemill::OutputMode;
-use uuid::Uuid;
 
 use super::interpreter::Interpreter;
 use super::model::Rel;
@@ -15,20 +14,16 @@ use crate::support::committed::{commits, record};
 /// comes from the checkpoint, for a crash may move that; all else is computed.
 pub struct Checker {
     pub interpreter: Interpreter,
-    /// The run of the last batch.
-    run: Option<Uuid>,
     /// How much of each stream was read.
     read: Vec<usize>,
     /// The next batch to check.
     next: u64,
-    /// Whether a run may begin with a batch without rows: one that was planned before a crash.
-    pub may_rerun: bool,
 }
 
 impl Checker {
     pub fn new(spec: &Spec) -> Self {
         let interpreter = Interpreter::new(&spec.rel, spec.mode, spec.delays.as_deref(), spec.take_greatest);
-        Self { interpreter, run: None, read: vec![0, 0], next: 0, may_rerun: false }
+        Self { interpreter, read: vec![0, 0], next: 0 }
     }
 
     /// How many batches were checked.
@@ -51,58 +46,42 @@ impl Checker {
     pub fn check_next(&mut self, world: &World, offsets: &Json) -> Result<(), String> {
         let published = world.sink.published();
         let number = self.next;
-        let (run, found) =
-            published.get(&number).ok_or_else(|| format!("batch {number} was not published"))?;
-        self.batch(world, *run, offsets, found)?;
+        let (_, found) = published.get(&number).ok_or_else(|| format!("batch {number} was not published"))?;
+        self.batch(world, offsets, found)?;
         self.next += 1;
         Ok(())
     }
 
-    /// As [`Checker::check`] when the query has done all there is to do.
+    /// Checks the batches that came since the last check, when the query has done all there is to do.
     pub fn check_all(&mut self, world: &World) -> Result<(), String> {
-        self.check_read(world)?;
-        match self.interpreter.goes_on() {
-            true => Err(format!("no batch without rows after batch {}", self.next - 1)),
-            false => Ok(()),
-        }
-    }
-
-    /// As [`Checker::check`] when the query has read all rows. The batch without rows that should
-    /// follow may be missing: a run that comes after a crash does not make up for it.
-    pub fn check_read(&mut self, world: &World) -> Result<(), String> {
         self.check(world)?;
-        self.check_all_read(world)
+        self.check_done(world)
     }
 
-    /// Fails if a batch that should have been checked did not read what was fed.
-    pub fn check_all_read(&self, world: &World) -> Result<(), String> {
+    /// Fails if there should have been further batches: something was fed that none has read, or the
+    /// watermark has made something final, whatever has been stopped or crashed since.
+    pub fn check_done(&self, world: &World) -> Result<(), String> {
+        if self.interpreter.goes_on() {
+            return Err(format!("no batch without rows after batch {}", self.next - 1));
+        }
         if world.spec.rel.streams().iter().any(|stream| self.read[*stream] < world.fed[*stream].len()) {
             return Err(format!("{:?} was read of {:?}", self.read, world.fed));
         }
         Ok(())
     }
 
-    fn batch(&mut self, world: &World, run: Uuid, offsets: &Json, found: &[Row]) -> Result<(), String> {
-        let restarted = self.run.is_some_and(|last| last != run);
-        if restarted {
-            self.interpreter.restart();
-        }
+    fn batch(&mut self, world: &World, offsets: &Json, found: &[Row]) -> Result<(), String> {
         let (rows, was_fed) = self.rows(world, offsets);
         let text = |problem: String| format!("batch {} of {rows:?}: {problem}", self.next);
         if !was_fed && !self.interpreter.goes_on() {
             return Err(text("there was nothing to do".into()));
-        }
-        if !was_fed && restarted && !self.may_rerun {
-            return Err(text("a run began with a batch without rows".into()));
         }
         let expected = self.interpreter.batch(&rows);
         let watermark = offsets["batchWatermarkMs"].as_i64().unwrap();
         if world.spec.delays.is_some() && watermark != self.interpreter.watermark_ms() {
             return Err(text(format!("watermark {watermark}, not {}", self.interpreter.watermark_ms())));
         }
-        compare(&world.spec, found, &expected).map_err(text)?;
-        self.run = Some(run);
-        Ok(())
+        compare(&world.spec, found, &expected).map_err(text)
     }
 
     /// The rows of a batch, per stream, and whether the streams had moved at all.

@@ -66,7 +66,7 @@ async fn keys_that_collide_are_told_apart() {
                 for _ in 0..2 {
                     world.feed(&history.next());
                     query.process_all_available().await.unwrap();
-                    let checked = checker.check_read(&world);
+                    let checked = checker.check_all(&world);
                     checked.unwrap_or_else(|problem| panic!("{}, seed {seed}: {problem}", spec.rel.sql()));
                 }
                 query.stop(StopMode::Finish).await.unwrap();

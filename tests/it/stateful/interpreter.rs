@@ -418,7 +418,7 @@ pub struct Interpreter {
     /// Per stream, in milliseconds.
     delays: Option<Vec<i64>>,
     take_greatest: bool,
-    /// Per watermark of the plan; forgotten at a restart.
+    /// Per watermark of the plan.
     nodes: Vec<Option<i64>>,
     /// The watermark of the last batch, in milliseconds.
     watermark_ms: i64,
@@ -466,11 +466,6 @@ impl Interpreter {
         let nodes = self.nodes.iter().map(|node| node.unwrap_or(0));
         let all = if self.take_greatest { nodes.max() } else { nodes.min() };
         self.next_ms = self.next_ms.max(all.unwrap_or(0));
-    }
-
-    /// The query stops and starts again on its checkpoint.
-    pub fn restart(&mut self) {
-        self.nodes.clear();
     }
 
     /// The watermark of the last batch, in milliseconds; 0 if there is none.

@@ -113,7 +113,13 @@ impl Sink for Capture {
     }
 
     fn definition(&self, _: &dyn Storage) -> SinkDefinition {
-        SinkDefinition { format: "capture".into(), location: None, columns: vec![], partition_by: vec![] }
+        SinkDefinition {
+            format: "capture".into(),
+            location: None,
+            columns: vec![],
+            partition_by: vec![],
+            options: Default::default(),
+        }
     }
 
     fn check_output_mode(&self, _: OutputMode) -> Result<()> {

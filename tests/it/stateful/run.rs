@@ -240,7 +240,6 @@ async fn crash(spec: &Spec, seed: u64, plan: Option<Plan>, again: Option<Plan>) 
     let mut history = History::new(seed);
     let mut world = World::new(spec.clone());
     let mut checker = Checker::new(spec);
-    checker.may_rerun = true;
     let mut plans = [plan, again].into_iter().flatten();
     let mut faults = Faults::new(plans.next());
     let mut calls = 0;
@@ -265,7 +264,7 @@ async fn crash(spec: &Spec, seed: u64, plan: Option<Plan>, again: Option<Plan>) 
             }
             faults = Faults::new(plans.next());
         }
-        checker.check_read(&world)?;
+        checker.check_all(&world)?;
     }
     for (batch, attempts) in world.sink.attempts() {
         // Bit for bit, whatever the crash and the number of partitions.

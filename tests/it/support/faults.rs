@@ -56,6 +56,14 @@ pub struct Call {
     pub path: String,
 }
 
+impl Call {
+    /// What the call does, without the parts of its path that differ from batch to batch.
+    pub fn kind(&self) -> String {
+        let directory = self.path.split('/').next().unwrap_or_default();
+        format!("{} {directory}", self.operation).trim_end().to_string()
+    }
+}
+
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.operation, self.path)
@@ -75,10 +83,24 @@ struct Shared {
     released: Semaphore,
 }
 
+/// A call by what it does, wherever it comes among others: the first of its kind is number 0.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    pub kind: String,
+    pub number: usize,
+}
+
+/// A call that goes wrong.
+#[derive(Debug)]
+enum Which {
+    Call(usize),
+    Of(Target),
+}
+
 #[derive(Debug, Default)]
 struct State {
     calls: Vec<Call>,
-    plan: Option<Plan>,
+    plan: Option<(Which, Fault)>,
     hold: Hold,
     fired: bool,
     dead: bool,
@@ -95,6 +117,21 @@ enum Hold {
     Every,
 }
 
+impl State {
+    /// What goes wrong at a call that has just come.
+    fn fault_at(&self, index: usize) -> Option<Fault> {
+        let (which, fault) = self.plan.as_ref()?;
+        let is_meant = match which {
+            Which::Call(call) => *call == index,
+            Which::Of(target) => {
+                let kinds = self.calls.iter().map(Call::kind).filter(|kind| *kind == target.kind);
+                self.calls[index].kind() == target.kind && kinds.count() == target.number + 1
+            }
+        };
+        is_meant.then_some(*fault)
+    }
+}
+
 enum Step {
     Run,
     /// Without effect.
@@ -108,7 +145,13 @@ enum Step {
 impl Faults {
     /// A process in which `plan` happens, if any.
     pub fn new(plan: Option<Plan>) -> Self {
+        let plan = plan.map(|Plan { call, fault }| (Which::Call(call), fault));
         Self::with(State { plan, ..State::default() })
+    }
+
+    /// A process in which a call of some kind goes wrong.
+    pub fn of(target: Target, fault: Fault) -> Self {
+        Self::with(State { plan: Some((Which::Of(target), fault)), ..State::default() })
     }
 
     /// A process that stops before the given call until [`Faults::release`].
@@ -198,8 +241,7 @@ impl Process {
             }
             let index = state.calls.len();
             state.calls.push(Call { operation, path: path.to_string() });
-            let plan = state.plan.filter(|plan| plan.call == index);
-            if let Some(Plan { fault, .. }) = plan {
+            if let Some(fault) = state.fault_at(index) {
                 state.fired = true;
                 state.dead = fault.is_deadly();
                 let error = failed("injected fault");

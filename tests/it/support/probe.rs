@@ -104,7 +104,13 @@ impl Sink for Probe {
     }
 
     fn definition(&self, _: &dyn Storage) -> SinkDefinition {
-        SinkDefinition { format: "probe".into(), location: None, columns: vec![], partition_by: vec![] }
+        SinkDefinition {
+            format: "probe".into(),
+            location: None,
+            columns: vec![],
+            partition_by: vec![],
+            options: Default::default(),
+        }
     }
 
     fn check_output_mode(&self, _: OutputMode) -> Result<()> {

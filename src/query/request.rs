@@ -1,0 +1,49 @@
+//! What a start is asked for.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use url::Url;
+
+use super::late_rows::{LateTarget, MakeLateSink};
+use super::manager::StreamingQueryManager;
+use super::settings::StateSettings;
+use super::trigger::Trigger;
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::id::IdGenerator;
+use crate::sink::{OutputMode, Sink};
+use crate::storage::{Durability, StorageProvider};
+
+/// A plan and the session it was made in.
+#[derive(Debug, Clone)]
+pub(crate) struct QueryPlan {
+    pub(crate) logical: LogicalPlan,
+    pub(crate) state: SessionState,
+}
+
+/// Makes the sink once the columns of the result are known.
+pub(crate) type MakeSink = Arc<dyn Fn(SchemaRef) -> Result<Arc<dyn Sink>> + Send + Sync>;
+
+/// Everything a start needs.
+pub(crate) struct StartRequest {
+    pub(crate) plan: QueryPlan,
+    pub(crate) make_sink: MakeSink,
+    /// Where late rows go, if they are to be kept.
+    pub(crate) late_rows: Option<LateTarget>,
+    pub(crate) make_late_sink: MakeLateSink,
+    pub(crate) output_mode: OutputMode,
+    pub(crate) trigger: Trigger,
+    pub(crate) name: Option<String>,
+    /// Where the checkpoint is; `None` only for sinks that do not outlive the process.
+    pub(crate) checkpoint: Option<Url>,
+    pub(crate) durability: Durability,
+    pub(crate) min_batches_to_retain: u64,
+    pub(crate) state: StateSettings,
+    pub(crate) manager: StreamingQueryManager,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn IdGenerator>,
+    pub(crate) storages: Arc<dyn StorageProvider>,
+}
