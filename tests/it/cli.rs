@@ -440,6 +440,54 @@ fn the_first_example_of_the_documentation_runs() {
 }
 
 #[test]
+fn a_batch_that_cannot_be_run_is_let_go_by_the_command_that_the_error_names() {
+    let folder = Folder::new();
+    folder.write("in/a.json", "{\"id\":1}\n{\"id\":\n");
+    folder.write(
+        "job.sql",
+        "CREATE UNBOUNDED EXTERNAL TABLE s (id BIGINT) STORED AS JSON LOCATION 'in/';
+         CREATE EXTERNAL TABLE o STORED AS JSON LOCATION 'out/';
+         CREATE STREAMING QUERY q TRIGGER AVAILABLE NOW CHECKPOINT LOCATION 'cp/' AS INSERT INTO o SELECT id FROM s;",
+    );
+    let run = || folder.run(&["run", "job.sql", "--progress", "none"]);
+    let command = |arguments: &[&str]| folder.run(&[&["checkpoint"], arguments].concat());
+    assert_eq!(command(&["replan", "cp"]).0, 1, "there is no checkpoint yet");
+    let (code, _, err) = run();
+    assert!(
+        code == 1 && err.contains("a.json' at line 2") && err.contains("tidemill checkpoint replan '"),
+        "{err}"
+    );
+    folder.write("in/a.json", "{\"id\":1}\n{\"id\":2}\n");
+    let (code, _, err) = run();
+    assert!(code == 1 && err.contains("it changed since it was listed"), "{err}");
+    let (code, out, _) = command(&["list", "cp"]);
+    assert_eq!(code, 0);
+    assert!(
+        out.contains("0  planned    planned at 20") && out.contains("1 file or entry of source 0 (json)"),
+        "{out}"
+    );
+    for _ in 0..2 {
+        let (code, out, _) = command(&["replan", "cp", "--dry-run"]);
+        assert!(code == 0 && out.starts_with("would let batch 0 go: planned at 20"), "{out}");
+    }
+    let (code, out, _) = command(&["replan", "cp"]);
+    assert!(code == 0 && out.starts_with("let batch 0 go: "), "{out}");
+    let (code, out, _) = command(&["replan", "cp"]);
+    assert!(code == 0 && out.contains("there is nothing to plan anew"), "{out}");
+    assert_eq!(run().0, 0);
+    let (_, out, _) = command(&["list", "cp"]);
+    let states: Vec<_> = out.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(states, ["let", "committed"], "{out}");
+    let (_, out, _) = folder.run(&[
+        "sql",
+        "-c",
+        "CREATE EXTERNAL TABLE o STORED AS JSON LOCATION 'out'; SELECT sum(id) FROM o",
+    ]);
+    assert!(out.contains("| 3 "), "{out}");
+    assert_eq!(folder.run(&["check", "cp"]).0, 0);
+}
+
+#[test]
 fn check_finds_damage() {
     let folder = Folder::new();
     folder.write("in/a.json", "{\"id\":1,\"name\":\"a\"}\n");

@@ -330,21 +330,56 @@ async fn listeners_are_told_in_order() {
 }
 
 #[tokio::test]
-async fn a_listener_that_panics_ends_its_query_with_an_error_and_nothing_else() {
+async fn a_listener_that_panics_harms_no_query() {
     #[derive(Debug)]
     struct Rude;
     impl tidemill::StreamingQueryListener for Rude {
-        fn on_query_progress(&self, progress: &tidemill::StreamingQueryProgress) {
-            assert_ne!(progress.name.as_deref(), Some("victim"), "rude");
+        fn on_query_started(&self, _: &tidemill::QueryStarted) {
+            panic!("rude");
+        }
+        fn on_query_progress(&self, _: &tidemill::StreamingQueryProgress) {
+            panic!("rude");
+        }
+        fn on_query_idle(&self, _: &tidemill::QueryIdle) {
+            panic!("rude");
+        }
+        fn on_query_terminated(&self, _: &tidemill::QueryTerminated) {
+            panic!("rude");
         }
     }
-    let (victim, other) = (place_of(1), place_of(1));
+    let place = place_of(1);
     let session = session();
     session.streams().add_listener(Arc::new(Rude));
-    let error = Job::new(&victim).name("victim").run(&session).await.unwrap_err();
-    assert!(error.to_string().contains("panicked"), "{error}");
-    Job::new(&other).name("other").run(&session).await.unwrap();
-    // The batch itself was done; the next run finds that out.
-    Job::new(&victim).run(&session).await.unwrap();
-    assert_eq!((victim.ids(), other.ids()), (vec![0], vec![0]));
+    let recorder = Recorder::of(&session);
+    let query = Job::new(&place).name("victim").run(&session).await.unwrap();
+    assert_eq!((place.ids(), query.recent_progress().len()), (vec![0], 1));
+    assert!(session.streams().active().is_empty());
+    // The others are told as ever.
+    let told = recorder.events();
+    assert!(
+        matches!(told.as_slice(), [Event::Started(_), Event::Progress(_), Event::Terminated(_)]),
+        "{told:?}"
+    );
+    // The name and the checkpoint are free again.
+    Job::new(&place).name("victim").run(&session).await.unwrap();
+}
+
+/// However many queries have ended, what is kept of them is whether one has failed, and how.
+#[tokio::test]
+async fn the_first_failure_since_the_last_reset_is_what_waiting_for_any_query_gives() {
+    let session = session();
+    let failing = Place::new();
+    failing.put("in/0.json", "no json");
+    let good = place_of(1);
+    Job::new(&good).run(&session).await.unwrap();
+    session.streams().await_any_termination().await.unwrap();
+    let error = Job::new(&failing).run(&session).await.unwrap_err();
+    Job::new(&good).run(&session).await.unwrap();
+    let found = session.streams().await_any_termination().await.unwrap_err();
+    assert_eq!(found.to_string(), error.to_string());
+    session.streams().reset_terminated();
+    let soon = Duration::from_millis(20);
+    assert!(!session.streams().await_any_termination_timeout(soon).await.unwrap());
+    Job::new(&good).run(&session).await.unwrap();
+    session.streams().await_any_termination().await.unwrap();
 }

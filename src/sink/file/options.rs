@@ -283,7 +283,14 @@ pub(super) fn for_readers(
         let named = entries.filter_map(|entry| {
             let key = entry.key.strip_prefix("format.")?;
             let is_compression = key.starts_with("compression");
-            Some((key.to_string(), entry.value?)).filter(|_| !is_compression)
+            let value = entry.value?;
+            let value = match (key, value.parse::<u8>()) {
+                ("delimiter" | "quote" | "escape" | "terminator" | "comment", Ok(byte)) => {
+                    char::from(byte).to_string()
+                }
+                _ => value,
+            };
+            Some((key.to_string(), value)).filter(|_| !is_compression)
         });
         named.collect::<BTreeMap<_, _>>()
     };
