@@ -1,22 +1,20 @@
 //! First sightings.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::PhysicalExpr;
-use futures::{StreamExt, TryStreamExt, stream};
 
-use super::codec::RowCodec;
-use super::epoch::Epoch;
-use super::operator::{OperatorId, columns};
-use super::unary::{Batches, PartitionWork};
+use super::batch::Batch;
+use super::exchange::KeyedRows;
+use super::operator::{OperatorCounters, columns};
+use super::stateful::{StatefulWork, Worked};
 use crate::checkpoint::records::OperatorDefinition;
-use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable, hash_key};
+use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 
 /// What becomes of rows whose key was seen before.
 #[derive(Debug)]
@@ -35,11 +33,8 @@ pub(crate) enum Repeated {
 /// more, if that is ever known.
 #[derive(Debug)]
 pub(crate) struct StatefulDeduplicate {
-    pub(crate) operator: OperatorId,
-    pub(crate) keys: Vec<Arc<dyn PhysicalExpr>>,
     /// The columns of the key.
     pub(crate) key_schema: SchemaRef,
-    pub(crate) codec: RowCodec,
     pub(crate) repeated: Repeated,
     /// When a key can be forgotten: Int64 over the input, in microseconds since the epoch; null for
     /// never. Of several rows with a key that of the first counts.
@@ -47,7 +42,7 @@ pub(crate) struct StatefulDeduplicate {
     pub(crate) schema: SchemaRef,
 }
 
-impl PartitionWork for StatefulDeduplicate {
+impl StatefulWork for StatefulDeduplicate {
     fn name(&self) -> &'static str {
         match self.repeated {
             Repeated::Drop => "StatefulDeduplicateExec",
@@ -56,9 +51,7 @@ impl PartitionWork for StatefulDeduplicate {
     }
 
     fn describe(&self) -> String {
-        let keys: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
-        let expiry = self.expiry.as_ref().map_or_else(String::new, |expiry| format!(", final={expiry}"));
-        format!("{}, keys=[{}]{expiry}", self.operator, keys.join(", "))
+        self.expiry.as_ref().map_or_else(String::new, |expiry| format!(", final={expiry}"))
     }
 
     fn schema(&self) -> SchemaRef {
@@ -70,87 +63,84 @@ impl PartitionWork for StatefulDeduplicate {
             Repeated::Mark(filter) => filter.as_ref(),
             Repeated::Drop => None,
         };
-        self.keys.iter().chain(&self.expiry).chain(filter).collect()
+        self.expiry.iter().chain(filter).collect()
     }
 
-    fn definition(&self) -> Option<(usize, OperatorDefinition)> {
+    fn definition(&self) -> OperatorDefinition {
         let name = match self.repeated {
             Repeated::Drop => "deduplicate",
             Repeated::Mark(_) => "distinct",
         };
         let keys = columns(self.key_schema.fields().iter().map(AsRef::as_ref));
-        let details = [("keys".to_string(), keys)].into();
-        Some((self.operator.id, OperatorDefinition { name: name.into(), details }))
+        OperatorDefinition { name: name.into(), details: [("keys".to_string(), keys)].into() }
     }
 
-    fn run(self: Arc<Self>, partition: usize, rows: SendableRecordBatchStream, epoch: Arc<Epoch>) -> Batches {
-        let work = Arc::clone(&self);
-        let after = Arc::clone(&epoch);
-        let passing = Arc::new(Mutex::new(ByteRows::default()));
-        let passed = Arc::clone(&passing);
-        let rows = rows.and_then(move |batch| {
-            let mut table = epoch.state.table(self.operator.id, partition);
-            let mut passing = passing.lock().unwrap_or_else(PoisonError::into_inner);
-            std::future::ready(self.batch(batch, &mut *table, &epoch, &mut passing))
-        });
+    fn run(
+        &self,
+        rows: Vec<KeyedRows>,
+        table: &mut dyn StateTable,
+        batch: &Batch,
+    ) -> DataFusionResult<Worked> {
+        let finals = batch.watermarks.finals();
+        let mut work = Work { deduplicate: self, table, finals, passing: ByteRows::default() };
+        let mut worked = Worked::default();
+        for rows in rows {
+            let rows = work.rows(rows, &mut worked.counters)?;
+            worked.rows.push(rows);
+        }
         // Keys are forgotten when the batch is through: its own rows are judged by what was there.
-        let forget = stream::once(async move {
-            let passed = std::mem::take(&mut *passed.lock().unwrap_or_else(PoisonError::into_inner));
-            work.forget(partition, &after, &passed)
-        });
-        rows.chain(forget.try_filter_map(|()| std::future::ready(Ok(None)))).boxed()
+        worked.counters.removed = work.forget()? as u64;
+        Ok(worked)
     }
 }
 
-impl StatefulDeduplicate {
-    fn batch(
-        &self,
-        batch: RecordBatch,
-        table: &mut dyn StateTable,
-        epoch: &Epoch,
-        passing: &mut ByteRows,
-    ) -> DataFusionResult<RecordBatch> {
-        let rows = batch.num_rows();
-        let wanted = match &self.repeated {
-            Repeated::Mark(Some(filter)) => Some(filter.evaluate(&batch)?.into_array(rows)?),
+/// The work on one partition in one batch.
+struct Work<'a> {
+    deduplicate: &'a StatefulDeduplicate,
+    table: &'a mut dyn StateTable,
+    /// What is final in this batch.
+    finals: Option<i64>,
+    /// The keys that were final already when they came; they are for this batch only.
+    passing: ByteRows,
+}
+
+impl Work<'_> {
+    fn rows(&mut self, keyed: KeyedRows, counters: &mut OperatorCounters) -> DataFusionResult<RecordBatch> {
+        let rows = keyed.rows.num_rows();
+        let wanted = match &self.deduplicate.repeated {
+            Repeated::Mark(Some(filter)) => Some(filter.evaluate(&keyed.rows)?.into_array(rows)?),
             _ => None,
         };
-        let first = self.first(&batch, wanted.as_ref(), table, epoch, passing)?;
-        match self.repeated {
+        let fresh = self.fresh(&keyed, wanted.as_ref())?;
+        counters.updated += fresh.len() as u64;
+        let mut first = BooleanBuilder::with_capacity(rows);
+        let mut next = fresh.iter().copied().peekable();
+        (0..rows).for_each(|row| first.append_value(next.next_if_eq(&row).is_some()));
+        let first = first.finish();
+        match self.deduplicate.repeated {
             Repeated::Drop => {
-                let kept = first.true_count();
-                epoch.operators[self.operator.id].add_duplicates(rows - kept);
-                match kept == rows {
-                    true => Ok(batch),
-                    false => Ok(filter_record_batch(&batch, &first)?),
+                counters.duplicates += (rows - fresh.len()) as u64;
+                match fresh.len() == rows {
+                    true => Ok(keyed.rows),
+                    false => Ok(filter_record_batch(&keyed.rows, &first)?),
                 }
             }
             Repeated::Mark(_) => {
-                let mut columns = batch.columns().to_vec();
+                let mut columns = keyed.rows.columns().to_vec();
                 columns.push(Arc::new(first));
-                Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+                Ok(RecordBatch::try_new(Arc::clone(&self.deduplicate.schema), columns)?)
             }
         }
     }
 
-    /// For each row, whether it is the first with its key; its key is remembered then.
-    fn first(
-        &self,
-        batch: &RecordBatch,
-        wanted: Option<&ArrayRef>,
-        table: &mut dyn StateTable,
-        epoch: &Epoch,
-        passing: &mut ByteRows,
-    ) -> DataFusionResult<BooleanArray> {
-        let rows = batch.num_rows();
-        let keys = self.keys(batch)?;
+    /// The rows that are the first with their key; the keys are remembered then.
+    fn fresh(&mut self, keyed: &KeyedRows, wanted: Option<&ArrayRef>) -> DataFusionResult<Vec<usize>> {
         let wanted = wanted.map(|wanted| wanted.as_boolean());
-        let is_wanted = |row: usize| wanted.is_none_or(|wanted| wanted.is_valid(row) && wanted.value(row));
-        let candidates = first_of_each(&keys, (0..rows).filter(|row| is_wanted(*row)));
-        let names: ByteRows = candidates.iter().map(|row| keys.row(*row)).collect();
+        let is_wanted = |row: &usize| wanted.is_none_or(|wanted| wanted.is_valid(*row) && wanted.value(*row));
+        let candidates = first_of_each(keyed, (0..keyed.rows.num_rows()).filter(is_wanted));
+        let names: ByteRows = candidates.iter().map(|row| keyed.keys.row(*row)).collect();
         let mut found = Found::default();
-        table.get(&names, None, &mut found)?;
-
+        self.table.get(&names, None, &mut found)?;
         let mut known = found.positions.iter().copied().peekable();
         let fresh: Vec<usize> = candidates
             .iter()
@@ -158,46 +148,25 @@ impl StatefulDeduplicate {
             .filter(|(position, _)| known.next_if_eq(position).is_none())
             .map(|(_, row)| *row)
             .collect();
-        self.remember(batch, &keys, &fresh, table, (epoch.watermarks.finals(), passing))?;
-        epoch.operators[self.operator.id].add_updated(fresh.len());
-
-        let mut first = BooleanBuilder::with_capacity(rows);
-        let mut fresh = fresh.into_iter().peekable();
-        (0..rows).for_each(|row| first.append_value(fresh.next_if_eq(&row).is_some()));
-        Ok(first.finish())
+        self.remember(keyed, &fresh)?;
+        Ok(fresh)
     }
 
-    fn keys(&self, batch: &RecordBatch) -> DataFusionResult<super::codec::EncodedRows> {
-        let columns = self
-            .keys
-            .iter()
-            .map(|key| key.evaluate(batch)?.into_array(batch.num_rows()))
-            .collect::<DataFusionResult<Vec<_>>>()?;
-        self.codec.encode(&columns, batch.num_rows())
-    }
-
-    /// Remembers the keys of `rows`. Those that are final by the watermark of this batch already, given
-    /// with the keys so far of which that holds, are for this batch only: a table takes no row that
-    /// has expired.
-    fn remember(
-        &self,
-        batch: &RecordBatch,
-        keys: &dyn RowBytes,
-        rows: &[usize],
-        table: &mut dyn StateTable,
-        (finals, passing): (Option<i64>, &mut ByteRows),
-    ) -> DataFusionResult<()> {
+    /// Remembers the keys of `rows`. Those that are final by the watermark of this batch already are for
+    /// this batch only: a table takes no row that has expired.
+    fn remember(&mut self, keyed: &KeyedRows, rows: &[usize]) -> DataFusionResult<()> {
         if rows.is_empty() {
             return Ok(());
         }
-        let expiries: Option<Vec<i64>> = match &self.expiry {
+        let keys = &keyed.keys;
+        let expiries: Option<Vec<i64>> = match &self.deduplicate.expiry {
             None => None,
             Some(expiry) => {
-                let times = expiry.evaluate(batch)?.into_array(batch.num_rows())?;
+                let times = expiry.evaluate(&keyed.rows)?.into_array(keyed.rows.num_rows())?;
                 let times = times.as_primitive::<Int64Type>();
                 let mut time = |row: &usize| match times.is_valid(*row).then(|| times.value(*row)) {
-                    Some(time) if Some(time) <= finals => {
-                        passing.push(keys.row(*row));
+                    Some(time) if Some(time) <= self.finals => {
+                        self.passing.push(keys.row(*row));
                         NEVER
                     }
                     time => time.unwrap_or(NEVER),
@@ -207,37 +176,33 @@ impl StatefulDeduplicate {
         };
         let names: ByteRows = rows.iter().map(|row| keys.row(*row)).collect();
         let values: ByteRows = std::iter::repeat_n(b"", rows.len()).collect();
-        table.put(&names, None, &values, expiries.as_deref())?;
+        self.table.put(&names, None, &values, expiries.as_deref())?;
         Ok(())
     }
 
-    fn forget(&self, partition: usize, epoch: &Epoch, passed: &ByteRows) -> DataFusionResult<()> {
-        let (Some(upto), true) = (epoch.watermarks.finals(), self.expiry.is_some()) else {
-            return Ok(());
-        };
-        let mut removed = passed.len();
-        let mut table = epoch.state.table(self.operator.id, partition);
-        if !passed.is_empty() {
-            table.remove(passed, None)?;
+    /// Forgets the keys that are final in this batch; how many there were.
+    fn forget(self) -> DataFusionResult<usize> {
+        let (Some(upto), true) = (self.finals, self.deduplicate.expiry.is_some()) else { return Ok(0) };
+        let mut removed = self.passing.len();
+        if !self.passing.is_empty() {
+            self.table.remove(&self.passing, None)?;
         }
-        table.expire(upto, &mut |_, _, _, _| {
+        self.table.expire(upto, &mut |_, _, _, _| {
             removed += 1;
             Ok(())
         })?;
-        drop(table);
-        epoch.operators[self.operator.id].add_removed(removed);
-        Ok(())
+        Ok(removed)
     }
 }
 
 /// The first of the `rows` with each key, ascending.
-fn first_of_each(keys: &dyn RowBytes, rows: impl Iterator<Item = usize>) -> Vec<usize> {
+fn first_of_each(keyed: &KeyedRows, rows: impl Iterator<Item = usize>) -> Vec<usize> {
+    let KeyedRows { keys, hashes, .. } = keyed;
     let mut seen: hashbrown::HashTable<usize> = hashbrown::HashTable::with_capacity(keys.len());
     let mut first = Vec::with_capacity(keys.len());
     for row in rows {
         let key = keys.row(row);
-        let entry =
-            seen.entry(hash_key(key), |other| keys.row(*other) == key, |other| hash_key(keys.row(*other)));
+        let entry = seen.entry(hashes[row], |other| keys.row(*other) == key, |other| hashes[*other]);
         if let hashbrown::hash_table::Entry::Vacant(vacant) = entry {
             vacant.insert(row);
             first.push(row);

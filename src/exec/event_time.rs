@@ -1,7 +1,5 @@
 //! Event time in one batch: what is late, what is final, and what was seen.
 
-use std::sync::{Mutex, PoisonError};
-
 /// Microseconds per millisecond: event times are counted in microseconds, watermarks in
 /// milliseconds as Spark records them.
 const MICROS: i64 = 1000;
@@ -30,11 +28,7 @@ impl Watermarks {
     }
 }
 
-/// The event times that passed one watermark of the plan in a batch. Nulls do not count.
-#[derive(Debug, Default)]
-pub(crate) struct EventTimes(Mutex<EventTimeSummary>);
-
-/// Count, extremes and sum of some event times, in microseconds since the epoch.
+/// Count, extremes and sum of some event times, in microseconds since the epoch. Nulls do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct EventTimeSummary {
     pub(crate) count: u64,
@@ -61,17 +55,6 @@ impl EventTimeSummary {
     /// The largest time, as a watermark counts it: whole milliseconds, rounded down.
     pub(crate) fn max_ms(self) -> Option<i64> {
         (self.count > 0).then(|| self.max.div_euclid(MICROS))
-    }
-}
-
-impl EventTimes {
-    pub(crate) fn add(&self, seen: EventTimeSummary) {
-        let mut summary = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *summary = summary.and(seen);
-    }
-
-    pub(crate) fn summary(&self) -> EventTimeSummary {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -10,13 +10,12 @@ use datafusion::arrow::datatypes::{
 };
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::utils::collect_columns;
-use datafusion::physical_plan::PhysicalExpr;
-use futures::{StreamExt, TryStreamExt};
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
-use super::epoch::Epoch;
-use super::unary::{Batches, PartitionWork};
+use super::node::{Behaviour, map_rows};
+use super::task::Task;
 
 /// Drops and counts rows for which the state of the operator above is gone already: those that are
 /// final at or before the watermark of the batch before this one.
@@ -29,7 +28,7 @@ pub(crate) struct LateFilter {
     pub(crate) schema: SchemaRef,
 }
 
-impl PartitionWork for LateFilter {
+impl Behaviour for LateFilter {
     fn name(&self) -> &'static str {
         "LateFilterExec"
     }
@@ -46,17 +45,18 @@ impl PartitionWork for LateFilter {
         vec![&self.expiry]
     }
 
-    fn late_rows(&self) -> Option<(usize, SchemaRef)> {
-        Some((self.operator, Arc::clone(&self.schema)))
-    }
-
-    fn run(self: Arc<Self>, _: usize, rows: SendableRecordBatchStream, epoch: Arc<Epoch>) -> Batches {
-        match epoch.watermarks.late() {
-            None => rows,
-            Some(late) => {
-                rows.and_then(move |batch| std::future::ready(self.filter(batch, late, &epoch))).boxed()
-            }
-        }
+    fn execute(
+        self: &Arc<Self>,
+        input: Option<&Arc<dyn ExecutionPlan>>,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> DataFusionResult<SendableRecordBatchStream> {
+        let task = Task::of(&context)?;
+        let filter = task.batch.watermarks.late().map(|late| (late, Arc::clone(self)));
+        map_rows(input, partition, context, self.schema(), move |batch| match &filter {
+            Some((late, filter)) => filter.filter(batch, *late, &task),
+            None => Ok(batch),
+        })
     }
 }
 
@@ -90,7 +90,7 @@ impl LateFilter {
         }
     }
 
-    fn filter(&self, batch: RecordBatch, late: i64, epoch: &Epoch) -> DataFusionResult<RecordBatch> {
+    fn filter(&self, batch: RecordBatch, late: i64, task: &Task) -> DataFusionResult<RecordBatch> {
         if self.all_in_time(&batch, late) {
             return Ok(batch);
         }
@@ -107,8 +107,8 @@ impl LateFilter {
         if kept == batch.num_rows() {
             return Ok(batch);
         }
-        epoch.operators[self.operator].add_late(batch.num_rows() - kept);
-        epoch.add_late_rows(self.operator, || Ok(filter_record_batch(&batch, &not(&in_time)?)?))?;
+        let late = || Ok(filter_record_batch(&batch, &not(&in_time)?)?);
+        task.add_late_rows(self.operator, batch.num_rows() - kept, late)?;
         Ok(filter_record_batch(&batch, &in_time)?)
     }
 }

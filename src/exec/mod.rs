@@ -1,17 +1,24 @@
 //! The operators that Tidemill adds to DataFusion's, and running a plan for one batch.
+//!
+//! A plan is a chain of [`stages`]; a batch [`run`]s them, each to its end.
 
 pub(crate) mod aggregate;
+pub(crate) mod batch;
 pub(crate) mod codec;
 pub(crate) mod deduplicate;
-pub(crate) mod epoch;
+mod driven;
 pub(crate) mod event_time;
-pub(crate) mod exchange;
+mod exchange;
 pub(crate) mod late;
 pub(crate) mod limit;
+pub(crate) mod node;
 pub(crate) mod operator;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod scan;
-pub(crate) mod sink;
+pub(crate) mod stages;
+pub(crate) mod stateful;
 pub(crate) mod static_scan;
-pub(crate) mod unary;
+mod task;
 pub(crate) mod watermark;
+pub(crate) mod workers;

@@ -4,52 +4,27 @@ use std::fmt;
 
 use datafusion::arrow::datatypes::Field;
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What one stateful operator did in a batch, all its partitions together.
-#[derive(Debug, Default)]
+/// What one stateful operator did in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct OperatorCounters {
-    rows_updated: AtomicU64,
-    rows_removed: AtomicU64,
-    rows_dropped_by_watermark: AtomicU64,
-    duplicate_rows_dropped: AtomicU64,
+    /// Rows of state that were inserted or replaced.
+    pub(crate) updated: u64,
+    /// Rows of state that were removed.
+    pub(crate) removed: u64,
+    /// Input rows that came too late.
+    pub(crate) late: u64,
+    /// Input rows that were there before.
+    pub(crate) duplicates: u64,
 }
 
 impl OperatorCounters {
-    pub(crate) fn add_updated(&self, rows: usize) {
-        self.rows_updated.fetch_add(rows as u64, Ordering::Relaxed);
-    }
-
-    pub(crate) fn add_removed(&self, rows: usize) {
-        self.rows_removed.fetch_add(rows as u64, Ordering::Relaxed);
-    }
-
-    pub(crate) fn add_late(&self, rows: usize) {
-        self.rows_dropped_by_watermark.fetch_add(rows as u64, Ordering::Relaxed);
-    }
-
-    pub(crate) fn add_duplicates(&self, rows: usize) {
-        self.duplicate_rows_dropped.fetch_add(rows as u64, Ordering::Relaxed);
-    }
-
-    /// Rows of state that were inserted or replaced.
-    pub(crate) fn updated(&self) -> u64 {
-        self.rows_updated.load(Ordering::Relaxed)
-    }
-
-    /// Rows of state that were removed.
-    pub(crate) fn removed(&self) -> u64 {
-        self.rows_removed.load(Ordering::Relaxed)
-    }
-
-    /// Input rows that came too late.
-    pub(crate) fn late(&self) -> u64 {
-        self.rows_dropped_by_watermark.load(Ordering::Relaxed)
-    }
-
-    /// Input rows that were there before.
-    pub(crate) fn duplicates(&self) -> u64 {
-        self.duplicate_rows_dropped.load(Ordering::Relaxed)
+    /// Adds those of another partition.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.updated += other.updated;
+        self.removed += other.removed;
+        self.late += other.late;
+        self.duplicates += other.duplicates;
     }
 }
 

@@ -1,88 +1,207 @@
-//! Running a plan for one batch.
+//! Running a batch: its stages, one after the other, each to its end.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::AsArray;
-use datafusion::arrow::datatypes::UInt64Type;
-use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use futures::TryStreamExt;
+use futures::{FutureExt, StreamExt};
 use serde_json::Value;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::batch::Batch;
+use super::driven::settle;
+use super::exchange::{Partitions, divide, nothing};
+use super::report::{Finished, TaskReport};
+use super::stages::{Stage, Stages};
+use super::stateful::{Stateful, Worked};
+use super::task::{Results, Task};
+use super::workers::{Stopped, Workers};
 use crate::error::{Error, Result};
+use crate::sink::{Sink, SinkBatch};
+use crate::state::StateStore;
 
-/// Executes every partition of `plan`, whose root is a [`SinkExec`](super::sink::SinkExec), and
-/// gives the writers' reports in partition order; `None` if it was given up because of `abandon`.
-/// However it ends, none of the partitions is still running then.
-pub(crate) async fn run_batch(
-    plan: Arc<dyn ExecutionPlan>,
-    context: Arc<TaskContext>,
-    abandon: &CancellationToken,
-) -> Result<Option<Vec<Value>>> {
-    let mut tasks = JoinSet::new();
-    // Tasks of their own even if there is only one: they keep a panic of an operator from the
-    // query's loop.
-    for partition in 0..plan.output_partitioning().partition_count() {
-        tasks.spawn(run_partition(Arc::clone(&plan), partition, Arc::clone(&context)));
-    }
-    let mut reports = Vec::with_capacity(tasks.len());
-    loop {
-        let finished = tokio::select! {
-            biased;
-            () = abandon.cancelled() => {
-                tasks.shutdown().await;
-                return Ok(None);
-            }
-            finished = tasks.join_next() => finished,
-        };
-        let Some(finished) = finished else { break };
-        match finished.map_err(panicked).and_then(|found| found.map_err(Error::from)) {
-            Ok(found) => reports.extend(found),
-            Err(error) => {
-                // Nobody may still be writing when the sink is told to remove what was staged.
-                tasks.shutdown().await;
-                return Err(error);
-            }
-        }
-    }
-    reports.sort_by_key(|(partition, _)| *partition);
-    Ok(Some(reports.into_iter().map(|(_, report)| report).collect()))
+/// How many partitions a batch is worth: fanning out costs more than a small batch does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BatchWidth {
+    /// One partition, run in one task.
+    Small,
+    /// All partitions of the session, each in a task of its own.
+    Wide,
 }
 
-async fn run_partition(
+/// A batch that is to be computed: the local runner of its stages.
+#[derive(Debug)]
+pub(crate) struct BatchRun {
+    pub(crate) batch: Arc<Batch>,
+    /// Nothing was executed on them yet.
+    pub(crate) stages: Stages,
+    /// The session that they were planned in.
+    pub(crate) session: Arc<TaskContext>,
+    pub(crate) state: Arc<StateStore>,
+    pub(crate) sink: Arc<dyn Sink>,
+}
+
+impl BatchRun {
+    /// Computes the batch: its rows are staged in the sink then, and the tables of state changed. `None` if
+    /// it was given up because of `abandon`. However it ends, nobody is still working on it then.
+    pub(crate) async fn run(
+        self,
+        width: BatchWidth,
+        abandon: &CancellationToken,
+    ) -> Result<Option<TaskReport>> {
+        let tasks = Workers::Tasks(abandon.clone());
+        let ran = match width {
+            // In a task of its own even so: it keeps a panic of an operator from the query's loop.
+            BatchWidth::Small => {
+                let run = async move {
+                    match self.stages(&Workers::Oneself).await {
+                        Ok(report) => Ok(report),
+                        Err(Stopped::Failed(error)) => Err(error),
+                        Err(Stopped::Abandoned) => Ok(TaskReport::default()),
+                    }
+                };
+                tasks.all([run.boxed()]).await.map(|mut reports| reports.pop())
+            }
+            BatchWidth::Wide => self.stages(&tasks).await.map(Some),
+        };
+        match ran {
+            Ok(report) => Ok(report),
+            Err(Stopped::Abandoned) => Ok(None),
+            Err(Stopped::Failed(error)) => Err(error),
+        }
+    }
+
+    async fn stages(self, workers: &Workers) -> std::result::Result<TaskReport, Stopped> {
+        let Self { batch, stages, session, state, sink } = self;
+        let agenda = stages.agenda();
+        let mut report = TaskReport::default();
+        let mut results: Vec<Results> = Vec::with_capacity(stages.stateful.len());
+        let input_of = |stage: &Stage, results: &mut Vec<Results>| -> BTreeMap<usize, Results> {
+            stage.inputs.iter().map(|operator| (*operator, std::mem::take(&mut results[*operator]))).collect()
+        };
+        for (operator, stage) in stages.stateful {
+            let task = Running::new(Task::new(Arc::clone(&batch), input_of(&stage, &mut results)), &session);
+            let read = |plan, partition, context| read(plan, partition, context, Arc::clone(&operator));
+            let divided: Vec<Partitions> = task.run(stage.plan, workers, read).await?;
+            report.absorb(task.task.close());
+            // The rows of the first partition come first: a batch that is run again adds up floating-point
+            // numbers in the same order.
+            let mut rows = nothing(operator.operator.state_partitions);
+            for divided in divided {
+                rows.iter_mut().zip(divided).for_each(|(rows, more)| rows.extend(more));
+            }
+            results.push(work(&operator, rows, (&batch, &state), workers, &mut report).await?);
+        }
+        let task =
+            Running::new(Task::new(Arc::clone(&batch), input_of(&stages.last, &mut results)), &session);
+        let identity = batch.identity;
+        let write = |plan, partition, context| write(plan, partition, context, (Arc::clone(&sink), identity));
+        report.sink = task.run(stages.last.plan, workers, write).await?;
+        report.absorb(task.task.close());
+        agenda.check(&report)?;
+        Ok(report)
+    }
+}
+
+/// A task that is being run.
+struct Running {
+    task: Arc<Task>,
+    context: Arc<TaskContext>,
+}
+
+impl Running {
+    fn new(task: Task, session: &TaskContext) -> Self {
+        let task = Arc::new(task);
+        let context = task.context(session);
+        Self { task, context }
+    }
+
+    /// What `each` gives for the partitions of `plan`, in their order, when all that has to be read below
+    /// has been.
+    async fn run<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        workers: &Workers,
+        each: impl Fn(Arc<dyn ExecutionPlan>, usize, Arc<TaskContext>) -> F,
+    ) -> std::result::Result<Vec<T>, Stopped> {
+        let partitions = plan.output_partitioning().partition_count();
+        let parts: Vec<F> = (0..partitions)
+            .map(|partition| each(Arc::clone(&plan), partition, Arc::clone(&self.context)))
+            .collect();
+        // What went wrong with a source may have come through operators that made another error of it.
+        self.run_all(plan, parts, workers).await.map_err(|stopped| {
+            match (stopped, self.task.take_failure()) {
+                (Stopped::Failed(_), Some(error)) => Stopped::Failed(error),
+                (stopped, _) => stopped,
+            }
+        })
+    }
+
+    async fn run_all<T: Send + 'static>(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        parts: Vec<impl Future<Output = Result<T>> + Send + 'static>,
+        workers: &Workers,
+    ) -> std::result::Result<Vec<T>, Stopped> {
+        let given = workers.all(parts).await?;
+        settle(plan, &self.task, &self.context, workers).await?;
+        Ok(given)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // What was let go is kept by the task, and keeps it.
+        self.task.close();
+    }
+}
+
+/// Does an operator's work on all of its state partitions.
+async fn work(
+    operator: &Arc<Stateful>,
+    rows: Partitions,
+    (batch, state): (&Arc<Batch>, &Arc<StateStore>),
+    workers: &Workers,
+    report: &mut TaskReport,
+) -> std::result::Result<Results, Stopped> {
+    let id = operator.operator.id;
+    let parts = rows.into_iter().enumerate().map(|(partition, rows)| {
+        let (operator, batch, state) = (Arc::clone(operator), Arc::clone(batch), Arc::clone(state));
+        move || operator.work.run(rows, &mut *state.table(id, partition), &batch).map_err(Error::from)
+    });
+    let mut results = Results::new();
+    for (partition, Worked { rows, counters }) in workers.all_blocking(parts).await?.into_iter().enumerate() {
+        report.operators.entry(id).or_default().add(&counters);
+        report.finished.push(Finished::State { operator: id, partition });
+        results.push(rows);
+    }
+    Ok(results)
+}
+
+/// Divides the rows of a partition among the state partitions of an operator.
+async fn read(
     plan: Arc<dyn ExecutionPlan>,
     partition: usize,
     context: Arc<TaskContext>,
-) -> DataFusionResult<Vec<(u64, Value)>> {
-    let batches: Vec<RecordBatch> = plan.execute(partition, context)?.try_collect().await?;
-    let mut reports = Vec::with_capacity(1);
-    for batch in &batches {
-        let partitions = batch.column(0).as_primitive::<UInt64Type>();
-        let texts = batch.column(1).as_string::<i32>();
-        for row in 0..batch.num_rows() {
-            let report = serde_json::from_str(texts.value(row))
-                .map_err(|error| DataFusionError::External(Box::new(error)))?;
-            reports.push((partitions.value(row), report));
-        }
-    }
-    Ok(reports)
+    operator: Arc<Stateful>,
+) -> Result<Partitions> {
+    Ok(divide(&operator, plan.execute(partition, context)?).await?)
 }
 
-/// A panic inside an operator is a bug, but it must end the query, not the process.
-pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {
-    match error.try_into_panic() {
-        Ok(payload) => {
-            let text = payload
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_string())
-                .or_else(|| payload.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "unknown cause".into());
-            Error::Invalid(format!("an operator panicked, which is a bug: {text}"))
+/// Writes a partition with a writer of the sink; gives what its `close` gave.
+async fn write(
+    plan: Arc<dyn ExecutionPlan>,
+    partition: usize,
+    context: Arc<TaskContext>,
+    (sink, batch): (Arc<dyn Sink>, SinkBatch),
+) -> Result<Value> {
+    let mut rows = plan.execute(partition, context)?;
+    let mut writer = sink.writer(batch, partition).await?;
+    while let Some(batch) = rows.next().await.transpose()? {
+        if batch.num_rows() > 0 {
+            writer.write(batch).await?;
         }
-        Err(error) => Error::Invalid(format!("the batch was cancelled: {error}")),
     }
+    writer.close().await
 }

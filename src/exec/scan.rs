@@ -3,54 +3,34 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::internal_err;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::EquivalenceProperties;
-use datafusion::physical_plan::execution_plan::{
-    Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType,
-};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, EmptyRecordBatchStream, ExecutionPlan, ExecutionPlanProperties,
-    Partitioning, PhysicalExpr, PlanProperties,
-};
-use futures::TryStreamExt;
+use datafusion::physical_plan::{EmptyRecordBatchStream, ExecutionPlan, ExecutionPlanProperties};
 
-use super::epoch::Epoch;
+use super::node::{Behaviour, map_rows};
+use super::task::Task;
 use crate::source::SourceScan;
 
-/// Reads the new rows of one source: those that the [`Epoch`] in the task context names.
-///
-/// Bounded to DataFusion, because one batch is. It reports no statistics: they would be those of
-/// one batch, and DataFusion plans with them for all.
-#[derive(Debug)]
-pub(crate) struct StreamScanExec {
+/// Reads the new rows of one source: those that the batch names.
+pub(crate) struct StreamScan {
     source_index: usize,
     description: String,
     scan: Arc<dyn SourceScan>,
-    /// Shared by all resets of this node, so that resetting a plan recomputes nothing.
-    properties: Arc<PlanProperties>,
+    partitions: usize,
     /// The plan that reads this batch, made by the first partition to be executed.
     reader: Mutex<Option<Arc<dyn ExecutionPlan>>>,
 }
 
-impl StreamScanExec {
+impl StreamScan {
     pub(crate) fn new(
         source_index: usize,
         description: String,
         scan: Arc<dyn SourceScan>,
         partitions: usize,
     ) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(scan.schema()),
-            Partitioning::UnknownPartitioning(partitions),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        )
-        .with_scheduling_type(SchedulingType::Cooperative);
-        Self { source_index, description, scan, properties: Arc::new(properties), reader: Mutex::new(None) }
+        Self { source_index, description, scan, partitions, reader: Mutex::new(None) }
     }
 
     /// Which source it reads.
@@ -63,99 +43,75 @@ impl StreamScanExec {
         &self.scan
     }
 
-    fn reader(&self, epoch: &Epoch, context: &TaskContext) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    fn reader(&self, task: &Task, context: &TaskContext) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(reader) = reader.as_ref() {
             return Ok(Arc::clone(reader));
         }
-        let batch = &epoch.inputs[self.source_index].batch;
-        let plan = self.scan.read(batch, context)?;
+        let plan = self.scan.read(&task.batch.inputs[self.source_index], context)?;
         let partitions = plan.output_partitioning().partition_count();
-        let planned = self.properties.output_partitioning().partition_count();
-        if partitions > planned {
+        if partitions > self.partitions {
             // Nobody would execute the others, and their rows would be lost without a word.
-            return internal_err!("{} gave {partitions} partitions of {planned}", self.description);
+            return internal_err!("{} gave {partitions} partitions of {}", self.description, self.partitions);
         }
         *reader = Some(Arc::clone(&plan));
         Ok(plan)
     }
 }
 
-impl DisplayAs for StreamScanExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fields = self.scan.schema();
-        let columns: Vec<&str> = fields.fields().iter().map(|field| field.name().as_str()).collect();
-        write!(f, "StreamScanExec: source={}, columns=[{}]", self.description, columns.join(", "))?;
-        match self.scan.details() {
-            details if details.is_empty() => Ok(()),
-            details => write!(f, ", {details}"),
-        }
+impl fmt::Debug for StreamScan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StreamScan({})", self.describe())
     }
 }
 
-impl ExecutionPlan for StreamScanExec {
-    fn name(&self) -> &str {
+impl Behaviour for StreamScan {
+    fn name(&self) -> &'static str {
         "StreamScanExec"
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
+    fn describe(&self) -> String {
+        let schema = self.scan.schema();
+        let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let details = match self.scan.details() {
+            details if details.is_empty() => details,
+            details => format!(", {details}"),
+        };
+        format!("source={}, columns=[{}]{details}", self.description, columns.join(", "))
     }
 
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![]
+    fn schema(&self) -> SchemaRef {
+        self.scan.schema()
     }
 
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
-    ) -> DataFusionResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
+    fn partitions(&self, _: usize) -> usize {
+        self.partitions
     }
 
-    fn replace_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn reset_state(self: Arc<Self>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self {
-            source_index: self.source_index,
-            description: self.description.clone(),
-            scan: Arc::clone(&self.scan),
-            properties: Arc::clone(&self.properties),
-            reader: Mutex::new(None),
-        }))
+    fn fresh(&self) -> Option<Self> {
+        let (description, scan) = (self.description.clone(), Arc::clone(&self.scan));
+        Some(Self::new(self.source_index, description, scan, self.partitions))
     }
 
     fn execute(
-        &self,
+        self: &Arc<Self>,
+        _: Option<&Arc<dyn ExecutionPlan>>,
         partition: usize,
         context: Arc<TaskContext>,
     ) -> DataFusionResult<SendableRecordBatchStream> {
-        let epoch = Epoch::of(&context)?;
-        if epoch.inputs[self.source_index].batch.is_empty() {
+        let task = Task::of(&context)?;
+        if task.batch.inputs[self.source_index].is_empty() {
             return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema())));
         }
-        let reader = self.reader(&epoch, &context)?;
-        if partition >= reader.properties().output_partitioning().partition_count() {
+        let reader = self.reader(&task, &context)?;
+        if partition >= reader.output_partitioning().partition_count() {
             return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema())));
         }
-        let source_index = self.source_index;
-        let rows = reader.execute(partition, context)?.inspect_ok(move |rows| {
-            epoch.inputs[source_index].add_rows(rows.num_rows() as u64);
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+        let source = self.source_index;
+        map_rows(Some(&reader), partition, context, self.schema(), move |rows| {
+            task.add_rows(source, rows.num_rows());
+            Ok(rows)
+        })
     }
 }
 
@@ -166,6 +122,7 @@ mod tests {
     use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
     use datafusion::prelude::SessionContext;
 
+    use super::super::node::Node;
     use super::*;
     use crate::source::memory::MemoryStream;
     use crate::source::{SourceContext, SourceProvider};
@@ -184,8 +141,8 @@ mod tests {
         };
         let session = SessionContext::new().state();
         let scan = stream.create(context).unwrap().scan(&session, None, &[], 2).unwrap();
-        let leaf = StreamScanExec::new(0, stream.description(), scan, 2);
-        let statistics = StatisticsContext::new().compute(&leaf, &StatisticsArgs::default()).unwrap();
+        let leaf = Node::leaf(StreamScan::new(0, stream.description(), scan, 2));
+        let statistics = StatisticsContext::new().compute(leaf.as_ref(), &StatisticsArgs::default()).unwrap();
         assert_eq!(statistics.num_rows, Precision::Absent);
         assert_eq!(statistics.column_statistics[0].max_value, Precision::Absent);
     }

@@ -5,20 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::EquivalenceProperties;
-use datafusion::physical_plan::execution_plan::{
-    Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType, execute_stream,
-};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::execution_plan::execute_stream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
-};
 use futures::StreamExt;
 
+use super::node::Behaviour;
 use crate::error::Error;
 
 /// What a part of the plan that reads only bounded tables gives, as of one moment.
@@ -96,15 +91,10 @@ impl fmt::Debug for StaticPart {
 }
 
 /// Gives what its part gave when the plan was reset for the batch.
-///
-/// It reports no statistics: they would be those of one batch, and DataFusion plans with them for
-/// all.
 #[derive(Debug)]
-pub(crate) struct StaticTableExec {
+pub(crate) struct StaticTable {
     part: Arc<StaticPart>,
     content: Option<Arc<StaticContent>>,
-    /// Shared by all resets of this node, so that resetting a plan recomputes nothing.
-    properties: Arc<PlanProperties>,
 }
 
 impl fmt::Debug for StaticContent {
@@ -116,70 +106,40 @@ impl fmt::Debug for StaticContent {
     }
 }
 
-impl StaticTableExec {
+impl StaticTable {
     pub(crate) fn new(part: Arc<StaticPart>) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&part.schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        )
-        .with_scheduling_type(SchedulingType::Cooperative);
         let content = part.content();
-        Self { part, content, properties: Arc::new(properties) }
+        Self { part, content }
     }
 }
 
-impl DisplayAs for StaticTableExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StaticTableExec: {}", self.part)
-    }
-}
-
-impl ExecutionPlan for StaticTableExec {
-    fn name(&self) -> &str {
+impl Behaviour for StaticTable {
+    fn name(&self) -> &'static str {
         "StaticTableExec"
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
+    fn describe(&self) -> String {
+        self.part.to_string()
     }
 
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![]
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.part.schema)
     }
 
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
-    ) -> DataFusionResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
+    fn partitions(&self, _: usize) -> usize {
+        1
     }
 
-    fn replace_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(self)
+    fn fresh(&self) -> Option<Self> {
+        Some(Self::new(Arc::clone(&self.part)))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn reset_state(self: Arc<Self>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self {
-            part: Arc::clone(&self.part),
-            content: self.part.content(),
-            properties: Arc::clone(&self.properties),
-        }))
-    }
-
-    fn execute(&self, _: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
+    fn execute(
+        self: &Arc<Self>,
+        _: Option<&Arc<dyn ExecutionPlan>>,
+        _: usize,
+        context: Arc<TaskContext>,
+    ) -> DataFusionResult<SendableRecordBatchStream> {
         let Some(content) = self.content.clone() else {
             let reason = format!("the bounded table {} was not read before the batch", self.part.tables);
             return Err(Error::Invalid(reason).into());

@@ -7,13 +7,12 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result as DataFusionResult;
-use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::PhysicalExpr;
-use futures::{StreamExt, TryStreamExt};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
-use super::epoch::Epoch;
 use super::event_time::EventTimeSummary;
-use super::unary::{Batches, PartitionWork};
+use super::node::{Behaviour, map_rows};
+use super::task::Task;
 
 /// Passes rows on, and notes their event times for the next watermark.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ pub(crate) struct EventTimeWatermark {
     pub(crate) schema: SchemaRef,
 }
 
-impl PartitionWork for EventTimeWatermark {
+impl Behaviour for EventTimeWatermark {
     fn name(&self) -> &'static str {
         "EventTimeWatermarkExec"
     }
@@ -44,20 +43,26 @@ impl PartitionWork for EventTimeWatermark {
         vec![&self.column]
     }
 
-    fn run(self: Arc<Self>, _: usize, rows: SendableRecordBatchStream, epoch: Arc<Epoch>) -> Batches {
-        let schema = self.schema();
-        rows.and_then(move |batch| std::future::ready(self.watch(batch, &epoch, &schema))).boxed()
+    fn execute(
+        self: &Arc<Self>,
+        input: Option<&Arc<dyn ExecutionPlan>>,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> DataFusionResult<SendableRecordBatchStream> {
+        let (task, watermark) = (Task::of(&context)?, Arc::clone(self));
+        map_rows(input, partition, context, self.schema(), move |batch| watermark.watch(batch, &task))
     }
 }
 
 impl EventTimeWatermark {
-    fn watch(&self, batch: RecordBatch, epoch: &Epoch, schema: &SchemaRef) -> DataFusionResult<RecordBatch> {
+    fn watch(&self, batch: RecordBatch, task: &Task) -> DataFusionResult<RecordBatch> {
         let times = self.column.evaluate(&batch)?.into_array(batch.num_rows())?;
-        epoch.event_times[self.index].add(summary(&times)?);
+        task.add_event_times(self.index, summary(&times)?);
         // The input's columns, with the mark on the event time. `with_schema` would refuse to change a
         // mark that the input has already: one that says that this is no event time.
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)?)
+        let (schema, columns) = (Arc::clone(&self.schema), batch.columns().to_vec());
+        Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
     }
 }
 

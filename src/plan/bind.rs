@@ -16,7 +16,8 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::stream_table::{StreamTable, stream_table_of};
 use crate::error::Result;
-use crate::exec::scan::StreamScanExec;
+use crate::exec::node::Node;
+use crate::exec::scan::StreamScan;
 use crate::source::{Source, SourceProvider};
 
 /// The distinct unbounded tables of `plan`, in plan order. Two scans of the same table (a union
@@ -163,6 +164,7 @@ impl TableProvider for BoundTable {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let partitions = state.config().target_partitions();
         let scan = self.source.scan(state, projection, filters, partitions)?;
-        Ok(Arc::new(StreamScanExec::new(self.source_index, self.description.clone(), scan, partitions)))
+        let description = self.description.clone();
+        Ok(Node::leaf(StreamScan::new(self.source_index, description, scan, partitions)))
     }
 }

@@ -111,11 +111,11 @@ impl UserDefinedLogicalNodeCore for Deduplicate {
         self.columns.iter().chain(&self.event_time).cloned().map(Expr::Column).collect()
     }
 
-    /// A filter on the key lets all rows of a key pass or none; any other could hide the first.
+    /// A filter on the key lets all rows of a key pass or none; any other could hide the first. Of two
+    /// columns with one name, of different tables, one may be a key and the other not.
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
-        let keys: HashSet<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
-        let names = self.schema().fields().iter().map(|field| field.name());
-        names.filter(|name| !keys.contains(name.as_str())).cloned().collect()
+        let others = self.schema().columns().into_iter().filter(|column| !self.columns.contains(column));
+        others.map(|column| column.name).collect()
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {

@@ -3,6 +3,7 @@
 //! A user's plan is checked ([`check`]), bound to the run's sources ([`bind`]), optimised once and
 //! planned physically once; see [`StreamingPlan`].
 
+mod barrier;
 mod batch_rule;
 pub(crate) mod batch_time;
 pub(crate) mod bind;

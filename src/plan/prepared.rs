@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable};
 
+use super::barrier::{hold, release};
 use super::batch_time::{BatchTime, use_batch_time};
 use super::bind::bind;
 use super::check::reads_bounded_tables;
@@ -17,20 +19,14 @@ use super::static_refresh::{Sessions, StaticTables};
 use super::windows::expand_windows;
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
-use crate::exec::scan::StreamScanExec;
-use crate::exec::sink::SinkExec;
-use crate::exec::unary::UnaryExec;
-use crate::sink::{OutputMode, Sink};
+use crate::exec::late::LateFilter;
+use crate::exec::node::Node;
+use crate::exec::run::BatchWidth;
+use crate::exec::scan::StreamScan;
+use crate::exec::stages::Stages;
+use crate::exec::stateful::Stateful;
+use crate::sink::{OutputMode, Sink, SinkDistribution};
 use crate::source::{Source, SourceBatch, SourceProvider, SourceScan};
-
-/// How many partitions a batch is worth: fanning out costs more than a small batch does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BatchWidth {
-    /// One partition, run in the loop's own task.
-    Small,
-    /// All partitions of the session.
-    Wide,
-}
 
 /// A checked, bound and optimised plan, with its physical plans.
 ///
@@ -65,8 +61,26 @@ pub(crate) struct ResultShape {
 #[derive(Debug)]
 struct PhysicalPlan {
     state: SessionState,
+    /// The session as plans find it when they are executed; functions and formats are resolved in them.
+    context: Arc<TaskContext>,
     /// `None` if the query has to be planned for each batch.
-    cached: Option<Arc<dyn ExecutionPlan>>,
+    cached: Option<Stages>,
+}
+
+impl PhysicalPlan {
+    fn uncached(state: SessionState) -> Self {
+        let context = Arc::new(TaskContext::new(
+            None,
+            state.session_id().to_string(),
+            state.config().clone(),
+            Default::default(),
+            Default::default(),
+            Default::default(),
+            Default::default(),
+            Arc::clone(state.runtime_env()),
+        ));
+        Self { state, context, cached: None }
+    }
 }
 
 impl StreamingPlan {
@@ -86,15 +100,15 @@ impl StreamingPlan {
         let plan = use_batch_time(expand_windows(plan)?, &batch_time)?;
         let bound = bind(plan, providers, sources)?;
         let Rewritten { plan: logical, watermarks, waits_for_watermark } =
-            rewrite(wide.optimize(&bound)?, shape.mode)?;
+            rewrite(release(wide.optimize(&hold(bound)?)?)?, shape.mode)?;
         let (logical, static_tables) = StaticTables::extract(logical)?;
         static_tables.check(&small).await?;
         // Such as those in a recursive query.
         let replan = reads_bounded_tables(&logical);
         let mut prepared = Self {
             logical,
-            small: PhysicalPlan { state: small, cached: None },
-            wide: PhysicalPlan { state: wide, cached: None },
+            small: PhysicalPlan::uncached(small),
+            wide: PhysicalPlan::uncached(wide),
             static_tables,
             batch_time,
             sink,
@@ -112,8 +126,8 @@ impl StreamingPlan {
         prepared.late_filters = late_filters_of(&small);
         prepared.operators = operators.into_iter().map(|(_, definition)| definition).collect();
         if !replan {
-            prepared.wide.cached = Some(prepared.create(&prepared.wide.state).await?);
-            prepared.small.cached = Some(small);
+            prepared.wide.cached = Some(Stages::cut(prepared.create(&prepared.wide.state).await?)?);
+            prepared.small.cached = Some(Stages::cut(small)?);
         }
         Ok(prepared)
     }
@@ -153,54 +167,56 @@ impl StreamingPlan {
         if small { BatchWidth::Small } else { BatchWidth::Wide }
     }
 
-    /// A plan for one batch that nothing was executed on yet, and the session it belongs to.
-    pub(crate) async fn for_batch(
-        &self,
-        width: BatchWidth,
-    ) -> Result<(Arc<dyn ExecutionPlan>, &SessionState)> {
+    /// The stages of one batch, on which nothing was executed yet, and the session they belong to.
+    pub(crate) async fn for_batch(&self, width: BatchWidth) -> Result<(Stages, Arc<TaskContext>)> {
         let chosen = match width {
             BatchWidth::Small => &self.small,
             BatchWidth::Wide => &self.wide,
         };
         let sessions = Sessions { small: &self.small.state, wide: &self.wide.state };
         self.static_tables.refresh(sessions).await?;
-        let plan = match &chosen.cached {
-            Some(plan) => reset_plan_states(Arc::clone(plan))?,
-            None => self.create(&chosen.state).await?,
+        let stages = match &chosen.cached {
+            Some(stages) => stages.fresh()?,
+            None => Stages::cut(self.create(&chosen.state).await?)?,
         };
-        Ok((plan, &chosen.state))
+        Ok((stages, Arc::clone(&chosen.context)))
     }
 
+    /// A physical plan, not cut yet.
     async fn create(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
-        let physical = state.query_planner().create_physical_plan(&self.logical, state).await?;
-        Ok(Arc::new(SinkExec::new(physical, Arc::clone(&self.sink))))
+        let plan = state.query_planner().create_physical_plan(&self.logical, state).await?;
+        let many = plan.output_partitioning().partition_count() > 1;
+        if many && self.sink.distribution() == SinkDistribution::Single {
+            return Ok(Arc::new(CoalescePartitionsExec::new(plan)));
+        }
+        Ok(plan)
     }
 
     /// The logical and physical plan as text.
     pub(crate) async fn explain(&self) -> Result<String> {
         let physical = self.create(&self.wide.state).await?;
         Ok(format!(
-            "== Optimized Logical Plan ==\n{}\n{}\n== Physical Plan ==\n{}",
+            "== Optimized Logical Plan ==\n{}\n{}\n== Physical Plan ==\nsink={}\n{}",
             self.logical.display_indent(),
             self.static_tables,
+            self.sink.description(),
             displayable(physical.as_ref()).indent(false),
         ))
     }
 }
 
+/// Every scan of an unbounded table with its source's index.
 fn scans_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, Arc<dyn SourceScan>)> {
-    match plan.downcast_ref::<StreamScanExec>() {
-        Some(scan) => vec![(scan.source_index(), Arc::clone(scan.scan()))],
-        None => plan.children().into_iter().flat_map(scans_of).collect(),
-    }
+    let own = Node::<StreamScan>::of(plan).map(|scan| (scan.source_index(), Arc::clone(scan.scan())));
+    own.into_iter().chain(plan.children().into_iter().flat_map(scans_of)).collect()
 }
 
 fn operators_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, OperatorDefinition)> {
-    let own = plan.downcast_ref::<UnaryExec>().and_then(UnaryExec::definition);
+    let own = Node::<Stateful>::of(plan).map(|node| (node.operator.id, node.work.definition()));
     own.into_iter().chain(plan.children().into_iter().flat_map(operators_of)).collect()
 }
 
 fn late_filters_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, SchemaRef)> {
-    let own = plan.downcast_ref::<UnaryExec>().and_then(UnaryExec::late_rows);
+    let own = Node::<LateFilter>::of(plan).map(|filter| (filter.operator, Arc::clone(&filter.schema)));
     own.into_iter().chain(plan.children().into_iter().flat_map(late_filters_of)).collect()
 }

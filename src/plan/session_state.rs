@@ -37,6 +37,9 @@ pub(crate) fn streaming_state(
     // would add up floating-point numbers in another one.
     options.set("datafusion.optimizer.repartition_joins", "false")?;
     options.set("datafusion.optimizer.enable_round_robin_repartition", "false")?;
+    // Joins that sort their inputs would give the rows of the stream in another order than they came in.
+    options.set("datafusion.optimizer.prefer_hash_join", "true")?;
+    options.set("datafusion.optimizer.enable_piecewise_merge_join", "false")?;
     let rules = state
         .optimizers()
         .iter()

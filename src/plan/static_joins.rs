@@ -9,7 +9,8 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode};
 
-use crate::exec::scan::StreamScanExec;
+use crate::exec::node::Node;
+use crate::exec::scan::StreamScan;
 
 /// DataFusion's rule that chooses sides by their sizes, as far as they are known.
 const JOIN_SELECTION: &str = "join_selection";
@@ -77,5 +78,5 @@ fn collects_stream(left: &Arc<dyn ExecutionPlan>, right: &Arc<dyn ExecutionPlan>
 }
 
 fn reads_stream(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.downcast_ref::<StreamScanExec>().is_some() || plan.children().into_iter().any(reads_stream)
+    Node::<StreamScan>::of(plan).is_some() || plan.children().into_iter().any(reads_stream)
 }

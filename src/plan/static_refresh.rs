@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use super::static_tables::{CutPart, cut};
 use super::static_version::TableVersion;
 use crate::error::Result;
-use crate::exec::run::panicked;
 use crate::exec::static_scan::StaticContent;
+use crate::exec::workers::panicked;
 
 /// How many bytes of memory the rows of one part may take, to be kept from batch to batch. What has
 /// more is read again for each batch.

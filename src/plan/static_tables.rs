@@ -25,7 +25,8 @@ use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 
 use super::bind::reads_stream;
 use crate::error::Result;
-use crate::exec::static_scan::{StaticPart, StaticTableExec};
+use crate::exec::node::Node;
+use crate::exec::static_scan::{StaticPart, StaticTable};
 
 /// A part that was cut out of a plan.
 #[derive(Debug)]
@@ -177,6 +178,6 @@ impl ExtensionPlanner for StaticTablePlanner {
         _: &PhysicalPlanningContext,
     ) -> DataFusionResult<Option<Arc<dyn ExecutionPlan>>> {
         let Some(node) = node.as_any().downcast_ref::<StaticTableNode>() else { return Ok(None) };
-        Ok(Some(Arc::new(StaticTableExec::new(Arc::clone(&node.part)))))
+        Ok(Some(Node::leaf(StaticTable::new(Arc::clone(&node.part)))))
     }
 }

@@ -5,7 +5,7 @@
 //! them were reached and goes on from there (`docs/checkpoint-format.md`).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -16,10 +16,10 @@ use super::watermark::WatermarkTracker;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::records::{CommitRecord, LateRecord, OffsetsRecord};
 use crate::error::{Error, Result};
-use crate::exec::epoch::{Epoch, EpochInput};
-use crate::exec::event_time::{EventTimeSummary, EventTimes, Watermarks};
-use crate::exec::operator::OperatorCounters;
-use crate::exec::run::run_batch;
+use crate::exec::batch::Batch;
+use crate::exec::event_time::{EventTimeSummary, Watermarks};
+use crate::exec::report::TaskReport;
+use crate::exec::run::BatchRun;
 use crate::plan::StreamingPlan;
 use crate::sink::{OutputMode, Sink, SinkBatch};
 use crate::source::{Source, SourceBatch};
@@ -58,17 +58,17 @@ impl Stopwatch {
 /// What a batch did, for the progress report.
 #[derive(Debug)]
 pub(crate) struct BatchOutcome {
-    pub(crate) inputs: Vec<EpochInput>,
+    pub(crate) inputs: Vec<SourceBatch>,
     pub(crate) prepared: Value,
     pub(crate) late: Vec<LateRecord>,
     pub(crate) watermark_ms: i64,
-    /// What was seen of event times, all watermarks together.
-    pub(crate) event_times: EventTimeSummary,
-    pub(crate) operators: Vec<OperatorCounters>,
+    /// What was read, seen and done.
+    pub(crate) report: TaskReport,
 }
 
 /// What a batch made durable before its commit record, as that says it.
 struct Staged {
+    report: TaskReport,
     prepared: Value,
     late: Vec<LateRecord>,
     state: Value,
@@ -108,22 +108,33 @@ impl BatchRunner {
     ) -> Result<Option<BatchOutcome>> {
         let PlannedBatch { record, inputs, late_ms } = planned;
         let watermarks = Watermarks { late_ms, final_ms: record.batch_watermark_ms };
-        let epoch = Arc::new(self.epoch(record.batch_id, inputs, watermarks));
-        let batch = epoch.batch;
-        let Staged { prepared, late, state } =
-            match self.compute(&epoch, record.batch_timestamp_ms, stopwatch).await {
-                Ok(Some(prepared)) => prepared,
+        let batch = Arc::new(Batch {
+            identity: SinkBatch {
+                query_id: self.shared.id,
+                run_id: self.shared.run_id,
+                batch_id: record.batch_id,
+                output_mode: self.output_mode,
+            },
+            inputs,
+            watermarks,
+            keeps_late_rows: self.late_rows.are_kept(),
+        });
+        let Staged { report, prepared, late, state } =
+            match self.compute(&batch, record.batch_timestamp_ms, stopwatch).await {
+                Ok(Some(staged)) => staged,
                 Ok(None) => {
-                    self.discard(batch).await;
+                    self.discard(batch.identity).await;
                     return Ok(None);
                 }
                 Err(error) => {
-                    self.discard(batch).await;
-                    return Err(self.diagnose(&epoch, error).await);
+                    self.discard(batch.identity).await;
+                    return Err(self.diagnose(&batch, error).await);
                 }
             };
         stopwatch.lap("addBatch");
-        let seen: Vec<EventTimeSummary> = epoch.event_times.iter().map(EventTimes::summary).collect();
+        let seen: Vec<EventTimeSummary> = (0..self.plan.watermarks().len())
+            .map(|watermark| report.event_times.get(&watermark).copied().unwrap_or_default())
+            .collect();
         tracker.advance(&seen);
         let commit = CommitRecord {
             batch_id: record.batch_id,
@@ -139,48 +150,13 @@ impl BatchRunner {
         self.sink.publish(record.batch_id, &prepared).await?;
         self.late_rows.publish(record.batch_id, &late).await?;
         stopwatch.lap("publish");
-        for (source, input) in self.sources.iter().zip(&epoch.inputs) {
-            if !input.batch.is_empty() {
-                source.commit(&input.batch).await?;
+        for (source, input) in self.sources.iter().zip(&batch.inputs) {
+            if !input.is_empty() {
+                source.commit(input).await?;
             }
         }
-        // Abandoned tasks may still hold the epoch; finished ones do not.
-        let (inputs, operators) = match Arc::try_unwrap(epoch) {
-            Ok(epoch) => (epoch.inputs, epoch.operators),
-            Err(epoch) => (epoch.inputs.iter().map(EpochInput::snapshot).collect(), Vec::new()),
-        };
-        Ok(Some(BatchOutcome {
-            inputs,
-            prepared,
-            late,
-            watermark_ms: record.batch_watermark_ms,
-            event_times: seen.into_iter().fold(EventTimeSummary::default(), EventTimeSummary::and),
-            operators,
-        }))
-    }
-
-    fn epoch(&self, batch_id: u64, inputs: Vec<SourceBatch>, watermarks: Watermarks) -> Epoch {
-        let batch = SinkBatch {
-            query_id: self.shared.id,
-            run_id: self.shared.run_id,
-            batch_id,
-            output_mode: self.output_mode,
-        };
-        let operators: Vec<OperatorCounters> =
-            self.plan.operators().iter().map(|_| OperatorCounters::default()).collect();
-        let event_times = self.plan.watermarks().iter().map(|_| EventTimes::default());
-        Epoch {
-            batch,
-            inputs: inputs.into_iter().map(EpochInput::new).collect(),
-            state: Arc::clone(&self.state),
-            watermarks,
-            event_times: event_times.collect(),
-            late_rows: self
-                .late_rows
-                .are_kept()
-                .then(|| operators.iter().map(|_| Mutex::default()).collect()),
-            operators,
-        }
+        let (inputs, watermark_ms) = (batch.inputs.clone(), record.batch_watermark_ms);
+        Ok(Some(BatchOutcome { inputs, prepared, late, watermark_ms, report }))
     }
 
     /// Everything up to the commit record: rows are staged, and they and the state durable, afterwards.
@@ -188,25 +164,31 @@ impl BatchRunner {
     /// abandoned.
     async fn compute(
         &self,
-        epoch: &Arc<Epoch>,
+        batch: &Arc<Batch>,
         time_ms: i64,
         stopwatch: &mut Stopwatch,
     ) -> Result<Option<Staged>> {
-        let inputs = epoch.inputs.iter().map(|input| &input.batch);
         self.plan.batch_time().set(time_ms);
         let abandon = &self.shared.abandon;
-        let (plan, state) = tokio::select! {
+        let width = self.plan.width(batch.inputs.iter());
+        let (stages, session) = tokio::select! {
             biased;
             () = abandon.cancelled() => return Ok(None),
-            planned = self.plan.for_batch(self.plan.width(inputs)) => planned?,
+            planned = self.plan.for_batch(width) => planned?,
         };
-        let context = epoch.task_context(state);
         stopwatch.lap("queryPlanning");
-        let Some(reports) = run_batch(plan, context, abandon).await? else { return Ok(None) };
-        let prepared = self.sink.prepare(epoch.batch, reports).await?;
-        let late = self.late_rows.write(epoch).await?;
-        let state = self.state.write_changes(epoch.batch.batch_id).await?;
-        Ok(Some(Staged { prepared, late, state }))
+        let run = BatchRun {
+            batch: Arc::clone(batch),
+            stages,
+            session,
+            state: Arc::clone(&self.state),
+            sink: Arc::clone(&self.sink),
+        };
+        let Some(mut report) = run.run(width, abandon).await? else { return Ok(None) };
+        let prepared = self.sink.prepare(batch.identity, std::mem::take(&mut report.sink)).await?;
+        let late = self.late_rows.write(batch.identity, std::mem::take(&mut report.late_rows)).await?;
+        let state = self.state.write_changes(batch.identity.batch_id).await?;
+        Ok(Some(Staged { report, prepared, late, state }))
     }
 
     /// Removes what earlier runs, interrupted or overtaken, staged for batches up to this one, which
@@ -236,11 +218,11 @@ impl BatchRunner {
     }
 
     /// Lets the sources say more precisely which of their records is to blame for `error`.
-    async fn diagnose(&self, epoch: &Epoch, error: Error) -> Error {
+    async fn diagnose(&self, batch: &Batch, error: Error) -> Error {
         let mut error = error;
-        for (source, input) in self.sources.iter().zip(&epoch.inputs) {
-            if !input.batch.is_empty() {
-                error = source.diagnose(&input.batch, error).await;
+        for (source, input) in self.sources.iter().zip(&batch.inputs) {
+            if !input.is_empty() {
+                error = source.diagnose(input, error).await;
             }
         }
         error

@@ -1,14 +1,15 @@
 //! Late rows to files, instead of nowhere (`lateRowsPath`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::record_batch::RecordBatch;
 use uuid::Uuid;
 
 use crate::checkpoint::records::{LateRecord, Location, SinkDefinition};
 use crate::checkpoint::{place_of, same_place};
 use crate::error::{Error, Result};
-use crate::exec::epoch::Epoch;
 use crate::plan::StreamingPlan;
 use crate::sink::{Sink, SinkBatch};
 use crate::storage::Storage;
@@ -126,19 +127,23 @@ impl LateRows {
     }
 
     /// Stages the late rows of a batch, durably; gives what its commit record says of them.
-    pub(crate) async fn write(&self, epoch: &Epoch) -> Result<Vec<LateRecord>> {
+    pub(crate) async fn write(
+        &self,
+        batch: SinkBatch,
+        mut late: BTreeMap<usize, Vec<RecordBatch>>,
+    ) -> Result<Vec<LateRecord>> {
         let mut records = Vec::with_capacity(self.sinks.len());
         for LateSink { operator, format, location, sink } in &self.sinks {
-            let rows = epoch.take_late_rows(*operator);
+            let rows = late.remove(operator).unwrap_or_default();
             let mut reports = Vec::new();
             if !rows.is_empty() {
-                let mut writer = sink.writer(epoch.batch, 0).await?;
-                for batch in rows {
-                    writer.write(batch).await?;
+                let mut writer = sink.writer(batch, 0).await?;
+                for rows in rows {
+                    writer.write(rows).await?;
                 }
                 reports.push(writer.close().await?);
             }
-            let sink = sink.prepare(epoch.batch, reports).await?;
+            let sink = sink.prepare(batch, reports).await?;
             let (format, location) = (format.clone(), location.clone());
             records.push(LateRecord { operator: *operator, format, location, sink });
         }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::batch::{BatchOutcome, BatchRunner};
 use super::progress::{SinkProgress, SourceProgress, StreamingQueryProgress, iso_timestamp, per_second};
-use crate::exec::epoch::EpochInput;
+use crate::exec::event_time::EventTimeSummary;
 use crate::sink::OutputMode;
 
 /// When a trigger ran and how long it took.
@@ -33,20 +33,22 @@ pub(crate) fn progress(
         .previous_ms
         .map(|previous| u64::try_from(times.started_ms.saturating_sub(previous)).unwrap_or(0));
     let arrival_rate = |rows| since_previous.map(|millis| per_second(rows, millis));
-    let rows: u64 = outcome.inputs.iter().map(EpochInput::rows).sum();
+    let rows: u64 = outcome.report.rows.values().sum();
+    let rows_of = |source| outcome.report.rows.get(&source).copied().unwrap_or_default();
     let sources = runner
         .sources
         .iter()
         .zip(&outcome.inputs)
         .zip(descriptions)
-        .map(|((source, input), description)| SourceProgress {
+        .enumerate()
+        .map(|(index, ((source, input), description))| SourceProgress {
             description: description.clone(),
-            start_offset: input.batch.start.clone(),
-            end_offset: input.batch.end.clone(),
+            start_offset: input.start.clone(),
+            end_offset: input.end.clone(),
             latest_offset: source.latest_offset(),
-            num_input_rows: input.rows(),
-            input_rows_per_second: arrival_rate(input.rows()),
-            processed_rows_per_second: per_second(input.rows(), took),
+            num_input_rows: rows_of(index),
+            input_rows_per_second: arrival_rate(rows_of(index)),
+            processed_rows_per_second: per_second(rows_of(index), took),
             metrics: source.take_metrics(),
         })
         .collect();
@@ -77,7 +79,8 @@ fn event_time(runner: &BatchRunner, outcome: &BatchOutcome) -> BTreeMap<String, 
     if let Some(reason) = waiting(runner, outcome) {
         found.insert("waiting".into(), reason);
     }
-    let seen = outcome.event_times;
+    let seen =
+        outcome.report.event_times.values().fold(EventTimeSummary::default(), |all, seen| all.and(*seen));
     if seen.count > 0 {
         let iso = |micros: i64| iso_timestamp(micros.div_euclid(1000));
         let average = seen.sum.div_euclid(i128::from(seen.count));
@@ -111,21 +114,21 @@ fn state_operators(runner: &BatchRunner, outcome: &BatchOutcome) -> Vec<Value> {
     let definitions = runner.plan.operators();
     definitions
         .iter()
-        .zip(&outcome.operators)
         .enumerate()
-        .map(|(id, (definition, counters))| {
+        .map(|(id, definition)| {
+            let counters = outcome.report.operators.get(&id).copied().unwrap_or_default();
             let usage = runner.state.usage(id);
             json!({
                 "operatorName": definition.name,
                 "numRowsTotal": usage.rows,
-                "numRowsUpdated": counters.updated(),
-                "numRowsRemoved": counters.removed(),
+                "numRowsUpdated": counters.updated,
+                "numRowsRemoved": counters.removed,
                 "memoryUsedBytes": usage.memory,
-                "numRowsDroppedByWatermark": counters.late(),
+                "numRowsDroppedByWatermark": counters.late,
                 "numShufflePartitions": runner.state.partitions(),
                 "numStateStoreInstances": runner.state.partitions(),
                 "customMetrics": {
-                    "numDroppedDuplicateRows": counters.duplicates(),
+                    "numDroppedDuplicateRows": counters.duplicates,
                     "localDiskBytes": usage.disk,
                 },
             })

@@ -19,6 +19,7 @@ mod refused;
 mod regressions;
 mod replan;
 mod restart;
+mod shapes;
 mod simulation;
 mod sinks;
 mod spark;

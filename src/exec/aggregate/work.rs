@@ -7,17 +7,16 @@ use datafusion::arrow::compute::take_arrays;
 use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result as DataFusionResult;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::PhysicalExpr;
-use futures::{StreamExt, TryStreamExt, stream};
 
 use super::groups::{Grouped, Grouping};
 use super::partial::{Partials, StateLayout};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
-use crate::exec::epoch::Epoch;
-use crate::exec::operator::{OperatorId, columns};
-use crate::exec::unary::{Batches, PartitionWork};
+use crate::exec::batch::Batch;
+use crate::exec::exchange::KeyedRows;
+use crate::exec::operator::columns;
+use crate::exec::stateful::{StatefulWork, Worked};
 use crate::sink::OutputMode;
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 
@@ -35,7 +34,6 @@ const OUTPUT_ROWS: usize = 8192;
 /// - complete: all groups, and forgets none.
 #[derive(Debug)]
 pub(crate) struct StatefulAggregate {
-    pub(crate) operator: OperatorId,
     pub(crate) partials: Partials,
     /// The columns of the results.
     pub(crate) schema: SchemaRef,
@@ -45,14 +43,14 @@ pub(crate) struct StatefulAggregate {
     pub(crate) expiry: Option<Arc<dyn PhysicalExpr>>,
 }
 
-impl PartitionWork for StatefulAggregate {
+impl StatefulWork for StatefulAggregate {
     fn name(&self) -> &'static str {
         "StatefulAggregateExec"
     }
 
     fn describe(&self) -> String {
         let expiry = self.expiry.as_ref().map_or_else(String::new, |expiry| format!(", final={expiry}"));
-        format!("{}, mode={}{expiry}", self.operator, self.mode)
+        format!(", mode={}{expiry}", self.mode)
     }
 
     fn schema(&self) -> SchemaRef {
@@ -63,61 +61,50 @@ impl PartitionWork for StatefulAggregate {
         self.expiry.iter().collect()
     }
 
-    fn definition(&self) -> Option<(usize, OperatorDefinition)> {
+    fn definition(&self) -> OperatorDefinition {
         let details = [
             ("keys".to_string(), columns(self.partials.key_schema.fields().iter().map(AsRef::as_ref))),
             ("aggregates".to_string(), self.partials.definition().unwrap_or_default()),
         ];
-        Some((self.operator.id, OperatorDefinition { name: "aggregate".into(), details: details.into() }))
+        OperatorDefinition { name: "aggregate".into(), details: details.into() }
     }
 
-    fn run(self: Arc<Self>, partition: usize, rows: SendableRecordBatchStream, epoch: Arc<Epoch>) -> Batches {
-        let results = async move {
-            let results = self.aggregate(partition, rows, epoch).await;
-            results.map(|results| stream::iter(results.into_iter().map(Ok)))
-        };
-        stream::once(results).try_flatten().boxed()
-    }
-}
-
-impl StatefulAggregate {
-    /// Takes the partial results of a batch in and gives the results that the mode asks for.
-    async fn aggregate(
+    fn run(
         &self,
-        partition: usize,
-        mut rows: SendableRecordBatchStream,
-        epoch: Arc<Epoch>,
-    ) -> DataFusionResult<Vec<RecordBatch>> {
+        rows: Vec<KeyedRows>,
+        table: &mut dyn StateTable,
+        batch: &Batch,
+    ) -> DataFusionResult<Worked> {
         let mut grouping = Grouping::new(&self.partials)?;
-        while let Some(batch) = rows.next().await.transpose()? {
-            grouping.add(&batch)?;
+        for KeyedRows { rows, .. } in rows {
+            grouping.add(&rows)?;
         }
         let touched = grouping.finish()?;
-        let mut table = epoch.state.table(self.operator.id, partition);
-        let table = &mut *table;
-        let mut results = Vec::new();
-        epoch.operators[self.operator.id].add_updated(touched.groups);
+        let mut worked = Worked::default();
+        let results = &mut worked.rows;
+        worked.counters.updated = touched.groups as u64;
         let mut at = 0;
         while at < touched.groups {
             let chunk = touched.slice(at, CHUNK.min(touched.groups - at));
             at += chunk.groups;
             match self.partials.layout {
-                StateLayout::Whole => self.merge(&chunk, table, &mut results)?,
-                StateLayout::Parts => self.append(&chunk, epoch.batch.batch_id, table, &mut results)?,
+                StateLayout::Whole => self.merge(&chunk, table, results)?,
+                StateLayout::Parts => self.append(&chunk, batch.identity.batch_id, table, results)?,
             }
         }
         match self.mode {
             OutputMode::Append | OutputMode::Update => {
-                if let (Some(upto), true) = (epoch.watermarks.finals(), self.expiry.is_some()) {
-                    let removed = self.expire(table, upto, &mut results)?;
-                    epoch.operators[self.operator.id].add_removed(removed);
+                if let (Some(upto), true) = (batch.watermarks.finals(), self.expiry.is_some()) {
+                    worked.counters.removed = self.expire(table, upto, results)? as u64;
                 }
             }
-            OutputMode::Complete => self.scan(table, &mut results)?,
+            OutputMode::Complete => self.scan(table, results)?,
         }
-        Ok(results)
+        Ok(worked)
     }
+}
 
+impl StatefulAggregate {
     /// Replaces the states of some groups by those with the new partial results. What was there
     /// comes first, for functions that care about order.
     fn merge(

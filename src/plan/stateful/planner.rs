@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::internal_datafusion_err;
 use datafusion::error::Result as DataFusionResult;
@@ -17,15 +17,15 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use super::node::{Kind, StreamingNode};
 use crate::exec::aggregate::{Partials, StatefulAggregate};
-use crate::exec::codec::RowCodec;
 use crate::exec::deduplicate::{Repeated, StatefulDeduplicate};
-use crate::exec::exchange::StateExchangeExec;
 use crate::exec::late::LateFilter;
 use crate::exec::limit::StatefulLimit;
+use crate::exec::node::Node;
 use crate::exec::operator::OperatorId;
-use crate::exec::unary::{PartitionWork, UnaryExec};
+use crate::exec::stateful::{Stateful, StatefulWork};
 use crate::exec::watermark::EventTimeWatermark;
 use crate::plan::static_tables::StaticTablePlanner;
+use crate::sink::OutputMode;
 
 /// DataFusion's planner, which knows streaming nodes too.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl ExtensionPlanner for StreamingNodePlanner {
             input: Arc::clone(input),
             expressions,
             state_partitions: self.state_partitions,
-            // One output partition in the small plan: all state partitions one after the other.
+            // In the small plan, what all state partitions give is one partition for what is above.
             small: session.config().target_partitions() == 1,
         };
         planning.plan().map(Some)
@@ -98,12 +98,12 @@ impl Planning<'_> {
         match self.node.kind {
             Kind::Watermark { index, delay_ms } => {
                 let column = self.expression()?;
-                self.on_rows(Arc::new(EventTimeWatermark { index, column, delay_ms, schema }))
+                Ok(Node::over(self.input, EventTimeWatermark { index, column, delay_ms, schema }))
             }
             Kind::LateFilter { operator } => {
                 let expiry = self.expression()?;
                 let schema = self.input.schema();
-                self.on_rows(Arc::new(LateFilter { operator, expiry, schema }))
+                Ok(Node::over(self.input, LateFilter { operator, expiry, schema }))
             }
             Kind::Aggregate { operator, mode } => self.aggregate(operator, mode),
             Kind::Deduplicate { operator, keys } => {
@@ -120,11 +120,8 @@ impl Planning<'_> {
                 self.deduplicate(operator, expiry, Repeated::Mark(rest.next()), Arc::new(schema))
             }
             Kind::Limit { operator, skip, fetch } => {
-                let operator = OperatorId { id: operator, state_partitions: 1 };
-                let schema = self.input.schema();
-                let work = StatefulLimit { operator, skip, fetch, schema };
-                let input = Arc::new(StateExchangeExec::new(self.input, Vec::new(), 1));
-                Ok(Arc::new(UnaryExec::new(input, Arc::new(work))))
+                let work = StatefulLimit { skip, fetch, schema: self.input.schema() };
+                self.by_key(operator, Arc::clone(&self.input), Vec::new(), work)
             }
         }
     }
@@ -135,22 +132,17 @@ impl Planning<'_> {
             .ok_or_else(|| internal_datafusion_err!("a streaming node without its expression"))
     }
 
-    fn on_rows(self, work: Arc<dyn PartitionWork>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(UnaryExec::new(self.input, work)))
-    }
-
     /// Over the state partitions of `keys`: without keys, there is one.
     fn by_key(
         &self,
+        operator: usize,
         input: Arc<dyn ExecutionPlan>,
         keys: Vec<Arc<dyn PhysicalExpr>>,
-        work: impl FnOnce(usize) -> DataFusionResult<Arc<dyn PartitionWork>>,
+        work: impl StatefulWork + 'static,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let partitions = if keys.is_empty() { 1 } else { self.state_partitions };
-        let outputs = if self.small { 1 } else { partitions };
-        let work = work(partitions)?;
-        let input = Arc::new(StateExchangeExec::new(input, keys, partitions));
-        Ok(Arc::new(UnaryExec::with_partitions(input, work, outputs)))
+        let state_partitions = if keys.is_empty() { 1 } else { self.state_partitions };
+        let operator = OperatorId { id: operator, state_partitions };
+        Stateful::over(input, operator, keys, Arc::new(work), self.small)
     }
 
     fn deduplicate(
@@ -158,7 +150,7 @@ impl Planning<'_> {
         operator: usize,
         expiry: Option<Arc<dyn PhysicalExpr>>,
         repeated: Repeated,
-        schema: datafusion::arrow::datatypes::SchemaRef,
+        schema: SchemaRef,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let input_schema = self.input.schema();
         let fields = self
@@ -166,22 +158,14 @@ impl Planning<'_> {
             .iter()
             .map(|key| Ok(key.return_field(&input_schema)?.as_ref().clone()))
             .collect::<DataFusionResult<Vec<_>>>()?;
-        let keys = self.expressions.clone();
-        let codec = RowCodec::try_new(&fields)?;
-        self.by_key(Arc::clone(&self.input), keys.clone(), |state_partitions| {
-            let operator = OperatorId { id: operator, state_partitions };
-            let key_schema = Arc::new(Schema::new(fields));
-            Ok(Arc::new(StatefulDeduplicate { operator, keys, key_schema, codec, repeated, expiry, schema }))
-        })
+        let key_schema = Arc::new(Schema::new(fields));
+        let work = StatefulDeduplicate { key_schema, repeated, expiry, schema };
+        self.by_key(operator, Arc::clone(&self.input), self.expressions.clone(), work)
     }
 
     /// DataFusion has planned the aggregation in two steps; the first is kept, and the second gives
     /// way to one that remembers.
-    fn aggregate(
-        mut self,
-        operator: usize,
-        mode: crate::sink::OutputMode,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    fn aggregate(mut self, operator: usize, mode: OutputMode) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let not_two_steps = || internal_datafusion_err!("an aggregation that is not planned in two steps");
         let last = self.input.downcast_ref::<AggregateExec>().ok_or_else(not_two_steps)?;
         let partial_plan = Arc::clone(last.input());
@@ -193,9 +177,7 @@ impl Planning<'_> {
             .map(|(index, field)| Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>)
             .collect();
         let expiry = self.expressions.pop();
-        self.by_key(Arc::clone(&partial_plan), keys, |state_partitions| {
-            let operator = OperatorId { id: operator, state_partitions };
-            Ok(Arc::new(StatefulAggregate { operator, partials, schema, mode, expiry }))
-        })
+        let work = StatefulAggregate { partials, schema, mode, expiry };
+        self.by_key(operator, partial_plan, keys, work)
     }
 }

@@ -13,4 +13,4 @@ pub mod queries;
 pub mod rig;
 pub mod run;
 pub mod values;
-mod wide;
+pub mod wide;

@@ -1,0 +1,19 @@
+//! What one batch is about.
+
+use super::event_time::Watermarks;
+use crate::sink::SinkBatch;
+use crate::source::SourceBatch;
+
+/// One batch: its identity, and everything that decides what its stages give. It does not change while they
+/// run.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// Which batch of which query.
+    pub(crate) identity: SinkBatch,
+    /// What each source reads, by source index.
+    pub(crate) inputs: Vec<SourceBatch>,
+    /// What counts as late, and what is final.
+    pub(crate) watermarks: Watermarks,
+    /// Whether late rows are to be given back, rather than only counted.
+    pub(crate) keeps_late_rows: bool,
+}

@@ -1,0 +1,56 @@
+//! What a task has to say when it is done.
+
+use std::collections::BTreeMap;
+
+use datafusion::arrow::record_batch::RecordBatch;
+use serde_json::Value;
+
+use super::event_time::EventTimeSummary;
+use super::operator::OperatorCounters;
+
+/// What became of a batch, or of one of its stages.
+#[derive(Debug, Default)]
+pub(crate) struct TaskReport {
+    /// How many rows were read, by source index.
+    pub(crate) rows: BTreeMap<usize, u64>,
+    /// What was seen of the event time, by watermark.
+    pub(crate) event_times: BTreeMap<usize, EventTimeSummary>,
+    /// What each stateful operator did.
+    pub(crate) operators: BTreeMap<usize, OperatorCounters>,
+    /// The late rows of each operator, if they are kept.
+    pub(crate) late_rows: BTreeMap<usize, Vec<RecordBatch>>,
+    /// What has been worked through to its end.
+    pub(crate) finished: Vec<Finished>,
+    /// What the sink's writers gave when they were closed, by partition.
+    pub(crate) sink: Vec<Value>,
+}
+
+/// Something that a batch has to work through to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Finished {
+    /// A partition of a scan or watermark, by its number in the plan.
+    Rows { number: usize, partition: usize },
+    /// A state partition of an operator.
+    State { operator: usize, partition: usize },
+}
+
+impl TaskReport {
+    /// Adds what another task has to say.
+    pub(crate) fn absorb(&mut self, other: TaskReport) {
+        for (source, rows) in other.rows {
+            *self.rows.entry(source).or_default() += rows;
+        }
+        for (watermark, seen) in other.event_times {
+            let known = self.event_times.entry(watermark).or_default();
+            *known = known.and(seen);
+        }
+        for (operator, counters) in other.operators {
+            self.operators.entry(operator).or_default().add(&counters);
+        }
+        for (operator, rows) in other.late_rows {
+            self.late_rows.entry(operator).or_default().extend(rows);
+        }
+        self.finished.extend(other.finished);
+        self.sink.extend(other.sink);
+    }
+}
