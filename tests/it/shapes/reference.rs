@@ -64,10 +64,7 @@ impl Reference<'_> {
 
     fn now(&self) -> String {
         let now = chrono::DateTime::from_timestamp_millis(self.fed.now_ms).unwrap();
-        format!(
-            "arrow_cast('{}', 'Timestamp(Nanosecond, Some(\"+00:00\"))')",
-            now.format("%Y-%m-%dT%H:%M:%SZ")
-        )
+        format!("TIMESTAMP '{}'", now.format("%Y-%m-%dT%H:%M:%S"))
     }
 
     /// The rows that the core gives in the step.
