@@ -14,6 +14,7 @@ use super::execution::Execution;
 use super::handle::QueryShared;
 use super::late_rows::LateRows;
 use super::pinned::pin_inferred_schemas;
+use super::places;
 use super::request::StartRequest;
 use crate::checkpoint::records::{
     CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition,
@@ -54,6 +55,7 @@ impl Launch {
         let (logical, providers) = pin_inferred_schemas(&request.plan.logical, known.as_ref())?;
         let sink = (request.make_sink)(result_schema(&logical, &request.plan.state))?;
         sink.check_output_mode(request.output_mode)?;
+        places::check(&providers, sink.as_ref(), request.late_rows.as_ref(), storage.url())?;
         let id = known.as_ref().map_or_else(|| request.ids.next_id(), |known| known.id);
         Ok(Self { request, storage, run_id, id, known, logical, providers, sink, shared: None })
     }

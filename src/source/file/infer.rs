@@ -12,6 +12,7 @@ use super::format::{Format, FormatSpec};
 use super::location::FileLocation;
 use super::partitions::{TypeInference, partitions_of};
 use super::pattern::FilePattern;
+use super::walk::LocalWalk;
 use crate::error::{Error, Result};
 
 /// How many files are looked into at most; their oldest come first.
@@ -89,32 +90,46 @@ impl Inference<'_> {
     ///
     /// Whether there are any is told by the first file: only then all are looked at.
     pub(super) async fn partition_columns(&self) -> Result<Vec<(String, DataType)>> {
-        let mut names: Option<Vec<String>> = None;
-        let mut types: Vec<TypeInference> = Vec::new();
+        let mut found = FoundPartitions::default();
+        if let Some(mut walk) = LocalWalk::of(self.store.as_ref(), self.location) {
+            loop {
+                let paths = walk.next().await?;
+                let mut files = paths.files.iter().filter(|path| self.pattern.selects(path));
+                if paths.is_empty() || files.any(|path| !found.observe(path)) {
+                    return Ok(found.finish());
+                }
+            }
+        }
         let mut files = self.store.list(Some(self.location.base()));
         while let Some(file) = files.try_next().await.map_err(|error| self.list_error(error))? {
             let Some(path) = self.location.relative(&file.location) else { continue };
-            if !self.pattern.selects(path) {
-                continue;
-            }
-            let found: Vec<_> = partitions_of(path).collect();
-            let names = names.get_or_insert_with(|| {
-                types.extend(found.iter().map(|_| TypeInference::default()));
-                found.iter().map(|(name, _)| name.to_string()).collect()
-            });
-            if names.is_empty() {
+            if self.pattern.selects(path) && !found.observe(path) {
                 break;
             }
-            // A file that lies elsewhere is refused when it is planned.
-            if found.iter().map(|(name, _)| name.as_ref()).eq(names.iter().map(String::as_str)) {
-                found.iter().zip(&mut types).for_each(|((_, value), inference)| inference.observe(value));
-            }
         }
-        let types = types.into_iter().map(TypeInference::finish);
-        Ok(names.unwrap_or_default().into_iter().zip(types).collect())
+        Ok(found.finish())
     }
 
     async fn files(&self) -> Result<Vec<ObjectMeta>> {
+        if let Some(mut walk) = LocalWalk::of(self.store.as_ref(), self.location) {
+            let mut all = Vec::new();
+            loop {
+                let mut paths = walk.next().await?;
+                if paths.is_empty() {
+                    return Ok(all);
+                }
+                paths.files.retain(|path| self.pattern.selects(path));
+                for found in walk.look_at(paths.files).await? {
+                    all.push(ObjectMeta {
+                        location: self.location.object_path(&found.file.path)?,
+                        last_modified: found.modified.into(),
+                        size: found.file.size,
+                        e_tag: None,
+                        version: None,
+                    });
+                }
+            }
+        }
         let selected = |file: &ObjectMeta| {
             self.location.relative(&file.location).is_some_and(|path| self.pattern.selects(path))
         };
@@ -128,6 +143,34 @@ impl Inference<'_> {
 
     fn list_error(&self, error: object_store::Error) -> Error {
         Error::storage("list", self.location.base_url().as_str(), error)
+    }
+}
+
+/// The partition columns of the files looked at so far.
+#[derive(Default)]
+struct FoundPartitions {
+    names: Option<Vec<String>>,
+    types: Vec<TypeInference>,
+}
+
+impl FoundPartitions {
+    /// Takes the directories of one more file into account. Whether others have to be looked at.
+    fn observe(&mut self, path: &str) -> bool {
+        let found: Vec<_> = partitions_of(path).collect();
+        let names = self.names.get_or_insert_with(|| {
+            self.types.extend(found.iter().map(|_| TypeInference::default()));
+            found.iter().map(|(name, _)| name.to_string()).collect()
+        });
+        // A file that lies elsewhere is refused when it is planned.
+        if found.iter().map(|(name, _)| name.as_ref()).eq(names.iter().map(String::as_str)) {
+            found.iter().zip(&mut self.types).for_each(|((_, value), inference)| inference.observe(value));
+        }
+        !names.is_empty()
+    }
+
+    fn finish(self) -> Vec<(String, DataType)> {
+        let types = self.types.into_iter().map(TypeInference::finish);
+        self.names.unwrap_or_default().into_iter().zip(types).collect()
     }
 }
 

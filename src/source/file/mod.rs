@@ -7,6 +7,8 @@ mod arrow_ipc;
 #[cfg(feature = "avro")]
 mod avro;
 mod clean;
+mod deal;
+mod disk;
 mod entry;
 mod format;
 mod guard;
@@ -20,11 +22,14 @@ mod pattern;
 mod pinned;
 mod queue;
 mod records;
+mod report;
 mod scan;
 mod seen;
+mod settle;
 mod source;
 mod spark_metadata;
 mod walk;
+mod watch;
 mod whole_file;
 
 use std::sync::Arc;
@@ -33,6 +38,7 @@ use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::arrow::json;
 use datafusion::execution::session_state::SessionState;
+use url::Url;
 
 use self::clean::Action;
 use self::format::{Format, FormatSpec};
@@ -47,7 +53,7 @@ use crate::checkpoint::location_of;
 use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};
 use crate::error::{Error, Result};
 use crate::options::Options;
-use crate::storage::Storage;
+use crate::storage::{Storage, path_below};
 
 /// A directory of files, a glob pattern of such, or a single file, as an unbounded table.
 ///
@@ -131,8 +137,11 @@ impl FileTable {
         let options = SourceOptions::parse(&options)?;
         check_options(&spec, &options, &partition_columns)?;
         let location = FileLocation::parse(path)?;
-        let store = session.runtime_env().object_store(location.store_url())?;
+        let store = location.store(session.runtime_env())?;
         let location = location.tell_file_from_directory(store.as_ref()).await?;
+        if !options.allow_missing_path {
+            location.check_exists(store.as_ref()).await?;
+        }
         let filter = options.path_glob_filter.as_deref();
         let pattern = FilePattern::new(location.selection(), filter, options.recursive)?;
         let inference = Inference { session, store, location: &location, pattern: &pattern, spec: &spec };
@@ -229,6 +238,22 @@ impl SourceProvider for FileTable {
 
     fn description(&self) -> String {
         format!("FileSource[{}]", self.location)
+    }
+
+    fn reads_at(&self, directory: &Url) -> bool {
+        let base = self.location.base_url();
+        let is_above = path_below(directory, base).is_some_and(|path| !path.is_empty());
+        let Some(below) = path_below(base, directory) else {
+            return is_above && !matches!(self.location.selection(), Selection::File(_));
+        };
+        match self.location.selection() {
+            Selection::File(_) => false,
+            Selection::Directory => below.is_empty() || !pattern::is_passed_over(&below),
+            Selection::Glob(_) => ["", ".gz", ".zst"].iter().any(|suffix| {
+                let file = format!("{below}/part-00000-0.{}{suffix}", self.spec.name);
+                self.pattern.selects(file.trim_start_matches('/'))
+            }),
+        }
     }
 
     fn definition(&self, checkpoint: &dyn Storage) -> SourceDefinition {
