@@ -72,6 +72,11 @@ use crate::storage::{Storage, path_below};
 /// | `pathGlobFilter` | none | a pattern for file names |
 /// | `recursiveFileLookup` | false | read all subdirectories, and take no columns from directories |
 /// | `cleanSource`, `sourceArchiveDir` | off | `delete` or `archive` files whose rows are durable in the sink |
+/// | `changedFiles` | warn | `warn`, `fail` or `read` again: files that have changed since they were read |
+/// | `minFileAge` | 2 s | how long a file that may still be being written must have stayed as it is |
+/// | `allowMissingPath` | false | wait for a path where there is nothing yet |
+/// | `modifiedAfter`, `modifiedBefore` | none | only files of that time |
+/// | `startingFrom` | earliest | `latest` passes over the files of the first start |
 /// | `ignoreMissingFiles` | false | leave out files that have gone when they are read |
 /// | `ignoreCorruptFiles` | false | leave out what follows the point from which a file cannot be decoded |
 /// | `includeMetadata` | false | add the column `_metadata`, which a given schema can also name |
@@ -95,10 +100,9 @@ use crate::storage::{Storage, path_below};
 /// - text: one column, called `value` unless the schema names it.
 /// - parquet, arrow, avro: columns are matched by name. Missing columns are null, others are passed
 ///   over, and types are cast where that is possible without loss; a file where it is not is an error.
-///   A file of no bytes is an error too: it is most likely not complete.
 ///
-/// A file must not change once it is in the directory: what was listed is what is read, or the query
-/// fails and names the file.
+/// Files without content are taken when they have some. A file must not change once it was taken: what
+/// was listed is what is read, or the query fails and names the file.
 #[derive(Debug)]
 pub struct FileTable {
     location: Arc<FileLocation>,
