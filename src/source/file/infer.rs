@@ -13,6 +13,7 @@ use super::format::{Format, FormatSpec};
 use super::location::FileLocation;
 use super::partitions::{TypeInference, partitions_of};
 use super::pattern::FilePattern;
+use super::pinned::PinnedStore;
 use super::walk::LocalWalk;
 use crate::error::{Error, Result};
 
@@ -60,13 +61,15 @@ impl Inference<'_> {
         let Some(format) = self.spec.datafusion(compression) else {
             return Ok(Schema::empty());
         };
-        match format.infer_schema(self.session, &self.store, files).await {
+        let store: Arc<dyn ObjectStore> =
+            Arc::new(PinnedStore::of_any(Arc::clone(&self.store), self.location));
+        match format.infer_schema(self.session, &store, files).await {
             Ok(schema) => Ok(schema.as_ref().clone()),
             Err(_) => {
                 // Either one of them cannot be read, and DataFusion does not say which, or they differ.
                 let mut schemas = Vec::with_capacity(files.len());
                 for file in files {
-                    let inferred = format.infer_schema(self.session, &self.store, std::slice::from_ref(file));
+                    let inferred = format.infer_schema(self.session, &store, std::slice::from_ref(file));
                     let error = match inferred.await {
                         Ok(schema) => {
                             schemas.push(schema);

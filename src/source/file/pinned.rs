@@ -237,6 +237,13 @@ impl PinnedStore {
     pub(super) fn new(inner: Arc<dyn ObjectStore>, files: Arc<BatchFiles>) -> Self {
         Self { is_disk: disk::is_read_by(inner.as_ref()), inner, files }
     }
+
+    /// `inner`, giving every file as it is, to infer columns from.
+    pub(super) fn of_any(inner: Arc<dyn ObjectStore>, location: &FileLocation) -> Self {
+        let metrics = ExecutionPlanMetricsSet::new();
+        let none = BatchFiles::new(Arc::new(location.clone()), &[], Tolerance::default(), &metrics);
+        Self::new(inner, Arc::new(none))
+    }
 }
 
 impl fmt::Display for PinnedStore {
