@@ -147,6 +147,21 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Forgets who the query is and what it planned, so that it may be another one. Only for a checkpoint
+    /// without a committed batch, from which nothing has come.
+    ///
+    /// # Errors
+    /// [`Error::ConcurrentQuery`] if another run has taken over.
+    pub(crate) async fn start_over(&self) -> Result<()> {
+        self.fence.check().await?;
+        for planned in self.storage.list(layout::OFFSETS).await? {
+            self.storage.delete(&planned.path).await?;
+        }
+        // What is listed is durable, and so is what is not.
+        self.storage.list(layout::OFFSETS).await?;
+        self.storage.delete(layout::METADATA).await
+    }
+
     /// Writes the plan of the next batch. May be repeated with the same record.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ use crate::source::{Admission, SourceBatch};
 
 /// How long to wait before looking for new rows again, at least (Spark's `pollingDelay`).
 const POLLING_DELAY: Duration = Duration::from_millis(10);
+/// …and how long at most, once nothing has come for ten times as long.
+const IDLE_POLLING_DELAY: Duration = Duration::from_millis(200);
 /// …and at most, when looking itself takes long.
 const LONGEST_POLLING_DELAY: Duration = Duration::from_secs(5);
 /// How often listeners hear that there is nothing to do (Spark's `noDataProgressEventInterval`).
@@ -119,11 +121,15 @@ impl Execution {
             try_join_all(self.runner.sources.iter().map(|source| source.prepare_available_now())).await?;
         }
         let mut last_idle_event: Option<Duration> = None;
+        let mut idle_since = self.clock.elapsed();
         while !self.runner.shared.finish.is_cancelled() {
             let (started_ms, started) = (self.clock.now_ms(), self.clock.elapsed());
             self.tracker.set_now(started);
             let look = self.runner.shared.looks.fetch_add(1, Ordering::SeqCst) + 1;
             let triggered = self.trigger_once(started_ms).await?;
+            if triggered == Triggered::Batch || self.is_waiting() {
+                idle_since = self.clock.elapsed();
+            }
             match (triggered, self.trigger) {
                 (Triggered::Batch, Trigger::Once) => {
                     // What has come since is for the next run.
@@ -148,7 +154,7 @@ impl Execution {
                         Trigger::ProcessingTime(interval) => {
                             self.await_tick(interval, started_ms, started).await;
                         }
-                        _ => self.await_rows(self.since(started)).await,
+                        _ => self.await_rows(self.since(started), self.since(idle_since)).await,
                     }
                 }
             }
@@ -308,7 +314,9 @@ impl Execution {
     fn report_idle(&self, look: u64, last_event: &mut Option<Duration>) {
         let shared = &self.runner.shared;
         shared.set_status("Waiting for data to arrive", false, false);
-        shared.run_state.send_modify(|state| state.last_empty_look = look);
+        if !self.is_waiting() {
+            shared.run_state.send_modify(|state| state.last_empty_look = look);
+        }
         if last_event.is_none_or(|last| self.since(last) >= IDLE_EVENT_INTERVAL) {
             *last_event = Some(self.clock.elapsed());
             self.manager.notify_idle(&QueryIdle {
@@ -319,10 +327,16 @@ impl Execution {
         }
     }
 
-    /// Waits before looking again, ten times as long as looking took: listing a large directory
-    /// must not become what the machine is busy with.
-    async fn await_rows(&self, look_took: Duration) {
-        let delay = (look_took * 10).clamp(POLLING_DELAY, LONGEST_POLLING_DELAY);
+    /// Whether a source has something that may not be complete yet.
+    fn is_waiting(&self) -> bool {
+        self.runner.sources.iter().any(|source| source.is_waiting())
+    }
+
+    /// Waits before looking again, ten times as long as looking took: listing a large directory must not
+    /// become what the machine is busy with. The longer nothing has come, the less often it is looked.
+    async fn await_rows(&self, look_took: Duration, idle: Duration) {
+        let idle_delay = (idle / 10).min(IDLE_POLLING_DELAY);
+        let delay = (look_took * 10).max(idle_delay).clamp(POLLING_DELAY, LONGEST_POLLING_DELAY);
         tokio::select! {
             () = self.runner.shared.finish.cancelled() => {}
             () = self.runner.shared.wake.notified() => {}

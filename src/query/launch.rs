@@ -14,6 +14,7 @@ use super::execution::Execution;
 use super::handle::QueryShared;
 use super::late_rows::LateRows;
 use super::pinned::pin_inferred_schemas;
+use super::places;
 use super::request::StartRequest;
 use crate::checkpoint::records::{
     CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition,
@@ -21,7 +22,7 @@ use crate::checkpoint::records::{
 use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::plan::{ResultShape, StreamingPlan, result_schema};
+use crate::plan::{ResultShape, StreamingPlan, bind, result_schema};
 use crate::sink::Sink;
 use crate::source::{Source, SourceBatch, SourceContext, SourceProvider};
 use crate::state::{StateOptions, StateStore};
@@ -51,9 +52,13 @@ impl Launch {
         run_id: Uuid,
     ) -> Result<Self> {
         let known = Checkpoint::read_metadata(storage.as_ref()).await?;
-        let (logical, providers) = pin_inferred_schemas(&request.plan.logical, known.as_ref())?;
+        let is_inferred = bind::sources_of(&request.plan.logical).iter().any(|it| it.schema_is_inferred());
+        let is_pinned = is_inferred && has_committed(known.as_ref(), storage.as_ref()).await?;
+        let pinned = known.as_ref().filter(|_| is_pinned);
+        let (logical, providers) = pin_inferred_schemas(&request.plan.logical, pinned)?;
         let sink = (request.make_sink)(result_schema(&logical, &request.plan.state))?;
         sink.check_output_mode(request.output_mode)?;
+        places::check(&providers, sink.as_ref(), request.late_rows.as_ref(), storage.url())?;
         let id = known.as_ref().map_or_else(|| request.ids.next_id(), |known| known.id);
         Ok(Self { request, storage, run_id, id, known, logical, providers, sink, shared: None })
     }
@@ -89,12 +94,26 @@ impl Launch {
         let mut late_rows =
             LateRows::of(&plan, request.late_rows.as_ref(), make_late, self.storage.as_ref())?;
         let current = self.define(plan.operators());
-        if let Some(known) = &self.known {
-            definition::check_unchanged(self.storage.url(), &known.definition, &current)?;
+        let unchanged = match &self.known {
+            Some(known) => definition::check_unchanged(self.storage.url(), &known.definition, &current),
+            None => Ok(()),
+        };
+        // Until a batch is committed, it may become another query.
+        let is_another =
+            unchanged.is_err() && !has_committed(self.known.as_ref(), self.storage.as_ref()).await?;
+        if !is_another {
+            unchanged?;
         }
 
         let (checkpoint, recovered) = Checkpoint::open(Arc::clone(&self.storage), self.run_id).await?;
         if recovered.metadata.is_some() && self.known.is_none() {
+            return Ok(None);
+        }
+        if is_another {
+            // Unless another run has committed a batch meanwhile, there is nothing to hold on to.
+            if recovered.last_commit.is_none() {
+                checkpoint.start_over().await?;
+            }
             return Ok(None);
         }
         let conf = request.state.pin(session, shape, recovered.decision.settings(), self.storage.url())?;
@@ -195,6 +214,11 @@ impl Launch {
             operators: operators.to_vec(),
         }
     }
+}
+
+/// Whether a batch of the query was ever committed.
+async fn has_committed(known: Option<&Metadata>, storage: &dyn Storage) -> Result<bool> {
+    Ok(known.is_some() && !Checkpoint::committed_batches(storage).await?.is_empty())
 }
 
 pub(super) fn create_sources(

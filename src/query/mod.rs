@@ -8,6 +8,7 @@ mod launch;
 mod listener;
 mod manager;
 mod pinned;
+mod places;
 mod progress;
 mod report;
 mod request;

@@ -50,6 +50,10 @@ pub(crate) async fn pinned_tables(
     let Some(known) = Checkpoint::read_metadata(storage).await? else {
         return Ok(Vec::new());
     };
+    // Until a batch is committed nothing is pinned.
+    if Checkpoint::committed_batches(storage).await?.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut tables = Vec::new();
     for (index, provider) in bind::sources_of(plan).iter().enumerate() {
         let pinned = pin(provider, known.definition.sources.get(index))?;

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use serde_json::Value;
+use url::Url;
 use uuid::Uuid;
 
 use crate::checkpoint::records::SinkDefinition;
@@ -103,6 +104,11 @@ pub enum SinkDistribution {
 pub trait Sink: Debug + Send + Sync {
     /// For messages and `sink.description` of the progress, e.g. `FileSink[file:///out/etl]`.
     fn description(&self) -> String;
+
+    /// The directory that rows are written to, if there is one.
+    fn location(&self) -> Option<&Url> {
+        None
+    }
 
     /// What a restart must find unchanged. `checkpoint` is the root that locations are recorded
     /// relative to.

@@ -11,6 +11,7 @@ pub mod rate;
 pub mod rate_micro_batch;
 pub mod socket;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use url::Url;
 
 use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};
 use crate::clock::Clock;
@@ -46,6 +47,12 @@ pub trait SourceProvider: Debug + Send + Sync {
     /// A short text for plans, messages and `sources[].description` of the progress, e.g.
     /// `FileSource[file:///data/bids]`.
     fn description(&self) -> String;
+
+    /// Whether files that a query writes to `directory` would be in the table, or the table is in it.
+    fn reads_at(&self, directory: &Url) -> bool {
+        let _ = directory;
+        false
+    }
 
     /// What a restart must find unchanged. `checkpoint` is the root that locations are recorded
     /// relative to.
@@ -123,6 +130,12 @@ pub trait Source: Debug + Send + Sync {
     /// The next batch, which starts where the last one ended; empty if there is nothing new. The
     /// source counts the batch as taken as soon as this returns.
     async fn plan(&self, admission: Admission) -> Result<SourceBatch>;
+
+    /// Whether there is something that [`Source::plan`] has not given only because it may not be complete
+    /// yet, so that it is worth looking again soon.
+    fn is_waiting(&self) -> bool {
+        false
+    }
 
     /// The newest offset the source knows of, for the progress; `null` if unknown.
     fn latest_offset(&self) -> Value;

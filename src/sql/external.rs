@@ -19,6 +19,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 
 use super::ast::CreateExternalTable;
+use super::partitioned;
 use crate::error::{Error, Result};
 
 /// A table of `CREATE EXTERNAL TABLE`, as it stands in the catalog.
@@ -88,7 +89,7 @@ impl ExternalTable {
             )));
         }
         let readable = if self.declared().is_some() || self.has_files(state).await? {
-            Some(factory.create(state, &self.command).await?)
+            Some(partitioned::readable(factory.as_ref(), state, &self.command).await?)
         } else {
             None
         };
@@ -207,6 +208,14 @@ impl TableProvider for ExternalTable {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         self.check_readable()?;
         match self.readable() {
+            Some(table) if table.table_type() == TableType::View => {
+                // What is read are values made of texts; DataFusion writes the values itself.
+                let factories =
+                    state.as_any().downcast_ref::<SessionState>().map(SessionState::table_factories);
+                let factory = factories.and_then(|factories| factories.get(&self.command.file_type));
+                let Some(factory) = factory else { return plan_err!("table '{}' is only read", self.name()) };
+                factory.create(state, &self.command).await?.insert_into(state, input, operation).await
+            }
             Some(table) => table.insert_into(state, input, operation).await,
             None => plan_err!("table '{}' holds nothing yet", self.name()),
         }

@@ -9,6 +9,7 @@ mod diagnostics;
 mod execute;
 mod external;
 mod parser;
+mod partitioned;
 mod planning;
 mod streaming;
 mod table_arguments;

@@ -63,6 +63,29 @@ fn parse_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// The path of `inner` below `outer`, empty if they are the same directory; `None` if it is elsewhere. On the
+/// local disk, links are followed as far as there is anything.
+pub fn path_below(outer: &Url, inner: &Url) -> Option<String> {
+    let (outer, inner) = (without_links(outer), without_links(inner));
+    let place = |url: &Url| (url.scheme().to_string(), url.host_str().map(str::to_string), url.port());
+    if place(&outer) != place(&inner) {
+        return None;
+    }
+    let rest = inner.path().trim_end_matches('/').strip_prefix(outer.path().trim_end_matches('/'))?;
+    let path = if rest.is_empty() { rest } else { rest.strip_prefix('/')? };
+    Some(percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned())
+}
+
+fn without_links(url: &Url) -> Url {
+    if url.scheme() != "file" {
+        return url.clone();
+    }
+    let Ok(path) = url.to_file_path() else { return url.clone() };
+    let there = path.ancestors().find_map(|there| Some((there, there.canonicalize().ok()?)));
+    let resolved = there.map(|(there, resolved)| resolved.join(path.strip_prefix(there).unwrap_or(&path)));
+    resolved.and_then(|path| Url::from_directory_path(path).ok()).unwrap_or_else(|| url.clone())
+}
+
 /// Resolves `.` and `..` by their names.
 fn normalize(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
@@ -114,6 +137,32 @@ mod tests {
         ] {
             assert_eq!(parsed(text), url, "{text}");
         }
+    }
+
+    #[test]
+    fn places_below_others() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        for (outer, inner, path) in [
+            ("s3://lake/a/", "s3://lake/a/b%20c/d/", Some("b c/d")),
+            ("s3://lake/a/", "s3://lake/a", Some("")),
+            ("s3://lake/", "s3://lake/a/", Some("a")),
+            ("s3://lake/a/", "s3://lake/ab/", None),
+            ("s3://lake/a/", "s3://other/a/", None),
+            ("file:///no/such/a/", "file:///no/such/a/b/", Some("b")),
+        ] {
+            assert_eq!(path_below(&url(outer), &url(inner)).as_deref(), path, "{outer} {inner}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("in")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("in"), dir.path().join("out")).unwrap();
+        let url = |name: &str| Url::from_directory_path(dir.path().join(name)).unwrap();
+        assert_eq!(path_below(&url("in"), &url("out/later")).as_deref(), Some("later"));
+        assert_eq!(path_below(&url("out"), &url("in")).as_deref(), Some(""));
     }
 
     #[test]

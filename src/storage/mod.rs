@@ -22,7 +22,7 @@ use url::Url;
 use crate::error::{Error, Result};
 
 pub use local::LocalStorage;
-pub use location::parse_location;
+pub use location::{parse_location, path_below};
 pub use object::ObjectStorage;
 pub use provider::DefaultStorageProvider;
 

@@ -315,13 +315,13 @@ async fn inferred_columns_are_pinned_by_the_first_start() {
     // A value that does not fit the pinned type is an error, not silently something else: when the
     // columns are inferred, and, with the pinned columns given, when the record is read.
     place.put("in/2.json", "{\"id\":2,\"v\":\"two\"}\n");
-    let error = job().start(&session()).await.unwrap_err();
-    assert!(error.to_string().contains("have no schema in common"), "{error}");
-    let error = change_input(job(), |input| input.schema(schema(&PAIR))).run(&session()).await.unwrap_err();
-    assert!(
-        matches!(cause(&error), Error::BadRecord { column: Some(column), .. } if column == "v"),
-        "{error}"
-    );
+    for job in [job(), change_input(job(), |input| input.schema(schema(&PAIR)))] {
+        let error = job.run(&session()).await.unwrap_err();
+        assert!(
+            matches!(cause(&error), Error::BadRecord { column: Some(column), .. } if column == "v"),
+            "{error}"
+        );
+    }
     assert_eq!(place.ids(), [0, 1]);
     for file in oracle::visible(&place.path("out")) {
         let columns = oracle::parquet_columns(&place.path("out").join(file));
@@ -492,4 +492,42 @@ async fn what_has_changed_in_a_query_with_state_is_named() {
     }
     let other_filter = "SELECT id, sum(v) AS total FROM input WHERE v > 3 GROUP BY id HAVING sum(v) > 1";
     query(other_filter).run(&session()).await.unwrap();
+}
+
+/// Until a batch is committed nothing holds on to a mistake.
+#[tokio::test]
+async fn a_first_run_that_failed_may_be_corrected() {
+    let place = Place::new();
+    place.put("in/0.json", "{\"id\":\"zero\"}\n");
+    let wrong = Job::new(&place);
+    let error = wrong.run(&session()).await.unwrap_err();
+    assert!(matches!(cause(&error), Error::BadRecord { .. }), "{error}");
+    assert_eq!(commits(&place.path("checkpoint")), [0; 0]);
+
+    place.put("other/0.json", id_lines([7]));
+    let other = Input::new("input", "json", place.text("other")).schema(schema(&PAIR));
+    let right = Job::new(&place).inputs([other]).sql("SELECT id FROM input");
+    right.run(&session()).await.unwrap();
+    assert_eq!(place.ids(), [7]);
+    // From now on it is who it is.
+    let error = differences(&Job::new(&place)).await;
+    assert!(!error.is_empty());
+}
+
+#[tokio::test]
+async fn a_query_does_not_read_what_it_writes() {
+    let place = Place::new();
+    place.put("in/0.json", id_lines([0]));
+    std::fs::create_dir_all(place.path("in/sub")).unwrap();
+    for (what, job) in [
+        ("in/", Job::new(&place).out(Some(place.text("in")))),
+        ("in/sub/", Job::new(&place).out(Some(place.text("in/sub")))),
+        ("in/sub/..", Job::new(&place).out(Some(place.text("in/sub/..")))),
+    ] {
+        let error = job.start(&session()).await.unwrap_err().to_string();
+        assert!(error.contains("every batch would be the input of the next"), "{what}: {error}");
+    }
+    assert!(!place.path("checkpoint").exists(), "nothing was begun");
+    let hidden = Job::new(&place).out(Some(place.text("in/_out")));
+    hidden.run(&session()).await.unwrap();
 }

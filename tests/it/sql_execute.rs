@@ -464,3 +464,50 @@ async fn a_select_for_the_api_is_planned_like_one_of_a_statement() {
     let Some(SqlOutcome::Query(started)) = started.into_iter().last() else { panic!() };
     started.query.stop(StopMode::Abandon).await.unwrap();
 }
+
+/// What a partitioned table was given comes back: as a table, and as a stream.
+#[tokio::test]
+async fn values_in_directory_names_are_read_back() {
+    for (data_type, one, other) in [
+        ("BIGINT", "-7", "9223372036854775807"),
+        ("VARCHAR", "'a=b/c%d #?:[x] ü'", "'..'"),
+        ("DATE", "DATE '2024-02-29'", "DATE '0001-01-01'"),
+        ("TIMESTAMP", "TIMESTAMP '2024-02-29 10:00:00.5'", "TIMESTAMP '1969-12-31 23:59:59'"),
+        ("DECIMAL(9, 2)", "CAST(12.5 AS DECIMAL(9, 2))", "CAST(-0.01 AS DECIMAL(9, 2))"),
+        ("DOUBLE", "CAST('1e300' AS DOUBLE)", "CAST('-0.1' AS DOUBLE)"),
+        ("BOOLEAN", "true", "false"),
+    ] {
+        let fixture = Fixture::new().await;
+        fixture.feed.add_data(rows(1..4)).unwrap();
+        let columns = format!("(id BIGINT, \"the: key\" {data_type})");
+        let partitioned = "PARTITIONED BY (\"the: key\")";
+        fixture
+            .to_end(&format!(
+                "CREATE EXTERNAL TABLE written {columns} STORED AS PARQUET {partitioned} LOCATION '$/out/';
+                 CREATE STREAMING QUERY write TRIGGER AVAILABLE NOW CHECKPOINT LOCATION '$/checkpoint' AS
+                 INSERT INTO written
+                 SELECT id, CASE id WHEN 1 THEN {one} WHEN 2 THEN {other} END AS \"the: key\" FROM feed"
+            ))
+            .await;
+        let right = format!(
+            "(id = 1 AND \"the: key\" = {one}) OR (id = 2 AND \"the: key\" = {other})
+             OR (id = 3 AND \"the: key\" IS NULL)"
+        );
+        let found = fixture.text(&format!("SELECT count(*) AS n FROM written WHERE {right}")).await;
+        assert_eq!(found, "n\n3", "{data_type}");
+        let nulls = fixture.text("SELECT id FROM written WHERE \"the: key\" IS NULL").await;
+        assert_eq!(nulls, "id\n3", "{data_type}");
+
+        fixture
+            .to_end(&format!(
+                "CREATE UNBOUNDED EXTERNAL TABLE again {columns} STORED AS PARQUET {partitioned}
+                 LOCATION '$/out/';
+                 CREATE EXTERNAL TABLE kept {columns} STORED AS PARQUET LOCATION '$/kept/';
+                 CREATE STREAMING QUERY keep TRIGGER AVAILABLE NOW CHECKPOINT LOCATION '$/second' AS
+                 INSERT INTO kept SELECT id, \"the: key\" FROM again"
+            ))
+            .await;
+        let found = fixture.text(&format!("SELECT count(*) AS n FROM kept WHERE {right}")).await;
+        assert_eq!(found, "n\n3", "{data_type} as a stream");
+    }
+}

@@ -33,6 +33,7 @@ use crate::options::Options;
 use crate::storage::Storage;
 
 pub(super) use self::encode::LineFormat;
+pub(crate) use self::partition::{NULL_DIRECTORY, escape_directory};
 
 /// How many storage calls for independent files run at once.
 const PARALLEL_CALLS: usize = 16;
@@ -214,6 +215,10 @@ impl FileSink {
 impl Sink for FileSink {
     fn description(&self) -> String {
         format!("FileSink[{}]", self.url)
+    }
+
+    fn location(&self) -> Option<&Url> {
+        Some(&self.url)
     }
 
     fn definition(&self, checkpoint: &dyn Storage) -> SinkDefinition {

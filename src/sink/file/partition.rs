@@ -15,7 +15,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use crate::error::Result;
 
 /// The directory of null and of the empty string, as in Hive and Spark.
-pub(super) const NULL_DIRECTORY: &str = "__HIVE_DEFAULT_PARTITION__";
+pub(crate) const NULL_DIRECTORY: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// How values look in directory names: as in Spark, where times are SQL literals.
 const TEXT: FormatOptions<'static> = FormatOptions::new()
@@ -196,6 +196,13 @@ fn memory_size(column: &ArrayRef) -> usize {
         nested if nested.is_nested() => column.get_array_memory_size(),
         _ => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
     }
+}
+
+/// `name` as it stands in the names of directories.
+pub(crate) fn escape_directory(name: &str) -> String {
+    let mut escaped = String::new();
+    escape(name, &mut escaped);
+    escaped
 }
 
 /// Appends `text`, escaped as Spark's `ExternalCatalogUtils.escapePathName` does, so that Hive,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -28,6 +29,60 @@ pub(super) struct FileEntry<'a> {
     /// files' own once the directory was copied.
     #[serde(rename = "l", default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) from_log: bool,
+    /// Whether it is not read, because it was there before the first batch (`startingFrom latest`).
+    #[serde(rename = "o", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) passed_over: bool,
+}
+
+impl FileEntry<'_> {
+    /// What tells this file from another one under its name.
+    pub(super) fn version(&self) -> Version {
+        Version {
+            size: self.size,
+            modified_ms: (!self.from_log).then_some(self.modified_ms),
+            etag: self.etag.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// What tells a file from another one under the same name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) size: u64,
+    /// `None` if the time that was listed is not the file's own.
+    pub(super) modified_ms: Option<i64>,
+    pub(super) etag: Option<String>,
+}
+
+impl Version {
+    /// How the file that is there `now` is not this one; `None` if it is, as far as can be told.
+    pub(super) fn difference(&self, now: &Version) -> Option<String> {
+        let times = self.modified_ms.zip(now.modified_ms);
+        if self.size != now.size {
+            Some(format!("it had {} bytes and has {}", self.size, now.size))
+        } else if self.etag.is_some() && now.etag.is_some() && self.etag != now.etag {
+            Some("its content is another one".to_string())
+        } else if times.is_some_and(|(listed_ms, now_ms)| !same_time(listed_ms, now_ms)) {
+            Some("it was written again".to_string())
+        } else {
+            None
+        }
+    }
+}
+
+impl From<&ObjectMeta> for Version {
+    fn from(object: &ObjectMeta) -> Self {
+        Self {
+            size: object.size,
+            modified_ms: Some(object.last_modified.timestamp_millis()),
+            etag: object.e_tag.clone(),
+        }
+    }
+}
+
+/// Some stores list with milliseconds and answer with whole seconds.
+fn same_time(listed_ms: i64, now_ms: i64) -> bool {
+    listed_ms == now_ms || (now_ms % 1000 == 0 && listed_ms.div_euclid(1000) == now_ms / 1000)
 }
 
 /// Stands for all files up to a modification time that were forgotten because of their age.
@@ -64,12 +119,13 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The files among `entries`.
+/// The files among `entries` that are read.
 pub(super) fn files(entries: &[Box<RawValue>]) -> Result<Vec<FileEntry<'_>>> {
     let mut files = Vec::with_capacity(entries.len());
     for raw in entries {
-        if let Entry::File(file) = Entry::parse(raw)? {
-            files.push(file);
+        match Entry::parse(raw)? {
+            Entry::File(file) if !file.passed_over => files.push(file),
+            Entry::File(_) | Entry::Forgotten(_) => {}
         }
     }
     Ok(files)
@@ -93,6 +149,7 @@ mod tests {
             modified_ms: 1_700_000_000_000,
             etag: None,
             from_log: false,
+            passed_over: false,
         };
         let raw = to_raw(&plain).unwrap();
         assert_eq!(raw.get(), r#"{"p":"y=1/a.json","s":17,"m":1700000000000}"#);
@@ -114,5 +171,30 @@ mod tests {
             let raw = RawValue::from_string(text.to_string()).unwrap();
             assert!(matches!(Entry::parse(&raw), Err(Error::CheckpointDamaged { .. })), "{text}");
         }
+    }
+
+    #[test]
+    fn times_of_stores_that_answer_in_seconds() {
+        assert!(same_time(1_234, 1_234));
+        assert!(same_time(1_234, 1_000));
+        assert!(!same_time(1_000, 1_234));
+        assert!(!same_time(2_234, 1_000));
+        assert!(same_time(-1_500, -2_000));
+    }
+
+    #[test]
+    fn another_file_is_told_by_size_tag_or_time() {
+        let version = |size, modified_ms, etag: Option<&str>| Version {
+            size,
+            modified_ms,
+            etag: etag.map(str::to_string),
+        };
+        let read = version(5, Some(1000), None);
+        assert_eq!(read.difference(&version(5, Some(1000), Some("a"))), None);
+        assert!(read.difference(&version(6, Some(1000), None)).is_some_and(|how| how.contains("6")));
+        assert!(read.difference(&version(5, Some(1001), None)).is_some());
+        let tagged = version(5, None, Some("a"));
+        assert_eq!(tagged.difference(&version(5, Some(7), Some("a"))), None);
+        assert!(tagged.difference(&version(5, Some(7), Some("b"))).is_some());
     }
 }

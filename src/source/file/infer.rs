@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::catalog::Session;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::logical_expr::type_coercion::binary::binary_numeric_coercion;
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore};
 
@@ -12,6 +13,8 @@ use super::format::{Format, FormatSpec};
 use super::location::FileLocation;
 use super::partitions::{TypeInference, partitions_of};
 use super::pattern::FilePattern;
+use super::pinned::PinnedStore;
+use super::walk::LocalWalk;
 use crate::error::{Error, Result};
 
 /// How many files are looked into at most; their oldest come first.
@@ -50,36 +53,37 @@ impl Inference<'_> {
         for group in by_compression(self.spec, files) {
             schemas.push(self.schema_of(group.0, &group.1).await?);
         }
-        let merged = Schema::try_merge(schemas).map_err(|error| {
-            Error::Invalid(format!("the files in '{}' have no schema in common: {error}", self.location))
-        })?;
-        Ok(Schema::new(merged.fields().iter().map(without_null_type).collect::<Vec<_>>()))
+        let fields = merge_fields(schemas.iter().flat_map(|schema| schema.fields()));
+        Ok(Schema::new(fields.iter().map(without_null_type).collect::<Vec<_>>()))
     }
 
     async fn schema_of(&self, compression: FileCompressionType, files: &[ObjectMeta]) -> Result<Schema> {
         let Some(format) = self.spec.datafusion(compression) else {
             return Ok(Schema::empty());
         };
-        match format.infer_schema(self.session, &self.store, files).await {
+        let store: Arc<dyn ObjectStore> =
+            Arc::new(PinnedStore::of_any(Arc::clone(&self.store), self.location));
+        match format.infer_schema(self.session, &store, files).await {
             Ok(schema) => Ok(schema.as_ref().clone()),
-            Err(error) => {
-                // DataFusion does not say which file it was.
+            Err(_) => {
+                // Either one of them cannot be read, and DataFusion does not say which, or they differ.
+                let mut schemas = Vec::with_capacity(files.len());
                 for file in files {
-                    if let Err(error) =
-                        format.infer_schema(self.session, &self.store, std::slice::from_ref(file)).await
-                    {
-                        let reason = format!(
-                            "its columns cannot be told: {}. Put it right or give a schema",
-                            error.strip_backtrace()
-                        );
-                        return Err(Error::InputFile { file: self.location.display(&file.location), reason });
-                    }
+                    let inferred = format.infer_schema(self.session, &store, std::slice::from_ref(file));
+                    let error = match inferred.await {
+                        Ok(schema) => {
+                            schemas.push(schema);
+                            continue;
+                        }
+                        Err(error) => error,
+                    };
+                    let reason = format!(
+                        "its columns cannot be told: {}. Put it right or give a schema",
+                        error.strip_backtrace()
+                    );
+                    return Err(Error::InputFile { file: self.location.display(&file.location), reason });
                 }
-                Err(Error::Invalid(format!(
-                    "the files in '{}' have no schema in common: {}. Give a schema",
-                    self.location,
-                    error.strip_backtrace()
-                )))
+                Ok(Schema::new(merge_fields(schemas.iter().flat_map(|schema| schema.fields()))))
             }
         }
     }
@@ -89,32 +93,46 @@ impl Inference<'_> {
     ///
     /// Whether there are any is told by the first file: only then all are looked at.
     pub(super) async fn partition_columns(&self) -> Result<Vec<(String, DataType)>> {
-        let mut names: Option<Vec<String>> = None;
-        let mut types: Vec<TypeInference> = Vec::new();
+        let mut found = FoundPartitions::default();
+        if let Some(mut walk) = LocalWalk::of(self.store.as_ref(), self.location) {
+            loop {
+                let paths = walk.next().await?;
+                let mut files = paths.files.iter().filter(|path| self.pattern.selects(path));
+                if paths.is_empty() || files.any(|path| !found.observe(path)) {
+                    return Ok(found.finish());
+                }
+            }
+        }
         let mut files = self.store.list(Some(self.location.base()));
         while let Some(file) = files.try_next().await.map_err(|error| self.list_error(error))? {
             let Some(path) = self.location.relative(&file.location) else { continue };
-            if !self.pattern.selects(path) {
-                continue;
-            }
-            let found: Vec<_> = partitions_of(path).collect();
-            let names = names.get_or_insert_with(|| {
-                types.extend(found.iter().map(|_| TypeInference::default()));
-                found.iter().map(|(name, _)| name.to_string()).collect()
-            });
-            if names.is_empty() {
+            if self.pattern.selects(path) && !found.observe(path) {
                 break;
             }
-            // A file that lies elsewhere is refused when it is planned.
-            if found.iter().map(|(name, _)| name.as_ref()).eq(names.iter().map(String::as_str)) {
-                found.iter().zip(&mut types).for_each(|((_, value), inference)| inference.observe(value));
-            }
         }
-        let types = types.into_iter().map(TypeInference::finish);
-        Ok(names.unwrap_or_default().into_iter().zip(types).collect())
+        Ok(found.finish())
     }
 
     async fn files(&self) -> Result<Vec<ObjectMeta>> {
+        if let Some(mut walk) = LocalWalk::of(self.store.as_ref(), self.location) {
+            let mut all = Vec::new();
+            loop {
+                let mut paths = walk.next().await?;
+                if paths.is_empty() {
+                    return Ok(all);
+                }
+                paths.files.retain(|path| self.pattern.selects(path));
+                for found in walk.look_at(paths.files).await? {
+                    all.push(ObjectMeta {
+                        location: self.location.object_path(&found.file.path)?,
+                        last_modified: found.modified.into(),
+                        size: found.file.size,
+                        e_tag: None,
+                        version: None,
+                    });
+                }
+            }
+        }
         let selected = |file: &ObjectMeta| {
             self.location.relative(&file.location).is_some_and(|path| self.pattern.selects(path))
         };
@@ -131,6 +149,34 @@ impl Inference<'_> {
     }
 }
 
+/// The partition columns of the files looked at so far.
+#[derive(Default)]
+struct FoundPartitions {
+    names: Option<Vec<String>>,
+    types: Vec<TypeInference>,
+}
+
+impl FoundPartitions {
+    /// Takes the directories of one more file into account. Whether others have to be looked at.
+    fn observe(&mut self, path: &str) -> bool {
+        let found: Vec<_> = partitions_of(path).collect();
+        let names = self.names.get_or_insert_with(|| {
+            self.types.extend(found.iter().map(|_| TypeInference::default()));
+            found.iter().map(|(name, _)| name.to_string()).collect()
+        });
+        // A file that lies elsewhere is refused when it is planned.
+        if found.iter().map(|(name, _)| name.as_ref()).eq(names.iter().map(String::as_str)) {
+            found.iter().zip(&mut self.types).for_each(|((_, value), inference)| inference.observe(value));
+        }
+        !names.is_empty()
+    }
+
+    fn finish(self) -> Vec<(String, DataType)> {
+        let types = self.types.into_iter().map(TypeInference::finish);
+        self.names.unwrap_or_default().into_iter().zip(types).collect()
+    }
+}
+
 fn by_compression(spec: &FormatSpec, files: Vec<ObjectMeta>) -> Vec<(FileCompressionType, Vec<ObjectMeta>)> {
     let mut groups: Vec<(FileCompressionType, Vec<ObjectMeta>)> = Vec::new();
     for file in files {
@@ -143,6 +189,44 @@ fn by_compression(spec: &FormatSpec, files: Vec<ObjectMeta>) -> Vec<(FileCompres
     groups
 }
 
+/// The fields of all files, oldest first, each once and with a type that takes what all of them hold.
+fn merge_fields<'a>(fields: impl Iterator<Item = &'a FieldRef>) -> Vec<FieldRef> {
+    let mut merged: Vec<FieldRef> = Vec::new();
+    for field in fields {
+        match merged.iter_mut().find(|known| known.name() == field.name()) {
+            Some(known) => {
+                let data_type = common_type(known.data_type(), field.data_type());
+                *known = Arc::new(known.as_ref().clone().with_data_type(data_type).with_nullable(true));
+            }
+            None => merged.push(Arc::clone(field)),
+        }
+    }
+    merged
+}
+
+/// The type for a column that is of type `a` in some files and of type `b` in others: the wider of two
+/// numbers, and text for what has nothing in common, as within a file.
+fn common_type(a: &DataType, b: &DataType) -> DataType {
+    match (a, b) {
+        (a, b) if a == b => a.clone(),
+        (DataType::Null, other) | (other, DataType::Null) => other.clone(),
+        (DataType::Struct(a), DataType::Struct(b)) => {
+            DataType::Struct(merge_fields(a.iter().chain(b.iter())).into())
+        }
+        (DataType::List(a), DataType::List(b)) => {
+            let item = common_type(a.data_type(), b.data_type());
+            DataType::List(Arc::new(a.as_ref().clone().with_data_type(item).with_nullable(true)))
+        }
+        (a, b) if a.is_numeric() && b.is_numeric() => {
+            binary_numeric_coercion(a, b).unwrap_or_else(|| a.clone())
+        }
+        (DataType::Utf8View, _) | (_, DataType::Utf8View) => DataType::Utf8View,
+        (DataType::LargeUtf8, _) | (_, DataType::LargeUtf8) => DataType::LargeUtf8,
+        (a, b) if a.is_nested() || b.is_nested() => a.clone(),
+        _ => DataType::Utf8,
+    }
+}
+
 /// A column without any value so far holds text, as in Spark; it may get values later.
 fn without_null_type(field: &FieldRef) -> FieldRef {
     let data_type = match field.data_type() {
@@ -152,4 +236,31 @@ fn without_null_type(field: &FieldRef) -> FieldRef {
         other => other.clone(),
     };
     Arc::new(field.as_ref().clone().with_data_type(data_type))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_that_take_what_all_files_hold() {
+        use DataType::{Boolean, Date32, Float64, Int32, Int64, Null, Utf8, Utf8View};
+        for (a, b, expected) in [
+            (Int32, Int64, Int64),
+            (Int64, Float64, Float64),
+            (Null, Int32, Int32),
+            (Int64, Utf8, Utf8),
+            (Utf8View, Boolean, Utf8View),
+            (Date32, Int64, Utf8),
+        ] {
+            assert_eq!((common_type(&a, &b), common_type(&b, &a)), (expected.clone(), expected), "{a} {b}");
+        }
+        let record = |fields: &[(&str, DataType)]| {
+            DataType::Struct(fields.iter().map(|(name, of)| Field::new(*name, of.clone(), true)).collect())
+        };
+        assert_eq!(
+            common_type(&record(&[("a", Int32), ("b", Utf8)]), &record(&[("a", Float64), ("c", Boolean)])),
+            record(&[("a", Float64), ("b", Utf8), ("c", Boolean)])
+        );
+    }
 }

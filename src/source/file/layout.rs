@@ -235,7 +235,14 @@ mod tests {
     }
 
     fn entry(path: &str) -> FileEntry<'_> {
-        FileEntry { path: path.into(), size: 7, modified_ms: 1, etag: None, from_log: false }
+        FileEntry {
+            path: path.into(),
+            size: 7,
+            modified_ms: 1,
+            etag: None,
+            from_log: false,
+            passed_over: false,
+        }
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Finding new files.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::location::FileLocation;
+use super::options::ModifiedWindow;
 use super::pattern::{FilePattern, SPARK_LOG, Verdict};
 use super::queue::UnreadFile;
 use super::seen::{Novelty, PathHash, SeenFiles};
+use super::settle::Settling;
 use super::spark_metadata;
 use super::walk::LocalWalk;
 use crate::error::{Error, Result};
@@ -16,42 +19,70 @@ use crate::error::{Error, Result};
 /// What a listing found.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    /// Files that were not taken yet.
+    /// Files that were not taken yet, and are complete.
     pub(super) new: Vec<UnreadFile>,
+    /// Files that are not any more what they were when they were taken.
+    pub(super) changed: Vec<UnreadFile>,
     /// Files that were not taken and never will be, because they are too old.
     pub(super) too_old: Vec<UnreadFile>,
+    /// Complete files without content. They are taken when they have some.
+    pub(super) empty: Vec<Box<str>>,
     /// Hashes of all files, if they were asked for.
     pub(super) all: Option<HashSet<PathHash>>,
     /// Whether the files come from the log of a Spark file sink.
     pub(super) from_log: bool,
+    /// Links that were not followed because they lead to a directory they lie in.
+    pub(super) loops: Vec<PathBuf>,
 }
 
 impl Listing {
-    fn add(&mut self, file: UnreadFile, seen: &SeenFiles) {
+    fn add(&mut self, file: UnreadFile, rules: &Rules<'_>) {
         if let Some(all) = &mut self.all {
-            all.insert(seen.hash(&file.path));
+            all.insert(rules.seen.hash(&file.path));
         }
-        match seen.judge(&file.path, file.modified_ms) {
-            Novelty::New => self.new.push(file),
+        if !rules.window.contains(file.modified_ms) {
+            return;
+        }
+        match rules.seen.judge(&file) {
+            Novelty::New | Novelty::Changed { was_empty: true } if file.size == 0 => {
+                self.empty.push(file.path);
+            }
+            Novelty::New | Novelty::Changed { was_empty: true } => self.new.push(file),
+            Novelty::Changed { was_empty: false } => self.changed.push(file),
             Novelty::TooOld => self.too_old.push(file),
             Novelty::Seen | Novelty::Ignored => {}
         }
     }
 }
 
+/// What decides which files are new.
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) pattern: &'a FilePattern,
+    pub(super) seen: &'a SeenFiles,
+    pub(super) window: ModifiedWindow,
+    /// Whether the disk is asked about files that were taken, too, for they may have changed. Stores say
+    /// it without being asked.
+    pub(super) look_at_known: bool,
+}
+
 /// Lists the files of a source. The listing is streamed: only files that are new are kept.
 pub(super) async fn list(
     store: &dyn ObjectStore,
     location: &FileLocation,
-    pattern: &FilePattern,
-    seen: &SeenFiles,
+    rules: Rules<'_>,
+    settling: &mut Settling,
 ) -> Result<Listing> {
-    let all = seen.wants_to_shrink().then(HashSet::new);
+    let all = rules.seen.wants_to_shrink().then(HashSet::new);
     let mut listing = Listing { all, ..Listing::default() };
-    let mut judge = Judge { pattern, log: Vec::new(), misplaced: None };
+    let mut judge = Judge { pattern: rules.pattern, log: Vec::new(), misplaced: None };
     match LocalWalk::of(store, location) {
-        Some(walk) => list_disk(walk, location, seen, &mut judge, &mut listing).await?,
-        None => list_store(store, location, seen, &mut judge, &mut listing).await?,
+        Some(walk) => {
+            settling.begin();
+            list_disk(walk, location, rules, settling, &mut judge, &mut listing).await?;
+            settling.end();
+        }
+        None => list_store(store, location, rules, &mut judge, &mut listing).await?,
     }
     if judge.log.is_empty() {
         return match judge.misplaced {
@@ -65,10 +96,10 @@ pub(super) async fn list(
     let mut listing =
         Listing { all: listing.all.map(|_| HashSet::new()), from_log: true, ..Listing::default() };
     for file in spark_metadata::read(store, location, &judge.log).await? {
-        if let Verdict::Misplaced(reason) = pattern.judge(&file.path) {
+        if let Verdict::Misplaced(reason) = rules.pattern.judge(&file.path) {
             return Err(Error::InputFile { file: file.path.into(), reason });
         }
-        listing.add(file, seen);
+        listing.add(file, &rules);
     }
     Ok(listing)
 }
@@ -101,7 +132,7 @@ impl Judge<'_> {
 async fn list_store(
     store: &dyn ObjectStore,
     location: &FileLocation,
-    seen: &SeenFiles,
+    rules: Rules<'_>,
     judge: &mut Judge<'_>,
     listing: &mut Listing,
 ) -> Result<()> {
@@ -110,37 +141,68 @@ async fn list_store(
     while let Some(object) = objects.try_next().await.map_err(failed)? {
         let Some(path) = location.relative(&object.location) else { continue };
         if judge.takes(path) {
-            listing.add(unread(path, &object, location.is_local()), seen);
+            listing.add(unread(path, &object, location.is_local()), &rules);
         }
     }
     Ok(())
 }
 
-/// The same on the local disk, where only files that are new are looked at.
+/// The same on the local disk, where only files that are new are looked at most of the time.
 async fn list_disk(
     mut walk: LocalWalk,
     location: &FileLocation,
-    seen: &SeenFiles,
+    rules: Rules<'_>,
+    settling: &mut Settling,
     judge: &mut Judge<'_>,
     listing: &mut Listing,
 ) -> Result<()> {
+    settling.watch(walk.root(), "");
     loop {
-        let mut paths = walk.next().await?;
-        if paths.is_empty() {
+        let names = walk.next().await?;
+        if names.is_empty() {
             return Ok(());
         }
+        listing.loops.extend(names.loops);
+        for directory in &names.directories {
+            settling.watch(&walk.root().join(directory), directory);
+        }
+        let mut paths = names.files;
         paths.retain(|path| judge.takes(path));
         if let Some(all) = &mut listing.all {
-            all.extend(paths.iter().map(|path| seen.hash(path)));
+            all.extend(paths.iter().map(|path| rules.seen.hash(path)));
         }
-        paths.retain(|path| seen.is_unseen(path));
+        paths.retain(|path| rules.look_at_known || rules.seen.is_unseen(path));
         for path in &paths {
             location.object_path(path)?;
         }
-        for file in walk.look_at(paths).await? {
-            listing.add(file, seen);
+        let found = walk.look_at(paths).await?;
+        settling.catch_up();
+        for found in found {
+            let is_known = rules.seen.judge(&found.file) == Novelty::Seen;
+            if !is_known && settling.is_complete(&found) {
+                listing.add(found.file, &rules);
+            }
         }
     }
+}
+
+/// Those of `files` that are still what they were when they were listed. Stores are not asked: reading
+/// will tell.
+pub(super) async fn still_there(
+    store: &dyn ObjectStore,
+    location: &FileLocation,
+    mut files: Vec<UnreadFile>,
+) -> Result<Vec<UnreadFile>> {
+    let Some(walk) = LocalWalk::of(store, location).filter(|_| !files.is_empty()) else { return Ok(files) };
+    let paths = files.iter().map(|file| file.path.to_string()).collect();
+    let found = walk.look_at(paths).await?;
+    let mut found = found.into_iter().map(|found| found.file).peekable();
+    // In their order, less those that are gone.
+    files.retain(|file| match found.next_if(|found| found.path == file.path) {
+        Some(found) => file.from_log || (found.size, found.modified_ms) == (file.size, file.modified_ms),
+        None => false,
+    });
+    Ok(files)
 }
 
 fn unread(path: &str, object: &ObjectMeta, is_local: bool) -> UnreadFile {

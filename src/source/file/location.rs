@@ -1,8 +1,12 @@
 //! Where a file source reads from: an object store, a base directory, and what below it.
 
+use std::sync::Arc;
+
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::DataFusionError;
 use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
@@ -90,6 +94,62 @@ impl FileLocation {
                 Ok(Self { base: location, base_url, selection: Selection::Directory, ..self })
             }
             Err(error) => Err(Error::storage("read", self.display(&location), error)),
+        }
+    }
+
+    /// The store itself.
+    ///
+    /// # Errors
+    /// If none is known for this kind of URL.
+    pub(super) fn store(&self, runtime: &RuntimeEnv) -> Result<Arc<dyn ObjectStore>> {
+        runtime.object_store(&self.store).map_err(|_| {
+            let scheme = self.base_url.scheme();
+            let feature = match scheme {
+                "s3" | "s3a" => Some("aws"),
+                "gs" => Some("gcp"),
+                "az" | "azure" | "abfs" | "abfss" | "adl" | "wasb" => Some("azure"),
+                "http" | "https" => Some("http"),
+                _ => None,
+            };
+            let advice = match feature {
+                Some(feature) => format!(
+                    "use a build of tidemill with the feature '{feature}' (cargo build --features {feature}), or                      register a store with SessionContext::register_object_store"
+                ),
+                None => "register one with SessionContext::register_object_store, or use a local path".into(),
+            };
+            let store = self.store.as_str();
+            Error::Invalid(format!("'{self}' cannot be read: there is no object store for '{store}'. To read it, {advice}"))
+        })
+    }
+
+    /// Fails if there is nothing at the location, not even an empty directory. Object stores have none of
+    /// these.
+    pub(super) async fn check_exists(&self, store: &dyn ObjectStore) -> Result<()> {
+        let missing = |what: &str| {
+            Error::Invalid(format!(
+                "'{self}' cannot be read: {what}. Check the path, or set allowMissingPath to true to wait for it"
+            ))
+        };
+        if let Ok(path) = self.base_url.to_file_path() {
+            let shown = path.display();
+            return match tokio::task::spawn_blocking({
+                let path = path.clone();
+                move || std::fs::read_dir(path).map(drop)
+            })
+            .await
+            {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                    Err(missing(&format!("there is no directory '{shown}'")))
+                }
+                Ok(Err(error)) => Err(Error::storage("list", shown.to_string(), error)),
+                Err(error) => Err(Error::storage("list", shown.to_string(), error)),
+            };
+        }
+        let failed = |error| Error::storage("list", self.base_url.as_str(), error);
+        match store.list(Some(&self.base)).next().await.transpose().map_err(failed)? {
+            Some(_) => Ok(()),
+            None => Err(missing(&format!("there is no object below '{}'", self.base_url))),
         }
     }
 

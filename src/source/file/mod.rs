@@ -7,6 +7,8 @@ mod arrow_ipc;
 #[cfg(feature = "avro")]
 mod avro;
 mod clean;
+mod deal;
+mod disk;
 mod entry;
 mod format;
 mod guard;
@@ -20,11 +22,14 @@ mod pattern;
 mod pinned;
 mod queue;
 mod records;
+mod report;
 mod scan;
 mod seen;
+mod settle;
 mod source;
 mod spark_metadata;
 mod walk;
+mod watch;
 mod whole_file;
 
 use std::sync::Arc;
@@ -33,6 +38,7 @@ use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::arrow::json;
 use datafusion::execution::session_state::SessionState;
+use url::Url;
 
 use self::clean::Action;
 use self::format::{Format, FormatSpec};
@@ -47,7 +53,7 @@ use crate::checkpoint::location_of;
 use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};
 use crate::error::{Error, Result};
 use crate::options::Options;
-use crate::storage::Storage;
+use crate::storage::{Storage, path_below};
 
 /// A directory of files, a glob pattern of such, or a single file, as an unbounded table.
 ///
@@ -66,6 +72,11 @@ use crate::storage::Storage;
 /// | `pathGlobFilter` | none | a pattern for file names |
 /// | `recursiveFileLookup` | false | read all subdirectories, and take no columns from directories |
 /// | `cleanSource`, `sourceArchiveDir` | off | `delete` or `archive` files whose rows are durable in the sink |
+/// | `changedFiles` | warn | `warn`, `fail` or `read` again: files that have changed since they were read |
+/// | `minFileAge` | 2 s | how long a file that may still be being written must have stayed as it is |
+/// | `allowMissingPath` | false | wait for a path where there is nothing yet |
+/// | `modifiedAfter`, `modifiedBefore` | none | only files of that time |
+/// | `startingFrom` | earliest | `latest` passes over the files of the first start |
 /// | `ignoreMissingFiles` | false | leave out files that have gone when they are read |
 /// | `ignoreCorruptFiles` | false | leave out what follows the point from which a file cannot be decoded |
 /// | `includeMetadata` | false | add the column `_metadata`, which a given schema can also name |
@@ -89,10 +100,9 @@ use crate::storage::Storage;
 /// - text: one column, called `value` unless the schema names it.
 /// - parquet, arrow, avro: columns are matched by name. Missing columns are null, others are passed
 ///   over, and types are cast where that is possible without loss; a file where it is not is an error.
-///   A file of no bytes is an error too: it is most likely not complete.
 ///
-/// A file must not change once it is in the directory: what was listed is what is read, or the query
-/// fails and names the file.
+/// Files without content are taken when they have some. A file must not change once it was taken: what
+/// was listed is what is read, or the query fails and names the file.
 #[derive(Debug)]
 pub struct FileTable {
     location: Arc<FileLocation>,
@@ -131,8 +141,11 @@ impl FileTable {
         let options = SourceOptions::parse(&options)?;
         check_options(&spec, &options, &partition_columns)?;
         let location = FileLocation::parse(path)?;
-        let store = session.runtime_env().object_store(location.store_url())?;
+        let store = location.store(session.runtime_env())?;
         let location = location.tell_file_from_directory(store.as_ref()).await?;
+        if !options.allow_missing_path {
+            location.check_exists(store.as_ref()).await?;
+        }
         let filter = options.path_glob_filter.as_deref();
         let pattern = FilePattern::new(location.selection(), filter, options.recursive)?;
         let inference = Inference { session, store, location: &location, pattern: &pattern, spec: &spec };
@@ -229,6 +242,22 @@ impl SourceProvider for FileTable {
 
     fn description(&self) -> String {
         format!("FileSource[{}]", self.location)
+    }
+
+    fn reads_at(&self, directory: &Url) -> bool {
+        let base = self.location.base_url();
+        let is_above = path_below(directory, base).is_some_and(|path| !path.is_empty());
+        let Some(below) = path_below(base, directory) else {
+            return is_above && !matches!(self.location.selection(), Selection::File(_));
+        };
+        match self.location.selection() {
+            Selection::File(_) => false,
+            Selection::Directory => below.is_empty() || !pattern::is_passed_over(&below),
+            Selection::Glob(_) => ["", ".gz", ".zst"].iter().any(|suffix| {
+                let file = format!("{below}/part-00000-0.{}{suffix}", self.spec.name);
+                self.pattern.selects(file.trim_start_matches('/'))
+            }),
+        }
     }
 
     fn definition(&self, checkpoint: &dyn Storage) -> SourceDefinition {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use datafusion::arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
+
 use crate::error::{Error, Result};
 use crate::options::Options;
 
@@ -22,12 +24,19 @@ pub(super) const COMMON: &[&str] = &[
     "ignoreMissingFiles",
     "ignoreCorruptFiles",
     "includeMetadata",
+    "changedFiles",
+    "minFileAge",
+    "allowMissingPath",
+    "modifiedAfter",
+    "modifiedBefore",
+    "startingFrom",
 ];
 
 /// Options of the formats that consist of text records.
 pub(super) const RECORDS: &[&str] = &["mode", "columnNameOfCorruptRecord", "badRecordsPath"];
 
 const DEFAULT_MAX_FILE_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const DEFAULT_MIN_FILE_AGE: Duration = Duration::from_secs(2);
 const DEFAULT_DISCARD_RATIO: f64 = 0.2;
 const CORRUPT_RECORD: &str = "_corrupt_record";
 
@@ -43,6 +52,18 @@ pub(super) enum ParseMode {
     DropMalformed,
 }
 
+/// What happens about a file that is not any more what it was when it was read (`changedFiles`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum ChangedFiles {
+    /// It is named in a warning, and counted.
+    #[default]
+    Warn,
+    /// The query fails.
+    Fail,
+    /// It is read again, as a new file.
+    Read,
+}
+
 /// What happens to files once their rows are durable in the sink (`cleanSource`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) enum CleanSource {
@@ -53,6 +74,46 @@ pub(super) enum CleanSource {
     Archive(String),
     /// They are deleted.
     Delete,
+}
+
+/// Which files are read at all, by when they were modified (`modifiedAfter`, `modifiedBefore`,
+/// `startingFrom`); both ends excluded, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct ModifiedWindow {
+    pub(super) after_ms: Option<i64>,
+    pub(super) before_ms: Option<i64>,
+    /// Files that are there at the first start are passed over (`startingFrom latest`).
+    pub(super) from_latest: bool,
+}
+
+impl ModifiedWindow {
+    fn parse(options: &Options) -> Result<Self> {
+        let from_latest = match options.get("startingFrom") {
+            None => false,
+            Some(value) if value.eq_ignore_ascii_case("earliest") => false,
+            Some(value) if value.eq_ignore_ascii_case("latest") => true,
+            Some(value) => {
+                return Err(Error::option("startingFrom", value, "expected earliest or latest"));
+            }
+        };
+        let after_ms = moment(options, "modifiedAfter")?;
+        let before_ms = moment(options, "modifiedBefore")?;
+        Ok(Self { after_ms, before_ms, from_latest })
+    }
+
+    /// Whether a file of this time is read.
+    pub(super) fn contains(&self, modified_ms: i64) -> bool {
+        self.after_ms.is_none_or(|after| modified_ms > after)
+            && self.before_ms.is_none_or(|before| modified_ms < before)
+    }
+}
+
+/// A moment, in milliseconds since 1970; without a zone it is in UTC.
+fn moment(options: &Options, name: &str) -> Result<Option<i64>> {
+    let Some(text) = options.get(name) else { return Ok(None) };
+    string_to_timestamp_nanos(text).map(|nanos| Some(nanos.div_euclid(1_000_000))).map_err(|_| {
+        Error::option(name, text, "expected a time such as 2026-01-31T12:00:00 or 2026-01-31T12:00:00+02:00")
+    })
 }
 
 /// The options of the file source that do not depend on the format.
@@ -74,6 +135,12 @@ pub(super) struct SourceOptions {
     pub(super) ignore_missing_files: bool,
     pub(super) ignore_corrupt_files: bool,
     pub(super) include_metadata: bool,
+    pub(super) changed_files: ChangedFiles,
+    /// How long a file must have stayed as it is that may still be being written.
+    pub(super) min_file_age: Duration,
+    /// Whether the path may come into being later.
+    pub(super) allow_missing_path: bool,
+    pub(super) window: ModifiedWindow,
     pub(super) mode: ParseMode,
     pub(super) corrupt_record_column: String,
     pub(super) bad_records_path: Option<String>,
@@ -112,6 +179,10 @@ impl SourceOptions {
             ignore_missing_files: options.flag("ignoreMissingFiles", false)?,
             ignore_corrupt_files: options.flag("ignoreCorruptFiles", false)?,
             include_metadata: options.flag("includeMetadata", false)?,
+            changed_files: changed_files(options)?,
+            min_file_age: options.duration("minFileAge")?.unwrap_or(DEFAULT_MIN_FILE_AGE),
+            allow_missing_path: options.flag("allowMissingPath", false)?,
+            window: ModifiedWindow::parse(options)?,
             mode: mode(options)?,
             corrupt_record_column: options
                 .get("columnNameOfCorruptRecord")
@@ -164,6 +235,20 @@ fn mode(options: &Options) -> Result<ParseMode> {
     Ok(parsed)
 }
 
+fn changed_files(options: &Options) -> Result<ChangedFiles> {
+    let Some(value) = options.get("changedFiles") else {
+        // What was read is gone from the directory then, so whatever is there is new.
+        let cleaned = clean_source(options)? != CleanSource::Off;
+        return Ok(if cleaned { ChangedFiles::Read } else { ChangedFiles::Warn });
+    };
+    match value.to_ascii_lowercase().as_str() {
+        "warn" => Ok(ChangedFiles::Warn),
+        "fail" => Ok(ChangedFiles::Fail),
+        "read" => Ok(ChangedFiles::Read),
+        _ => Err(Error::option("changedFiles", value, "expected warn, fail or read")),
+    }
+}
+
 fn clean_source(options: &Options) -> Result<CleanSource> {
     let archive = options.get("sourceArchiveDir");
     let clean = options.get("cleanSource").unwrap_or("off");
@@ -213,6 +298,23 @@ mod tests {
     }
 
     #[test]
+    fn files_that_are_cleaned_up_may_come_again() {
+        let changed = |options: &[_]| parse(options).unwrap().changed_files;
+        assert_eq!(changed(&[]), ChangedFiles::Warn);
+        assert_eq!(changed(&[("cleanSource", "delete")]), ChangedFiles::Read);
+        assert_eq!(changed(&[("cleanSource", "delete"), ("changedFiles", "Fail")]), ChangedFiles::Fail);
+    }
+
+    #[test]
+    fn times_of_modification() {
+        let window = |options: &[_]| parse(options).unwrap().window;
+        let after =
+            window(&[("modifiedAfter", "1970-01-01T00:00:01"), ("modifiedBefore", "1970-01-01 00:00:03Z")]);
+        assert_eq!([1000, 1001, 2999, 3000].map(|ms| after.contains(ms)), [false, true, true, false]);
+        assert!(window(&[("startingFrom", "LATEST")]).from_latest);
+    }
+
+    #[test]
     fn age_does_not_matter_when_the_newest_come_first_in_small_steps() {
         assert!(parse(&[("latestFirst", "true")]).unwrap().max_file_age_ms.is_some());
         let limited = [("latestFirst", "true"), ("maxFilesPerTrigger", "1"), ("maxFileAge", "1d")];
@@ -232,6 +334,9 @@ mod tests {
             (&[("mode", "PERMISSIVE"), ("badRecordsPath", "x")], "together"),
             (&[("discardCachedInputRatio", "2")], "from 0 to 1"),
             (&[("maxFileAge", "7")], "length of time"),
+            (&[("changedFiles", "ignore")], "warn, fail or read"),
+            (&[("modifiedAfter", "yesterday")], "expected a time such as"),
+            (&[("startingFrom", "now")], "earliest or latest"),
         ] {
             let error = parse(options).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -8,10 +8,11 @@ use datafusion::common::ScalarValue;
 /// The directory of rows whose value is null.
 const NULL_DIRECTORY: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// Column and value of a directory named `column=value`; both are unescaped (`%20` is a space).
+/// Column and value of a directory named `column=value`; both are unescaped (`%20` is a space). The value
+/// may be empty.
 pub(super) fn partition_directory(name: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     let (column, value) = name.split_once('=')?;
-    (!column.is_empty() && !value.is_empty()).then(|| (unescape(column), unescape(value)))
+    (!column.is_empty()).then(|| (unescape(column), unescape(value)))
 }
 
 /// Columns and values of the directories of the file at `path`, in order.
@@ -20,9 +21,14 @@ pub(super) fn partitions_of(path: &str) -> impl Iterator<Item = (Cow<'_, str>, C
     directories.split('/').filter_map(partition_directory)
 }
 
+/// Whether a directory of this text holds rows whose value is null. Other writers say that with nothing.
+fn is_null(text: &str) -> bool {
+    text.is_empty() || text == NULL_DIRECTORY
+}
+
 /// The value of the directory text `text` as `data_type`; `None` if it is no such value.
 pub(super) fn partition_value(text: &str, data_type: &DataType) -> Option<ScalarValue> {
-    if text == NULL_DIRECTORY {
+    if is_null(text) {
         return ScalarValue::try_from(data_type).ok();
     }
     ScalarValue::try_from_string(text.to_string(), data_type).ok()
@@ -43,7 +49,7 @@ pub(super) struct TypeInference {
 impl TypeInference {
     /// Takes one more value into account.
     pub(super) fn observe(&mut self, text: &str) {
-        if text == NULL_DIRECTORY {
+        if is_null(text) {
             return;
         }
         let seen = type_of(text);
@@ -102,7 +108,7 @@ mod tests {
         let expected = [("y", "2024"), ("c d", "e=f"), ("g", "h=i")];
         assert_eq!(found, expected.map(|(k, v)| (Cow::from(k), Cow::from(v))));
         assert_eq!(partition_directory("=1"), None);
-        assert_eq!(partition_directory("k="), None);
+        assert_eq!(partition_directory("k="), Some(("k".into(), "".into())));
     }
 
     #[test]
@@ -114,7 +120,7 @@ mod tests {
         };
         let timestamp = DataType::Timestamp(TimeUnit::Microsecond, None);
         for (values, expected) in [
-            (&["1", "02", NULL_DIRECTORY][..], DataType::Int32),
+            (&["1", "02", NULL_DIRECTORY, ""][..], DataType::Int32),
             (&["1", "3000000000"], DataType::Int64),
             (&["1", "1.5"], DataType::Float64),
             (&["2024-02-29"], DataType::Date32),
@@ -134,6 +140,7 @@ mod tests {
         assert_eq!(partition_value("7", &DataType::Int32), Some(ScalarValue::Int32(Some(7))));
         assert_eq!(partition_value("x", &DataType::Int32), None);
         assert_eq!(partition_value(NULL_DIRECTORY, &DataType::Utf8), Some(ScalarValue::Utf8(None)));
+        assert_eq!(partition_value("", &DataType::Int32), Some(ScalarValue::Int32(None)));
         assert_eq!(partition_value("1970-01-02", &DataType::Date32), Some(ScalarValue::Date32(Some(1))));
     }
 }

@@ -133,6 +133,11 @@ pub(super) fn is_never_read(directory: &str) -> bool {
     is_hidden(directory) && directory != SPARK_LOG
 }
 
+/// Whether a directory of the source at `path` is passed over, with all below it.
+pub(super) fn is_passed_over(path: &str) -> bool {
+    path.split('/').any(is_hidden)
+}
+
 /// Spark's rule (`HadoopFSUtils.shouldFilterOutPathName`): `_x` and `.x` are not data, `_k=v` is,
 /// and `x._COPYING_` is not finished.
 fn is_hidden(name: &str) -> bool {

@@ -7,7 +7,7 @@ use datafusion::catalog::Session;
 use datafusion::common::DFSchema;
 use datafusion::common::config::ConfigOptions;
 use datafusion::datasource::physical_plan::{
-    FileGroup, FileGroupPartitioner, FileScanConfigBuilder, FileSource, JsonSource, ParquetSource,
+    FileGroup, FileScanConfigBuilder, FileSource, JsonSource, ParquetSource,
 };
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
@@ -24,13 +24,14 @@ use object_store::path::Path;
 use uuid::Uuid;
 
 use super::FileTable;
+use super::deal::deal;
 use super::entry::{FileEntry, files};
 use super::format::Format;
 use super::guard::GuardedSource;
 use super::layout::METADATA_COLUMN;
 use super::pinned::{BatchFiles, Tolerance};
 use super::records::{BadRecordFiles, RecordRules, RecordSource};
-use super::source::{Report, batch_of};
+use super::report::{Report, batch_of};
 use super::whole_file::{WholeFileFormat, WholeFileSource};
 use crate::error::{Error, Result};
 use crate::source::{SourceBatch, SourceScan};
@@ -185,30 +186,6 @@ impl FileScan {
             _ => false,
         }
     }
-
-    /// Deals the files out to at most the planned number of partitions.
-    fn groups(&self, files: Vec<PartitionedFile>) -> Vec<FileGroup> {
-        if self.partitions == 1 {
-            return vec![FileGroup::new(files)];
-        }
-        let whole = deal(Vec::new(), files.clone(), self.partitions);
-        if is_even(&whole, self.partitions) {
-            return whole;
-        }
-        let (cut, whole): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| self.can_be_cut(file));
-        let parts = self.min_split_bytes.and_then(|min_bytes| {
-            FileGroupPartitioner::new()
-                .with_target_partitions(self.partitions)
-                .with_repartition_file_min_size(min_bytes)
-                .repartition_file_groups(&[FileGroup::new(cut.clone())])
-        });
-        match parts {
-            Some(parts) => {
-                deal(parts.into_iter().map(FileGroup::into_inner).collect(), whole, self.partitions)
-            }
-            None => deal(Vec::new(), cut.into_iter().chain(whole).collect(), self.partitions),
-        }
-    }
 }
 
 impl SourceScan for FileScan {
@@ -226,11 +203,10 @@ impl SourceScan for FileScan {
         let mut listed = Vec::with_capacity(entries.len());
         for entry in &entries {
             let path = location.object_path(&entry.path)?;
-            self.check_size(&path, entry)?;
             listed.push(partitioned_file(&path, entry, self.table.layout().constants(location, entry)?)?);
             pinned.push((path, entry));
         }
-        let groups = self.groups(listed);
+        let groups = deal(listed, self.partitions, self.min_split_bytes, |file| self.can_be_cut(file));
         let is_split = groups.iter().flat_map(FileGroup::iter).any(|file| file.range.is_some());
         let reader = self.reader(batch, &pinned, is_split, context)?;
         self.report.watch(&batch.end, reader.metrics());
@@ -263,24 +239,6 @@ impl SourceScan for FileScan {
     }
 }
 
-impl FileScan {
-    /// An empty file is no rows in formats of records; in others it is no file of the format, and
-    /// most likely one that is still being written.
-    fn check_size(&self, path: &Path, entry: &FileEntry<'_>) -> Result<()> {
-        if entry.size > 0 || self.table.spec().is_records() || self.table.options().ignore_corrupt_files {
-            return Ok(());
-        }
-        Err(Error::InputFile {
-            file: self.table.location().display(path),
-            reason: format!(
-                "it was empty when it was listed, which no {} file is. Put files into the directory when they \
-                 are complete, e.g. by renaming them into it",
-                self.table.spec().name
-            ),
-        })
-    }
-}
-
 fn partitioned_file(
     path: &Path,
     entry: &FileEntry<'_>,
@@ -297,37 +255,6 @@ fn partitioned_file(
         version: None,
     };
     Ok(PartitionedFile::new_from_meta(meta).with_partition_values(constants))
-}
-
-/// Whether all partitions have about the same to read. Then nothing is gained by cutting files, and a cut a
-/// few bytes behind a file's beginning would give all of its first row group to one partition.
-fn is_even(groups: &[FileGroup], partitions: usize) -> bool {
-    let bytes = |group: &FileGroup| group.iter().map(|file| file.object_meta.size).sum::<u64>();
-    let most = groups.iter().map(bytes).max().unwrap_or(0);
-    let all: u64 = groups.iter().map(bytes).sum();
-    most.saturating_mul(partitions as u64).saturating_mul(4) <= all.saturating_mul(5)
-}
-
-/// Adds whole files to groups, the largest first and each to the group that has least to read.
-fn deal(
-    groups: Vec<Vec<PartitionedFile>>,
-    mut files: Vec<PartitionedFile>,
-    partitions: usize,
-) -> Vec<FileGroup> {
-    let mut groups: Vec<(u64, Vec<PartitionedFile>)> = groups
-        .into_iter()
-        .map(|group| (group.iter().map(PartitionedFile::effective_size).sum(), group))
-        .collect();
-    groups.resize_with(partitions.min(groups.len() + files.len()).max(1), Default::default);
-    files.sort_by_key(|file| std::cmp::Reverse(file.object_meta.size));
-    for file in files {
-        if let Some((bytes, group)) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
-            // Opening a file costs something even if it is empty.
-            *bytes += file.object_meta.size + 1;
-            group.push(file);
-        }
-    }
-    groups.into_iter().map(|(_, group)| FileGroup::new(group)).filter(|group| !group.is_empty()).collect()
 }
 
 fn min_split_bytes(table: &FileTable, config: &ConfigOptions) -> Option<usize> {
@@ -368,23 +295,4 @@ fn predicate(table: &FileTable, session: &dyn Session, filters: &[Expr]) -> Resu
         let by_row = source.table_parquet_options().global.pushdown_filters;
         source.filter().map(|filter| Predicate { filter, by_row })
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn dealt(sizes: &[u64], partitions: usize) -> Vec<FileGroup> {
-        let files = sizes.iter().map(|size| PartitionedFile::new(format!("f{size}"), *size)).collect();
-        deal(Vec::new(), files, partitions)
-    }
-
-    #[test]
-    fn files_that_can_be_dealt_out_evenly_stay_whole() {
-        assert!(is_even(&dealt(&[4_346_197, 4_346_347], 2), 2));
-        assert!(is_even(&dealt(&[50, 30, 40, 60], 2), 2));
-        assert!(!is_even(&dealt(&[100, 10], 2), 2));
-        assert!(!is_even(&dealt(&[100, 100], 4), 4));
-        assert!(!is_even(&dealt(&[100], 2), 2));
-    }
 }

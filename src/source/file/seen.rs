@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
+use super::queue::UnreadFile;
+
 /// Stands for a path: 128 bits, so that no two of any number of files are taken for the same.
 pub(super) type PathHash = [u64; 2];
 
@@ -14,8 +16,7 @@ pub(super) type PathHash = [u64; 2];
 #[derive(Debug)]
 pub(super) struct SeenFiles {
     hashers: [RandomState; 2],
-    /// Hash of the path to modification time.
-    files: HashMap<PathHash, i64>,
+    files: HashMap<PathHash, Taken>,
     /// Files that are too old, which were reported.
     ignored: HashSet<PathHash>,
     newest_ms: Option<i64>,
@@ -27,6 +28,19 @@ pub(super) struct SeenFiles {
     after_shrink: usize,
 }
 
+/// A file as it was when it was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Taken {
+    modified_ms: i64,
+    size: u64,
+}
+
+impl Taken {
+    fn of(file: &UnreadFile) -> Self {
+        Self { modified_ms: file.modified_ms, size: file.size }
+    }
+}
+
 /// What a listed file is to the source.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Novelty {
@@ -34,6 +48,8 @@ pub(super) enum Novelty {
     New,
     /// It was, or an earlier run took it and forgot it.
     Seen,
+    /// One of its name was taken that was not this one; says whether there was anything in it.
+    Changed { was_empty: bool },
     /// It was not, but it is older than `maxFileAge` allows.
     TooOld,
     /// It is too old, and that was reported.
@@ -61,9 +77,9 @@ impl SeenFiles {
     }
 
     /// The file was taken.
-    pub(super) fn add(&mut self, path: &str, modified_ms: i64) {
+    pub(super) fn add(&mut self, path: &str, modified_ms: i64, size: u64) {
         let hash = self.hash(path);
-        self.files.insert(hash, modified_ms);
+        self.files.insert(hash, Taken { modified_ms, size });
         self.newest_ms = Some(self.newest_ms.map_or(modified_ms, |newest| newest.max(modified_ms)));
     }
 
@@ -73,7 +89,13 @@ impl SeenFiles {
         self.ignored.insert(hash);
     }
 
-    /// Whether the file was not taken, as far as is remembered.
+    /// A file that was taken is another one now, and that was reported.
+    pub(super) fn note_change(&mut self, file: &UnreadFile) {
+        let hash = self.hash(&file.path);
+        self.files.insert(hash, Taken::of(file));
+    }
+
+    /// Whether no file of this name was taken, as far as is remembered.
     pub(super) fn is_unseen(&self, path: &str) -> bool {
         !self.files.contains_key(&self.hash(path))
     }
@@ -84,12 +106,18 @@ impl SeenFiles {
             Some(self.forgotten_before_ms.map_or(before_ms, |earlier| earlier.max(before_ms)));
     }
 
-    /// What the file at `path` is.
-    pub(super) fn judge(&self, path: &str, modified_ms: i64) -> Novelty {
-        let hash = self.hash(path);
-        let below = |limit: Option<i64>| limit.is_some_and(|limit| modified_ms < limit);
-        if self.files.contains_key(&hash) || below(self.forgotten_before_ms) {
-            return Novelty::Seen;
+    /// What a file is.
+    pub(super) fn judge(&self, file: &UnreadFile) -> Novelty {
+        let hash = self.hash(&file.path);
+        let below = |limit: Option<i64>| limit.is_some_and(|limit| file.modified_ms < limit);
+        match self.files.get(&hash) {
+            // Names are all that counts, or it is the same file.
+            Some(taken) if self.name_only || *taken == Taken::of(file) => return Novelty::Seen,
+            Some(taken) if !below(self.forgotten_before_ms) && !below(self.threshold_ms()) => {
+                return Novelty::Changed { was_empty: taken.size == 0 };
+            }
+            None if below(self.forgotten_before_ms) => return Novelty::Seen,
+            _ => {}
         }
         match (below(self.threshold_ms()), self.ignored.contains(&hash)) {
             (false, _) => Novelty::New,
@@ -108,7 +136,7 @@ impl SeenFiles {
     /// that exist. Changes no answer about a file that exists.
     pub(super) fn shrink(&mut self, listed: &HashSet<PathHash>) {
         if let Some(threshold) = self.threshold_ms() {
-            self.files.retain(|hash, modified| *modified >= threshold || listed.contains(hash));
+            self.files.retain(|hash, taken| taken.modified_ms >= threshold || listed.contains(hash));
             self.files.shrink_to_fit();
             self.ignored.retain(|hash| listed.contains(hash));
         }
@@ -140,37 +168,41 @@ pub(super) fn forget_threshold_ms(
 mod tests {
     use super::*;
 
+    fn file(path: &str, modified_ms: i64) -> UnreadFile {
+        UnreadFile { path: path.into(), size: 1, modified_ms, etag: None, from_log: false }
+    }
+
     #[test]
     fn age_is_measured_against_the_newest_file_taken() {
         let mut seen = SeenFiles::new(Some(100), false);
-        assert_eq!(seen.judge("old", -1_000_000), Novelty::New, "nothing was taken yet");
-        seen.add("a", 1000);
-        assert_eq!(seen.judge("a", 1000), Novelty::Seen);
-        assert_eq!(seen.judge("a", 2000), Novelty::Seen, "a later change is not read");
-        assert_eq!(seen.judge("b", 900), Novelty::New);
-        assert_eq!(seen.judge("b", 899), Novelty::TooOld);
-        seen.add("c", 5000);
-        assert_eq!(seen.judge("b", 900), Novelty::TooOld);
+        assert_eq!(seen.judge(&file("old", -1_000_000)), Novelty::New, "nothing was taken yet");
+        seen.add("a", 1000, 1);
+        assert_eq!(seen.judge(&file("a", 1000)), Novelty::Seen);
+        assert_eq!(seen.judge(&file("a", 2000)), Novelty::Changed { was_empty: false });
+        assert_eq!(seen.judge(&file("b", 900)), Novelty::New);
+        assert_eq!(seen.judge(&file("b", 899)), Novelty::TooOld);
+        seen.add("c", 5000, 1);
+        assert_eq!(seen.judge(&file("b", 900)), Novelty::TooOld);
         seen.ignore("b");
-        assert_eq!(seen.judge("b", 900), Novelty::Ignored);
-        assert_eq!(seen.judge("b", 5000), Novelty::New, "another file of this name");
-        assert_eq!(seen.judge("a", 1000), Novelty::Seen);
+        assert_eq!(seen.judge(&file("b", 900)), Novelty::Ignored);
+        assert_eq!(seen.judge(&file("b", 5000)), Novelty::New, "another file of this name");
+        assert_eq!(seen.judge(&file("a", 1000)), Novelty::Seen);
     }
 
     #[test]
     fn without_an_age_everything_unseen_is_new() {
         let mut seen = SeenFiles::new(None, false);
-        seen.add("a", i64::MAX);
-        assert_eq!(seen.judge("b", i64::MIN), Novelty::New);
+        seen.add("a", i64::MAX, 1);
+        assert_eq!(seen.judge(&file("b", i64::MIN)), Novelty::New);
     }
 
     #[test]
     fn names_only() {
         let mut seen = SeenFiles::new(None, true);
-        seen.add("x/a.json", 1);
-        assert_eq!(seen.judge("y/a.json", 2), Novelty::Seen);
-        assert_eq!(seen.judge("a.json", 2), Novelty::Seen);
-        assert_eq!(seen.judge("y/b.json", 2), Novelty::New);
+        seen.add("x/a.json", 1, 1);
+        assert_eq!(seen.judge(&file("y/a.json", 2)), Novelty::Seen);
+        assert_eq!(seen.judge(&file("a.json", 2)), Novelty::Seen);
+        assert_eq!(seen.judge(&file("y/b.json", 2)), Novelty::New);
     }
 
     #[test]
@@ -178,24 +210,24 @@ mod tests {
         let mut seen = SeenFiles::new(Some(1_000_000), false);
         seen.forget_before(500);
         seen.forget_before(400);
-        assert_eq!(seen.judge("a", 499), Novelty::Seen);
-        assert_eq!(seen.judge("a", 500), Novelty::New);
+        assert_eq!(seen.judge(&file("a", 499)), Novelty::Seen);
+        assert_eq!(seen.judge(&file("a", 500)), Novelty::New);
     }
 
     #[test]
     fn shrinking_changes_no_answer_about_listed_files() {
         let mut seen = SeenFiles::new(Some(10), false);
         for index in 0..20_001 {
-            seen.add(&format!("f{index}"), index);
+            seen.add(&format!("f{index}"), index, 1);
         }
         assert!(seen.wants_to_shrink());
         let listed: HashSet<PathHash> = ["f5", "never"].map(|path| seen.hash(path)).into();
         seen.shrink(&listed);
         assert_eq!(seen.files.len(), 12);
         assert!(!seen.wants_to_shrink());
-        assert_eq!(seen.judge("f5", 5), Novelty::Seen);
-        assert_eq!(seen.judge("never", 5), Novelty::TooOld);
-        assert_eq!(seen.judge("f19999", 19_999), Novelty::Seen);
+        assert_eq!(seen.judge(&file("f5", 5)), Novelty::Seen);
+        assert_eq!(seen.judge(&file("never", 5)), Novelty::TooOld);
+        assert_eq!(seen.judge(&file("f19999", 19_999)), Novelty::Seen);
     }
 
     #[test]
@@ -203,9 +235,22 @@ mod tests {
         let mut seen = SeenFiles::new(None, false);
         seen.reserve(1_000_000);
         for index in 0..1_000_000 {
-            seen.files.insert([index, index], 0);
+            seen.files.insert([index, index], Taken { modified_ms: 0, size: 0 });
         }
-        let bytes = seen.files.capacity() * std::mem::size_of::<(PathHash, i64)>();
-        assert!(bytes < 48 << 20, "{bytes} bytes");
+        let bytes = seen.files.capacity() * std::mem::size_of::<(PathHash, Taken)>();
+        assert!(bytes < 64 << 20, "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_file_that_changed_is_told_from_the_one_that_was_taken() {
+        let mut seen = SeenFiles::new(Some(100), false);
+        seen.add("a", 1000, 1);
+        seen.add("empty", 1000, 0);
+        let longer = UnreadFile { size: 2, ..file("a", 1000) };
+        assert_eq!(seen.judge(&longer), Novelty::Changed { was_empty: false });
+        assert_eq!(seen.judge(&file("empty", 1000)), Novelty::Changed { was_empty: true });
+        seen.note_change(&longer);
+        assert_eq!(seen.judge(&longer), Novelty::Seen);
+        assert_eq!(seen.judge(&file("a", 899)), Novelty::TooOld, "an old file was put in its place");
     }
 }

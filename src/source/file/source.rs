@@ -1,33 +1,35 @@
 //! One run's reader of a directory of files.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::logical_expr::Expr;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use object_store::ObjectStore;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
+use super::FileTable;
 use super::clean::Cleaner;
 use super::entry::{Entry, FileEntry, Forgotten, files, to_raw};
-use super::listing::{Listing, list};
-use super::pinned::{CORRUPT_FILES, MISSING_FILES};
+use super::listing::{self, Listing, Rules};
+use super::options::{ChangedFiles, CleanSource};
 use super::queue::{FileQueue, Limit, UnreadFile};
-use super::records::MALFORMED_ROWS;
+use super::report::{CHANGED_FILES, IGNORED_BY_AGE, Report, batch_of, offset};
 use super::scan::FileScan;
-use super::seen::{SeenFiles, forget_threshold_ms};
-use super::{FileTable, options::CleanSource};
+use super::seen::{Novelty, SeenFiles, forget_threshold_ms};
+use super::settle::Settling;
 use crate::error::{Error, Result};
 use crate::source::{Admission, Source, SourceBatch, SourceContext, SourceScan};
 
-/// The metric of files that are not read because they are older than `maxFileAge`.
-const IGNORED_BY_AGE: &str = "numFilesIgnoredByAge";
-/// The metrics of files that were listed and not read yet, under the names that Databricks gives them.
-const FILES_OUTSTANDING: &str = "numFilesOutstanding";
-const BYTES_OUTSTANDING: &str = "numBytesOutstanding";
+/// Files that were taken are looked at again this often, to see whether they have changed…
+const LOOK_AT_KNOWN_EVERY: Duration = Duration::from_secs(1);
+/// …or after so many times as long as the last such look took.
+const LOOK_AT_KNOWN_COST: u32 = 20;
 
 /// A file source, for one run of one query; Spark's `FileStreamSource`.
 ///
@@ -43,6 +45,8 @@ pub(super) struct FileStreamSource {
     report: Arc<Report>,
     /// The newest modification time among the files of batches that are surely recorded.
     recorded_newest_ms: Mutex<Option<i64>>,
+    /// Whether the last listing left files for later that may not be complete.
+    is_waiting: AtomicBool,
 }
 
 /// How far the source has read.
@@ -50,66 +54,29 @@ pub(super) struct FileStreamSource {
 struct Progress {
     seen: SeenFiles,
     queue: FileQueue,
+    settling: Settling,
     /// The last batch's offset; `None` before the first.
     last: Option<u64>,
     /// Whether what is in the queue is all that this run will ever read.
     is_fixed: bool,
-}
-
-/// What the progress report says of the source.
-#[derive(Debug, Default)]
-pub(super) struct Report {
-    latest: Mutex<Value>,
-    counts: Mutex<BTreeMap<&'static str, u64>>,
-    /// The metrics of the scans of one batch, and that batch's end.
-    scans: Mutex<(Value, Vec<ExecutionPlanMetricsSet>)>,
-}
-
-impl Report {
-    /// A scan of the batch that ends at `end` counts in `metrics`.
-    pub(super) fn watch(&self, end: &Value, metrics: &ExecutionPlanMetricsSet) {
-        let mut scans = lock(&self.scans);
-        if scans.0 != *end {
-            *scans = (end.clone(), Vec::new());
-        }
-        scans.1.push(metrics.clone());
-    }
-
-    fn outstanding(&self, queue: &FileQueue) {
-        let mut counts = lock(&self.counts);
-        counts.insert(FILES_OUTSTANDING, queue.len() as u64);
-        counts.insert(BYTES_OUTSTANDING, queue.bytes());
-    }
-
-    fn take(&self) -> BTreeMap<String, String> {
-        let counts = std::mem::take(&mut *lock(&self.counts));
-        let mut metrics: BTreeMap<String, String> =
-            counts.into_iter().map(|(name, count)| (name.to_string(), count.to_string())).collect();
-        let (_, scans) = std::mem::take(&mut *lock(&self.scans));
-        for name in [MALFORMED_ROWS, MISSING_FILES, CORRUPT_FILES] {
-            // Each scan of the batch reads all of it and so meets the same records and files.
-            let count = scans
-                .iter()
-                .filter_map(|scan| scan.clone_inner().sum_by_name(name))
-                .map(|m| m.as_usize())
-                .max();
-            if let Some(count) = count.filter(|count| *count > 0) {
-                metrics.insert(name.to_string(), count.to_string());
-            }
-        }
-        metrics
-    }
+    /// When files that were taken are looked at again; `None` before the first time.
+    next_look_at_known: Option<Instant>,
+    /// Links and empty files of the last listing, which were told of.
+    told: HashSet<PathBuf>,
 }
 
 impl FileStreamSource {
     pub(super) fn new(table: Arc<FileTable>, context: SourceContext) -> Result<Self> {
-        let store = context.runtime.object_store(table.location().store_url())?;
+        let store = table.location().store(&context.runtime)?;
         let options = table.options();
         let progress = Progress {
             seen: SeenFiles::new(options.max_file_age_ms, options.file_name_only),
             queue: FileQueue::new(options.latest_first),
+            settling: Settling::new(options.min_file_age),
             last: None,
             is_fixed: false,
+            next_look_at_known: None,
+            told: HashSet::new(),
         };
         Ok(Self {
             cleaner: Cleaner::new(&table, Arc::clone(&store)),
@@ -119,6 +86,7 @@ impl FileStreamSource {
             progress: tokio::sync::Mutex::new(progress),
             report: Arc::default(),
             recorded_newest_ms: Mutex::new(None),
+            is_waiting: AtomicBool::new(false),
         })
     }
 
@@ -131,26 +99,67 @@ impl FileStreamSource {
         }
     }
 
-    /// Looks for new files. Files that are ignored are reported once.
+    /// Looks for new files. What is odd about any is said once.
     async fn list(&self, progress: &mut Progress, keep: usize) -> Result<()> {
-        let Listing { new, too_old, all, from_log } =
-            list(self.store.as_ref(), self.table.location(), self.table.pattern(), &progress.seen).await?;
-        if from_log && self.table.options().clean_source != CleanSource::Off {
+        let started = Instant::now();
+        // Where files are cleaned up, one of a known name is most likely another one.
+        let are_cleaned = self.table.options().clean_source != CleanSource::Off;
+        let look_at_known = are_cleaned || progress.next_look_at_known.is_none_or(|due| due <= started);
+        let rules = Rules {
+            pattern: self.table.pattern(),
+            seen: &progress.seen,
+            window: self.table.options().window,
+            look_at_known,
+        };
+        let settling = &mut progress.settling;
+        let listed = listing::list(self.store.as_ref(), self.table.location(), rules, settling).await?;
+        if look_at_known {
+            let pause = LOOK_AT_KNOWN_EVERY.max(started.elapsed() * LOOK_AT_KNOWN_COST);
+            progress.next_look_at_known = Some(Instant::now() + pause);
+        }
+        self.is_waiting.store(progress.settling.waiting().len() > 0, Ordering::Relaxed);
+        if listed.from_log && self.table.options().clean_source != CleanSource::Off {
             return Err(Error::Invalid(format!(
                 "'{}' holds the output of a streaming query, whose log names its files, so cleanSource must be \
                  off",
                 self.table.location()
             )));
         }
+        self.tell(progress, &listed);
+        let Listing { mut new, changed, too_old, all, .. } = listed;
         if let Some(all) = all {
             progress.seen.shrink(&all);
         }
         if !too_old.is_empty() {
             self.ignore(progress, &too_old);
         }
+        if !changed.is_empty() {
+            new.extend(self.judge_changed(progress, changed)?);
+        }
         progress.queue.refill(new);
         progress.queue.truncate(keep);
         Ok(())
+    }
+
+    /// Warns of links that lead in circles, and of empty files that should not be empty.
+    fn tell(&self, progress: &mut Progress, listed: &Listing) {
+        let is_record_format = self.table.spec().is_records();
+        let empty = listed.empty.iter().filter(|_| !is_record_format).map(|path| PathBuf::from(&**path));
+        let now: HashSet<PathBuf> = listed.loops.iter().cloned().chain(empty).collect();
+        for path in now.difference(&progress.told) {
+            let source = self.table.location();
+            if listed.loops.contains(path) {
+                tracing::warn!(%source, "does not follow the link '{}', which leads back", path.display());
+            } else {
+                let format = self.table.spec().name;
+                tracing::warn!(
+                    %source,
+                    "'{}' is empty, which no {format} file is: it is read when it has content",
+                    path.display()
+                );
+            }
+        }
+        progress.told = now;
     }
 
     fn ignore(&self, progress: &mut Progress, too_old: &[UnreadFile]) {
@@ -161,16 +170,45 @@ impl FileStreamSource {
              later than files that are much newer",
             too_old.len()
         );
-        *lock(&self.report.counts).entry(IGNORED_BY_AGE).or_default() += too_old.len() as u64;
+        self.report.count(IGNORED_BY_AGE, too_old.len());
         for file in too_old {
             progress.seen.ignore(&file.path);
         }
     }
 
-    /// Remembers the taken files, and makes a batch of them.
-    fn batch(&self, progress: &mut Progress, taken: &[UnreadFile]) -> Result<SourceBatch> {
+    /// What becomes of files that have changed since they were read: gives those to be read again.
+    fn judge_changed(&self, progress: &mut Progress, changed: Vec<UnreadFile>) -> Result<Vec<UnreadFile>> {
+        let example = &changed[0].path;
+        match self.table.options().changed_files {
+            ChangedFiles::Read => return Ok(changed),
+            ChangedFiles::Fail => {
+                let location = self.table.location();
+                return Err(Error::InputFile {
+                    file: location.display(&location.object_path(example)?),
+                    reason: "it has changed since it was read, and what it holds now is not read. Put it back as it \
+                             was, or set changedFiles to warn or read"
+                        .into(),
+                });
+            }
+            ChangedFiles::Warn => {}
+        }
+        tracing::warn!(
+            source = %self.table.location(),
+            "{} files have changed since they were read, e.g. '{example}', and what they hold now is not read: put \
+             new rows into new files, or set changedFiles to read (then the whole file is read again) or fail",
+            changed.len()
+        );
+        self.report.count(CHANGED_FILES, changed.len());
+        for file in &changed {
+            progress.seen.note_change(file);
+        }
+        Ok(Vec::new())
+    }
+
+    /// Remembers the taken files, and makes a batch of them. `passed_over`: none of them is read.
+    fn batch(&self, progress: &mut Progress, taken: &[UnreadFile], passed_over: bool) -> Result<SourceBatch> {
         let start = offset(progress.last);
-        if taken.is_empty() {
+        if taken.is_empty() && !passed_over {
             return Ok(SourceBatch { end: start.clone(), start, entries: Vec::new() });
         }
         let entries = taken
@@ -182,16 +220,37 @@ impl FileStreamSource {
                     modified_ms: file.modified_ms,
                     etag: file.etag.as_deref().map(Into::into),
                     from_log: file.from_log,
+                    passed_over,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
         for file in taken {
-            progress.seen.add(&file.path, file.modified_ms);
+            progress.seen.add(&file.path, file.modified_ms, file.size);
         }
         progress.last = Some(progress.last.map_or(0, |last| last + 1));
         let end = offset(progress.last);
-        *lock(&self.report.latest) = end.clone();
+        self.report.move_to(end.clone());
         Ok(SourceBatch { start, end, entries })
+    }
+
+    /// The files for the next batch, of those that were listed.
+    async fn take(
+        &self,
+        progress: &mut Progress,
+        limit: Limit,
+        just_listed: bool,
+    ) -> Result<Vec<UnreadFile>> {
+        let options = self.table.options();
+        let seen = &progress.seen;
+        // Two files of one listing can be the same file if only names count.
+        let mut names = HashSet::new();
+        let mut taken = progress.queue.take(limit, |file| seen.judge(file) != Novelty::Seen);
+        taken.retain(|file| !options.file_name_only || names.insert(seen.hash(&file.path)));
+        if just_listed {
+            return Ok(taken);
+        }
+        // What has changed or gone meanwhile is left to the next listing.
+        listing::still_there(self.store.as_ref(), self.table.location(), taken).await
     }
 
     fn is_recorded(&self, newest_ms: Option<i64>) {
@@ -200,24 +259,7 @@ impl FileStreamSource {
     }
 }
 
-/// The offset after batch `last`.
-fn offset(last: Option<u64>) -> Value {
-    last.map_or(Value::Null, |last| json!({ "logOffset": last }))
-}
-
-/// The batch that ends at an offset.
-pub(super) fn batch_of(offset: &Value) -> Result<Option<u64>> {
-    match offset {
-        Value::Null => Ok(None),
-        offset => offset
-            .get("logOffset")
-            .and_then(Value::as_u64)
-            .map(Some)
-            .ok_or_else(|| Error::damaged("offsets", format!("'{offset}' is no offset of a file source"))),
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -232,13 +274,13 @@ impl Source for FileStreamSource {
             match Entry::parse(raw)? {
                 Entry::File(file) => {
                     newest = newest.max(Some(file.modified_ms));
-                    progress.seen.add(&file.path, file.modified_ms);
+                    progress.seen.add(&file.path, file.modified_ms, file.size);
                 }
                 Entry::Forgotten(forgotten) => progress.seen.forget_before(forgotten.before_ms),
             }
         }
         self.is_recorded(newest);
-        *lock(&self.report.latest) = end;
+        self.report.move_to(end);
         Ok(())
     }
 
@@ -246,15 +288,25 @@ impl Source for FileStreamSource {
         let mut progress = self.progress.lock().await;
         self.list(&mut progress, usize::MAX).await?;
         progress.is_fixed = true;
+        let mut waiting = progress.settling.waiting();
+        let count = waiting.len();
+        if let Some(example) = waiting.next() {
+            tracing::warn!(
+                source = %self.table.location(),
+                "{count} files are still being written, e.g. '{example}': they are left for the next run"
+            );
+        }
         Ok(())
     }
 
     async fn plan(&self, admission: Admission) -> Result<SourceBatch> {
         let options = self.table.options();
-        let limit = self.limit(admission);
         let mut progress = self.progress.lock().await;
         let progress = &mut *progress;
-        if !progress.is_fixed && (progress.queue.is_empty() || limit == Limit::None) {
+        let passes_over = options.window.from_latest && progress.last.is_none();
+        let limit = if passes_over { Limit::None } else { self.limit(admission) };
+        let list = !progress.is_fixed && (progress.queue.is_empty() || limit == Limit::None);
+        if list {
             let batch = match limit {
                 Limit::Files(files) => usize::try_from(files).unwrap_or(usize::MAX),
                 Limit::None | Limit::Bytes(_) => usize::MAX,
@@ -262,22 +314,22 @@ impl Source for FileStreamSource {
             let keep = options.max_cached_files.saturating_add(batch);
             self.list(progress, keep).await?;
         }
-        let seen = &progress.seen;
-        // Two files of one listing can be the same file if only names count.
-        let mut names = std::collections::HashSet::new();
-        let mut taken = progress.queue.take(limit, |file| seen.is_unseen(&file.path));
-        taken.retain(|file| !options.file_name_only || names.insert(seen.hash(&file.path)));
+        let taken = self.take(progress, limit, list).await?;
         self.report.outstanding(&progress.queue);
         let forget_rest =
             options.latest_first || progress.queue.is_worth_little(limit, options.discard_ratio);
         if !progress.is_fixed && forget_rest {
             progress.queue.clear();
         }
-        self.batch(progress, &taken)
+        self.batch(progress, &taken, passes_over)
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Ordering::Relaxed)
     }
 
     fn latest_offset(&self) -> Value {
-        lock(&self.report.latest).clone()
+        self.report.latest()
     }
 
     fn scan(

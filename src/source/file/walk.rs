@@ -5,22 +5,39 @@
 //! hundred with one call. So here the disk is asked only about files that are new.
 
 use std::io;
-use std::path::{MAIN_SEPARATOR, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use walkdir::{DirEntry, FilterEntry, IntoIter, WalkDir};
 
+use super::disk;
 use super::location::FileLocation;
 use super::pattern::is_never_read;
 use super::queue::UnreadFile;
+use super::settle::DiskFile;
 use crate::error::{Error, Result};
 
 /// How many names are handed over at a time.
 const CHUNK: usize = 4096;
 
 type Entries = FilterEntry<IntoIter, fn(&DirEntry) -> bool>;
+
+/// What a walk came by, as paths below its root.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) files: Vec<String>,
+    pub(super) directories: Vec<String>,
+    /// Links that lead to a directory they lie in, which are not followed.
+    pub(super) loops: Vec<PathBuf>,
+}
+
+impl Names {
+    /// Whether the walk is at its end.
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.directories.is_empty() && self.loops.is_empty()
+    }
+}
 
 /// A walk through a directory and all below it, in the order of the disk. Links are followed; what
 /// vanishes meanwhile, and links that lead nowhere, are passed over.
@@ -33,20 +50,22 @@ pub(super) struct LocalWalk {
 impl LocalWalk {
     /// A walk through the base of `location`, if that is a directory that `store` reads directly.
     pub(super) fn of(store: &dyn ObjectStore, location: &FileLocation) -> Option<Self> {
-        let disk = LocalFileSystem::new();
-        // Another store may stand in the local disk's place, and would have to be asked.
-        let is_disk = location.is_local() && store.to_string() == disk.to_string();
-        if !is_disk || MAIN_SEPARATOR != '/' {
+        if !location.is_local() || !disk::is_read_by(store) {
             return None;
         }
-        let root = disk.path_to_filesystem(location.base()).ok()?;
+        let root = disk::path_of(location.base());
         let entries = WalkDir::new(&root).min_depth(1).follow_links(true).into_iter();
         Some(Self { root, entries: Some(entries.filter_entry(is_wanted)) })
     }
 
-    /// The next files, as paths below the base; none at the end.
-    pub(super) async fn next(&mut self) -> Result<Vec<String>> {
-        let Some(mut entries) = self.entries.take() else { return Ok(Vec::new()) };
+    /// Where the walk began.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The next names; none at the end.
+    pub(super) async fn next(&mut self) -> Result<Names> {
+        let Some(mut entries) = self.entries.take() else { return Ok(Names::default()) };
         let root = self.root.clone();
         let (names, entries) = self
             .off_thread(move || {
@@ -59,7 +78,7 @@ impl LocalWalk {
     }
 
     /// Those files that are still there, with what the disk says of them.
-    pub(super) async fn look_at(&self, paths: Vec<String>) -> Result<Vec<UnreadFile>> {
+    pub(super) async fn look_at(&self, paths: Vec<String>) -> Result<Vec<DiskFile>> {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
@@ -86,29 +105,25 @@ fn is_wanted(entry: &DirEntry) -> bool {
     !entry.file_type().is_dir() || entry.file_name().to_str().is_none_or(|name| !is_never_read(name))
 }
 
-fn next_names(root: &Path, entries: &mut Entries) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    while names.len() < CHUNK
+fn next_names(root: &Path, entries: &mut Entries) -> Result<Names> {
+    let mut names = Names::default();
+    while names.files.len() + names.directories.len() < CHUNK
         && let Some(entry) = entries.next()
     {
         match entry {
-            Ok(entry) if entry.file_type().is_file() => {
-                let path = entry.path();
-                let below = path.strip_prefix(root).unwrap_or(path);
-                let Some(name) = below.to_str() else {
-                    if below.iter().any(|part| is_never_read(&part.to_string_lossy())) {
-                        continue;
-                    }
-                    let reason = "its name is not UTF-8. Rename it".to_string();
-                    return Err(Error::InputFile { file: path.display().to_string(), reason });
-                };
-                // What `object_store` takes for its own unfinished files, it does not read.
-                if !is_unfinished(name) {
-                    names.push(name.to_string());
+            Ok(entry) => {
+                let is_file = entry.file_type().is_file();
+                if !is_file && !entry.file_type().is_dir() {
+                    continue;
                 }
+                let Some(name) = name_of(root, entry.path())? else { continue };
+                let names = if is_file { &mut names.files } else { &mut names.directories };
+                names.push(name);
             }
-            Ok(_) => {}
             Err(error) if is_gone(error.io_error()) => {}
+            Err(error) if error.loop_ancestor().is_some() => {
+                names.loops.extend(error.path().map(Path::to_path_buf))
+            }
             Err(error) => {
                 let path = error.path().unwrap_or(root).display().to_string();
                 return Err(Error::storage("list", path, error));
@@ -118,37 +133,61 @@ fn next_names(root: &Path, entries: &mut Entries) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// `name#1`
-fn is_unfinished(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    name.split_once('#')
-        .is_some_and(|(_, suffix)| !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit()))
+/// The path below `root`; `None` if it is none that is ever read.
+fn name_of(root: &Path, path: &Path) -> Result<Option<String>> {
+    let below = path.strip_prefix(root).unwrap_or(path);
+    if let Some(name) = below.to_str() {
+        return Ok(Some(name.to_string()));
+    }
+    if below.iter().any(|part| is_never_read(&part.to_string_lossy())) {
+        return Ok(None);
+    }
+    let reason = "its name is not UTF-8. Rename it".to_string();
+    Err(Error::InputFile { file: path.display().to_string(), reason })
 }
 
 fn is_gone(error: Option<&io::Error>) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-fn look_at(root: &Path, path: String) -> Result<Option<UnreadFile>> {
+fn look_at(root: &Path, path: String) -> Result<Option<DiskFile>> {
     let file = root.join(&path);
-    let told = std::fs::metadata(&file).and_then(|metadata| Ok((metadata.len(), metadata.modified()?)));
+    let told = std::fs::metadata(&file).and_then(|metadata| Ok((metadata.modified()?, metadata)));
     match told {
-        Ok((size, modified)) => Ok(Some(UnreadFile {
-            path: path.into(),
-            size,
-            modified_ms: DateTime::<Utc>::from(modified).timestamp_millis(),
-            // The tag of a local file is its inode, which no copy of the directory keeps.
-            etag: None,
-            from_log: false,
+        Ok((modified, metadata)) => Ok(Some(DiskFile {
+            was_written_last: was_written_last(&metadata),
+            modified,
+            file: UnreadFile {
+                path: path.into(),
+                size: metadata.len(),
+                modified_ms: DateTime::<Utc>::from(modified).timestamp_millis(),
+                // The tag of a local file is its inode, which no copy of the directory keeps.
+                etag: None,
+                from_log: false,
+            },
         })),
         Err(error) if is_gone(Some(&error)) => Ok(None),
         Err(error) => Err(Error::storage("list", file.display().to_string(), error)),
     }
 }
 
+/// A file that gets a new name or another time keeps the time of its last write, but not that of its last
+/// change.
+#[cfg(unix)]
+fn was_written_last(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.mtime(), metadata.mtime_nsec()) == (metadata.ctime(), metadata.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+fn was_written_last(_: &std::fs::Metadata) -> bool {
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use futures::TryStreamExt;
+    use object_store::local::LocalFileSystem;
 
     use super::*;
 
@@ -163,7 +202,7 @@ mod tests {
             if names.is_empty() {
                 break;
             }
-            walked.extend(walk.look_at(names).await.unwrap());
+            walked.extend(walk.look_at(names.files).await.unwrap().into_iter().map(|found| found.file));
         }
         let objects: Vec<_> = store.list(Some(location.base())).try_collect().await.unwrap();
         let mut listed: Vec<_> = objects
@@ -200,7 +239,10 @@ mod tests {
         symlink(elsewhere.path(), base.join("link_dir")).unwrap();
         symlink(base.join("nowhere"), base.join("broken.json")).unwrap();
 
-        let (walked, listed) = both(&base).await;
+        let (mut walked, listed) = both(&base).await;
+        let (odd, rest) = walked.into_iter().partition::<Vec<_>, _>(|file| disk::is_shunned(&file.path));
+        assert_eq!(odd.iter().map(|file| &*file.path).collect::<Vec<_>>(), ["#2", "d#1"]);
+        walked = rest;
         assert_eq!(walked, listed);
         let paths: Vec<_> = walked.iter().map(|file| &*file.path).collect();
         assert!(
@@ -229,6 +271,19 @@ mod tests {
         std::fs::write(dir.path().join(".tidemill/staged"), "").unwrap();
         let (walked, listed) = both(dir.path()).await;
         assert_eq!((walked.len(), listed.len()), (0, 1));
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn links_that_lead_back_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        std::fs::write(dir.path().join("sub/a"), "").unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("sub/back")).unwrap();
+        let location = FileLocation::parse(&format!("{}/", dir.path().display())).unwrap();
+        let names = LocalWalk::of(&LocalFileSystem::new(), &location).unwrap().next().await.unwrap();
+        assert_eq!((names.files, names.directories), (vec!["sub/a".to_string()], vec!["sub".to_string()]));
+        assert_eq!(names.loops, [dir.path().join("sub/back")]);
     }
 
     #[tokio::test]

@@ -43,7 +43,7 @@ async fn files_are_cleaned_up_after_their_batch() {
 #[tokio::test]
 async fn the_archive_must_be_elsewhere() {
     let input = Input::new();
-    input.write("in/a", 1, "");
+    input.write("in/a", 1, "{}\n");
     for (archive, ok) in [
         (input.text("in"), false),
         (input.text("in/sub"), false),
@@ -56,6 +56,47 @@ async fn the_archive_must_be_elsewhere() {
         let options = [("cleanSource", "archive"), ("sourceArchiveDir", archive.as_str())];
         let resolved = input.resolve("json", "in", Some(ab()), &options).await;
         assert_eq!(resolved.is_ok(), ok, "{archive}");
+    }
+}
+
+/// The name of a file that was cleaned up may be used again. Until it is read, nobody touches it.
+#[tokio::test]
+async fn a_name_that_is_used_again_is_a_new_file() {
+    for clean in ["delete", "archive"] {
+        for restart in [false, true] {
+            let input = Input::new();
+            let archive = input.text("done");
+            let mut options = vec![("cleanSource", clean)];
+            if clean == "archive" {
+                options.push(("sourceArchiveDir", &archive));
+            }
+            let open =
+                async || input.reader(&input.resolve("json", "in", Some(ab()), &options).await.unwrap());
+            input.write("in/export.json", 1, json_lines(0..1));
+            let mut reader = open().await;
+            let first = reader.plan().await;
+            reader.source.commit(&first).await.unwrap();
+            assert_eq!(names(&input, "in"), "");
+
+            input.write("in/export.json", 2, json_lines(1..2));
+            if restart {
+                reader = open().await;
+                reader.source.restore(first.end.clone(), first.entries.clone()).await.unwrap();
+            }
+            // The clean-up of the last batch is repeated by a start.
+            reader.source.commit(&first).await.unwrap();
+            assert_eq!(names(&input, "in"), "export.json", "{clean}");
+            let second = reader.plan().await;
+            assert_eq!(reader.read(&second).await.unwrap(), expected(1..2));
+            reader.source.commit(&second).await.unwrap();
+            assert_eq!(names(&input, "in"), "");
+            let archived = if clean == "archive" { "export-1577836802000.json export.json" } else { "" };
+            assert_eq!(names(&input, "done"), archived);
+            if clean == "archive" {
+                let kept = std::fs::read_to_string(input.path("done/export.json")).unwrap();
+                assert_eq!(kept, json_lines(0..1), "what is in the archive stays as it is");
+            }
+        }
     }
 }
 

@@ -31,7 +31,7 @@ async fn drained_paths(reader: &Reader) -> Vec<String> {
 async fn oldest_first_ties_by_path() {
     let input = Input::new();
     for (name, second) in [("c", 1), ("b", 1), ("a", 2), ("d", 0)] {
-        input.write(name, second, "");
+        input.write(name, second, "{}\n");
     }
     let reader = input.source("json", &ab(), &[]).await;
     let batch = reader.plan().await;
@@ -58,7 +58,7 @@ async fn a_batch_takes_everything_if_told_so() {
     let input = ten();
     let reader = input.source("json", &ab(), &[("maxFilesPerTrigger", "4")]).await;
     reader.plan().await;
-    input.write("older", 0, "");
+    input.write("older", 0, "{}\n");
     let batch = reader.source.plan(Admission::Everything).await.unwrap();
     assert_eq!(paths(&batch).join(" "), "older f4 f5 f6 f7 f8 f9");
 }
@@ -69,7 +69,7 @@ async fn newest_first_looks_again_before_each_batch() {
     let options = [("latestFirst", "true"), ("maxFilesPerTrigger", "3")];
     let reader = input.source("json", &ab(), &options).await;
     assert_eq!(paths(&reader.plan().await), ["f9", "f8", "f7"]);
-    input.write("newer", 100, "");
+    input.write("newer", 100, "{}\n");
     assert_eq!(paths(&reader.plan().await), ["newer", "f6", "f5"]);
     assert_eq!(drained_paths(&reader).await, ["f4 f3 f2", "f1 f0"], "age does not matter");
 }
@@ -79,19 +79,19 @@ async fn listed_files_are_used_up_before_looking_again() {
     let input = ten();
     let reader = input.source("json", &ab(), &[("maxFilesPerTrigger", "5")]).await;
     reader.plan().await;
-    input.write("late but old", 0, "");
+    input.write("late but old", 0, "{}\n");
     assert_eq!(paths(&reader.plan().await).join(" "), "f5 f6 f7 f8 f9");
     assert_eq!(paths(&reader.plan().await), ["late but old"]);
 
     // One file left of a batch of nine is not worth keeping, so it comes with those that are new.
     let reader = input.source("json", &ab(), &[("maxFilesPerTrigger", "10")]).await;
     reader.plan().await;
-    input.write("z", 200, "");
+    input.write("z", 200, "{}\n");
     assert_eq!(paths(&reader.plan().await).join(" "), "f9 z");
     let keeping = [("maxFilesPerTrigger", "10"), ("discardCachedInputRatio", "0")];
     let reader = input.source("json", &ab(), &keeping).await;
     reader.plan().await;
-    input.write("zz", 300, "");
+    input.write("zz", 300, "{}\n");
     assert_eq!(paths(&reader.plan().await).join(" "), "f9 z");
 }
 
@@ -102,7 +102,7 @@ async fn now_is_fixed_for_available_now() {
         let options = [("maxFilesPerTrigger", "6"), ("latestFirst", latest_first)];
         let reader = input.source("json", &ab(), &options).await;
         reader.source.prepare_available_now().await.unwrap();
-        input.write("after", 5, "");
+        input.write("after", 5, "{}\n");
         let planned = drained_paths(&reader).await.join(" ");
         assert_eq!(planned.split(' ').count(), 10, "{planned}");
         assert!(!planned.contains("after"));
@@ -114,21 +114,21 @@ async fn now_is_fixed_for_available_now() {
 async fn files_that_are_too_old_are_counted() {
     let input = Input::new();
     const DAY: u64 = 86_400;
-    input.write("first", 0, "");
-    input.write("second", 30 * DAY, "");
+    input.write("first", 0, "{}\n");
+    input.write("second", 30 * DAY, "{}\n");
     let reader = input.source("json", &ab(), &[]).await;
     assert_eq!(paths(&reader.plan().await), ["first", "second"], "at first nothing is too old");
-    input.write("old", 23 * DAY - 1, "");
-    input.write("just", 23 * DAY, "");
+    input.write("old", 23 * DAY - 1, "{}\n");
+    input.write("just", 23 * DAY, "{}\n");
     assert_eq!(paths(&reader.plan().await), ["just"]);
     assert_eq!(reader.source.take_metrics()["numFilesIgnoredByAge"], "1");
-    input.write("new", 30 * DAY, "");
+    input.write("new", 30 * DAY, "{}\n");
     assert_eq!(paths(&reader.plan().await), ["new"]);
     assert!(!reader.source.take_metrics().contains_key("numFilesIgnoredByAge"), "counted once");
 
     let reader = input.source("json", &ab(), &[("maxFileAge", "60 days")]).await;
     reader.plan().await;
-    input.write("older", 0, "");
+    input.write("older", 0, "{}\n");
     assert_eq!(paths(&reader.plan().await), ["older"]);
 }
 
@@ -153,7 +153,7 @@ async fn names_decide_with_file_name_only() {
     let options = [("recursiveFileLookup", "true"), ("fileNameOnly", "true")];
     let reader = input.source("json", &ab(), &options).await;
     assert_eq!(paths(&reader.plan().await), ["x/a", "y/b"]);
-    input.write("z/b", 4, "");
+    input.write("z/b", 4, "{}\n");
     assert!(reader.plan().await.is_empty());
 }
 
@@ -161,7 +161,7 @@ async fn names_decide_with_file_name_only() {
 async fn filters_recursion_and_hidden_files() {
     let input = Input::new();
     for name in ["a.json", "b.csv", "_c.json", ".d.json", "sub/e.json", "sub/deep/f.json", "_x/g.json"] {
-        input.write(name, 1, "");
+        input.write(name, 1, "{}\n");
     }
     let planned = async |options: &[(&str, &str)]| {
         let batch = input.source("json", &ab(), options).await.plan().await;
@@ -178,7 +178,7 @@ async fn filters_recursion_and_hidden_files() {
 async fn globs_and_single_files() {
     let input = Input::new();
     for name in ["a.json", "b.csv", "y=1/c.json", "y=2/d.json", "z/e.json"] {
-        input.write(name, 1, "");
+        input.write(name, 1, "{}\n");
     }
     for (below, expected) in [
         ("*.json", "a.json"),
@@ -329,7 +329,7 @@ async fn a_million_entries_are_restored_into_little_memory() {
         .collect();
     reader.source.restore(json!({"logOffset": 3}), entries).await.unwrap();
     assert!(reader.plan().await.is_empty());
-    input.write("fresh", 3600, "");
+    input.write("fresh", 3600, "{}\n");
     assert_eq!(paths(&reader.plan().await), ["fresh"]);
 }
 
@@ -363,4 +363,155 @@ async fn a_pinned_schema_replaces_the_inferred_one() {
     assert!(pinned.schema_is_inferred());
     let reader = input.reader(&pinned);
     assert_eq!(reader.all().await.unwrap().len(), 11);
+}
+
+/// Files whose names mean something elsewhere, in patterns and URLs.
+#[tokio::test]
+async fn odd_names_and_empty_partition_values() {
+    let input = Input::new();
+    let names =
+        ["orders#12", "a%20b#7", "50% off?.json", "x=1&y.json", "größe 東京.json", "[a]*{b}.json", "#3"];
+    for (index, name) in names.iter().enumerate() {
+        input.write(&format!("year=/{name}"), index as u64, json_lines(index as i64..index as i64 + 1));
+    }
+    input.write("year=2024/z#9", 9, json_lines(7..8));
+    let provider = input.resolve("json", "", None, &[("cleanSource", "delete")]).await.unwrap();
+    assert_eq!(provider.schema().field_with_name("year").unwrap().data_type(), &DataType::Int32);
+    let reader = input.reader(&provider);
+    let batch = reader.plan().await;
+    let mut expected: Vec<String> = (0..7).map(|a| format!("{a}|row {a}|-")).collect();
+    expected.push("7|row 7|2024".into());
+    assert_eq!(reader.read(&batch).await.unwrap(), expected);
+    reader.source.commit(&batch).await.unwrap();
+    assert_eq!(std::fs::read_dir(input.path("year=")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(input.path("year=2024")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_file_that_changes_after_its_batch_is_told_of_or_read_again() {
+    for (changed, option) in
+        [("warn", None), ("warn", Some("warn")), ("fail", Some("fail")), ("read", Some("read"))]
+    {
+        let input = Input::new();
+        input.write("f", 1, json_lines(0..1));
+        input.write("g", 1, json_lines(5..6));
+        let options: Vec<(&str, &str)> = option.map(|option| ("changedFiles", option)).into_iter().collect();
+        let first = input.source("json", &ab(), &options).await;
+        let batch = first.plan().await;
+        input.write("f", 2, json_lines(0..2));
+        // Every start looks at what earlier runs read.
+        let reader = input.source("json", &ab(), &options).await;
+        reader.source.restore(batch.end.clone(), batch.entries.clone()).await.unwrap();
+        let planned = reader.source.plan(Admission::Limited).await;
+        match changed {
+            "warn" => {
+                assert!(planned.unwrap().is_empty());
+                assert_eq!(reader.source.take_metrics()["numChangedFiles"], "1");
+                assert!(reader.plan().await.is_empty());
+                assert!(!reader.source.take_metrics().contains_key("numChangedFiles"), "it is said once");
+            }
+            "fail" => {
+                let error = planned.unwrap_err().to_string();
+                assert!(error.contains(&input.text("f")) && error.contains("changedFiles"), "{error}");
+            }
+            _ => {
+                let again = planned.unwrap();
+                assert_eq!(reader.read(&again).await.unwrap(), expected(0..2));
+                assert!(reader.plan().await.is_empty());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn changes_are_seen_while_a_run_goes_on() {
+    let input = Input::new();
+    input.write("f", 1, json_lines(0..1));
+    let reader = input.source("json", &ab(), &[]).await;
+    reader.plan().await;
+    input.write("f", 2, json_lines(0..2));
+    let started = std::time::Instant::now();
+    while !reader.source.take_metrics().contains_key("numChangedFiles") {
+        assert!(started.elapsed().as_secs() < 60);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert!(reader.plan().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn files_are_read_once_they_have_content() {
+    for format in ["json", "csv", "parquet"] {
+        let input = Input::new();
+        input.write("f", 1, "");
+        let options: &[(&str, &str)] = if format == "csv" { &[("header", "false")] } else { &[] };
+        let reader = input.source(format, &ab(), options).await;
+        assert!(reader.plan().await.is_empty(), "{format}");
+        input.write("f", 2, "1,x\n");
+        assert_eq!(paths(&reader.plan().await), ["f"], "{format}");
+    }
+    // A checkpoint of an earlier version may say that an empty file was read.
+    let input = Input::new();
+    input.write("f", 2, json_lines(0..1));
+    let reader = input.source("json", &ab(), &[]).await;
+    let entry = RawValue::from_string(r#"{"p":"f","s":0,"m":1577836801000}"#.to_string()).unwrap();
+    reader.source.restore(json!({"logOffset": 0}), vec![entry]).await.unwrap();
+    assert_eq!(paths(&reader.plan().await), ["f"]);
+}
+
+#[tokio::test]
+async fn only_files_of_a_time_and_only_new_ones() {
+    let input = ten();
+    let options = [("modifiedAfter", "2020-01-01T00:00:02"), ("modifiedBefore", "2020-01-01T01:00:06+01:00")];
+    let reader = input.source("json", &ab(), &options).await;
+    assert_eq!(paths(&reader.plan().await), ["f3", "f4", "f5"]);
+
+    let latest = [("startingFrom", "latest"), ("maxFilesPerTrigger", "1")];
+    let first = input.source("json", &ab(), &latest).await;
+    let batch = first.plan().await;
+    assert_eq!(batch.end, json!({"logOffset": 0}));
+    assert!(first.read(&batch).await.unwrap().is_empty());
+    assert!(first.plan().await.is_empty());
+    let second = input.source("json", &ab(), &latest).await;
+    second.source.restore(batch.end, batch.entries).await.unwrap();
+    input.write("new", 5, json_lines(20..21));
+    let batch = second.plan().await;
+    assert_eq!(second.read(&batch).await.unwrap(), expected(20..21));
+}
+
+/// A writer that takes its time, in the way of `cp`.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_file_is_taken_when_its_writer_is_done() {
+    use std::io::Write as _;
+
+    let input = Input::new();
+    let reader = input.source("json", &ab(), &[("minFileAge", "1 hour")]).await;
+    assert!(reader.plan().await.is_empty());
+    let mut file = std::fs::File::create(input.path("f")).unwrap();
+    for a in 0..20 {
+        file.write_all(json_lines(a..a + 1).as_bytes()).unwrap();
+        assert!(reader.plan().await.is_empty());
+        assert!(reader.source.is_waiting());
+    }
+    drop(file);
+    let batch = reader.plan().await;
+    assert!(!reader.source.is_waiting());
+    assert_eq!(reader.read(&batch).await.unwrap(), expected(0..20));
+    // Moved in complete, it is taken at once.
+    std::fs::write(input.path(".g"), json_lines(20..21)).unwrap();
+    std::fs::rename(input.path(".g"), input.path("g")).unwrap();
+    assert_eq!(paths(&reader.plan().await), ["g"]);
+}
+
+#[tokio::test]
+async fn a_path_that_is_missing_is_named() {
+    let input = Input::new();
+    for below in ["inbx/", "inbx", "inbx/*.json"] {
+        let error = input.resolve("json", below, Some(ab()), &[]).await.unwrap_err().to_string();
+        assert!(error.contains(&input.text("inbx")) && error.contains("allowMissingPath"), "{error}");
+        let later = input.resolve("json", below, Some(ab()), &[("allowMissingPath", "true")]).await.unwrap();
+        assert!(input.reader(&later).plan().await.is_empty());
+    }
+    let error = input.resolve("json", "../../s3", Some(ab()), &[]).await.map(drop);
+    assert!(error.is_err());
 }

@@ -6,6 +6,7 @@ use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use datafusion::datasource::MemTable;
 use datafusion::physical_plan::ExecutionPlanProperties;
+use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -149,21 +150,38 @@ async fn missing_files_can_be_left_out() {
     }
 }
 
+/// Rows come in the order of the files, whatever the number of partitions and the sizes of the files.
 #[tokio::test]
-async fn empty_files_are_rows_or_errors() {
-    for format in ["json", "csv", "text"] {
+async fn partitions_one_after_the_other_give_the_files_in_order() {
+    for gzip in [false, true] {
         let input = Input::new();
-        input.write("f", 1, "");
-        let columns = if format == "text" { schema(&[("line", DataType::Utf8)]) } else { ab() };
-        let reader = input.source(format, &columns, &[]).await;
-        assert!(reader.all().await.unwrap().is_empty(), "{format}");
-    }
-    for format in ["parquet", "arrow"] {
-        let input = Input::new();
-        input.write("f", 1, "");
-        let reader = input.source(format, &ab(), &[]).await;
-        let error = reader.all().await.unwrap_err().to_string();
-        assert!(error.contains("empty when it was listed"), "{error}");
+        let mut next = 0;
+        for file in 0..70 {
+            let rows = [1, 40, 3, 400][file as usize % 4];
+            let lines = json_lines(next..next + rows);
+            next += rows;
+            if gzip && file % 3 == 0 {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                std::io::Write::write_all(&mut encoder, lines.as_bytes()).unwrap();
+                input.write(&format!("f{file:02}.json.gz"), 1, encoder.finish().unwrap());
+            } else {
+                input.write(&format!("f{file:02}.json"), 1, lines);
+            }
+        }
+        set(&input.session, "datafusion.optimizer.repartition_file_min_size", "1");
+        let reader = input.source("json", &ab(), &[]).await;
+        let batch = reader.plan().await;
+        for partitions in [1, 2, 3, 16, 100] {
+            let plan = reader.scan(Some(&vec![0]), &[], partitions).read(&batch, &reader.context()).unwrap();
+            let mut rows: Vec<i64> = Vec::new();
+            for partition in 0..plan.output_partitioning().partition_count() {
+                let stream = plan.execute(partition, reader.context()).unwrap();
+                for batch in stream.try_collect::<Vec<_>>().await.unwrap() {
+                    rows.extend(batch.column(0).as_primitive::<Int64Type>().values());
+                }
+            }
+            assert_eq!(rows, (0..next).collect::<Vec<_>>(), "{partitions} partitions");
+        }
     }
 }
 

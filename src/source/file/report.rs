@@ -1,0 +1,103 @@
+//! Where a file source is, and what its progress says.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use serde_json::{Value, json};
+
+use super::pinned::{CORRUPT_FILES, MISSING_FILES};
+use super::queue::FileQueue;
+use super::records::MALFORMED_ROWS;
+use crate::error::{Error, Result};
+
+/// The metric of files that are not read because they are older than `maxFileAge`.
+pub(super) const IGNORED_BY_AGE: &str = "numFilesIgnoredByAge";
+/// The metric of files that have changed since they were read, and are not read again.
+pub(super) const CHANGED_FILES: &str = "numChangedFiles";
+/// The metrics of files that were listed and not read yet, under the names that Databricks gives them.
+const FILES_OUTSTANDING: &str = "numFilesOutstanding";
+const BYTES_OUTSTANDING: &str = "numBytesOutstanding";
+
+/// What the progress report says of the source.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    latest: Mutex<Value>,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+    /// The metrics of the scans of one batch, and that batch's end.
+    scans: Mutex<(Value, Vec<ExecutionPlanMetricsSet>)>,
+}
+
+impl Report {
+    /// A scan of the batch that ends at `end` counts in `metrics`.
+    pub(super) fn watch(&self, end: &Value, metrics: &ExecutionPlanMetricsSet) {
+        let mut scans = lock(&self.scans);
+        if scans.0 != *end {
+            *scans = (end.clone(), Vec::new());
+        }
+        scans.1.push(metrics.clone());
+    }
+
+    /// The newest offset that is known.
+    pub(super) fn latest(&self) -> Value {
+        lock(&self.latest).clone()
+    }
+
+    /// `end` is the newest offset now.
+    pub(super) fn move_to(&self, end: Value) {
+        *lock(&self.latest) = end;
+    }
+
+    /// Adds to a counter of the next report.
+    pub(super) fn count(&self, name: &'static str, more: usize) {
+        *lock(&self.counts).entry(name).or_default() += more as u64;
+    }
+
+    /// So much is listed and not taken.
+    pub(super) fn outstanding(&self, queue: &FileQueue) {
+        let mut counts = lock(&self.counts);
+        counts.insert(FILES_OUTSTANDING, queue.len() as u64);
+        counts.insert(BYTES_OUTSTANDING, queue.bytes());
+    }
+
+    /// The counters since the last report.
+    pub(super) fn take(&self) -> BTreeMap<String, String> {
+        let counts = std::mem::take(&mut *lock(&self.counts));
+        let mut metrics: BTreeMap<String, String> =
+            counts.into_iter().map(|(name, count)| (name.to_string(), count.to_string())).collect();
+        let (_, scans) = std::mem::take(&mut *lock(&self.scans));
+        for name in [MALFORMED_ROWS, MISSING_FILES, CORRUPT_FILES] {
+            // Each scan of the batch reads all of it and so meets the same records and files.
+            let count = scans
+                .iter()
+                .filter_map(|scan| scan.clone_inner().sum_by_name(name))
+                .map(|m| m.as_usize())
+                .max();
+            if let Some(count) = count.filter(|count| *count > 0) {
+                metrics.insert(name.to_string(), count.to_string());
+            }
+        }
+        metrics
+    }
+}
+
+/// The offset after batch `last`.
+pub(super) fn offset(last: Option<u64>) -> Value {
+    last.map_or(Value::Null, |last| json!({ "logOffset": last }))
+}
+
+/// The batch that ends at an offset.
+pub(super) fn batch_of(offset: &Value) -> Result<Option<u64>> {
+    match offset {
+        Value::Null => Ok(None),
+        offset => offset
+            .get("logOffset")
+            .and_then(Value::as_u64)
+            .map(Some)
+            .ok_or_else(|| Error::damaged("offsets", format!("'{offset}' is no offset of a file source"))),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
