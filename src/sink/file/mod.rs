@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::Storage;
 
-pub(super) use self::encode::LineFormat;
+pub(super) use self::encode::{LineFormat, check_texts};
 
 /// How many storage calls for independent files run at once.
 const PARALLEL_CALLS: usize = 16;
