@@ -52,7 +52,7 @@ pub mod storage;
 
 pub use error::{Error, Result, StreamingQueryException};
 pub use options::{Options, nearest, parse_bytes, parse_duration};
-pub use plan::{StreamTable, is_unbounded, unbounded_tables};
+pub use plan::{StreamTable, ValueOptions, is_unbounded, unbounded_tables};
 pub use query::{
     ListenerId, QueryIdle, QueryStarted, QueryTerminated, SinkProgress, SourceProgress, StopMode,
     StoredState, StreamingQuery, StreamingQueryListener, StreamingQueryManager, StreamingQueryProgress,

@@ -14,6 +14,8 @@ pub(crate) struct Watermarks {
     pub(crate) late_ms: i64,
     /// In milliseconds since the epoch; 0 if nothing is final yet.
     pub(crate) final_ms: i64,
+    /// Whether what has no time, and so waits for none, is final: at the end of a run with `flushOnEnd`.
+    pub(crate) nulls_final: bool,
 }
 
 impl Watermarks {
@@ -73,7 +75,7 @@ mod tests {
     #[test]
     fn without_a_watermark_nothing_is_late_or_final() {
         assert_eq!((Watermarks::default().late(), Watermarks::default().finals()), (None, None));
-        let watermarks = Watermarks { late_ms: 1, final_ms: 2 };
+        let watermarks = Watermarks { late_ms: 1, final_ms: 2, nulls_final: false };
         assert_eq!((watermarks.late(), watermarks.finals()), (Some(1000), Some(2000)));
     }
 }

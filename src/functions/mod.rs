@@ -1,6 +1,10 @@
-//! Functions of event time, in SQL and as expressions.
+//! Functions of event time, in SQL and as expressions, and those that stand in the place of DataFusion's.
 
+mod aggregates;
+mod canonical;
+mod checked;
 mod date_bin;
+mod decimal_division;
 mod final_at;
 mod finality;
 mod internal;
@@ -12,7 +16,11 @@ mod windows;
 
 pub use window::{sliding_window, sliding_window_from, window, window_time};
 
+pub(crate) use aggregates::replacement;
+pub(crate) use canonical::{canonical, has_floats};
+pub(crate) use checked::{checked_binary, checked_negation};
 pub(crate) use date_bin::{NANOS_PER_DAY, interval};
+pub(crate) use decimal_division::decimal_division;
 pub(crate) use final_at::final_at;
 pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, tag_of};
 pub(crate) use internal::{tagged, window_of, window_start, window_starts};

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::handle::QueryShared;
 use super::late_rows::LateRows;
+use super::settings::FLUSH_ON_END;
 use super::watermark::WatermarkTracker;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::records::{CommitRecord, LateRecord, OffsetsRecord};
@@ -107,7 +108,11 @@ impl BatchRunner {
         stopwatch: &mut Stopwatch,
     ) -> Result<Option<BatchOutcome>> {
         let PlannedBatch { record, inputs, late_ms } = planned;
-        let watermarks = Watermarks { late_ms, final_ms: record.batch_watermark_ms };
+        let watermarks = Watermarks {
+            late_ms,
+            final_ms: record.batch_watermark_ms,
+            nulls_final: record.conf.contains_key(FLUSH_ON_END),
+        };
         let batch = Arc::new(Batch {
             identity: SinkBatch {
                 query_id: self.shared.id,

@@ -15,6 +15,7 @@ use super::listener::QueryIdle;
 use super::manager::StreamingQueryManager;
 use super::progress::iso_timestamp;
 use super::report::{TriggerTimes, progress};
+use super::settings::FLUSH_ON_END;
 use super::trigger::{Trigger, until_next_tick};
 use super::watermark::WatermarkTracker;
 use crate::checkpoint::records::{OffsetsRecord, SourceOffset};
@@ -56,6 +57,10 @@ pub(crate) struct Execution {
     pub(crate) ends: Vec<Value>,
     /// Whether sources are asked for new rows.
     pub(crate) reads: bool,
+    /// Whether the next batch, if it has no rows, makes everything final.
+    pub(crate) is_flushing: bool,
+    /// Whether there was such a batch.
+    pub(crate) has_flushed: bool,
     pub(crate) previous_trigger_ms: Option<i64>,
     /// Whether what earlier runs left in the sink has been removed.
     pub(crate) is_tidy: bool,
@@ -206,11 +211,15 @@ impl Execution {
         if inputs.iter().all(SourceBatch::is_empty) && !self.is_worth_an_empty_batch() {
             return Ok(None);
         }
+        let mut conf = self.conf.clone();
+        if std::mem::take(&mut self.is_flushing) && inputs.iter().all(SourceBatch::is_empty) {
+            conf.insert(FLUSH_ON_END.to_string(), true.to_string());
+        }
         let record = OffsetsRecord {
             batch_id: self.next_batch,
             batch_timestamp_ms: self.clock.now_ms(),
             batch_watermark_ms: self.tracker.global_ms(),
-            conf: self.conf.clone(),
+            conf,
             sources: inputs
                 .iter()
                 .map(|input| SourceOffset {
@@ -246,15 +255,24 @@ impl Execution {
         inputs.collect()
     }
 
-    /// With `flushOnEnd`, moves the watermark to where the last row of state is final. Whether it moved:
-    /// then a batch gives what has become final by that, which may be state of further operators.
+    /// With `flushOnEnd`, moves the watermark to where the last row of state is final, and lets groups
+    /// without a time be final, too. Whether that is worth a batch: it gives what has become final, which
+    /// may be state of further operators.
     fn make_all_final(&mut self) -> bool {
-        let Some(last) = self.runner.state.last_expiry().filter(|_| self.flush_on_end) else { return false };
-        let last_ms = last.div_euclid(1000).saturating_add(i64::from(last.rem_euclid(1000) > 0));
-        if last_ms <= self.tracker.global_ms() {
+        if !self.flush_on_end || !self.runner.plan.waits_for_watermark() {
             return false;
         }
-        self.tracker.flush(last_ms);
+        let last = self.runner.state.last_expiry();
+        let last_ms =
+            last.map(|last| last.div_euclid(1000).saturating_add(i64::from(last.rem_euclid(1000) > 0)));
+        let moves = last_ms.is_some_and(|last_ms| last_ms > self.tracker.global_ms());
+        // What is left without that has no time.
+        if !moves && (self.has_flushed || !self.runner.state.has_rows()) {
+            return false;
+        }
+        self.tracker.flush(last_ms.unwrap_or_default());
+        self.has_flushed = true;
+        self.is_flushing = true;
         true
     }
 
@@ -265,7 +283,7 @@ impl Execution {
             return false;
         }
         self.tracker.leave_idle_behind();
-        self.tracker.global_ms() > self.last_watermark_ms
+        self.is_flushing || self.tracker.global_ms() > self.last_watermark_ms
     }
 
     /// Merges and purges old checkpoint files beside the next batches, one round at a time.

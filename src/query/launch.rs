@@ -157,6 +157,8 @@ impl Launch {
             ends: resumed.ends,
             reads: true,
             flush_on_end: request.state.flush_on_end,
+            is_flushing: false,
+            has_flushed: false,
             previous_trigger_ms: None,
             is_tidy: false,
             maintenance: None,

@@ -15,6 +15,8 @@ use crate::sink::OutputMode;
 const TIME_ZONE: &str = "datafusion.execution.time_zone";
 const WATERMARK_POLICY: &str = "multipleWatermarkPolicy";
 const STATE_PARTITIONS: &str = "statePartitions";
+/// Also recorded with the batch that ends a run, for which it makes everything final.
+pub(crate) const FLUSH_ON_END: &str = "flushOnEnd";
 
 /// What a user may say about state and event time.
 #[derive(Debug, Clone, Default)]
@@ -40,8 +42,8 @@ impl StateSettings {
         options.take("stateMemoryLimit");
         let idle_after = options.duration("watermarkIdleTimeout")?;
         options.take("watermarkIdleTimeout");
-        let flush_on_end = options.flag("flushOnEnd", false)?;
-        options.take("flushOnEnd");
+        let flush_on_end = options.flag(FLUSH_ON_END, false)?;
+        options.take(FLUSH_ON_END);
         Ok(Self {
             partitions: partitions.map(|number| usize::try_from(number).unwrap_or(usize::MAX).min(4096)),
             memory_limit: memory_limit.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),

@@ -26,7 +26,7 @@ pub use writer::DataStreamWriter;
 
 use crate::error::{Error, Result};
 use crate::functions::all_functions;
-use crate::plan::{BatchEventTime, StreamTable};
+use crate::plan::{BatchEventTime, StreamTable, with_values};
 use crate::query::{StoredState, StreamingQueryManager, pinned_tables};
 use crate::storage::{Durability, resolve_location};
 use formats::Formats;
@@ -115,6 +115,11 @@ impl Session {
             environment,
             formats: Arc::default(),
         });
+        {
+            let state = context.state_ref();
+            let mut state = state.write();
+            *state = with_values(&state);
+        }
         let link = Arc::new(SessionLink(Arc::downgrade(&inner)));
         context.state_ref().write().config_mut().set_extension(link);
         for function in all_functions() {

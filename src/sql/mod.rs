@@ -7,6 +7,7 @@ pub mod ast;
 mod create_table;
 mod diagnostics;
 mod execute;
+mod exponents;
 mod external;
 mod parser;
 mod partitioned;

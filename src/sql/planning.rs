@@ -24,6 +24,7 @@ use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Query, Statement as Sql
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::diagnostics::error_at;
+use super::exponents::with_doubles;
 use super::external::ExternalTable;
 use super::window_column::with_calls;
 use crate::error::{Error, Result};
@@ -150,7 +151,7 @@ impl<'a> Planner<'a> {
     }
 
     async fn plan_in(&self, state: &SessionState, statement: DataFusionStatement) -> Result<LogicalPlan> {
-        let statement = with_calls(statement);
+        let statement = with_doubles(with_calls(statement));
         state.statement_to_plan(statement).await.map_err(|error| self.planning_error(error))
     }
 

@@ -191,6 +191,11 @@ impl StateStore {
         self.expiries(|table| table.last_expiry()).max()
     }
 
+    /// Whether there is anything in state.
+    pub fn has_rows(&self) -> bool {
+        self.tables.iter().any(|table| !table.lock().unwrap_or_else(PoisonError::into_inner).is_empty())
+    }
+
     fn expiries(&self, of: impl Fn(&LoggedTable) -> Option<i64>) -> impl Iterator<Item = i64> {
         self.tables.iter().filter_map(move |table| of(&table.lock().unwrap_or_else(PoisonError::into_inner)))
     }

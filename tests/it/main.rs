@@ -35,3 +35,4 @@ mod support;
 mod syscall_order;
 mod triggers;
 mod two_writers;
+mod values;

@@ -105,24 +105,24 @@ async fn state_is_a_table() {
     let mut job = Job::new(SUMS, OutputMode::Update);
     job.run(&[(Some("a"), 1, 0), (Some("b"), 2, 0), (None, 7, 0)]).await;
     assert_eq!(job.select("SELECT * FROM state()").await, ["0 aggregate 3 -"]);
-    assert_eq!(job.select("SELECT * FROM state(, 0)").await, ["- 7 -", "a 1 -", "b 2 -"]);
+    assert_eq!(job.select("SELECT * FROM state(, 0)").await, ["- 7 - -", "a 1 - -", "b 2 - -"]);
 
     // After restarts, with another number of partitions.
     job.options = vec![("statePartitions", "1")];
     job.run(&[(Some("a"), 10, 0), (Some("c"), 3, 0)]).await;
-    let all = ["- 7 -", "a 11 -", "b 2 -", "c 3 -"];
+    let all = ["- 7 - -", "a 11 - -", "b 2 - -", "c 3 - -"];
     assert_eq!(job.select("SELECT * FROM state(, 0)").await, all);
     let newest = job.select("SELECT k, \"sum(s.v)[sum]\" FROM state(, 0) WHERE k > 'a'").await;
     assert_eq!(newest, ["b 2", "c 3"]);
     assert_eq!(job.select("SELECT count(*), sum(\"sum(s.v)[sum]\") FROM state(, 0)").await, ["4 23"]);
 
-    let renamed = "SELECT name, total FROM state(, 0) AS t(name, total, forgotten) WHERE total > 10";
+    let renamed = "SELECT name, total FROM state(, 0) AS t(name, total, carry, forgotten) WHERE total > 10";
     assert_eq!(job.select(renamed).await, ["a 11"]);
 
     // Any batch, by position and by name, and what differs between two.
-    assert_eq!(job.select("SELECT * FROM state(, 0, 0)").await, ["- 7 -", "a 1 -", "b 2 -"]);
+    assert_eq!(job.select("SELECT * FROM state(, 0, 0)").await, ["- 7 - -", "a 1 - -", "b 2 - -"]);
     let named = "SELECT * FROM state(, batch => 0, operator => 0)";
-    assert_eq!(job.select(named).await, ["- 7 -", "a 1 -", "b 2 -"]);
+    assert_eq!(job.select(named).await, ["- 7 - -", "a 1 - -", "b 2 - -"]);
     assert_eq!(job.select("SELECT rows FROM TABLE(state(, NULL, 0))").await, ["3"]);
     let changed = "SELECT n.k, n.\"sum(s.v)[sum]\" AS now, o.\"sum(s.v)[sum]\" AS before
                    FROM state(, 0, 1) n LEFT JOIN STATE(, 0, 0) AS o ON n.k = o.k

@@ -97,6 +97,10 @@ impl StatefulWork for StatefulAggregate {
                 if let (Some(upto), true) = (batch.watermarks.finals(), self.expiry.is_some()) {
                     worked.counters.removed = self.expire(table, upto, results)? as u64;
                 }
+                if self.mode == OutputMode::Append && epoch.watermarks.nulls_final {
+                    let removed = self.expire_nulls(table, &mut results)?;
+                    epoch.operators[self.operator.id].add_removed(removed);
+                }
             }
             OutputMode::Complete => self.scan(table, results)?,
         }
@@ -214,6 +218,28 @@ impl StatefulAggregate {
         })?;
         finished.finish(self, results)?;
         Ok(removed)
+    }
+
+    /// Gives the groups that have no time to be final at, and forgets them. How many rows there were of
+    /// them.
+    fn expire_nulls(
+        &self,
+        table: &mut dyn StateTable,
+        results: &mut Vec<RecordBatch>,
+    ) -> DataFusionResult<usize> {
+        let (mut keys, mut subkeys) = (ByteRows::default(), ByteRows::default());
+        let mut finished = FinalRows::default();
+        table.scan(&mut |key, subkey, value, expiry| {
+            if expiry.is_none_or(|expiry| expiry == NEVER) {
+                keys.push(key);
+                subkeys.push(subkey);
+                finished.add(self, key, subkey, value, results)?;
+            }
+            Ok(())
+        })?;
+        finished.finish(self, results)?;
+        table.remove(&keys, Some(&subkeys))?;
+        Ok(keys.len())
     }
 
     /// Gives all groups.

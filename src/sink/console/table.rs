@@ -8,6 +8,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 
 use crate::error::Result;
+use crate::sink::file::check_texts;
 
 /// What is shown of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,7 @@ impl Table {
     pub fn push(&mut self, rows: &RecordBatch) -> Result<()> {
         let options = FormatOptions::default().with_display_error(true).with_null("NULL");
         let take = rows.num_rows().min(self.style.num_rows - self.shown);
+        check_texts(&rows.slice(0, take))?;
         for (cells, column) in self.cells.iter_mut().zip(rows.columns()) {
             let formatter = ArrayFormatter::try_new(column.as_ref(), &options)?;
             cells

@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::Storage;
 
-pub(super) use self::encode::LineFormat;
+pub(super) use self::encode::{LineFormat, check_texts};
 pub(crate) use self::partition::{NULL_DIRECTORY, escape_directory};
 
 /// How many storage calls for independent files run at once.

@@ -5,7 +5,7 @@ use std::io::Write;
 use bytes::Bytes;
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, StringArrayType, new_null_array};
 use datafusion::arrow::array::{AsArray, cast::as_string_array};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::json;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use super::Encoder;
 use super::compress::{Compression, LineOutput};
+use super::values::{SparkFloats, check_texts, with_csv_floats};
 use crate::error::{Error, Result};
 
 /// How rows become lines.
@@ -38,10 +39,15 @@ impl LineFormat {
     /// Like DataFusion's own serializers, a writer is made per batch: it holds no state but its
     /// options.
     pub fn encode(&self, rows: &RecordBatch, first: bool, out: &mut impl Write) -> Result<()> {
+        check_texts(rows)?;
         match self {
-            LineFormat::Json(builder) => builder.clone().build::<_, LineDelimited>(out).write(rows)?,
+            LineFormat::Json(builder) => {
+                let builder = builder.clone().with_encoder_factory(Arc::new(SparkFloats));
+                builder.build::<_, LineDelimited>(out).write(rows)?;
+            }
             LineFormat::Csv { builder, header } => {
-                builder.clone().with_header(*header && first).build(out).write(rows)?
+                let rows = with_csv_floats(rows)?;
+                builder.clone().with_header(*header && first).build(out).write(&rows)?;
             }
             LineFormat::Text => write_text(rows.column(0), out)?,
         }
@@ -73,7 +79,10 @@ fn write_text(column: &ArrayRef, out: &mut impl Write) -> Result<()> {
         DataType::Utf8 => write_strings(as_string_array(column), out),
         DataType::LargeUtf8 => write_strings(column.as_string::<i64>(), out),
         DataType::Utf8View => write_strings(column.as_string_view(), out),
-        _ => write_strings(as_string_array(&cast(column, &DataType::Utf8)?), out),
+        _ => {
+            let strict = CastOptions { safe: false, ..CastOptions::default() };
+            write_strings(as_string_array(&cast_with_options(column, &DataType::Utf8, &strict)?), out)
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod chunks;
 mod compress;
 mod lines;
 mod parquet;
+mod values;
 
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
@@ -16,6 +17,7 @@ use crate::error::Result;
 pub(super) use compress::Compression;
 pub(in crate::sink) use lines::LineFormat;
 pub(super) use parquet::ParquetFormat;
+pub(in crate::sink) use values::check_texts;
 
 /// The encoder of one file.
 pub(super) trait Encoder: Send {

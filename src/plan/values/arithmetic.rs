@@ -1,0 +1,67 @@
+//! Arithmetic and aggregates that say when they overflow, and that do not depend on batches.
+
+use std::sync::Arc;
+
+use datafusion::common::DFSchema;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::expr::{AggregateFunction, WindowFunctionDefinition};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
+use datafusion::optimizer::AnalyzerRule;
+
+use super::{ansi_mode, rewrite_expressions};
+use crate::functions::{checked_binary, checked_negation, replacement};
+
+/// Puts functions that fail, or add up exactly, in the place of those that do not. Runs when the types
+/// are known.
+#[derive(Debug)]
+pub(super) struct CheckedArithmetic;
+
+impl AnalyzerRule for CheckedArithmetic {
+    fn name(&self) -> &str {
+        "checked_arithmetic"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> DataFusionResult<LogicalPlan> {
+        let ansi_mode = ansi_mode(config);
+        let rewrite = |expr: Expr, schema: &DFSchema| {
+            // From the top down, so that messages show expressions as the user wrote them.
+            expr.transform_down(|expr| checked(expr, schema, ansi_mode))
+        };
+        Ok(plan.transform_up_with_subqueries(|plan| rewrite_expressions(plan, &rewrite))?.data)
+    }
+}
+
+fn checked(expr: Expr, schema: &DFSchema, ansi_mode: bool) -> DataFusionResult<Transformed<Expr>> {
+    Ok(match expr {
+        Expr::BinaryExpr(binary) if ansi_mode => {
+            let data_type = Expr::BinaryExpr(binary.clone()).get_type(schema);
+            match data_type.ok().and_then(|data_type| checked_binary(&binary, &data_type)) {
+                Some(checked) => Transformed::yes(checked),
+                None => Transformed::no(Expr::BinaryExpr(binary)),
+            }
+        }
+        Expr::Negative(value) if ansi_mode => {
+            let data_type = value.get_type(schema);
+            match data_type.ok().and_then(|data_type| checked_negation(&value, &data_type)) {
+                Some(checked) => Transformed::yes(checked),
+                None => Transformed::no(Expr::Negative(value)),
+            }
+        }
+        Expr::AggregateFunction(AggregateFunction { func, params }) => match replacement(&func, ansi_mode) {
+            Some(func) => Transformed::yes(Expr::AggregateFunction(AggregateFunction { func, params })),
+            None => Transformed::no(Expr::AggregateFunction(AggregateFunction { func, params })),
+        },
+        Expr::WindowFunction(mut call) => {
+            if let WindowFunctionDefinition::AggregateUDF(function) = &call.fun
+                && let Some(function) = replacement(function, ansi_mode)
+            {
+                call.fun = WindowFunctionDefinition::AggregateUDF(Arc::clone(&function));
+                return Ok(Transformed::yes(Expr::WindowFunction(call)));
+            }
+            Transformed::no(Expr::WindowFunction(call))
+        }
+        other => Transformed::no(other),
+    })
+}

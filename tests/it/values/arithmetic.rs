@@ -1,0 +1,153 @@
+use tidemill::Session;
+
+use super::{batch, batch_in};
+
+/// What PySpark 4.3 gives in ANSI mode, but for the names of types.
+#[tokio::test]
+async fn literals_with_a_point_are_decimals() {
+    for (sql, expected) in [
+        ("SELECT 0.1 + 0.2 = 0.3, 1.1 * 1.1, 5.5 % 2, 7 / 2.0", "true 1.21 1.5 3.500000"),
+        ("SELECT 1.0 / 3.0, 2.0 / 3.0, -2.0 / 3.0, 20 / 3.0", "0.333333 0.666667 -0.666667 6.666667"),
+        (
+            "SELECT CAST(4.19 AS DECIMAL(10, 2)) = 4.19, CAST(4.19 AS DECIMAL(10, 2)) IN (4.19, 8.05)",
+            "true true",
+        ),
+        (
+            "SELECT CAST(2.345 AS DECIMAL(10, 2)), CAST(-2.345 AS DECIMAL(10, 2)), round(2.345, 2)",
+            "2.35 -2.35 2.35",
+        ),
+        ("SELECT CAST(2.5 AS INT), CAST(-2.5 AS INT), CAST(' 42 ' AS INT), -7 % 3", "2 -2 42 -1"),
+        (
+            "SELECT arrow_typeof(1e3), arrow_typeof(4.19), arrow_typeof(1.0 / 3.0)",
+            "Float64 Decimal128(3, 2) Decimal128(8, 6)",
+        ),
+        (
+            "SELECT sqrt(2.25), power(2.0, 0.5), ln(1.0), floor(-1.5), abs(-1.5)",
+            "1.5 1.4142135623730951 0.0 -2.0 1.5",
+        ),
+    ] {
+        assert_eq!(batch(sql).await.unwrap(), [expected], "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn decimals_beside_floats_are_floats() {
+    let of = |select: &str| {
+        format!(
+            "SELECT {select} FROM (SELECT CAST(1.1 AS DOUBLE) AS x, CAST(1.1 AS FLOAT) AS f, CAST(1e20 AS DOUBLE) AS large)"
+        )
+    };
+    for (select, expected) in [
+        ("x = 1.1, f = 1.1, x > 1.0, x IN (1.1, 2.2), x BETWEEN 1.0 AND 1.2", "true true true true true"),
+        (
+            "coalesce(large, 0.0), greatest(large, 1.5), nullif(large, 1.5), CASE WHEN true THEN large ELSE 0.5 END",
+            "1e20 1e20 1e20 1e20",
+        ),
+        (
+            "arrow_typeof(x * 1.5), arrow_typeof(f * 1.5), arrow_typeof(coalesce(f, 0.0))",
+            "Float64 Float32 Float32",
+        ),
+        ("x + 0.2, x = 1.10000000000000000001", "1.3 true"),
+    ] {
+        assert_eq!(batch(&of(select)).await.unwrap(), [expected], "{select}");
+    }
+    let union = "SELECT a FROM (SELECT CAST(1e20 AS DOUBLE) AS a UNION ALL SELECT 1.5) ORDER BY a";
+    assert_eq!(batch(union).await.unwrap(), ["1.5", "1e20"]);
+    let values = "SELECT a FROM (VALUES (CAST('NaN' AS DOUBLE)), (1.5)) AS t(a) ORDER BY a";
+    assert_eq!(batch(values).await.unwrap(), ["1.5", "NaN"]);
+}
+
+const OVERFLOWS: [(&str, &str); 16] = [
+    ("SELECT a * b FROM (VALUES (9223372036854775807, 2)) AS t(a, b)", "t.a * t.b"),
+    ("SELECT a + 1 FROM (VALUES (9223372036854775807)) AS t(a)", "t.a + 1"),
+    ("SELECT a - 2 FROM (VALUES (-9223372036854775807)) AS t(a)", "t.a - 2"),
+    ("SELECT 1 FROM (VALUES (9223372036854775807)) AS t(a) WHERE a + 1 > 0", "t.a + 1"),
+    ("SELECT -a FROM (VALUES (-9223372036854775808)) AS t(a)", "- t.a"),
+    ("SELECT abs(a) FROM (VALUES (-9223372036854775808)) AS t(a)", "abs"),
+    ("SELECT a / -1 FROM (VALUES (-9223372036854775808)) AS t(a)", "t.a / -1"),
+    ("SELECT CAST(a AS INT) * CAST(a AS INT) FROM (VALUES (50000)) AS t(a)", "t.a * t.a"),
+    ("SELECT CAST(a AS TINYINT) + CAST(1 AS TINYINT) FROM (VALUES (127)) AS t(a)", "127"),
+    ("SELECT CAST(0 AS BIGINT UNSIGNED) - CAST(a AS BIGINT UNSIGNED) FROM (VALUES (1)) AS t(a)", "t.a"),
+    ("SELECT sum(a) FROM (VALUES (9223372036854775807), (1)) AS t(a)", "sum(t.a)"),
+    ("SELECT k, sum(a) FROM (VALUES (1, 9223372036854775807), (1, 1)) AS t(k, a) GROUP BY k", "sum(t.a)"),
+    (
+        "SELECT sum(DISTINCT a), sum(DISTINCT k) FROM (VALUES (1, 9223372036854775807), (2, 1)) AS t(k, a)",
+        "sum(DISTINCT t.a)",
+    ),
+    ("SELECT sum(a) OVER () FROM (VALUES (9223372036854775807), (1)) AS t(a)", "sum(t.a)"),
+    (
+        "SELECT sum(a) FROM (VALUES (CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0))), (1)) AS t(a)",
+        "sum(t.a)",
+    ),
+    (
+        "SELECT a + 1 FROM (VALUES (CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0)))) AS t(a)",
+        "t.a + 1",
+    ),
+];
+
+#[tokio::test]
+async fn overflows_are_errors_that_name_the_expression() {
+    for (sql, name) in OVERFLOWS {
+        let error = batch(sql).await.expect_err(sql);
+        assert!(error.contains("overflow") && error.contains(name), "{sql}: {error}");
+    }
+    for sql in ["SELECT a / 0 FROM (VALUES (5)) AS t(a)", "SELECT a % 0 FROM (VALUES (5)) AS t(a)"] {
+        let error = batch(sql).await.expect_err(sql);
+        assert!(error.contains("division by zero in t.a"), "{sql}: {error}");
+    }
+    for sql in [
+        "SELECT CAST(1e20 AS BIGINT)",
+        "SELECT CAST(CAST('NaN' AS DOUBLE) AS INT)",
+        "SELECT CAST(300 AS TINYINT)",
+        "SELECT CAST('4.9' AS INT)",
+    ] {
+        assert!(batch(sql).await.is_err(), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn without_ansi_mode_integers_wrap_around() {
+    let session = Session::new();
+    session.context().sql("SET tidemill.ansi_mode = false").await.unwrap();
+    for (sql, expected) in [
+        ("SELECT a * b FROM (VALUES (9223372036854775807, 2)) AS t(a, b)", "-2"),
+        ("SELECT -a FROM (VALUES (-9223372036854775808)) AS t(a)", "-9223372036854775808"),
+        ("SELECT sum(a) FROM (VALUES (9223372036854775807), (1)) AS t(a)", "-9223372036854775808"),
+        (
+            "SELECT sum(a) FROM (VALUES (1, 9223372036854775807), (1, 1)) AS t(k, a) GROUP BY k",
+            "-9223372036854775808",
+        ),
+    ] {
+        assert_eq!(batch_in(&session, sql).await.unwrap(), [expected], "{sql}");
+    }
+}
+
+/// Whether a sum fits is a question of the whole sum, not of the order of rows.
+#[tokio::test]
+async fn sums_may_leave_the_type_and_come_back() {
+    for (select, expected) in [
+        ("sum(a), avg(a)", "9223372036854775803 3.0744573456182584e18"),
+        (
+            "sum(CAST(a AS DECIMAL(38, 0)) * 10000000000000000000), avg(CAST(a AS DECIMAL(21, 2)))",
+            "92233720368547758030000000000000000000 3074457345618258601.000000",
+        ),
+    ] {
+        for group in ["", "GROUP BY k"] {
+            let sql = format!(
+                "SELECT {select} FROM (VALUES (1, 9223372036854775807), (1, 1), (1, -5)) AS t(k, a) {group}"
+            );
+            assert_eq!(batch(&sql).await.unwrap(), [expected], "{sql}");
+        }
+    }
+    let windows = "SELECT sum(a) OVER (ORDER BY k ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM \
+                   (VALUES (1, 9223372036854775807), (2, -5), (3, 7)) AS t(k, a) ORDER BY k";
+    assert_eq!(batch(windows).await.unwrap(), ["9223372036854775807", "9223372036854775802", "2"]);
+}
+
+/// A literal with an exponent is a double, however large.
+#[tokio::test]
+async fn literals_with_an_exponent_are_doubles() {
+    for sql in ["SELECT 1e300", "SELECT 1 WHERE arrow_typeof(1e3 + 1) = 'Float64'", "EXPLAIN SELECT 1E-300"] {
+        super::script(sql).await.unwrap();
+    }
+}

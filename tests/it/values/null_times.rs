@@ -1,0 +1,49 @@
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use serde_json::json;
+use tidemill::prelude::*;
+
+use crate::support::harness::{Input, Job, Place, schema, session};
+
+fn job(place: &Place) -> Job {
+    let columns = [("ts", DataType::Timestamp(TimeUnit::Microsecond, None)), ("k", DataType::Int64)];
+    let input =
+        Input::new("t", "json", place.text("in")).schema(schema(&columns)).watermark("ts", "0 seconds");
+    let sql = "SELECT date_trunc('minute', ts) AS m, sum(k) AS k FROM t GROUP BY date_trunc('minute', ts)";
+    Job::new(place).inputs([input]).sql(sql).format("json").mode(OutputMode::Append)
+}
+
+/// The sums that a plain reader sees, by minute.
+fn sums(place: &Place) -> Vec<(Option<String>, i64)> {
+    let rows = place.rows("json", &[]).into_iter();
+    let minute = |value: &serde_json::Value| value.as_str().unwrap().to_string();
+    let mut sums: Vec<_> = rows.map(|row| (row.get("m").map(minute), row["k"].as_i64().unwrap())).collect();
+    sums.sort();
+    sums
+}
+
+/// A group without a time waits for no watermark: the end of a run that makes everything final gives it.
+#[tokio::test]
+async fn groups_without_a_time_come_at_the_end_of_a_run() {
+    let place = Place::new();
+    let row = |ts: Option<&str>, k: i64| json!({ "ts": ts, "k": k }).to_string() + "\n";
+    place.put("in/1.json", row(Some("2024-01-01T00:00:10"), 1) + &row(None, 2) + &row(None, 3));
+    job(&place).run(&session()).await.unwrap();
+    assert_eq!(sums(&place), []);
+    let flushing = job(&place).option("flushOnEnd", true);
+    flushing.run(&session()).await.unwrap();
+    let first = [(None, 5), (Some("2024-01-01T00:00:00".to_string()), 1)];
+    assert_eq!(sums(&place), first);
+    flushing.run(&session()).await.unwrap();
+    assert_eq!(sums(&place), first);
+    place.put("in/2.json", row(None, 7));
+    flushing.run(&session()).await.unwrap();
+    assert_eq!(sums(&place), [first[0].clone(), (None, 7), first[1].clone()]);
+}
+
+#[tokio::test]
+async fn a_run_of_nothing_but_groups_without_a_time_gives_them() {
+    let place = Place::new();
+    place.put("in/1.json", "{\"k\":2}\n");
+    job(&place).option("flushOnEnd", true).run(&session()).await.unwrap();
+    assert_eq!(sums(&place), [(None, 2)]);
+}

@@ -1,0 +1,82 @@
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    ArrayRef, Date32Array, Float32Array, Float64Array, Int64Array, ListArray, Time64MicrosecondArray,
+    TimestampMillisecondArray, TimestampSecondArray,
+};
+use datafusion::arrow::datatypes::Int32Type;
+use datafusion::arrow::record_batch::RecordBatch;
+
+use super::write_parquet;
+use crate::support::harness::{Input, Job, Place, session};
+
+/// Writes a file with the column `a` and streams it to `format`; what is in the output, or the error.
+async fn written(column: ArrayRef, format: &str) -> Result<String, String> {
+    let place = Place::new();
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..column.len() as i64));
+    let rows = RecordBatch::try_from_iter([("id", ids), ("a", column)]).unwrap();
+    write_parquet(&place.path("in/a.parquet"), &rows);
+    let input = Input::new("t", "parquet", place.text("in"));
+    let mut job = Job::new(&place).inputs([input]).sql("SELECT a FROM t").format(format);
+    if format == "console" {
+        job = job.out(None).option("format", "json");
+    }
+    job.run(&session()).await.map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    for file in crate::support::oracle::visible(&place.path("out")) {
+        text.push_str(&std::fs::read_to_string(place.path("out").join(file)).unwrap());
+    }
+    Ok(text)
+}
+
+#[tokio::test]
+async fn what_has_no_text_is_an_error_that_names_column_and_row() {
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(TimestampMillisecondArray::from(vec![Some(0), None, Some(i64::MAX)])),
+        Arc::new(TimestampSecondArray::from(vec![Some(0), None, Some(i64::MIN)])),
+        Arc::new(Date32Array::from(vec![Some(0), None, Some(i32::MAX)])),
+        Arc::new(Time64MicrosecondArray::from(vec![Some(0), None, Some(86_400_000_000)])),
+    ];
+    for column in columns {
+        for format in ["json", "csv", "console"] {
+            let error = written(Arc::clone(&column), format).await.expect_err(format);
+            assert!(error.contains("column 'a'") && error.contains("row 3"), "{format}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_ends_of_what_has_a_text_are_written() {
+    let last = 253_402_300_799_999;
+    let times: ArrayRef =
+        Arc::new(TimestampMillisecondArray::from(vec![Some(-62_135_596_800_000), Some(last)]));
+    let text = written(Arc::clone(&times), "json").await.unwrap();
+    assert_eq!(text, "{\"a\":\"0001-01-01T00:00:00\"}\n{\"a\":\"9999-12-31T23:59:59.999\"}\n");
+    let text = written(times, "csv").await.unwrap();
+    assert!(text.contains("9999-12-31T23:59:59.999"), "{text}");
+}
+
+#[tokio::test]
+async fn floats_that_are_no_numbers_look_as_in_spark() {
+    let doubles = || -> ArrayRef {
+        Arc::new(Float64Array::from(vec![
+            Some(f64::NAN),
+            Some(f64::INFINITY),
+            Some(f64::NEG_INFINITY),
+            Some(-0.0),
+            Some(1.5),
+            None,
+        ]))
+    };
+    let json = written(doubles(), "json").await.unwrap();
+    assert_eq!(
+        json,
+        "{\"a\":\"NaN\"}\n{\"a\":\"Infinity\"}\n{\"a\":\"-Infinity\"}\n{\"a\":-0.0}\n{\"a\":1.5}\n{}\n"
+    );
+    let csv = written(doubles(), "csv").await.unwrap();
+    assert_eq!(csv.lines().collect::<Vec<_>>(), ["a", "NaN", "Inf", "-Inf", "-0.0", "1.5", "\"\""]);
+    let singles: ArrayRef = Arc::new(Float32Array::from(vec![f32::NAN, 0.1]));
+    assert_eq!(written(singles, "json").await.unwrap(), "{\"a\":\"NaN\"}\n{\"a\":0.1}\n");
+    let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None])]);
+    assert_eq!(written(Arc::new(list), "json").await.unwrap(), "{\"a\":[1,null]}\n");
+}
