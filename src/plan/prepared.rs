@@ -11,6 +11,7 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use super::batch_time::{BatchTime, use_batch_time};
 use super::bind::bind;
 use super::check::reads_bounded_tables;
+use super::result_schema::{result_schema, with_types};
 use super::session_state::streaming_state;
 use super::stateful::{Rewritten, WatermarkDelay, rewrite};
 use super::static_refresh::{Sessions, StaticTables};
@@ -44,6 +45,8 @@ pub(crate) struct StreamingPlan {
     static_tables: StaticTables,
     batch_time: BatchTime,
     sink: Arc<dyn Sink>,
+    /// The columns that the sink was made for.
+    schema: SchemaRef,
     /// Every scan of an unbounded table with its source's index, to judge a batch's size by.
     scans: Vec<(usize, Arc<dyn SourceScan>)>,
     /// The stateful operators, by number.
@@ -82,6 +85,7 @@ impl StreamingPlan {
         let partitions = session.config().target_partitions();
         let wide = streaming_state(session, partitions, shape.state_partitions)?;
         let small = streaming_state(session, 1, shape.state_partitions)?;
+        let schema = result_schema(&plan, session);
         let batch_time = BatchTime::default();
         let plan = use_batch_time(expand_windows(plan)?, &batch_time)?;
         let bound = bind(plan, providers, sources)?;
@@ -98,6 +102,7 @@ impl StreamingPlan {
             static_tables,
             batch_time,
             sink,
+            schema,
             scans: Vec::new(),
             operators: Vec::new(),
             watermarks,
@@ -173,6 +178,7 @@ impl StreamingPlan {
 
     async fn create(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
         let physical = state.query_planner().create_physical_plan(&self.logical, state).await?;
+        let physical = with_types(physical, &self.schema)?;
         Ok(Arc::new(SinkExec::new(physical, Arc::clone(&self.sink))))
     }
 

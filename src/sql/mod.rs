@@ -4,15 +4,22 @@
 //! grammar and what statements mean is described in `docs/sql.md`.
 
 pub mod ast;
+mod chains;
 mod create_table;
 mod diagnostics;
+mod dialect;
 mod execute;
 mod external;
+mod names;
 mod parser;
 mod planning;
+mod script;
+mod set_operations;
+mod signposts;
 mod streaming;
 mod table_arguments;
 mod tokens;
+mod visit;
 mod window_column;
 
 pub use ast::{
