@@ -42,6 +42,16 @@ impl Conditions {
         Arc::new(ScalarUDF::new_from_impl(Conditions { name, is_and, signature }))
     }
 
+    fn combine_one(&self, left: Option<bool>, right: Option<bool>) -> Option<bool> {
+        // What decides alone: false of AND, true of OR.
+        let decides = Some(!self.is_and);
+        match (left, right) {
+            _ if left == decides || right == decides => decides,
+            (Some(_), Some(_)) => Some(self.is_and),
+            _ => None,
+        }
+    }
+
     fn combine(&self, left: &BooleanArray, right: &BooleanArray) -> DataFusionResult<BooleanArray> {
         Ok(if self.is_and { and_kleene(left, right)? } else { or_kleene(left, right)? })
     }
@@ -67,7 +77,7 @@ impl ScalarUDFImpl for Conditions {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
         let rows = args.number_rows;
         let mut result: Option<BooleanArray> = None;
-        let mut constant = ScalarValue::Boolean(Some(self.is_and));
+        let mut constant = Some(self.is_and);
         for condition in &args.args {
             match condition {
                 ColumnarValue::Array(array) => {
@@ -79,18 +89,19 @@ impl ScalarUDFImpl for Conditions {
                         Some(result) => self.combine(&result, array)?,
                     });
                 }
-                ColumnarValue::Scalar(value) => {
-                    let both =
-                        self.combine(constant.to_array()?.as_boolean(), value.to_array()?.as_boolean())?;
-                    constant = ScalarValue::try_from_array(&both, 0)?;
+                ColumnarValue::Scalar(ScalarValue::Boolean(value)) => {
+                    constant = self.combine_one(constant, *value)
+                }
+                ColumnarValue::Scalar(other) => {
+                    return internal_err!("{} takes conditions, not {}", self.name, other.data_type());
                 }
             }
         }
         match result {
-            None => Ok(ColumnarValue::Scalar(constant)),
+            None => Ok(ColumnarValue::Scalar(ScalarValue::Boolean(constant))),
             Some(result) => {
-                let constant = constant.to_array_of_size(rows)?;
-                Ok(ColumnarValue::Array(Arc::new(self.combine(&result, constant.as_boolean())?)))
+                let constant = BooleanArray::from(vec![constant; rows]);
+                Ok(ColumnarValue::Array(Arc::new(self.combine(&result, &constant)?)))
             }
         }
     }

@@ -191,10 +191,9 @@ async fn values_are_those_of_postgresql() {
         ("true = 'ab' LIKE 'a%'", "true"),
         ("'ab' LIKE 'a' || '%' = true", "true"),
         ("NULL IS DISTINCT FROM true AND false", "false"),
-        ("1 IS DISTINCT FROM 2 = false", "false"),
         ("NOT 1 = 2 AND false", "false"),
         ("-2::INT * 3", "-6"),
-        ("3 & 1 << 1", "2"),
+        ("1 & 1 << 1", "0"),
     ] {
         assert_eq!(place.rows(&format!("SELECT {expression}")).await, [value], "{expression}");
     }
