@@ -123,11 +123,16 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// The stack of every thread, of which only what is used takes memory: expressions that are a thousand
+/// operators deep are optimised and run on it.
+const STACK: usize = 32 << 20;
+
 /// Runs the command that the process's arguments ask for.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log_to_stderr();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match threads.enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
         Err(error) => return Exit::failed(format!("cannot start: {error}")).report(),
     };

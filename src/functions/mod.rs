@@ -1,15 +1,20 @@
-//! Functions of event time, in SQL and as expressions, and those that stand in the place of DataFusion's.
+//! Functions that plans are rewritten to, those of event time, in SQL and as expressions, and those that
+//! stand in the place of DataFusion's.
 
 mod aggregates;
 mod canonical;
 mod checked;
+mod conditions;
 mod date_bin;
 mod decimal_division;
+mod fields;
 mod final_at;
 mod finality;
 mod internal;
 mod lengths;
+mod local_date;
 mod on_arrays;
+mod required;
 mod units;
 mod window;
 mod windows;
@@ -19,11 +24,17 @@ pub use window::{sliding_window, sliding_window_from, window, window_time};
 pub(crate) use aggregates::replacement;
 pub(crate) use canonical::{canonical, has_floats};
 pub(crate) use checked::{checked_binary, checked_negation};
+pub(crate) use conditions::{ALL_CONDITIONS, ANY_CONDITION};
 pub(crate) use date_bin::{NANOS_PER_DAY, interval};
 pub(crate) use decimal_division::decimal_division;
+pub(crate) use fields::{null_fields, null_safe_field};
 pub(crate) use final_at::final_at;
 pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, tag_of};
 pub(crate) use internal::{tagged, window_of, window_start, window_starts};
+pub(crate) use local_date::local_date;
+pub(crate) use required::required;
 pub(crate) use units::{unit_micros, unit_nanos};
-pub(crate) use window::{WindowCall, all_functions, is_event_time_function, literal, windows_of_exprs};
+pub(crate) use window::{
+    TIME_WINDOW, WindowCall, all_functions, is_event_time_function, literal, windows_of_exprs,
+};
 pub(crate) use windows::Windows;

@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
     Volatility, lit,
 };
 
+use super::conditions::condition_functions;
 use super::date_bin::DATE_BIN;
 use super::finality::{Finality, WINDOW_END, is_window, tag_of};
 use super::internal::Internal;
@@ -21,13 +22,22 @@ use super::on_arrays::on_arrays;
 use super::windows::{Windows, last_moment_type, last_moments, window_fields, windows_from};
 
 static WINDOW: LazyLock<Arc<ScalarUDF>> =
-    LazyLock::new(|| Arc::new(ScalarUDF::new_from_impl(WindowFunction::new())));
+    LazyLock::new(|| Arc::new(ScalarUDF::new_from_impl(WindowFunction::new("window"))));
+static TIME_WINDOW_FUNCTION: LazyLock<Arc<ScalarUDF>> =
+    LazyLock::new(|| Arc::new(ScalarUDF::new_from_impl(WindowFunction::new(TIME_WINDOW))));
 static WINDOW_TIME: LazyLock<Arc<ScalarUDF>> =
     LazyLock::new(|| Arc::new(ScalarUDF::new_from_impl(WindowTimeFunction::new())));
 
+/// `window()` under the name by which scripts are planned. Its results are called what they are
+/// computed from, so that they are not taken for a column `window`.
+pub(crate) const TIME_WINDOW: &str = "time_window";
+
 /// The functions that every session knows.
-pub(crate) fn all_functions() -> [Arc<ScalarUDF>; 3] {
-    [Arc::clone(&WINDOW), Arc::clone(&WINDOW_TIME), Arc::clone(&DATE_BIN)]
+pub(crate) fn all_functions() -> Vec<Arc<ScalarUDF>> {
+    let mut functions =
+        [&*WINDOW, &*TIME_WINDOW_FUNCTION, &*WINDOW_TIME, &*DATE_BIN].map(Arc::clone).to_vec();
+    functions.extend(condition_functions());
+    functions
 }
 
 /// The window of `size` that `time` is in: a struct of `start` and `end`, the end excluded. Windows
@@ -141,22 +151,28 @@ pub(crate) fn literal(expr: &Expr) -> Option<ScalarValue> {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct WindowFunction {
+    name: &'static str,
     signature: Signature,
 }
 
 impl WindowFunction {
-    fn new() -> Self {
-        Self { signature: Signature::user_defined(Volatility::Immutable) }
+    fn new(name: &'static str) -> Self {
+        Self { name, signature: Signature::user_defined(Volatility::Immutable) }
     }
 }
 
 impl ScalarUDFImpl for WindowFunction {
     fn name(&self) -> &str {
-        "window"
+        self.name
     }
 
-    fn schema_name(&self, _: &[Expr]) -> DataFusionResult<String> {
-        Ok("window".into())
+    fn schema_name(&self, arguments: &[Expr]) -> DataFusionResult<String> {
+        if self.name != TIME_WINDOW {
+            return Ok("window".into());
+        }
+        let arguments: Vec<String> =
+            arguments.iter().map(|argument| argument.schema_name().to_string()).collect();
+        Ok(format!("{}({})", self.name, arguments.join(",")))
     }
 
     fn signature(&self) -> &Signature {

@@ -13,6 +13,7 @@ use super::barrier::{hold, release};
 use super::batch_time::{BatchTime, use_batch_time};
 use super::bind::bind;
 use super::check::reads_bounded_tables;
+use super::result_schema::{result_schema, with_types};
 use super::session_state::streaming_state;
 use super::stateful::{Rewritten, WatermarkDelay, rewrite};
 use super::static_refresh::{Sessions, StaticTables};
@@ -40,6 +41,8 @@ pub(crate) struct StreamingPlan {
     static_tables: StaticTables,
     batch_time: BatchTime,
     sink: Arc<dyn Sink>,
+    /// The columns that the sink was made for.
+    schema: SchemaRef,
     /// Every scan of an unbounded table with its source's index, to judge a batch's size by.
     scans: Vec<(usize, Arc<dyn SourceScan>)>,
     /// The stateful operators, by number.
@@ -96,6 +99,7 @@ impl StreamingPlan {
         let partitions = session.config().target_partitions();
         let wide = streaming_state(session, partitions, shape.state_partitions)?;
         let small = streaming_state(session, 1, shape.state_partitions)?;
+        let schema = result_schema(&plan, session);
         let batch_time = BatchTime::default();
         let plan = use_batch_time(expand_windows(plan)?, &batch_time)?;
         let bound = bind(plan, providers, sources)?;
@@ -112,6 +116,7 @@ impl StreamingPlan {
             static_tables,
             batch_time,
             sink,
+            schema,
             scans: Vec::new(),
             operators: Vec::new(),
             watermarks,
@@ -185,6 +190,7 @@ impl StreamingPlan {
     /// A physical plan, not cut yet.
     async fn create(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = state.query_planner().create_physical_plan(&self.logical, state).await?;
+        let plan = with_types(plan, &self.schema)?;
         let many = plan.output_partitioning().partition_count() > 1;
         if many && self.sink.distribution() == SinkDistribution::Single {
             return Ok(Arc::new(CoalescePartitionsExec::new(plan)));

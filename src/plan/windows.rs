@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, UnnestOptions};
+use datafusion::common::{Column, DFSchema, FunctionalDependence, UnnestOptions};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection};
 
@@ -86,6 +86,7 @@ fn expand_projection(projection: Projection) -> DataFusionResult<Projection> {
 fn expand_aggregate(aggregate: Aggregate) -> DataFusionResult<LogicalPlan> {
     let exprs: Vec<Expr> = aggregate.group_expr.iter().chain(&aggregate.aggr_expr).cloned().collect();
     let calls = calls_in(&exprs)?;
+    refuse_ambiguous(&aggregate)?;
     let schema = Arc::clone(&aggregate.schema);
     let (input, sliding) = expand_input(Arc::clone(&aggregate.input), &calls)?;
     let mut starts = Starts { taken: schema.field_names(), found: vec![] };
@@ -99,6 +100,30 @@ fn expand_aggregate(aggregate: Aggregate) -> DataFusionResult<LogicalPlan> {
         Aggregate::try_new(Arc::new(input), replaced, results.collect::<DataFusionResult<_>>()?)?
     };
     results_of(aggregate, &schema, &starts.found)
+}
+
+/// Fails if a window is called like a column below that others follow from. DataFusion takes it for that
+/// column, and has added the others to the keys of the group, unless they are meant to be there.
+fn refuse_ambiguous(aggregate: &Aggregate) -> DataFusionResult<()> {
+    let input = aggregate.input.schema();
+    for key in &aggregate.group_expr {
+        if WindowCall::of(&key.clone().unalias())?.is_none() {
+            continue;
+        }
+        let (qualifier, name) = key.qualified_name();
+        let is_a_key = |dependence: &FunctionalDependence| match dependence.source_indices.as_slice() {
+            [source] => input.qualified_field(*source).1.name() == &name,
+            _ => false,
+        };
+        let others = aggregate.group_expr.iter().any(|other| matches!(other, Expr::Column(_)));
+        if qualifier.is_none() && others && input.functional_dependencies().iter().any(is_a_key) {
+            return refuse(format!(
+                "the window is called like the column '{name}' below, from which other columns follow: DataFusion \
+                 would group by these, too. In the subquery, give the column '{name}' another name with AS"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What `aggregate` gives, under the names of `schema`: with windows in place of their starts, and
@@ -150,7 +175,10 @@ impl Starts {
         }
         let window = key.qualified_name();
         let unaliased = key.clone().unalias();
-        let (start, size) = match WindowCall::of(&unaliased)? {
+        let called = WindowCall::of(&unaliased)?;
+        let of_call = if called.is_some() { "window" } else { window.1.as_str() };
+        let name = format!("{of_call}_start");
+        let (start, size) = match called {
             Some(call) => match sliding {
                 Some(sliding) if sliding.call == call => (sliding.start(), call.windows.size),
                 _ => (window_start(event_time_of(&call, schema)?, call.windows), call.windows.size),
@@ -164,7 +192,7 @@ impl Starts {
                 None => return replace_sliding(key, sliding),
             },
         };
-        let name = unused_name(&format!("{}_start", window.1), &mut self.taken);
+        let name = unused_name(&name, &mut self.taken);
         let replaced = start.alias(&name);
         self.found.push(Start { window, name, size });
         Ok(replaced)

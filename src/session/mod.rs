@@ -13,8 +13,10 @@ use std::sync::{Arc, Weak};
 
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 
 pub use environment::Environment;
@@ -26,7 +28,7 @@ pub use writer::DataStreamWriter;
 
 use crate::error::{Error, Result};
 use crate::functions::all_functions;
-use crate::plan::{BatchEventTime, StreamTable, with_values};
+use crate::plan::{BatchEventTime, Corrections, StreamTable, TimeZones, with_values};
 use crate::query::{StoredState, StreamingQueryManager, pinned_tables};
 use crate::storage::{Durability, resolve_location};
 use formats::Formats;
@@ -125,7 +127,7 @@ impl Session {
         for function in all_functions() {
             context.register_udf(function.as_ref().clone());
         }
-        context.add_analyzer_rule(Arc::new(BatchEventTime));
+        add_rules(&context);
         // Fails only if DataFusion was built without SQL.
         if let Err(error) = context.register_relation_planner(Arc::new(EventTimeTableFunctions)) {
             tracing::warn!(%error, "TUMBLE, HOP and WITH_WATERMARK are not available");
@@ -241,6 +243,29 @@ impl Session {
     pub(crate) fn inner(&self) -> &Arc<SessionInner> {
         &self.inner
     }
+}
+
+/// Adds our rules to those that make a plan say what it means. A context that has them keeps them.
+fn add_rules(context: &SessionContext) {
+    let state = context.state_ref();
+    let mut state = state.write();
+    let mut rules = state.analyzer().rules.clone();
+    if rules.iter().any(|rule| rule.name() == TimeZones.name()) {
+        return;
+    }
+    let coercion = rules.iter().position(|rule| rule.name() == "type_coercion").unwrap_or(rules.len());
+    rules.insert(coercion, Arc::new(TimeZones));
+    rules.push(Arc::new(BatchEventTime));
+    rules.push(Arc::new(Corrections));
+    // A state that makes its default catalog anew empties the one there is.
+    let makes_catalog = state.config().options().catalog.create_default_catalog_and_schema;
+    let config = state.config().clone().with_create_default_catalog_and_schema(false);
+    *state = SessionStateBuilder::new_from_existing(state.clone())
+        .with_session_id(state.session_id().to_string())
+        .with_config(config)
+        .with_analyzer_rules(rules)
+        .build();
+    state.config_mut().options_mut().catalog.create_default_catalog_and_schema = makes_catalog;
 }
 
 /// Reading streams from a DataFusion context that a [`Session`] was made of.

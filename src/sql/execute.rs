@@ -20,6 +20,7 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 use super::ast::{CreateExternalTable, Located, Statement};
 use super::diagnostics::error_at;
 use super::external::ExternalTable;
+use super::names::Names;
 use super::parser::{parse_column_list, parse_script_with_dialect};
 use super::planning::{Planner, conform, refuse_unbounded};
 use crate::error::{Error, Result};
@@ -134,8 +135,8 @@ impl SqlSession {
             },
             _ => return Err(not_a_query(at)),
         };
-        let frame = planner.plan_streaming(query, checkpoint).await?;
-        conform(frame, &[], None).map_err(|message| planner.error(message))
+        let frame = planner.plan_streaming(query, Names::ForFiles, checkpoint).await?;
+        conform(frame, &[], None, &|_| None).map_err(|message| planner.error(message))
     }
 
     /// The schema of a list of columns such as `a BIGINT, b VARCHAR NOT NULL`.
@@ -169,7 +170,7 @@ impl SqlSession {
         let config = self.session.context().copied_config();
         let dialect = &config.options().sql_parser.dialect;
         match dialect_from_str(dialect) {
-            Some(dialect) => parse_script_with_dialect(text, dialect.as_ref()),
+            Some(dialect) => parse_script_with_dialect(text, dialect),
             None => Err(Error::option(
                 "datafusion.sql_parser.dialect",
                 dialect,

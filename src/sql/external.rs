@@ -67,6 +67,11 @@ impl ExternalTable {
         self.command.locations.first().map(String::as_str)
     }
 
+    /// Whether it is made of files.
+    pub(super) fn is_of_files(&self) -> bool {
+        !matches!(self.format.as_str(), "console" | "memory" | "noop")
+    }
+
     /// The columns that are directories.
     pub(super) fn partitioned_by(&self) -> &[String] {
         &self.command.table_partition_cols

@@ -4,17 +4,24 @@
 //! grammar and what statements mean is described in `docs/sql.md`.
 
 pub mod ast;
+mod chains;
 mod create_table;
 mod diagnostics;
+mod dialect;
 mod execute;
 mod exponents;
 mod external;
+mod names;
 mod parser;
 mod partitioned;
 mod planning;
+mod script;
+mod set_operations;
+mod signposts;
 mod streaming;
 mod table_arguments;
 mod tokens;
+mod visit;
 mod window_column;
 
 pub use ast::{

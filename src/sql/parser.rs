@@ -12,8 +12,12 @@ use super::ast::{
     CreateStreamingQuery, ExplainStreamingQuery, InsertInto, Located, QueryClauses, Statement,
     StreamingQueryPlan,
 };
+use super::chains::{flatten, flatten_statement, on_a_deep_stack};
 use super::diagnostics::{error_at, expected, from_datafusion_parser, from_parser, suggestion};
-use super::tokens::{is_significant, is_word, statements, tokenize};
+use super::dialect::Corrected;
+use super::script::statements;
+use super::signposts::signpost;
+use super::tokens::{is_significant, is_word, tokenize};
 use crate::error::{Error, Result};
 use crate::options::parse_duration;
 use crate::query::Trigger;
@@ -36,15 +40,18 @@ const TRIGGERS: &str = "ONCE, AVAILABLE NOW or PROCESSING TIME '…' after TRIGG
 /// # Errors
 /// [`Error::Sql`] with the line and column in `text`.
 pub fn parse_script(text: &str) -> Result<Vec<Located<Statement>>> {
-    parse_script_with_dialect(text, &GenericDialect {})
+    parse_script_with_dialect(text, Box::new(GenericDialect {}))
 }
 
 /// [`parse_script`] in another dialect, see DataFusion's option `datafusion.sql_parser.dialect`.
 ///
 /// # Errors
 /// [`Error::Sql`] with the line and column in `text`.
-pub fn parse_script_with_dialect(text: &str, dialect: &dyn Dialect) -> Result<Vec<Located<Statement>>> {
-    statements(text, dialect)?.into_iter().map(|tokens| parse_statement(tokens, dialect)).collect()
+pub fn parse_script_with_dialect(text: &str, dialect: Box<dyn Dialect>) -> Result<Vec<Located<Statement>>> {
+    let dialect = Corrected::new(dialect);
+    let parse =
+        |tokens: Vec<TokenWithSpan>| on_a_deep_stack(tokens.len(), || parse_statement(tokens, &dialect));
+    statements(text, &dialect)?.into_iter().map(parse).collect()
 }
 
 /// The columns of a list such as `a BIGINT, b VARCHAR NOT NULL`.
@@ -52,11 +59,11 @@ pub fn parse_script_with_dialect(text: &str, dialect: &dyn Dialect) -> Result<Ve
 /// # Errors
 /// [`Error::Sql`] with the line and column in `text`.
 pub fn parse_column_list(text: &str) -> Result<Vec<ColumnDef>> {
-    let dialect = GenericDialect {};
+    let dialect = Corrected::new(Box::new(GenericDialect {}));
     let mut tokens = tokenize(text, &dialect)?;
     let end = tokens.last().map_or(Location::new(1, 1), |token| token.span.end);
     tokens.push(TokenWithSpan::at(Token::EOF, end, end));
-    let mut parser = StatementParser::new(tokens, end, &dialect)?;
+    let mut parser = StatementParser::new(tokens, Location::new(1, 1), end, &dialect)?;
     let mut columns = Vec::new();
     loop {
         columns.push(parser.column_definition()?);
@@ -78,7 +85,10 @@ fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Result<
     let place = |token: Option<&TokenWithSpan>| token.map_or(Location::new(1, 1), |token| token.span.start);
     let start = place(tokens.iter().find(|token| is_significant(token)));
     let end = place(tokens.last());
-    let mut parser = StatementParser::new(tokens, end, dialect)?;
+    if let Some((message, at)) = signpost(&tokens) {
+        return Err(error_at(message, at));
+    }
+    let mut parser = StatementParser::new(tokens, start, end, dialect)?;
     let value = parser.statement()?;
     Ok(Located { value, line: start.line, column: start.column })
 }
@@ -86,16 +96,22 @@ fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Result<
 /// DataFusion's parser on the tokens of one statement, and where it ends.
 pub(super) struct StatementParser<'d> {
     inner: DFParser<'d>,
+    start: Location,
     end: Location,
 }
 
 impl<'d> StatementParser<'d> {
-    fn new(tokens: Vec<TokenWithSpan>, end: Location, dialect: &'d dyn Dialect) -> Result<Self> {
+    fn new(
+        tokens: Vec<TokenWithSpan>,
+        start: Location,
+        end: Location,
+        dialect: &'d dyn Dialect,
+    ) -> Result<Self> {
         let inner = DFParserBuilder::new(tokens)
             .with_dialect(dialect)
             .build()
             .map_err(|error| from_datafusion_parser(error, end))?;
-        Ok(Self { inner, end })
+        Ok(Self { inner, start, end })
     }
 
     fn statement(&mut self) -> Result<Statement> {
@@ -138,8 +154,9 @@ impl<'d> StatementParser<'d> {
     /// Anything else is DataFusion's.
     fn datafusion_statement(&mut self) -> Result<Statement> {
         match self.inner.parse_statement() {
-            Ok(statement) => {
+            Ok(mut statement) => {
                 self.expect_end("the end of the statement")?;
+                flatten_statement(&mut statement, self.start)?;
                 Ok(Statement::DataFusion(Box::new(statement)))
             }
             Err(error) => Err(self.with_suggestion(from_datafusion_parser(error, self.end))),
@@ -278,8 +295,9 @@ impl<'d> StatementParser<'d> {
             let found = self.inner.parser.peek_token();
             return Err(expected("a query such as SELECT …", &found, &["SELECT", "WITH", "VALUES"]));
         }
-        let query = self.parse(Parser::parse_query)?;
+        let mut query = self.parse(Parser::parse_query)?;
         self.expect_end("the end of the statement")?;
+        flatten(query.as_mut(), self.start)?;
         Ok(InsertInto { target, columns, query })
     }
 

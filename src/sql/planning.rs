@@ -26,10 +26,14 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 use super::diagnostics::error_at;
 use super::exponents::with_doubles;
 use super::external::ExternalTable;
+use super::names::{Names, name_columns, name_results};
+use super::set_operations::wrong_operation;
+use super::signposts::for_functions;
 use super::window_column::with_calls;
 use crate::error::{Error, Result};
+use crate::functions::required;
 use crate::options::nearest;
-use crate::plan::{StreamTable, unbounded_tables};
+use crate::plan::{DEFAULT_ZONE, StreamTable, unbounded_tables};
 use crate::session::Session;
 
 /// Plans the parts of one statement, which starts at `at` in its script.
@@ -51,7 +55,10 @@ impl<'a> Planner<'a> {
     /// The session's state, with columns that remember their place in the script.
     pub(super) fn state(&self) -> SessionState {
         let mut state = self.session.context().state();
-        state.config_mut().options_mut().sql_parser.collect_spans = true;
+        let options = state.config_mut().options_mut();
+        options.sql_parser.collect_spans = true;
+        // Without a zone, DataFusion takes TIMESTAMP WITH TIME ZONE for one without.
+        options.execution.time_zone.get_or_insert_with(|| DEFAULT_ZONE.into());
         state
     }
 
@@ -81,8 +88,9 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans a statement over the tables as they are now: external tables are looked at again.
-    pub(super) async fn plan(&self, statement: DataFusionStatement) -> Result<LogicalPlan> {
+    pub(super) async fn plan(&self, mut statement: DataFusionStatement) -> Result<LogicalPlan> {
         let state = self.state();
+        name_results(&mut statement, Names::AsWritten);
         let names = if only_names_tables(&statement) { vec![] } else { self.references(&state, &statement)? };
         for name in names {
             if let Some(table) = self.table(&name).await?
@@ -97,9 +105,16 @@ impl<'a> Planner<'a> {
 
     /// Plans `query` for a streaming query with its checkpoint at `checkpoint`: columns that were
     /// inferred at its first start are what they were then.
-    pub(super) async fn plan_streaming(&self, query: &Query, checkpoint: Option<&str>) -> Result<DataFrame> {
-        let statement =
-            DataFusionStatement::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))));
+    /// Columns of the result that have no name are given one for files, or as it is written.
+    pub(super) async fn plan_streaming(
+        &self,
+        query: &Query,
+        names: Names,
+        checkpoint: Option<&str>,
+    ) -> Result<DataFrame> {
+        let mut query = query.clone();
+        name_columns(&mut query, names);
+        let statement = DataFusionStatement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
         let planned = self.plan(statement.clone()).await;
         if let Some(checkpoint) = checkpoint {
             // Over what is inferred today the query may not even have a plan.
@@ -150,8 +165,12 @@ impl<'a> Planner<'a> {
         }
     }
 
-    async fn plan_in(&self, state: &SessionState, statement: DataFusionStatement) -> Result<LogicalPlan> {
-        let statement = with_doubles(with_calls(statement));
+    async fn plan_in(&self, state: &SessionState, mut statement: DataFusionStatement) -> Result<LogicalPlan> {
+        if let Some((message, at)) = wrong_operation(&mut statement) {
+            return Err(error_at(message, at));
+        }
+        let is_aggregate = |name: &str| state.aggregate_functions().contains_key(&name.to_lowercase());
+        let statement = with_doubles(with_calls(statement, &is_aggregate));
         state.statement_to_plan(statement).await.map_err(|error| self.planning_error(error))
     }
 
@@ -210,7 +229,10 @@ impl<'a> Planner<'a> {
                 let root = error.iter().next().map_or(&error, DataFusionError::find_root);
                 let message = root.message();
                 let message = message.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
-                error_at(message.to_string() + &self.table_suggestion(message), at)
+                match for_functions(message) {
+                    Some(instead) => error_at(instead, at),
+                    None => error_at(message.to_string() + &self.table_suggestion(message), at),
+                }
             }
             error => error,
         }
@@ -267,11 +289,12 @@ fn list(names: &[String]) -> String {
 
 /// The rows of `frame` as rows of a table: with the names and types of `declared`, if the table has
 /// declared columns, of which `columns` are given, by position; all if `columns` is empty. Columns
-/// that are not given are null.
+/// that are not given have their default, or are null.
 pub(super) fn conform(
     frame: DataFrame,
     columns: &[String],
     declared: Option<SchemaRef>,
+    default: &dyn Fn(&str) -> Option<Expr>,
 ) -> Result<DataFrame, String> {
     let given: Vec<(Expr, String)> = frame
         .schema()
@@ -308,7 +331,7 @@ pub(super) fn conform(
         names.into_iter().zip(given.into_iter().map(|(expr, _)| expr)).collect();
     let expressions = match &declared {
         None => by_name.into_iter().map(|(name, expr)| expr.alias(name)).collect(),
-        Some(schema) => as_declared(&frame, by_name, schema)?,
+        Some(schema) => as_declared(&frame, by_name, schema, default)?,
     };
     frame.select(expressions).map_err(|error| error.strip_backtrace())
 }
@@ -317,18 +340,24 @@ fn as_declared(
     frame: &DataFrame,
     mut given: Vec<(String, Expr)>,
     declared: &SchemaRef,
+    default: &dyn Fn(&str) -> Option<Expr>,
 ) -> Result<Vec<Expr>, String> {
     let mut expressions = Vec::with_capacity(declared.fields().len());
     for field in declared.fields() {
         let position = given.iter().position(|(name, _)| name == field.name());
-        let expr = match position {
-            Some(position) => given.swap_remove(position).1,
-            None if field.is_nullable() => Expr::Literal(ScalarValue::Null, None),
-            None => return Err(format!("column '{}' is NOT NULL and must be inserted", field.name())),
+        let expr = match (position, default(field.name())) {
+            (Some(position), _) => given.swap_remove(position).1,
+            (None, Some(default)) => default,
+            (None, None) if field.is_nullable() => Expr::Literal(ScalarValue::Null, None),
+            (None, None) => {
+                return Err(format!("column '{}' is NOT NULL and must be inserted", field.name()));
+            }
         };
         let expr = expr.cast_to(field.data_type(), frame.schema()).map_err(|error| {
             format!("column '{}' cannot be inserted: {}", field.name(), error.strip_backtrace())
         })?;
+        let may_be_null = !field.is_nullable() && expr.nullable(frame.schema()).unwrap_or(true);
+        let expr = if may_be_null { required(expr, field.name()) } else { expr };
         expressions.push(expr.alias(field.name()));
     }
     match given.first() {

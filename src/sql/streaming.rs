@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
 use super::ast::{CreateStreamingQuery, ExplainStreamingQuery, StreamingQueryPlan};
 use super::execute::{SqlOutcome, SqlSession, StartedQuery};
 use super::external::ExternalTable;
+use super::names::Names;
 use super::planning::{Planner, conform};
 use crate::error::{Error, Result};
 use crate::options::{Options, nearest};
@@ -91,9 +92,13 @@ impl SqlSession {
             return Err(planner.error(format!("'{}' is not an external table", plan.insert.target)));
         };
         let options = self.query_options(planner, plan, table)?;
-        let frame = planner.plan_streaming(&plan.insert.query, options.get(CHECKPOINT_LOCATION)).await?;
+        let names = if table.is_of_files() { Names::ForFiles } else { Names::AsWritten };
+        let frame =
+            planner.plan_streaming(&plan.insert.query, names, options.get(CHECKPOINT_LOCATION)).await?;
         let columns: Vec<String> = plan.insert.columns.iter().map(|column| planner.name(column)).collect();
-        let frame = conform(frame, &columns, table.declared()).map_err(|message| planner.error(message))?;
+        let default = |column: &str| table.get_column_default(column).cloned();
+        let frame =
+            conform(frame, &columns, table.declared(), &default).map_err(|message| planner.error(message))?;
         let mut writer = frame
             .clone()
             .write_stream()

@@ -65,6 +65,10 @@ fn table_argument(words: &[&Token], place: usize) -> Option<Replacement> {
         let has_keyword = words.get(at + 1).is_some_and(|word| is_word(word, "TABLE"));
         let from = at + 1;
         let name = if has_keyword { from + 1 } else { from };
+        if has_keyword && words.get(name) == Some(&&Token::LParen) {
+            // TABLE (SELECT …) is a subquery as it stands.
+            return Some(Replacement { from, to: from, tokens: vec![] });
+        }
         let to = name_end(words, name);
         if let Some(to) = to.filter(|to| is_end(*to + 1) && (has_keyword || is_first)) {
             return Some(Replacement { from, to, tokens: subquery(&words[name..=to], &[]) });
@@ -146,7 +150,7 @@ fn space() -> Token {
 mod tests {
     use datafusion::sql::sqlparser::dialect::GenericDialect;
 
-    use super::super::tokens::statements;
+    use super::super::script::statements;
     use super::*;
 
     fn replaced(sql: &str) -> String {
@@ -163,6 +167,10 @@ mod tests {
             (
                 "SELECT * FROM TABLE(TUMBLE(SIZE => f(1, 2), DATA => TABLE t))",
                 "SELECT * FROM TABLE(TUMBLE(SIZE => f(1, 2), DATA => (SELECT * FROM t)))",
+            ),
+            (
+                "SELECT * FROM TUMBLE(DATA => TABLE (SELECT a FROM HOP(TABLE t, x)), y)",
+                "SELECT * FROM TUMBLE(DATA =>  (SELECT a FROM HOP((SELECT * FROM t), x)), y)",
             ),
             (
                 "SELECT * FROM STREAM t WATERMARK ts DELAY OF INTERVAL '5' MINUTES AS x WHERE a",

@@ -1,33 +1,11 @@
-//! The words of a script: cut into statements, and `STREAM` taken out of `FROM STREAM t`.
+//! The words of a script, and `STREAM` taken out of `FROM STREAM t`.
 
 use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::keywords::{Keyword, RESERVED_FOR_TABLE_ALIAS};
-use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer, Word};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
 use super::diagnostics::from_tokenizer;
-use super::table_arguments::with_subqueries;
 use crate::error::Result;
-
-/// The tokens of each statement of `text`. Each list ends with an end-of-file token that stands
-/// where the statement ends, so that errors about it have a place; empty statements are left out.
-pub(super) fn statements(text: &str, dialect: &dyn Dialect) -> Result<Vec<Vec<TokenWithSpan>>> {
-    let tokens = tokenize(text, dialect)?;
-    let mut statements = Vec::new();
-    let mut statement = Vec::new();
-    let mut end = Span::empty();
-    for token in tokens {
-        if token.token == Token::SemiColon {
-            finish(&mut statements, std::mem::take(&mut statement), token.span);
-            continue;
-        }
-        if is_significant(&token) {
-            end = Span::new(token.span.end, token.span.end);
-        }
-        statement.push(token);
-    }
-    finish(&mut statements, statement, end);
-    Ok(statements)
-}
 
 /// All tokens of `text`, white space and comments included.
 pub(super) fn tokenize(text: &str, dialect: &dyn Dialect) -> Result<Vec<TokenWithSpan>> {
@@ -43,19 +21,11 @@ pub(super) fn is_word(token: &Token, word: &str) -> bool {
     matches!(token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
 }
 
-fn finish(statements: &mut Vec<Vec<TokenWithSpan>>, statement: Vec<TokenWithSpan>, end: Span) {
-    if statement.iter().any(is_significant) {
-        let mut statement = with_subqueries(without_stream_keyword(statement));
-        statement.push(TokenWithSpan::new(Token::EOF, end));
-        statements.push(statement);
-    }
-}
-
 /// Spark 4.3 reads `FROM STREAM t` and `FROM STREAM(t)` as "the table `t`, as a stream". Whether a
 /// table is one is a property of the table here, so both mean `t`: the word is taken out. Left
 /// alone it would be a table called `stream` with the alias `t`, silently the wrong one. Where a
 /// table called `stream` is meant, it stands alone (`FROM stream`, `FROM stream AS s`) or quoted.
-fn without_stream_keyword(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+pub(super) fn without_stream_keyword(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let significant: Vec<usize> = (0..tokens.len()).filter(|i| is_significant(&tokens[*i])).collect();
     let words: Vec<&Token> = significant.iter().map(|i| &tokens[*i].token).collect();
     let mut dropped = Vec::new();
@@ -181,6 +151,7 @@ fn ends_from(keyword: Keyword) -> bool {
 mod tests {
     use datafusion::sql::sqlparser::dialect::GenericDialect;
 
+    use super::super::script::statements;
     use super::*;
 
     fn without(sql: &str) -> String {

@@ -268,10 +268,10 @@ fn statements_come_from_the_command_line_or_a_pipe() {
 | 1       | é       |
 | 2       | NULL    |
 +---------+---------+
-+----------+
-| Int64(1) |
-+----------+
-+----------+
++---+
+| 1 |
++---+
++---+
 ";
     assert_eq!(folder.run(&["sql", "-c", statements]), (0, expected.into(), String::new()));
     for arguments in [["sql"].as_slice(), &["run", "-"]] {

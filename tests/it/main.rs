@@ -25,6 +25,7 @@ mod sinks;
 mod spark;
 mod sql_execute;
 mod sql_grammar;
+mod sql_semantics;
 mod state;
 mod stateful;
 mod storage_contract;

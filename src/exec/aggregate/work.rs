@@ -97,9 +97,8 @@ impl StatefulWork for StatefulAggregate {
                 if let (Some(upto), true) = (batch.watermarks.finals(), self.expiry.is_some()) {
                     worked.counters.removed = self.expire(table, upto, results)? as u64;
                 }
-                if self.mode == OutputMode::Append && epoch.watermarks.nulls_final {
-                    let removed = self.expire_nulls(table, &mut results)?;
-                    epoch.operators[self.operator.id].add_removed(removed);
+                if self.mode == OutputMode::Append && batch.watermarks.nulls_final {
+                    worked.counters.removed += self.expire_nulls(table, results)? as u64;
                 }
             }
             OutputMode::Complete => self.scan(table, results)?,

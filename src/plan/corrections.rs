@@ -1,0 +1,108 @@
+//! Expressions that DataFusion computes otherwise than SQL says, made right.
+//!
+//! Comes after DataFusion has cast the operands of expressions, so that its casts are seen, too.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{Column, DFSchema};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Projection, Unnest};
+use datafusion::optimizer::AnalyzerRule;
+
+use crate::functions::{local_date, null_fields, null_safe_field};
+
+/// Puts the right functions in the place of those that are not.
+#[derive(Debug)]
+pub(crate) struct Corrections;
+
+impl AnalyzerRule for Corrections {
+    fn name(&self) -> &str {
+        "tidemill_corrections"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> DataFusionResult<LogicalPlan> {
+        plan.transform_up_with_subqueries(correct).data()
+    }
+}
+
+fn correct(node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
+    let node = match node {
+        LogicalPlan::Unnest(unnest) if !unnest.struct_type_columns.is_empty() => {
+            return correct_unnest(unnest);
+        }
+        node => node,
+    };
+    let mut schema = merge_schema(&node.inputs());
+    if let LogicalPlan::TableScan(scan) = &node {
+        schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
+    }
+    let names = NamePreserver::new(&node);
+    node.map_expressions(|expr| {
+        let name = names.save(&expr);
+        let corrected = expr.transform_up(|expr| Ok(correct_expr(expr, &schema)))?;
+        Ok(if corrected.transformed { corrected.update_data(|expr| name.restore(expr)) } else { corrected })
+    })
+}
+
+fn correct_expr(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let is_text = |expr: &Expr| {
+        let data_type = expr.get_type(schema);
+        matches!(data_type, Ok(DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View))
+    };
+    match expr {
+        Expr::ScalarFunction(mut call) => {
+            if let Some(function) = null_safe_field(&call.func) {
+                call.func = function;
+                return Transformed::yes(Expr::ScalarFunction(call));
+            }
+            let ScalarFunction { func, args } = &mut call;
+            match args.as_mut_slice() {
+                [text] if func.name() == "to_date" && is_text(text) => {
+                    Transformed::yes(local_date(std::mem::take(text), false))
+                }
+                _ => Transformed::no(Expr::ScalarFunction(call)),
+            }
+        }
+        Expr::Cast(Cast { expr, field }) if is_date(field.data_type()) && is_text(&expr) => {
+            Transformed::yes(as_date(local_date(*expr, false), field.data_type()))
+        }
+        Expr::TryCast(TryCast { expr, field }) if is_date(field.data_type()) && is_text(&expr) => {
+            Transformed::yes(as_date(local_date(*expr, true), field.data_type()))
+        }
+        expr => Transformed::no(expr),
+    }
+}
+
+fn is_date(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Date32 | DataType::Date64)
+}
+
+fn as_date(date: Expr, data_type: &DataType) -> Expr {
+    match data_type {
+        DataType::Date32 => date,
+        other => Expr::Cast(Cast::new(Box::new(date), other.clone())),
+    }
+}
+
+/// `unnest` of structs whose fields are null where they are.
+fn correct_unnest(unnest: Unnest) -> DataFusionResult<Transformed<LogicalPlan>> {
+    let input = unnest.input.schema();
+    let columns = input.iter().enumerate().map(|(index, (qualifier, field))| {
+        let column = Expr::Column(Column::from((qualifier, field)));
+        match unnest.struct_type_columns.contains(&index) {
+            true => null_fields(column).alias_qualified(qualifier.cloned(), field.name()),
+            false => column,
+        }
+    });
+    let columns: Vec<Expr> = columns.collect();
+    let input = LogicalPlan::Projection(Projection::try_new(columns, Arc::clone(&unnest.input))?);
+    let options = unnest.options.clone();
+    let unnest = Unnest::try_new(Arc::new(input), unnest.exec_columns, options)?;
+    Ok(Transformed::yes(LogicalPlan::Unnest(unnest)))
+}

@@ -1,0 +1,260 @@
+//! What to write here for what other systems say.
+
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
+
+use super::tokens::{is_significant, is_word};
+
+/// A spelling of another system: words that follow one another, where they stand, whose they are, and
+/// what to write instead; `{}` is the word behind them.
+struct Foreign {
+    words: &'static [&'static str],
+    at_the_start: bool,
+    of: &'static str,
+    instead: &'static str,
+}
+
+const fn statement(words: &'static [&'static str], of: &'static str, instead: &'static str) -> Foreign {
+    Foreign { words, at_the_start: true, of, instead }
+}
+
+const fn clause(words: &'static [&'static str], of: &'static str, instead: &'static str) -> Foreign {
+    Foreign { words, at_the_start: false, of, instead }
+}
+
+const QUERY_INTO_FILES: &str = "CREATE EXTERNAL TABLE {} STORED AS PARQUET LOCATION 'out/{}/'; CREATE STREAMING QUERY fill_{} CHECKPOINT \
+     LOCATION 'checkpoint/{}' AS INSERT INTO {} SELECT …";
+const QUERY_IN_MEMORY: &str = "CREATE EXTERNAL TABLE {} STORED AS MEMORY; CREATE STREAMING QUERY keep_{} OUTPUT MODE COMPLETE AS \
+     INSERT INTO {} SELECT … (or a plain CREATE VIEW over bounded tables)";
+const SOURCE: &str = "CREATE UNBOUNDED EXTERNAL TABLE {} (column type, …, WATERMARK FOR time AS time - INTERVAL '10' SECOND) \
+     STORED AS JSON LOCATION 'in/{}/'";
+const WINDOW: &str = "SELECT window.start, count(*) FROM t GROUP BY window(time, '1 minute'), with a slide \
+     window(time, '10 minutes', '1 minute')";
+const EMIT: &str = "OUTPUT MODE UPDATE in CREATE STREAMING QUERY, which gives groups as they change, or OUTPUT MODE \
+     APPEND, which gives them when they are final";
+
+const FOREIGN: [Foreign; 34] = [
+    statement(&["CREATE", "STREAMING", "TABLE"], "Databricks", QUERY_INTO_FILES),
+    statement(&["CREATE", "OR", "REFRESH", "STREAMING", "TABLE"], "Databricks", QUERY_INTO_FILES),
+    statement(&["CREATE", "STREAMING", "LIVE", "TABLE"], "Databricks", QUERY_INTO_FILES),
+    statement(&["CREATE", "OR", "REFRESH", "STREAMING", "LIVE", "TABLE"], "Databricks", QUERY_INTO_FILES),
+    statement(
+        &["CREATE", "FLOW"],
+        "Spark",
+        "CREATE STREAMING QUERY {} CHECKPOINT LOCATION 'checkpoint/{}' AS INSERT INTO t SELECT …",
+    ),
+    statement(
+        &["APPLY", "CHANGES", "INTO"],
+        "Databricks",
+        "SELECT DISTINCT ON (key) … for the first row of each key, or an aggregation with OUTPUT MODE UPDATE",
+    ),
+    statement(
+        &["REFRESH", "STREAMING", "TABLE"],
+        "Databricks",
+        "the same CREATE STREAMING QUERY … TRIGGER AVAILABLE NOW again: it goes on where it ended",
+    ),
+    statement(&["CREATE", "MATERIALIZED", "VIEW"], "other systems", QUERY_IN_MEMORY),
+    statement(&["CREATE", "OR", "REPLACE", "MATERIALIZED", "VIEW"], "other systems", QUERY_IN_MEMORY),
+    statement(&["CREATE", "OR", "REFRESH", "MATERIALIZED", "VIEW"], "Databricks", QUERY_IN_MEMORY),
+    statement(&["CREATE", "DYNAMIC", "TABLE"], "Snowflake", QUERY_IN_MEMORY),
+    statement(&["CREATE", "STREAM"], "ksqlDB", SOURCE),
+    statement(&["CREATE", "OR", "REPLACE", "STREAM"], "ksqlDB", SOURCE),
+    statement(&["CREATE", "SOURCE"], "RisingWave and Materialize", SOURCE),
+    statement(&["CREATE", "SINK"], "RisingWave and Materialize", QUERY_INTO_FILES),
+    statement(&["CREATE", "PIPE"], "Snowflake", QUERY_INTO_FILES),
+    statement(
+        &["COPY", "INTO"],
+        "Databricks and Snowflake",
+        "CREATE STREAMING QUERY copy_{} TRIGGER AVAILABLE NOW CHECKPOINT LOCATION 'checkpoint/{}' AS INSERT INTO {} SELECT …, which copies each file once",
+    ),
+    statement(
+        &["INSERT", "OVERWRITE"],
+        "Spark and Flink",
+        "INSERT INTO; a streaming query replaces what it gave before with OUTPUT MODE COMPLETE",
+    ),
+    statement(&["DROP", "STREAMING", "QUERY"], "other systems", "STOP STREAMING QUERY {}"),
+    statement(&["STOP", "QUERY"], "other systems", "STOP STREAMING QUERY {}"),
+    statement(&["TERMINATE"], "ksqlDB", "STOP STREAMING QUERY {}"),
+    statement(&["SHOW", "QUERIES"], "ksqlDB", "SHOW STREAMING QUERIES"),
+    statement(&["LIST", "QUERIES"], "ksqlDB", "SHOW STREAMING QUERIES"),
+    statement(&["SHOW", "JOBS"], "Flink and RisingWave", "SHOW STREAMING QUERIES"),
+    statement(
+        &["EXECUTE", "STATEMENT", "SET"],
+        "Flink",
+        "one CREATE STREAMING QUERY for each INSERT INTO: they run side by side",
+    ),
+    statement(
+        &["BEGIN", "STATEMENT", "SET"],
+        "Flink",
+        "one CREATE STREAMING QUERY for each INSERT INTO: they run side by side",
+    ),
+    clause(&["EMIT", "CHANGES"], "ksqlDB", EMIT),
+    clause(&["EMIT", "FINAL"], "ksqlDB", EMIT),
+    clause(&["EMIT", "ON", "WINDOW", "CLOSE"], "RisingWave", EMIT),
+    clause(&["WINDOW", "TUMBLING"], "ksqlDB", WINDOW),
+    clause(&["WINDOW", "HOPPING"], "ksqlDB", WINDOW),
+    clause(
+        &["WINDOW", "SESSION"],
+        "ksqlDB",
+        "windows of one length, window(time, '10 minutes'); there are no session windows",
+    ),
+    clause(&["LATERAL", "VIEW"], "Spark", "unnest: SELECT id, unnest(items) AS item FROM t"),
+    clause(
+        &["FOR", "SYSTEM_TIME", "AS", "OF"],
+        "Flink",
+        "a plain JOIN with a bounded table, which is read again when its files change",
+    ),
+];
+
+/// What to write for `tokens`, one statement, if it is another system's; and where that shows.
+pub(super) fn signpost(tokens: &[TokenWithSpan]) -> Option<(String, Location)> {
+    let words: Vec<&TokenWithSpan> = tokens.iter().filter(|token| is_significant(token)).collect();
+    let starts = |from: usize, sought: &[&str]| {
+        let mut found = words.iter().skip(from);
+        sought.iter().all(|word| found.next().is_some_and(|token| is_word(&token.token, word)))
+    };
+    let is_create = starts(0, &["CREATE"]);
+    for foreign in &FOREIGN {
+        let places = if foreign.at_the_start { 0..1 } else { 1..words.len() };
+        if let Some(place) = places.into_iter().find(|place| starts(*place, foreign.words)) {
+            // Names of columns and the like are words, too.
+            let before = place.checked_sub(1).map(|before| &words[before].token);
+            if matches!(before, Some(Token::Comma | Token::Period)) {
+                continue;
+            }
+            let name = words.get(place + foreign.words.len()).map_or_else(
+                || "t".to_string(),
+                |token| {
+                    let text = token.token.to_string();
+                    if text.chars().all(|letter| letter.is_alphanumeric() || letter == '_') {
+                        text
+                    } else {
+                        "t".into()
+                    }
+                },
+            );
+            let written = foreign.words.join(" ");
+            let message =
+                format!("{written} is {}'s; write {}", foreign.of, foreign.instead.replace("{}", &name));
+            return Some((message, words[place].span.start));
+        }
+    }
+    if is_create {
+        return table_of_others(&words);
+    }
+    None
+}
+
+/// `CREATE TABLE … WITH ('connector' = …)` and `CREATE TABLE … USING format`.
+fn table_of_others(words: &[&TokenWithSpan]) -> Option<(String, Location)> {
+    let table = words.iter().take(6).position(|token| is_word(&token.token, "TABLE"))?;
+    let is_external = words[..table].iter().any(|token| is_word(&token.token, "EXTERNAL"));
+    let name = words[table + 1..].iter().map(|token| token.token.to_string());
+    let name =
+        name.into_iter().find(|word| !["IF", "NOT", "EXISTS"].contains(&word.to_uppercase().as_str()))?;
+    let mut depth = 0;
+    for (index, token) in words.iter().enumerate().skip(table) {
+        let next = words.get(index + 1).map(|token| &token.token);
+        match &token.token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            // The query of CREATE TABLE AS may say USING in a join.
+            token if depth == 0 && is_word(token, "AS") => return None,
+            word if depth == 0 && is_word(word, "WITH") && next == Some(&Token::LParen) => {
+                let key = words.get(index + 2).map(|token| token.token.to_string()).unwrap_or_default();
+                let is_connector =
+                    ["connector", "kafka_topic"].contains(&key.trim_matches('\'').to_lowercase().as_str());
+                let message = "WITH ('connector' = …) is Flink's";
+                return is_connector
+                    .then(|| (format!("{message}; write {}", source(&name)), token.span.start));
+            }
+            word if depth == 0 && is_word(word, "USING") && !is_external => {
+                let format = next.map(|format| format.to_string().to_uppercase()).unwrap_or_default();
+                let message = format!(
+                    "USING {format} is Spark's; write CREATE EXTERNAL TABLE {name} STORED AS {format} LOCATION '…', or \
+                     CREATE UNBOUNDED EXTERNAL TABLE for the input of streaming queries"
+                );
+                return Some((message, token.span.start));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn source(name: &str) -> String {
+    SOURCE.replace("{}", name)
+}
+
+/// Functions of other systems and what to write here.
+const FUNCTIONS: [(&[&str], &str); 24] = [
+    (&["explode", "explode_outer", "posexplode", "inline"], "unnest(items), which gives a row for each item"),
+    (&["collect_list"], "array_agg(x)"),
+    (&["collect_set"], "array_agg(DISTINCT x)"),
+    (&["approx_count_distinct"], "approx_distinct(x)"),
+    (&["percentile_approx", "approx_percentile"], "approx_percentile_cont(x, 0.5)"),
+    (&["latest_by_offset", "any_value", "arg_max", "max_by"], "last_value(x ORDER BY time)"),
+    (&["split"], "string_to_array(text, ',')"),
+    (&["size"], "array_length(items), or cardinality(items)"),
+    (
+        &["from_json", "parse_json", "get_json_object", "json_value", "json_extract"],
+        "a column of type STRUCT in CREATE UNBOUNDED EXTERNAL TABLE … STORED AS JSON, and its fields as a.b",
+    ),
+    (
+        &["to_json", "to_json_string"],
+        "a table STORED AS JSON, into which structs and lists are written as they are",
+    ),
+    (&["unix_timestamp"], "to_unixtime(time)"),
+    (&["unix_millis", "to_epoch_millis"], "CAST(arrow_cast(time, 'Timestamp(Millisecond, None)') AS BIGINT)"),
+    (&["date_add", "dateadd", "timestampadd"], "time + INTERVAL '1' DAY"),
+    (&["date_sub", "datesub"], "time - INTERVAL '1' DAY"),
+    (&["datediff", "date_diff", "timestampdiff"], "CAST(a AS DATE) - CAST(b AS DATE), or a - b"),
+    (
+        &["time_bucket", "tostartofinterval"],
+        "date_bin(INTERVAL '1 minute', time), or window(time, '1 minute')",
+    ),
+    (
+        &["proctime", "processing_time"],
+        "now(), the time of the batch: FROM TUMBLE(TABLE (SELECT *, now() AS at FROM t), DESCRIPTOR(at), INTERVAL '10' SECOND)",
+    ),
+    (
+        &["tumble", "hop", "tumbling"],
+        "GROUP BY window(time, '1 minute'), or FROM TUMBLE(TABLE t, DESCRIPTOR(time), INTERVAL '1' MINUTE)",
+    ),
+    (
+        &["tumble_start", "hop_start", "windowstart"],
+        "window.start, in a query with GROUP BY window(time, '1 minute')",
+    ),
+    (
+        &["tumble_end", "hop_end", "windowend"],
+        "window.end, in a query with GROUP BY window(time, '1 minute')",
+    ),
+    (
+        &["session", "session_window", "session_start", "session_end"],
+        "windows of one length, window(time, '10 minutes'); there are no session windows",
+    ),
+    (&["dropduplicates", "drop_duplicates"], "SELECT DISTINCT ON (key) … FROM t"),
+    (
+        &["watermark", "withwatermark"],
+        "WATERMARK FOR time AS time - INTERVAL '10' SECOND in CREATE UNBOUNDED EXTERNAL TABLE",
+    ),
+    (&["regexp_extract"], "regexp_match(text, '(…)')[1]"),
+];
+
+/// Table functions of other systems.
+const TABLE_FUNCTIONS: [&str; 6] =
+    ["read_files", "cloud_files", "read_stream", "read_kafka", "kafka", "read_json_auto"];
+
+/// `message`, an error of planning, with what to write if it is about a function of another system.
+pub(super) fn for_functions(message: &str) -> Option<String> {
+    let quoted = |start: &str| message.strip_prefix(start)?.split('\'').next().map(str::to_lowercase);
+    if let Some(name) = quoted("Invalid function '") {
+        let (_, instead) = FUNCTIONS.iter().find(|(names, _)| names.contains(&name.as_str()))?;
+        return Some(format!("there is no function '{name}'; write {instead}"));
+    }
+    let name = ["table function '", "Table function '"].iter().find_map(|start| quoted(start))?;
+    if TABLE_FUNCTIONS.contains(&name.as_str()) {
+        return Some(format!("there is no table function '{name}'; write {}", source("t")));
+    }
+    let (_, instead) = FUNCTIONS.iter().find(|(names, _)| names.contains(&name.as_str()))?;
+    Some(format!("there is no table function '{name}'; write {instead}"))
+}

@@ -1,0 +1,148 @@
+//! Values that the libraries below get wrong.
+
+use super::Place;
+
+#[tokio::test]
+async fn times_with_a_zone_are_instants() {
+    let place = Place::new();
+    let times = "CREATE OR REPLACE TABLE z AS SELECT
+        arrow_cast('2024-07-01T00:00:00-06:00', 'Timestamp(Nanosecond, Some(\"America/Denver\"))') AS denver,
+        arrow_cast('2024-07-01T08:00:00+02:00', 'Timestamp(Millisecond, Some(\"Europe/Berlin\"))') AS berlin,
+        TIMESTAMP '2024-07-01T06:00:00' AS none";
+    for condition in [
+        "denver = '2024-07-01T06:00:00Z'::timestamptz",
+        "denver = TIMESTAMP WITH TIME ZONE '2024-07-01T00:00:00-06:00'",
+        "denver = '2024-07-01T06:00:00Z'",
+        "denver = '2024-07-01T06:00:00'",
+        "denver = berlin",
+        "denver = none",
+        "none = denver",
+        "none >= denver AND none <= berlin",
+        "denver BETWEEN none AND berlin",
+        "denver BETWEEN '2024-07-01T05:59:59' AND '2024-07-01T06:00:01'",
+        "denver IN (none)",
+        "none IN (denver)",
+        "none IS NOT DISTINCT FROM denver",
+        "CASE denver WHEN none THEN true ELSE false END",
+        "CASE WHEN true THEN none ELSE denver END = berlin",
+        "coalesce(NULL, none, denver) = berlin",
+        "coalesce(denver, none) = none",
+        "nullif(denver, none) IS NULL",
+        "denver - none = INTERVAL '0 seconds'",
+    ] {
+        assert_eq!(
+            place.rows(&format!("{times}; SELECT count(*) FROM z WHERE {condition}")).await,
+            ["1"],
+            "{condition}"
+        );
+    }
+    let joined = "SELECT count(*) FROM z a JOIN z b ON a.none = b.denver JOIN z c ON c.berlin = a.none";
+    assert_eq!(place.rows(&format!("{times}; {joined}")).await, ["1"]);
+    let united = "SELECT count(DISTINCT u) FROM (SELECT none AS u FROM z UNION ALL SELECT denver FROM z UNION ALL \
+                  SELECT berlin FROM z)";
+    assert_eq!(place.rows(&format!("{times}; {united}")).await, ["1"]);
+}
+
+#[tokio::test]
+async fn times_without_a_zone_are_in_that_of_the_session() {
+    let place = Place::new();
+    place.run("SET datafusion.execution.time_zone = 'Asia/Tokyo'").await;
+    let times = "CREATE TABLE z AS SELECT
+        arrow_cast('2024-07-01T00:00:00-06:00', 'Timestamp(Nanosecond, Some(\"America/Denver\"))') AS denver,
+        TIMESTAMP '2024-07-01T15:00:00' AS none";
+    place.run(times).await;
+    for condition in ["denver = none", "none = denver", "denver = '2024-07-01T15:00:00'", "none IN (denver)"]
+    {
+        assert_eq!(
+            place.rows(&format!("SELECT count(*) FROM z WHERE {condition}")).await,
+            ["1"],
+            "{condition}"
+        );
+    }
+    // The same where it is DataFusion's own to say.
+    let elsewhere = "SELECT count(*) FROM z WHERE denver = '2024-07-01T15:00:00+09:00'";
+    assert_eq!(place.rows(elsewhere).await, ["1"]);
+}
+
+#[tokio::test]
+async fn fields_of_null_structs_are_null() {
+    let place = Place::new();
+    let lines = "{\"id\":1,\"s\":{\"x\":1,\"y\":\"a\"}}\n{\"id\":2}\n{\"id\":3,\"s\":{\"x\":0,\"y\":\"\"}}\n";
+    let columns = "id INT, s STRUCT<x INT, y VARCHAR>";
+    for (select, rows) in [
+        ("SELECT id, s.x, s.y IS NULL FROM t", ["1 1 false", "2 true", "3 0 false"]),
+        (
+            "SELECT id, get_field(nullif(s, named_struct('x', 1::INT, 'y', 'a')), 'x') IS NULL FROM t",
+            ["1 true", "2 true", "3 false"],
+        ),
+        (
+            "SELECT id, get_field(CASE WHEN id <> 1 THEN named_struct('x', id) END, 'x') IS NULL FROM t",
+            ["1 true", "2 false", "3 false"],
+        ),
+        (
+            "SELECT id, v.x IS NULL FROM (SELECT id, nullif(s, named_struct('x', 1::INT, 'y', 'a')) AS v FROM t)",
+            ["1 true", "2 true", "3 false"],
+        ),
+    ] {
+        assert_eq!(place.both(columns, lines, select).await, rows, "{select}");
+    }
+    let unnested = "SELECT * FROM (SELECT unnest(nullif(named_struct('x', column1), named_struct('x', 1))) \
+                    FROM (VALUES (1), (2))) AS u (x) WHERE x IS NULL OR x = 2 ORDER BY x";
+    assert_eq!(place.rows(unnested).await, ["", "2"]);
+}
+
+/// If this fails, DataFusion has mended it, and `functions/fields.rs` can go.
+#[tokio::test]
+async fn datafusion_still_gives_fields_of_null_structs() {
+    let sql =
+        "SELECT get_field(nullif(named_struct('x', column1), named_struct('x', 1)), 'x') FROM (VALUES (1))";
+    let rows = datafusion::prelude::SessionContext::new().sql(sql).await.unwrap().collect().await.unwrap();
+    assert_eq!(rows[0].column(0).null_count(), 0);
+}
+
+#[tokio::test]
+async fn dates_of_texts_are_those_written_there() {
+    let place = Place::new();
+    let lines = "{\"d\":\"2024-01-01T23:30:00-06:00\"}\n{\"d\":\"2024-01-02 00:30:00+09:00\"}\n{\"d\":\"2024-01-03\"}\n";
+    let dates = ["2024-01-01", "2024-01-02", "2024-01-03"];
+    for expression in ["CAST(d AS DATE)", "d::date", "TRY_CAST(d AS DATE)", "to_date(d)"] {
+        let found = place.both("d VARCHAR", lines, &format!("SELECT {expression} AS d FROM t")).await;
+        assert_eq!(found, dates, "{expression}");
+    }
+    let compared = "SELECT DATE '2024-01-01' = '2024-01-01T23:30:00-06:00', DATE '2024-01-01T23:30:00-06:00'";
+    assert_eq!(place.rows(compared).await, ["true 2024-01-01"]);
+    assert_eq!(place.rows("SELECT TRY_CAST('2024-13-01T00:00:00-06:00' AS DATE) IS NULL").await, ["true"]);
+    assert!(place.error("SELECT CAST('2024-13-01T00:00:00-06:00' AS DATE)").await.contains("2024-13-01"));
+}
+
+#[tokio::test]
+async fn results_have_the_type_that_the_sink_was_made_for() {
+    let place = Place::new();
+    for digits in ["2", "1 + 1"] {
+        let select =
+            format!("SELECT CAST(round(d, {digits}) AS VARCHAR) AS r, round(d, {digits}) AS n FROM t");
+        let found = place.both("d DECIMAL(10, 3)", "{\"d\":1.254}\n{\"d\":2.5}\n", &select).await.len();
+        assert_eq!(found, 2, "{digits}");
+    }
+}
+
+#[tokio::test]
+async fn operations_that_would_not_count_are_refused() {
+    let place = Place::new();
+    for operation in ["INTERSECT", "EXCEPT"] {
+        let select = format!("SELECT 1 {operation} ALL SELECT 1");
+        for statement in
+            [&select, &format!("SELECT * FROM ({select})"), &format!("COPY ({select}) TO '$/x.json'")]
+        {
+            let error = place.error(statement).await;
+            assert!(error.contains(&format!("{operation} ALL is not supported")), "{error}");
+            assert!(error.contains("row_number()"), "{error}");
+        }
+    }
+    assert_eq!(place.rows("SELECT 1 INTERSECT SELECT 1").await, ["1"]);
+    assert_eq!(place.rows("SELECT 1 UNION ALL SELECT 1").await, ["1", "1"]);
+    // If this fails, DataFusion counts copies, and `sql/set_operations.rs` can go.
+    let sql = "SELECT * FROM (VALUES (1), (1), (2)) EXCEPT ALL SELECT * FROM (VALUES (1))";
+    let rows = datafusion::prelude::SessionContext::new().sql(sql).await.unwrap().count().await.unwrap();
+    assert_eq!(rows, 1);
+}
