@@ -1,6 +1,6 @@
 //! One run's reader of a directory of files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::clean::Cleaner;
 use super::entry::{Entry, FileEntry, Forgotten, files, to_raw};
+use super::found_columns::{FoundColumns, MISSING_COLUMNS};
 use super::listing::{Listing, list};
 use super::pinned::{CORRUPT_FILES, MISSING_FILES};
 use super::queue::{FileQueue, Limit, UnreadFile};
@@ -61,18 +62,23 @@ struct Progress {
 pub(super) struct Report {
     latest: Mutex<Value>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
-    /// The metrics of the scans of one batch, and that batch's end.
-    scans: Mutex<(Value, Vec<ExecutionPlanMetricsSet>)>,
+    /// The scans of one batch, and that batch's end.
+    scans: Mutex<(Value, Vec<WatchedScan>)>,
+    /// Missing columns that were warned of.
+    warned: Mutex<BTreeSet<String>>,
 }
 
+/// What a scan counts in.
+type WatchedScan = (ExecutionPlanMetricsSet, Arc<FoundColumns>);
+
 impl Report {
-    /// A scan of the batch that ends at `end` counts in `metrics`.
-    pub(super) fn watch(&self, end: &Value, metrics: &ExecutionPlanMetricsSet) {
+    /// A scan of the batch that ends at `end` counts in `metrics`, and finds columns.
+    pub(super) fn watch(&self, end: &Value, metrics: &ExecutionPlanMetricsSet, found: Arc<FoundColumns>) {
         let mut scans = lock(&self.scans);
         if scans.0 != *end {
             *scans = (end.clone(), Vec::new());
         }
-        scans.1.push(metrics.clone());
+        scans.1.push((metrics.clone(), found));
     }
 
     fn outstanding(&self, queue: &FileQueue) {
@@ -90,14 +96,32 @@ impl Report {
             // Each scan of the batch reads all of it and so meets the same records and files.
             let count = scans
                 .iter()
-                .filter_map(|scan| scan.clone_inner().sum_by_name(name))
+                .filter_map(|(scan, _)| scan.clone_inner().sum_by_name(name))
                 .map(|m| m.as_usize())
                 .max();
             if let Some(count) = count.filter(|count| *count > 0) {
                 metrics.insert(name.to_string(), count.to_string());
             }
         }
+        let missing: BTreeSet<String> = scans.iter().flat_map(|(_, found)| found.missing()).collect();
+        if !missing.is_empty() {
+            metrics.insert(MISSING_COLUMNS.to_string(), missing.len().to_string());
+            self.warn_of(missing);
+        }
         metrics
+    }
+
+    /// Once per start and column, for it stays so in most cases.
+    fn warn_of(&self, missing: BTreeSet<String>) {
+        let mut warned = lock(&self.warned);
+        for column in missing {
+            if warned.insert(column.clone()) {
+                tracing::warn!(
+                    "no file of the batch has the column '{column}', which is null in all its rows. Columns \
+                     are found by name; check how the files spell it"
+                );
+            }
+        }
     }
 }
 
