@@ -18,7 +18,9 @@ use datafusion::arrow::datatypes::{
 };
 
 use super::number::{self, Digits, NotExact, Surplus};
-use super::{Leaf, Scalar, ValueRules, time};
+use super::rules::ValueRules;
+use super::scalar::{Leaf, Scalar};
+use super::time;
 
 /// An empty column of `data_type`, unless it is one that no text or number can be read as.
 pub(in crate::source::file) fn leaf(data_type: &DataType, rules: &ValueRules) -> Option<Box<dyn Leaf>> {
@@ -471,7 +473,7 @@ impl Leaf for Cast {
 mod tests {
     use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
-    use super::super::cannot_be_read;
+    use super::super::scalar::cannot_be_read;
     use super::*;
 
     /// What one value becomes.

@@ -7,7 +7,8 @@ use datafusion::arrow::datatypes::{Date32Type, Time64NanosecondType, TimeUnit};
 
 use super::number::{NotExact, Surplus, is_number, scaled};
 use super::pattern::{Parsed, Zone};
-use super::{ValueRules, digits_of};
+use super::rules::ValueRules;
+use super::scalar::digits_of;
 
 const NO_TIME: &str = "it is no time in ISO 8601, such as 2024-02-29T12:00:00. Set timestampFormat if times \
                        are written in another way";
@@ -176,7 +177,7 @@ pub(super) fn time_of_day(text: &str) -> Result<i64, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Pattern;
+    use super::super::pattern::Pattern;
     use super::*;
 
     fn nanos(text: &str) -> Option<i64> {

@@ -260,11 +260,10 @@ impl<'a> Cursor<'a> {
             self.at += length;
             return Ok(self.at - length..self.at);
         }
-        match rest.get(signed) {
-            None => Err(Broken::Ended),
-            Some(_) if length == rest.len() => Err(Broken::Ended),
-            Some(byte) => Err(wrong("a value", if signed == 1 { rest[0] } else { *byte })),
-        }
+        let begins = |known: &[u8]| known.starts_with(&word[signed..]);
+        let is_cut = length == rest.len()
+            && (begins(b"Infinity") || begins(b"INF") || (signed == 0 && begins(b"NaN")));
+        if is_cut { Err(Broken::Ended) } else { Err(wrong("a value", rest[0])) }
     }
 
     /// What follows up to the closing quote.
