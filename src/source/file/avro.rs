@@ -5,10 +5,11 @@
 //! Arrow's reader gets it, uncompressed: so the rows of a damaged file are those of whole blocks.
 
 use std::io::{BufRead, Read, Seek, SeekFrom};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow_avro::compression::CompressionCodec;
 use datafusion::arrow_avro::reader::{HeaderInfo, ReaderBuilder, read_header_info};
 
@@ -28,24 +29,34 @@ pub(super) fn read(mut input: Input, wanted: &Schema) -> Result<(SchemaRef, Batc
     let open = || ReaderBuilder::new().with_batch_size(BATCH_SIZE);
     let found = open().build(plain_header(&header)?.as_slice())?.schema();
     let columns = columns_of(&found, wanted)?;
-    let blocks = Blocks::new(input, &header)?;
+    let failure = Failure::default();
+    let blocks = Blocks::new(input, &header, failure.clone())?;
     if columns.is_empty() || columns.len() == found.fields().len() {
         // The reader cannot be asked for no columns; rows are counted by reading them all.
         let schema = Arc::new(found.project(&columns)?);
         let batches = open().build(blocks)?.map(move |batch| batch?.project(&columns));
-        return Ok((schema, until_error(batches)));
+        return Ok((schema, then_failure(batches, failure)));
     }
     let reader = open().with_projection(columns).build(blocks)?;
-    Ok((reader.schema(), until_error(reader)))
+    Ok((reader.schema(), then_failure(reader, failure)))
 }
 
-/// Nothing follows an error.
-fn until_error(
-    mut batches: impl Iterator<Item = Result<datafusion::arrow::array::RecordBatch, ArrowError>> + Send + 'static,
+/// Why no more blocks are given. Arrow's reader forgets the rows that it has when reading fails, so to it the
+/// file ends there.
+type Failure = Arc<Mutex<Option<ArrowError>>>;
+
+/// The batches and then the failure, if there was one. Nothing follows an error.
+fn then_failure(
+    mut batches: impl Iterator<Item = Result<RecordBatch, ArrowError>> + Send + 'static,
+    failure: Failure,
 ) -> Batches {
     let mut failed = false;
     Box::new(std::iter::from_fn(move || {
-        let next = if failed { None } else { batches.next() };
+        if failed {
+            return None;
+        }
+        let next =
+            batches.next().or_else(|| failure.lock().unwrap_or_else(PoisonError::into_inner).take().map(Err));
         failed = matches!(next, Some(Err(_)));
         next
     }))
@@ -83,10 +94,11 @@ struct Blocks {
     /// What is given next.
     ready: Vec<u8>,
     given: usize,
+    failure: Failure,
 }
 
 impl Blocks {
-    fn new(mut input: Input, header: &HeaderInfo) -> Result<Self, ArrowError> {
+    fn new(mut input: Input, header: &HeaderInfo, failure: Failure) -> Result<Self, ArrowError> {
         let size = input.seek(SeekFrom::End(0))?;
         Ok(Self {
             input,
@@ -98,6 +110,7 @@ impl Blocks {
                 .ok_or_else(|| damaged("its schema cannot be read"))?,
             ready: plain_header(header)?,
             given: 0,
+            failure,
         })
     }
 
@@ -148,10 +161,10 @@ impl Read for Blocks {
 impl BufRead for Blocks {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         while self.given == self.ready.len() && self.position < self.size {
-            self.next_block().map_err(|error| match error {
-                ArrowError::IoError(_, error) => error,
-                error => std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string()),
-            })?;
+            if let Err(error) = self.next_block() {
+                self.position = self.size;
+                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
         }
         Ok(&self.ready[self.given..])
     }

@@ -67,7 +67,7 @@ async fn json_documents() {
         ("[{\"a\":1},{\"a\":2}]\n[{\"a\":3}]\n", "line 2: there is more behind"),
         ("{\"a\":1}\n{\"a\":2}\n", "set multiLine to false"),
         ("[{\"a\":1},\n{\"a\":2}", "it was cut"),
-        ("[{\"a\":1}\n{\"a\":2}]", "line 1: a comma is missing"),
+        ("[{\"a\":1}\n{\"a\":2}]", "line 2: a comma is missing"),
         ("hello", "neither an array of objects nor an object"),
         (" \n", "no JSON"),
         ("[{\"a\":1},]", "a comma stands before the end"),

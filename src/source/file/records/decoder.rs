@@ -69,8 +69,8 @@ pub(super) enum Stop {
     Hungry,
     /// A record is malformed; the decoder must be reset.
     Malformed,
-    /// From here on the file is not what it should be.
-    Broken(String),
+    /// From this byte of `raw` on the file is not what it should be.
+    Broken(usize, String),
 }
 
 /// A malformed record.

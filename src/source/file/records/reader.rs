@@ -108,11 +108,11 @@ impl RecordReader {
             self.fed = fed.next;
             match fed.because {
                 Stop::Malformed => self.trouble = true,
-                Stop::Broken(reason) => match self.flush(false)? {
+                Stop::Broken(at, reason) => match self.flush(false)? {
                     // They came before.
                     Some(rows) => return Ok(Some(rows)),
                     None if self.trouble => {}
-                    None => self.end_broken(&reason).await?,
+                    None => self.end_broken(at - fed.next, &reason).await?,
                 },
                 Stop::Hungry if !self.end => self.fill().await?,
                 because @ (Stop::Hungry | Stop::Full) => {
@@ -139,9 +139,9 @@ impl RecordReader {
         lacking.for_each(|(_, field)| self.context.found.note_lack(field.name()));
     }
 
-    /// The file is no longer what it should be; what came before was given.
-    async fn end_broken(&mut self, reason: &str) -> Result<()> {
-        let line = self.line_of(0).await?;
+    /// From the byte at `at` on the file is not what it should be; what came before was given.
+    async fn end_broken(&mut self, at: usize, reason: &str) -> Result<()> {
+        let line = self.line_of(at).await?;
         let error = DataFusionError::Execution(format!("line {line}: {reason}"));
         match self.context.files.judge(self.context.file.path(), error) {
             Some(error) => Err(error),

@@ -35,18 +35,19 @@ pub(super) enum Step {
     Hungry,
     /// Nothing.
     Done,
-    /// Something that is no JSON document.
-    Broken(String),
+    /// From this place on it is no JSON document.
+    Broken(usize, String),
 }
 
 impl Place {
     /// What comes next in `raw` from `at` on; `end` says that nothing follows.
     pub(super) fn step(self, raw: &[u8], at: usize, end: bool) -> Step {
         let mut cursor = Cursor::new(raw, at);
-        let Some(byte) = cursor.peek() else { return self.at_end(end) };
+        let Some(byte) = cursor.peek() else { return self.at_end(raw.len(), end) };
+        let here = cursor.at();
         match (self, byte) {
             (Place::Closed, _) => {
-                return Step::Broken("there is more behind the end of its document. If it holds one object per line, set multiLine to false".into());
+                return Step::Broken(here, "there is more behind the end of its document. If it holds one object per line, set multiLine to false".into());
             }
             (Place::Start, b'[') => {
                 cursor.advance();
@@ -54,7 +55,7 @@ impl Place {
             }
             (Place::Start, b'{') => return item(cursor, Place::Closed, raw, end),
             (Place::Start, _) => {
-                return Step::Broken("it holds neither an array of objects nor an object".into());
+                return Step::Broken(here, "it holds neither an array of objects nor an object".into());
             }
             (Place::First | Place::Next, b']') => {
                 cursor.advance();
@@ -64,30 +65,32 @@ impl Place {
             (Place::Next, b',') => {
                 cursor.advance();
                 match cursor.peek() {
-                    None => return self.at_end(end),
-                    Some(b']') => return Step::Broken("a comma stands before the end of its array".into()),
+                    None => return self.at_end(raw.len(), end),
+                    Some(b']') => {
+                        return Step::Broken(here, "a comma stands before the end of its array".into());
+                    }
                     Some(_) => {}
                 }
             }
             (Place::Next, _) => {
-                return Step::Broken("a comma is missing between two items of its array".into());
+                return Step::Broken(here, "a comma is missing between two items of its array".into());
             }
         }
         item(cursor, Place::Next, raw, end)
     }
 
-    fn at_end(self, end: bool) -> Step {
+    fn at_end(self, at: usize, end: bool) -> Step {
         match self {
             Place::Closed if end => Step::Done,
             _ if !end => Step::Hungry,
-            Place::Start => Step::Broken("it holds no JSON".into()),
-            _ => cut(),
+            Place::Start => Step::Broken(at, "it holds no JSON".into()),
+            _ => cut(at),
         }
     }
 }
 
-fn cut() -> Step {
-    Step::Broken("it ends in the middle of its document: it was cut, or is still being written".into())
+fn cut(at: usize) -> Step {
+    Step::Broken(at, "it ends in the middle of its document: it was cut, or is still being written".into())
 }
 
 fn item(mut cursor: Cursor<'_>, then: Place, raw: &[u8], end: bool) -> Step {
@@ -97,9 +100,9 @@ fn item(mut cursor: Cursor<'_>, then: Place, raw: &[u8], end: bool) -> Step {
         // A number or word may go on.
         Ok(()) if !is_nested && !end && cursor.at() == raw.len() => Step::Hungry,
         Ok(()) => Step::Item(start..cursor.at(), then),
-        Err(Broken::Ended) if end => cut(),
+        Err(Broken::Ended) if end => cut(raw.len()),
         Err(Broken::Ended) => Step::Hungry,
-        Err(Broken::Wrong(reason)) => Step::Broken(reason),
+        Err(Broken::Wrong(reason)) => Step::Broken(cursor.at().min(raw.len()), reason),
     }
 }
 
@@ -142,7 +145,7 @@ impl RecordDecoder for DocumentDecoder {
                 }
                 Step::Hungry => return Fed { next, because: Stop::Hungry },
                 Step::Done => return Fed { next: raw.len(), because: Stop::Hungry },
-                Step::Broken(reason) => return Fed { next, because: Stop::Broken(reason) },
+                Step::Broken(at, reason) => return Fed { next, because: Stop::Broken(at, reason) },
             }
         }
     }
@@ -209,7 +212,7 @@ mod tests {
                 }
                 Step::Hungry => known = (known + step).min(text.len()),
                 Step::Done => return Ok(items),
-                Step::Broken(reason) => return Err(reason),
+                Step::Broken(_, reason) => return Err(reason),
             }
         }
     }

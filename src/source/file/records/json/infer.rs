@@ -178,7 +178,7 @@ pub(in crate::source::file) async fn infer(
                 Step::Item(item, then) => (item, then),
                 Step::Hungry => break,
                 Step::Done => return Ok(object),
-                Step::Broken(reason) => return Err(at_line(&raw, at, reason)),
+                Step::Broken(at, reason) => return Err(at_line(&raw, at, reason)),
             };
             match object.observe(&raw[item.clone()]) {
                 Ok(()) => records += 1,
