@@ -11,10 +11,10 @@ use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::{FileReader, StreamDecoder, read_footer_length};
-use datafusion::arrow::ipc::{Block, root_as_footer};
+use datafusion::arrow::ipc::{CompressionType, Message, root_as_footer, root_as_message};
 use datafusion::arrow::record_batch::RecordBatch;
 
-use super::whole_file::{Batches, Input, Part, columns_of};
+use super::batches::{Batches, Input, Part, columns_of};
 
 const FILE_MAGIC: &[u8; 6] = b"ARROW1";
 
@@ -34,7 +34,7 @@ fn read_file(mut input: Input, wanted: &Schema, part: Part) -> Result<(SchemaRef
     check_blocks(&mut input)?;
     input.seek(SeekFrom::Start(0))?;
     let found = FileReader::try_new(&mut input, None)?.schema();
-    let columns = columns_of(&found, wanted);
+    let columns = columns_of(&found, wanted)?;
     input.seek(SeekFrom::Start(0))?;
     let mut reader = FileReader::try_new(input, Some(columns.clone()))?;
     let batches = part.batches(reader.num_batches());
@@ -44,40 +44,143 @@ fn read_file(mut input: Input, wanted: &Schema, part: Part) -> Result<(SchemaRef
     Ok((Arc::new(found.project(&columns)?), Box::new(reader.take(batches.len()))))
 }
 
-/// Fails unless the footer names blocks that lie in the file. Arrow's reader makes room for a block
-/// before it looks at it.
+/// Fails unless the footer names blocks that lie in the file, and their buffers say truly how long they
+/// are. Arrow's reader makes room for what they say before it looks at them, and more room than there is
+/// ends the process.
 fn check_blocks(input: &mut Input) -> Result<(), ArrowError> {
     const TRAILER: usize = 10;
-    let damaged = |what: &str| ArrowError::IpcError(format!("{what} lies outside of the file"));
     let size = input.seek(SeekFrom::End(0))?;
     let mut trailer = [0; TRAILER];
-    input.seek(SeekFrom::Start(size.checked_sub(TRAILER as u64).ok_or_else(|| damaged("the footer"))?))?;
+    input.seek(SeekFrom::Start(size.checked_sub(TRAILER as u64).ok_or_else(|| outside("the footer"))?))?;
     input.read_exact(&mut trailer)?;
     let length = read_footer_length(trailer)?;
-    let start = size.checked_sub((length + TRAILER) as u64).ok_or_else(|| damaged("the footer"))?;
+    let start = size.checked_sub((length + TRAILER) as u64).ok_or_else(|| outside("the footer"))?;
     let mut bytes = vec![0; length];
     input.seek(SeekFrom::Start(start))?;
     input.read_exact(&mut bytes)?;
     let footer = root_as_footer(&bytes)
         .map_err(|error| ArrowError::IpcError(format!("the footer cannot be read: {error}")))?;
-    let blocks = footer.dictionaries().into_iter().chain(footer.recordBatches()).flatten();
-    let lies_inside = |block: &Block| {
-        let lengths = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
-        let end =
-            lengths.into_iter().try_fold(0_u64, |end, length| end.checked_add(u64::try_from(length).ok()?));
-        end.is_some_and(|end| end <= size)
-    };
-    match blocks.into_iter().all(lies_inside) {
-        true => Ok(()),
-        false => Err(damaged("a batch")),
+    for block in footer.dictionaries().into_iter().chain(footer.recordBatches()).flatten() {
+        let number = |value: i64| u64::try_from(value).map_err(|_| outside("a batch"));
+        let offset = number(block.offset())?;
+        let length = number(i64::from(block.metaDataLength()))?;
+        let body =
+            offset.checked_add(length).filter(|body| *body <= size).ok_or_else(|| outside("a batch"))?;
+        let body_length = number(block.bodyLength())?;
+        if body.checked_add(body_length).is_none_or(|end| end > size) {
+            return Err(outside("a batch"));
+        }
+        input.seek(SeekFrom::Start(offset))?;
+        let mut message = vec![0; length as usize];
+        input.read_exact(&mut message)?;
+        // The message follows its length, with a mark before it or not.
+        let start = if message.starts_with(&CONTINUATION) { 8 } else { 4 };
+        check_message(input, message.get(start..).unwrap_or_default(), body, body_length)?;
     }
+    Ok(())
 }
 
-fn read_stream(input: Input, wanted: &Schema, part: Part) -> Result<(SchemaRef, Batches), ArrowError> {
+/// Comes before the length of a message.
+const CONTINUATION: [u8; 4] = [0xff; 4];
+
+fn outside(what: &str) -> ArrowError {
+    ArrowError::IpcError(format!("{what} lies outside of the file"))
+}
+
+/// Fails unless the messages of a stream lie in the file, and their buffers say truly how long they are.
+fn check_stream(input: &mut Input) -> Result<(), ArrowError> {
+    let size = input.seek(SeekFrom::End(0))?;
+    let mut position = 0;
+    while position < size {
+        input.seek(SeekFrom::Start(position))?;
+        let mut word = [0; 4];
+        input.read_exact(&mut word)?;
+        position += 4;
+        if word == CONTINUATION {
+            input.read_exact(&mut word)?;
+            position += 4;
+        }
+        let length = u64::from(u32::from_le_bytes(word));
+        if length == 0 {
+            return Ok(());
+        }
+        let body = position + length;
+        if body > size {
+            return Err(outside("a message"));
+        }
+        let mut bytes = vec![0; length as usize];
+        input.read_exact(&mut bytes)?;
+        let body_length = message(&bytes)?.bodyLength();
+        let body_length = u64::try_from(body_length).map_err(|_| outside("a message"))?;
+        check_message(input, &bytes, body, body_length)?;
+        // One that is cut is found to be so when it is read.
+        position = body.checked_add(body_length).ok_or_else(|| outside("a message"))?;
+    }
+    Ok(())
+}
+
+fn message(bytes: &[u8]) -> Result<Message<'_>, ArrowError> {
+    root_as_message(bytes).map_err(|error| ArrowError::IpcError(format!("a message cannot be read: {error}")))
+}
+
+fn check_message(input: &mut Input, bytes: &[u8], body: u64, body_length: u64) -> Result<(), ArrowError> {
+    let message = message(bytes)?;
+    let batch = message
+        .header_as_record_batch()
+        .or_else(|| message.header_as_dictionary_batch().and_then(|d| d.data()));
+    let Some(batch) = batch else { return Ok(()) };
+    let codec = batch.compression().map(|compression| compression.codec());
+    for buffer in batch.buffers().into_iter().flatten() {
+        let (offset, length) = (u64::try_from(buffer.offset()), u64::try_from(buffer.length()));
+        let (Ok(offset), Ok(length)) = (offset, length) else { return Err(outside("a buffer")) };
+        if offset.checked_add(length).is_none_or(|end| end > body_length) {
+            return Err(outside("a buffer"));
+        }
+        if let Some(codec) = codec.filter(|_| length > 0) {
+            let mut head = [0; 32];
+            let known = head.len().min(length as usize);
+            input.seek(SeekFrom::Start(body + offset))?;
+            // A body that is cut is found to be so when it is read.
+            if input.read_exact(&mut head[..known]).is_ok() {
+                check_compressed(&head[..known], length, codec)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fails unless a compressed buffer of `length` bytes, which begins with `head`, can be as long as it says.
+fn check_compressed(head: &[u8], length: u64, codec: CompressionType) -> Result<(), ArrowError> {
+    /// How many bytes one byte can stand for, at most.
+    const LZ4_RATIO: u64 = 256;
+    const ZSTD_RATIO: u64 = 1 << 15;
+    let damaged = || ArrowError::IpcError("a compressed buffer does not have the length that it says".into());
+    let (prefix, frame) = head.split_first_chunk::<8>().ok_or_else(damaged)?;
+    let said = match i64::from_le_bytes(*prefix) {
+        // Empty, or not compressed after all.
+        0 | -1 => return Ok(()),
+        said => u64::try_from(said).map_err(|_| damaged())?,
+    };
+    let (exact, ratio) = match codec {
+        CompressionType::ZSTD => {
+            (zstd::zstd_safe::get_frame_content_size(frame).map_err(|_| damaged())?, ZSTD_RATIO)
+        }
+        _ => (None, LZ4_RATIO),
+    };
+    let possible = match exact {
+        Some(exact) => exact == said && said <= length.saturating_mul(ZSTD_RATIO),
+        None => said <= length.saturating_mul(ratio),
+    };
+    if possible { Ok(()) } else { Err(damaged()) }
+}
+
+fn read_stream(mut input: Input, wanted: &Schema, part: Part) -> Result<(SchemaRef, Batches), ArrowError> {
+    check_stream(&mut input)?;
+    input.seek(SeekFrom::Start(0))?;
     let mut batches = StreamBatches::new(input);
     let first = batches.next().transpose()?;
     let found = batches.decoder.schema().ok_or_else(|| ArrowError::IpcError("it holds no schema".into()))?;
-    let columns = columns_of(&found, wanted);
+    let columns = columns_of(&found, wanted)?;
     let schema = Arc::new(found.project(&columns)?);
     // A stream can be read only from its start.
     let rows = if part.is_first() { usize::MAX } else { 0 };

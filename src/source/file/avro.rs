@@ -1,98 +1,219 @@
 //! Avro object container files.
 //!
-//! DataFusion's own reader takes a file that ends in the middle of a block for one that ends before
-//! it, and loses rows; this one looks at the blocks first.
+//! Arrow's reader believes what a block says of itself: of one that holds more than it says it never
+//! comes to the end, and of a file that is cut it loses rows. Here each block is looked through before
+//! Arrow's reader gets it, uncompressed: so the rows of a damaged file are those of whole blocks.
 
-use std::io::{Read, Seek, SeekFrom};
-use std::sync::Arc;
+use std::io::{BufRead, Read, Seek, SeekFrom};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::arrow_avro::reader::{Reader, ReaderBuilder, read_header_info};
+use datafusion::arrow_avro::compression::CompressionCodec;
+use datafusion::arrow_avro::reader::{HeaderInfo, ReaderBuilder, read_header_info};
 
-use super::whole_file::{Batches, Input, columns_of};
+use super::avro_shape::Shape;
+use super::batches::{Batches, Input, columns_of};
 
+const MAGIC: &[u8; 4] = b"Obj\x01";
 const SYNC_LENGTH: u64 = 16;
 const BATCH_SIZE: usize = 8192;
+/// No block is larger when it is unpacked: it would be in memory as a whole.
+const MAX_BLOCK: u64 = 1 << 30;
 
 /// Opens `input` and gives its columns among those wanted, and its batches with only these columns.
 pub(super) fn read(mut input: Input, wanted: &Schema) -> Result<(SchemaRef, Batches), ArrowError> {
-    let records = count_records(&mut input)?;
+    input.seek(SeekFrom::Start(0))?;
+    let header = read_header_info(&mut input)?;
     let open = || ReaderBuilder::new().with_batch_size(BATCH_SIZE);
-    input.seek(SeekFrom::Start(0))?;
-    let found = open().build(&mut input)?.schema();
-    input.seek(SeekFrom::Start(0))?;
-    let columns = columns_of(&found, wanted);
+    let found = open().build(plain_header(&header)?.as_slice())?.schema();
+    let columns = columns_of(&found, wanted)?;
+    let failure = Failure::default();
+    let blocks = Blocks::new(input, &header, failure.clone())?;
     if columns.is_empty() || columns.len() == found.fields().len() {
         // The reader cannot be asked for no columns; rows are counted by reading them all.
         let schema = Arc::new(found.project(&columns)?);
-        let batches = Counted { reader: open().build(input)?, missing: records };
-        return Ok((schema, Box::new(batches.map(move |batch| batch?.project(&columns)))));
+        let batches = open().build(blocks)?.map(move |batch| batch?.project(&columns));
+        return Ok((schema, then_failure(batches, failure)));
     }
-    let reader = open().with_projection(columns).build(input)?;
-    Ok((reader.schema(), Box::new(Counted { reader, missing: records })))
+    let reader = open().with_projection(columns).build(blocks)?;
+    Ok((reader.schema(), then_failure(reader, failure)))
 }
 
-/// The batches of a reader, which must be as many rows as were counted.
-struct Counted {
-    reader: Reader<Input>,
-    missing: u64,
-}
+/// Why no more blocks are given. Arrow's reader forgets the rows that it has when reading fails, so to it the
+/// file ends there.
+type Failure = Arc<Mutex<Option<ArrowError>>>;
 
-impl Iterator for Counted {
-    type Item = Result<RecordBatch, ArrowError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self.reader.next() {
-            None if self.missing == 0 => None,
-            None => {
-                let missing = std::mem::take(&mut self.missing);
-                Some(Err(damaged(&format!("{missing} of its records are missing"))))
-            }
-            Some(Ok(batch)) => {
-                self.missing = self.missing.saturating_sub(batch.num_rows() as u64);
-                Some(Ok(batch))
-            }
-            Some(Err(error)) => {
-                self.missing = 0;
-                Some(Err(error))
-            }
+/// The batches and then the failure, if there was one. Nothing follows an error.
+fn then_failure(
+    mut batches: impl Iterator<Item = Result<RecordBatch, ArrowError>> + Send + 'static,
+    failure: Failure,
+) -> Batches {
+    let mut failed = false;
+    Box::new(std::iter::from_fn(move || {
+        if failed {
+            return None;
         }
-    }
+        let next =
+            batches.next().or_else(|| failure.lock().unwrap_or_else(PoisonError::into_inner).take().map(Err));
+        failed = matches!(next, Some(Err(_)));
+        next
+    }))
 }
 
 fn damaged(how: &str) -> ArrowError {
     ArrowError::AvroError(format!("the file is damaged: {how}"))
 }
 
-/// Goes from block to block; fails unless the last one ends where the file does. Gives the number of
-/// records in them.
-fn count_records(input: &mut Input) -> Result<u64, ArrowError> {
-    let size = input.seek(SeekFrom::End(0))?;
-    input.seek(SeekFrom::Start(0))?;
-    let header = read_header_info(&mut *input)?;
-    let mut position = header.header_len();
-    let mut records: u64 = 0;
-    while position < size {
-        input.seek(SeekFrom::Start(position))?;
-        let (count, count_length) = read_long(input)?;
-        let (length, length_length) = read_long(input)?;
+/// The header of a file whose blocks are not compressed.
+fn plain_header(header: &HeaderInfo) -> Result<Vec<u8>, ArrowError> {
+    let schema = header.writer_schema()?.json_string;
+    let mut bytes = MAGIC.to_vec();
+    let put = |bytes: &mut Vec<u8>, text: &[u8]| {
+        write_long(bytes, text.len() as u64);
+        bytes.extend_from_slice(text);
+    };
+    write_long(&mut bytes, 1);
+    put(&mut bytes, b"avro.schema");
+    put(&mut bytes, schema.as_bytes());
+    write_long(&mut bytes, 0);
+    bytes.extend_from_slice(&header.sync());
+    Ok(bytes)
+}
+
+/// A file as if its blocks were not compressed. Each is looked through before any of it is given.
+struct Blocks {
+    input: Input,
+    /// Where the next block begins, and how long the file is.
+    position: u64,
+    size: u64,
+    sync: [u8; SYNC_LENGTH as usize],
+    codec: Option<CompressionCodec>,
+    record: Shape,
+    /// What is given next.
+    ready: Vec<u8>,
+    given: usize,
+    failure: Failure,
+}
+
+impl Blocks {
+    fn new(mut input: Input, header: &HeaderInfo, failure: Failure) -> Result<Self, ArrowError> {
+        let size = input.seek(SeekFrom::End(0))?;
+        Ok(Self {
+            input,
+            position: header.header_len(),
+            size,
+            sync: header.sync(),
+            codec: header.compression()?,
+            record: Shape::parse(&header.writer_schema()?.json_string)
+                .ok_or_else(|| damaged("its schema cannot be read"))?,
+            ready: plain_header(header)?,
+            given: 0,
+            failure,
+        })
+    }
+
+    /// Makes the next block ready.
+    fn next_block(&mut self) -> Result<(), ArrowError> {
+        self.input.seek(SeekFrom::Start(self.position))?;
+        let (count, count_length) = read_long(&mut self.input)?;
+        let (length, length_length) = read_long(&mut self.input)?;
         let end = [count_length, length_length, length, SYNC_LENGTH]
             .into_iter()
-            .try_fold(position, u64::checked_add)
-            .filter(|end| *end <= size)
+            .try_fold(self.position, u64::checked_add)
+            .filter(|end| *end <= self.size)
             .ok_or_else(|| damaged("it ends inside of a block"))?;
+        let mut packed = vec![0; length as usize];
+        self.input.read_exact(&mut packed)?;
         let mut sync = [0; SYNC_LENGTH as usize];
-        input.seek(SeekFrom::Start(end - SYNC_LENGTH))?;
-        input.read_exact(&mut sync)?;
-        if sync != header.sync() {
+        self.input.read_exact(&mut sync)?;
+        if sync != self.sync {
             return Err(damaged("a block does not end where it says"));
         }
-        records = records.saturating_add(count);
-        position = end;
+        let data = unpack(packed, self.codec)?;
+        match self.record.skip_all(count, &data) {
+            Some(rest) if rest.is_empty() => {}
+            Some(_) => return Err(damaged("a block holds more than the records it counts")),
+            None => return Err(damaged("a block holds other records than the file's schema says")),
+        }
+        self.position = end;
+        self.ready.clear();
+        self.given = 0;
+        if count > 0 {
+            write_long(&mut self.ready, count);
+            write_long(&mut self.ready, data.len() as u64);
+            self.ready.extend_from_slice(&data);
+            self.ready.extend_from_slice(&self.sync);
+        }
+        Ok(())
     }
-    Ok(records)
+}
+
+impl Read for Blocks {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Blocks {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        while self.given == self.ready.len() && self.position < self.size {
+            if let Err(error) = self.next_block() {
+                self.position = self.size;
+                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+        }
+        Ok(&self.ready[self.given..])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.given += count;
+    }
+}
+
+fn unpack(packed: Vec<u8>, codec: Option<CompressionCodec>) -> Result<Vec<u8>, ArrowError> {
+    let Some(codec) = codec else { return Ok(packed) };
+    let mut reader: Box<dyn Read + '_> = match codec {
+        CompressionCodec::Deflate => Box::new(flate2::read::DeflateDecoder::new(packed.as_slice())),
+        CompressionCodec::Snappy => return unpack_snappy(&packed),
+        CompressionCodec::ZStandard => Box::new(zstd::Decoder::new(packed.as_slice())?),
+        CompressionCodec::Bzip2 => Box::new(bzip2::read::BzDecoder::new(packed.as_slice())),
+        CompressionCodec::Xz => Box::new(liblzma::read::XzDecoder::new(packed.as_slice())),
+    };
+    let mut data = Vec::new();
+    let read = reader.by_ref().take(MAX_BLOCK + 1).read_to_end(&mut data);
+    read.map_err(|error| damaged(&format!("a block cannot be unpacked: {error}")))?;
+    if data.len() as u64 > MAX_BLOCK { Err(too_large()) } else { Ok(data) }
+}
+
+fn too_large() -> ArrowError {
+    damaged("a block is larger than 1 GB when it is unpacked")
+}
+
+/// Snappy's own format, followed by a checksum of the data.
+fn unpack_snappy(packed: &[u8]) -> Result<Vec<u8>, ArrowError> {
+    let bad = || damaged("a block cannot be unpacked");
+    let (packed, checksum) = packed.split_last_chunk::<4>().ok_or_else(bad)?;
+    let length = snap::raw::decompress_len(packed).map_err(|_| bad())?;
+    if length as u64 > MAX_BLOCK {
+        return Err(too_large());
+    }
+    let data = snap::raw::Decoder::new().decompress_vec(packed).map_err(|_| bad())?;
+    let mut crc = flate2::Crc::new();
+    crc.update(&data);
+    if crc.sum() == u32::from_be_bytes(*checksum) { Ok(data) } else { Err(bad()) }
+}
+
+fn write_long(bytes: &mut Vec<u8>, value: u64) {
+    let mut zigzag = value << 1;
+    while zigzag > 0x7f {
+        bytes.push(zigzag as u8 | 0x80);
+        zigzag >>= 7;
+    }
+    bytes.push(zigzag as u8);
 }
 
 /// A number in Avro's spelling, which cannot be negative here, and how many bytes it takes.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::TimeUnit;
 use datafusion::catalog::Session;
 use datafusion::common::config::{
     ConfigFileType, CsvOptions, JsonOptions, TableOptions, TableParquetOptions,
@@ -19,6 +20,7 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 
 use super::options::{COMMON, RECORDS};
 use super::records::csv::CsvDialect;
+use super::values::{Pattern, ValueRules};
 use crate::error::{Error, Result};
 use crate::options::{Options, nearest};
 
@@ -38,8 +40,8 @@ pub(super) const NAMES: &[&str] = &[
 pub(super) enum Format {
     /// One JSON object per line.
     Json(JsonOptions),
-    /// One JSON array of objects per file.
-    JsonArray(JsonOptions),
+    /// One JSON array of objects, or one object, per file.
+    JsonDocument(JsonOptions),
     /// Comma-separated values.
     Csv(Box<CsvOptions>, Arc<CsvDialect>),
     /// Lines.
@@ -62,6 +64,8 @@ pub(super) struct FormatSpec {
     pub(super) format: Format,
     /// How files are compressed; `None`: as their names say.
     pub(super) compression: Option<FileCompressionType>,
+    /// How values are read.
+    pub(super) values: ValueRules,
     /// The options that decide what the rows are, by lower-case name.
     pub(super) row_options: BTreeMap<String, String>,
 }
@@ -78,13 +82,14 @@ impl FormatSpec {
         let (source, given) = split(name, options, &table)?;
         let mut compression = None;
         let mut row_options = BTreeMap::new();
+        let mut values = ValueRules::default();
         for (option, (key, value)) in &given {
             if key == COMPRESSION {
                 compression = Some(parse_compression(option, value)?);
                 row_options.insert("compression".into(), value.trim().to_ascii_lowercase());
                 continue;
             }
-            if key != ENFORCE_SCHEMA {
+            if key != ENFORCE_SCHEMA && !set_value_rule(&mut values, option, key, value)? {
                 let settings = HashMap::from([(key.clone(), value.clone())]);
                 table.alter_with_string_hash_map(&settings).map_err(|error| {
                     Error::option(option, value, format!("expected {}", reason_of(&error.strip_backtrace())))
@@ -101,7 +106,7 @@ impl FormatSpec {
         let enforce = row_options.get(ENFORCE_SCHEMA).is_some_and(|value| value.eq_ignore_ascii_case("true"));
         let format = match name {
             "json" if table.json.newline_delimited => Format::Json(table.json),
-            "json" => Format::JsonArray(table.json),
+            "json" => Format::JsonDocument(table.json),
             "csv" => {
                 let dialect = CsvDialect::new(&table.csv, session.config_options(), enforce)?;
                 Format::Csv(Box::new(table.csv), Arc::new(dialect))
@@ -112,13 +117,13 @@ impl FormatSpec {
             "avro" => Format::Avro,
             _ => Format::Parquet(Box::new(table.parquet)),
         };
-        Ok((Self { name, format, compression, row_options }, source))
+        Ok((Self { name, format, compression, values, row_options }, source))
     }
 
     /// How the file named `name` is compressed.
     pub(super) fn compression_of(&self, name: &str) -> FileCompressionType {
         match &self.format {
-            Format::Json(_) | Format::JsonArray(_) | Format::Csv(..) | Format::Text => {
+            Format::Json(_) | Format::JsonDocument(_) | Format::Csv(..) | Format::Text => {
                 self.compression.unwrap_or_else(|| compression_by_name(name))
             }
             _ => FileCompressionType::UNCOMPRESSED,
@@ -129,7 +134,7 @@ impl FormatSpec {
     pub(super) fn datafusion(&self, compression: FileCompressionType) -> Option<Arc<dyn FileFormat>> {
         let variant: CompressionTypeVariant = compression.into();
         Some(match &self.format {
-            Format::Json(options) | Format::JsonArray(options) => {
+            Format::Json(options) | Format::JsonDocument(options) => {
                 let options = JsonOptions { compression: variant, ..options.clone() };
                 Arc::new(JsonFormat::default().with_options(options))
             }
@@ -149,12 +154,46 @@ impl FormatSpec {
 
     /// Whether the format consists of text records, read one by one.
     pub(super) fn is_records(&self) -> bool {
-        matches!(self.format, Format::Json(_) | Format::Csv(..) | Format::Text)
+        matches!(self.format, Format::Json(_) | Format::JsonDocument(_) | Format::Csv(..) | Format::Text)
     }
 }
 
 const COMPRESSION: &str = "format.compression";
 const ENFORCE_SCHEMA: &str = "enforceschema";
+
+/// Options that say how values are read, in all formats that have types.
+const VALUES: &[&str] = &["timestampFormat", "dateFormat", "epochUnit"];
+
+/// Whether `key` is an option that says how values are read.
+fn set_value_rule(rules: &mut ValueRules, option: &str, key: &str, value: &str) -> Result<bool> {
+    let pattern = || {
+        Pattern::new(value).map(Some).map_err(|reason| {
+            Error::option(option, value, format!("it is no pattern of Spark's for dates and times: {reason}"))
+        })
+    };
+    match key {
+        "timestampformat" => rules.timestamp_format = pattern()?,
+        "dateformat" => rules.date_format = pattern()?,
+        "epochunit" => {
+            let unit = match value.to_ascii_lowercase().as_str() {
+                "seconds" | "second" | "s" => TimeUnit::Second,
+                "milliseconds" | "millisecond" | "millis" | "ms" => TimeUnit::Millisecond,
+                "microseconds" | "microsecond" | "micros" | "us" => TimeUnit::Microsecond,
+                "nanoseconds" | "nanosecond" | "nanos" | "ns" => TimeUnit::Nanosecond,
+                _ => {
+                    return Err(Error::option(
+                        option,
+                        value,
+                        "expected seconds, milliseconds, microseconds or nanoseconds",
+                    ));
+                }
+            };
+            rules.epoch_unit = Some(unit);
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
 
 fn known_format(name: &str) -> Result<&'static str> {
     let lower = name.to_ascii_lowercase();
@@ -211,9 +250,12 @@ fn split(format: &str, options: &Options, table: &TableOptions) -> Result<(Optio
         // DataFusion's SQL puts this prefix before every option that has none.
         let lower = written.to_ascii_lowercase();
         let bare = lower.strip_prefix("format.").unwrap_or(&lower);
+        let values = VALUES.iter().filter(|_| format != "text").find(|name| name.eq_ignore_ascii_case(bare));
         let alias = aliases(format).iter().find(|(spark, _)| spark.eq_ignore_ascii_case(bare));
         if let Some(name) = own.iter().find(|name| name.eq_ignore_ascii_case(bare)) {
             source.set(*name, value);
+        } else if let Some(name) = values {
+            given.insert(written.to_string(), (name.to_ascii_lowercase(), value.to_string()));
         } else if let Some((_, key)) = alias {
             given.insert(written.to_string(), (table_key(key), from_spark(key, written, value)?));
         } else if keys.iter().any(|key| key == bare) || bare.contains("::") {
@@ -223,6 +265,7 @@ fn split(format: &str, options: &Options, table: &TableOptions) -> Result<(Optio
                 .iter()
                 .copied()
                 .chain(aliases(format).iter().map(|(spark, _)| *spark))
+                .chain(VALUES.iter().filter(|_| format != "text").copied())
                 .chain(keys.iter().map(String::as_str))
                 .collect();
             return Err(Error::UnknownOption {
@@ -388,8 +431,8 @@ mod tests {
     #[test]
     fn json_documents() {
         assert!(matches!(parse("json", &[]).unwrap().0.format, Format::Json(_)));
-        assert!(matches!(parse("json", &[("multiLine", "true")]).unwrap().0.format, Format::JsonArray(_)));
+        assert!(matches!(parse("json", &[("multiLine", "true")]).unwrap().0.format, Format::JsonDocument(_)));
         let own = [("format.newline_delimited", "false")];
-        assert!(matches!(parse("json", &own).unwrap().0.format, Format::JsonArray(_)));
+        assert!(matches!(parse("json", &own).unwrap().0.format, Format::JsonDocument(_)));
     }
 }

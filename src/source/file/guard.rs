@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -25,7 +25,8 @@ use futures::{FutureExt, StreamExt};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
-use super::format::FormatSpec;
+use super::fit::FileColumns;
+use super::format::{Format, FormatSpec};
 use super::layout::as_planned;
 use super::pinned::{BatchFiles, PinnedStore};
 
@@ -34,6 +35,7 @@ use super::pinned::{BatchFiles, PinnedStore};
 pub(super) struct GuardedSource {
     inner: Arc<dyn FileSource>,
     files: Arc<BatchFiles>,
+    columns: Arc<FileColumns>,
     spec: Arc<FormatSpec>,
     /// Keeps footers of Parquet files that are read in several parts.
     footers: Option<Arc<FileMetadataCache>>,
@@ -44,14 +46,24 @@ impl GuardedSource {
     pub(super) fn new(
         inner: Arc<dyn FileSource>,
         files: Arc<BatchFiles>,
+        columns: Arc<FileColumns>,
         spec: Arc<FormatSpec>,
         footers: Option<Arc<FileMetadataCache>>,
     ) -> Self {
-        Self { inner, files, spec, footers }
+        Self { inner, files, columns, spec, footers }
     }
 
     fn around(&self, inner: Arc<dyn FileSource>) -> Self {
         Self { inner, ..self.clone() }
+    }
+
+    /// The columns as they were planned: NOT NULL is kept, and not promised.
+    fn with_nulls(&self, schema: &Schema) -> SchemaRef {
+        let fields = schema.fields().iter().map(|field| match self.columns.required.contains(field.name()) {
+            true => Arc::new(field.as_ref().clone().with_nullable(true)),
+            false => Arc::clone(field),
+        });
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 
     fn pin(&self, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
@@ -102,7 +114,8 @@ impl FileSource for GuardedSource {
             by_compression,
             files: Arc::clone(&self.files),
             spec: Arc::clone(&self.spec),
-            schema: config.projected_schema()?,
+            schema: self.with_nulls(config.projected_schema()?.as_ref()),
+            columns: Arc::clone(&self.columns),
         }))
     }
 
@@ -173,6 +186,7 @@ struct GuardedMorselizer {
     files: Arc<BatchFiles>,
     spec: Arc<FormatSpec>,
     schema: SchemaRef,
+    columns: Arc<FileColumns>,
 }
 
 impl fmt::Debug for GuardedMorselizer {
@@ -188,6 +202,9 @@ impl Morselizer for GuardedMorselizer {
             files: Arc::clone(&self.files),
             schema: Arc::clone(&self.schema),
         };
+        if matches!(self.spec.format, Format::Parquet(_)) {
+            self.columns.found.note_file();
+        }
         let compression = self.spec.compression_of(file.path().as_ref());
         let prepared = self.by_compression.iter().find(|(known, _)| *known == compression);
         let (_, inner) = prepared.ok_or_else(|| {

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::catalog::Session;
+use datafusion::common::config::JsonOptions;
+use datafusion::datasource::file_format::DEFAULT_SCHEMA_INFER_MAX_RECORD;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::logical_expr::type_coercion::binary::binary_numeric_coercion;
+use datafusion_datasource::PartitionedFile;
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore};
 
@@ -14,6 +17,8 @@ use super::location::FileLocation;
 use super::partitions::{TypeInference, partitions_of};
 use super::pattern::FilePattern;
 use super::pinned::PinnedStore;
+use super::records::ByteSource;
+use super::records::json::{Object, infer};
 use super::walk::LocalWalk;
 use crate::error::{Error, Result};
 
@@ -30,6 +35,8 @@ pub(super) struct Inference<'a> {
     pub(super) location: &'a FileLocation,
     pub(super) pattern: &'a FilePattern,
     pub(super) spec: &'a FormatSpec,
+    /// Whether malformed records are left out.
+    pub(super) tolerant: bool,
 }
 
 impl Inference<'_> {
@@ -49,12 +56,42 @@ impl Inference<'_> {
                 self.location
             )));
         }
+        if let Format::Json(options) | Format::JsonDocument(options) = &self.spec.format {
+            return self.json_schema(options, &files).await;
+        }
         let mut schemas = Vec::new();
         for group in by_compression(self.spec, files) {
             schemas.push(self.schema_of(group.0, &group.1).await?);
         }
         let fields = merge_fields(schemas.iter().flat_map(|schema| schema.fields()));
         Ok(Schema::new(fields.iter().map(without_null_type).collect::<Vec<_>>()))
+    }
+
+    /// The fields of JSON objects. Of each file, that many records are looked at; of files that come late
+    /// in a long list, few.
+    async fn json_schema(&self, options: &JsonOptions, files: &[ObjectMeta]) -> Result<Schema> {
+        const FIRST_FILES: usize = 16;
+        const FEW: usize = 10;
+        let max = options.schema_infer_max_rec.unwrap_or(DEFAULT_SCHEMA_INFER_MAX_RECORD);
+        let is_document = matches!(self.spec.format, Format::JsonDocument(_));
+        let store: Arc<dyn ObjectStore> =
+            Arc::new(PinnedStore::of_any(Arc::clone(&self.store), self.location));
+        let mut object = Object::default();
+        for (index, file) in files.iter().enumerate() {
+            let max = if index < FIRST_FILES { max } else { max.min(FEW) };
+            let compression = self.spec.compression_of(file.location.as_ref());
+            let part = PartitionedFile::new_from_meta(file.clone());
+            let bytes = ByteSource::open(&store, &part, compression, b'\n').await;
+            let found = match bytes {
+                Ok(bytes) => infer(bytes, is_document, max, self.tolerant).await,
+                Err(error) => Err(error.strip_backtrace()),
+            };
+            object.merge(found.map_err(|reason| Error::InputFile {
+                file: self.location.display(&file.location),
+                reason: format!("its columns cannot be told: {reason}. Put it right or give a schema"),
+            })?);
+        }
+        Ok(Schema::new(object.fields()))
     }
 
     async fn schema_of(&self, compression: FileCompressionType, files: &[ObjectMeta]) -> Result<Schema> {

@@ -31,13 +31,16 @@ pub(super) struct Layout {
     has_metadata: bool,
     /// The corrupt-record column's position in the file schema.
     corrupt_record: Option<usize>,
+    /// The positions in the file schema of columns that are NOT NULL.
+    required: Vec<usize>,
 }
 
 impl Layout {
     /// Lays out `columns`, whose files lie in directories for `partitions` (name and, if `columns`
     /// does not say it, type). Partition columns and `_metadata` that `columns` lacks are appended.
     ///
-    /// Columns become nullable, as in Spark: nothing makes files written later hold no nulls.
+    /// Columns become nullable, as in Spark: nothing makes files written later hold no nulls. A record
+    /// without a value in a column that is NOT NULL is malformed, and `PERMISSIVE` keeps those.
     pub(super) fn new(
         columns: &Schema,
         partitions: &[(String, DataType)],
@@ -69,6 +72,10 @@ impl Layout {
             .and_then(|name| file_fields.iter().position(|field| field.name() == name))
             .map(|index| check_corrupt_record(&file_fields[index]).map(|()| index))
             .transpose()?;
+        let is_required = |name: &str| columns.field_with_name(name).is_ok_and(|field| !field.is_nullable());
+        let required = (0..file_fields.len())
+            .filter(|index| Some(*index) != corrupt_record && is_required(file_fields[*index].name()))
+            .collect();
         let table = TableSchema::builder(Arc::new(Schema::new(file_fields)))
             .with_table_partition_cols(per_file)
             .build();
@@ -80,7 +87,18 @@ impl Layout {
             positions,
             partitions,
             corrupt_record,
+            required,
         })
+    }
+
+    /// The same without columns that are NOT NULL.
+    pub(super) fn with_nulls_anywhere(self) -> Self {
+        Self { required: Vec::new(), ..self }
+    }
+
+    /// The positions of NOT NULL columns among those of the file.
+    pub(super) fn required(&self) -> &[usize] {
+        &self.required
     }
 
     /// The columns as users see them.
@@ -91,6 +109,18 @@ impl Layout {
     /// The columns as DataFusion's readers want them.
     pub(super) fn table(&self) -> &TableSchema {
         &self.table
+    }
+
+    /// The same with a promise that NOT NULL columns hold no nulls.
+    pub(super) fn table_without_nulls(&self) -> TableSchema {
+        let fields = self.table.file_schema().fields().iter().enumerate();
+        let fields = fields.map(|(index, field)| {
+            let nullable = field.is_nullable() && !self.required.contains(&index);
+            Arc::new(field.as_ref().clone().with_nullable(nullable))
+        });
+        let file = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let per_file = self.table.table_partition_cols().clone();
+        TableSchema::builder(file).with_table_partition_cols(per_file).build()
     }
 
     /// The columns that are directories.

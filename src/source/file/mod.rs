@@ -6,11 +6,16 @@
 mod arrow_ipc;
 #[cfg(feature = "avro")]
 mod avro;
+#[cfg(feature = "avro")]
+mod avro_shape;
+mod batches;
 mod clean;
 mod deal;
 mod disk;
 mod entry;
+mod fit;
 mod format;
+mod found_columns;
 mod guard;
 mod infer;
 mod layout;
@@ -28,15 +33,14 @@ mod seen;
 mod settle;
 mod source;
 mod spark_metadata;
+mod values;
 mod walk;
 mod watch;
 mod whole_file;
 
 use std::sync::Arc;
 
-use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::arrow::json;
 use datafusion::execution::session_state::SessionState;
 use url::Url;
 
@@ -47,6 +51,7 @@ use self::layout::Layout;
 use self::location::{FileLocation, Selection};
 use self::options::{CleanSource, ParseMode, SourceOptions};
 use self::pattern::FilePattern;
+use self::records::{csv, json};
 use self::source::FileStreamSource;
 use super::{Source, SourceContext, SourceProvider};
 use crate::checkpoint::location_of;
@@ -87,19 +92,22 @@ use crate::storage::{Storage, path_below};
 /// Options of the format are DataFusion's (`format.has_header`, or without the prefix), or Spark's:
 /// `header`, `sep`, `quote`, `escape`, `comment`, `nullValue`, `multiLine`, `lineSep`, `enforceSchema`
 /// for csv, `multiLine` for json, `compression` for json, csv and text. Without `compression`, files
-/// called `.gz`, `.bz2`, `.xz` and `.zst` are taken to be compressed.
+/// called `.gz`, `.bz2`, `.xz` and `.zst` are taken to be compressed. `timestampFormat`, `dateFormat` and
+/// `epochUnit` say how times are written, in all formats but text.
 ///
 /// # Records
 ///
 /// - json: one object per line; blank lines are passed over. With `multiLine` a file is one array of
-///   objects. A number with a fraction is cut off in an integer column, and of a repeated key the last
-///   counts, as in DataFusion.
+///   objects, or one object. Of a repeated key the last counts.
 /// - csv: columns are matched by position, and a header that names others is an error, unless
 ///   `enforceSchema` is set. Quoted values may hold line breaks; with `multiLine` set to false every
 ///   line is a record, so that large files can be read in parts.
 /// - text: one column, called `value` unless the schema names it.
-/// - parquet, arrow, avro: columns are matched by name. Missing columns are null, others are passed
-///   over, and types are cast where that is possible without loss; a file where it is not is an error.
+/// - parquet, arrow, avro: missing columns are null, others are passed over.
+///
+/// Columns are found by name but in csv, where case does not matter if only one is meant. What a value
+/// becomes in a column of another type is a table in `docs/types.md`; what cannot be read as the column's
+/// type, or is null where the column is NOT NULL, is malformed.
 ///
 /// Files without content are taken when they have some. A file must not change once it was taken: what
 /// was listed is what is read, or the query fails and names the file.
@@ -139,7 +147,7 @@ impl FileTable {
     ) -> Result<Arc<dyn SourceProvider>> {
         let (spec, options) = FormatSpec::parse(format, &options, session)?;
         let options = SourceOptions::parse(&options)?;
-        check_options(&spec, &options, &partition_columns)?;
+        check_options(&options, &partition_columns)?;
         let location = FileLocation::parse(path)?;
         let store = location.store(session.runtime_env())?;
         let location = location.tell_file_from_directory(store.as_ref()).await?;
@@ -148,7 +156,9 @@ impl FileTable {
         }
         let filter = options.path_glob_filter.as_deref();
         let pattern = FilePattern::new(location.selection(), filter, options.recursive)?;
-        let inference = Inference { session, store, location: &location, pattern: &pattern, spec: &spec };
+        let tolerant = options.mode != ParseMode::FailFast || options.bad_records_path.is_some();
+        let inference =
+            Inference { session, store, location: &location, pattern: &pattern, spec: &spec, tolerant };
         let found = if options.recursive { Vec::new() } else { inference.partition_columns().await? };
         let partitions = choose_partitions(partition_columns, found, &location)?;
         let is_inferred = schema.is_none();
@@ -158,6 +168,8 @@ impl FileTable {
         };
         let corrupt_record = spec.is_records().then_some(options.corrupt_record_column.as_str());
         let layout = Layout::new(&columns, &partitions, options.include_metadata, corrupt_record)?;
+        // What files hold now says nothing of those that are written later.
+        let layout = if is_inferred { layout.with_nulls_anywhere() } else { layout };
         check_columns(&spec, &layout)?;
         let pattern = pattern.with_partition_columns(partitions.into_iter().map(|(name, _)| name).collect());
         Ok(Arc::new(Self {
@@ -232,6 +244,7 @@ impl SourceProvider for FileTable {
             .collect();
         let corrupt_record = self.spec.is_records().then_some(self.options.corrupt_record_column.as_str());
         let layout = Layout::new(&schema, &partitions, self.options.include_metadata, corrupt_record)?;
+        let layout = if self.is_inferred { layout.with_nulls_anywhere() } else { layout };
         check_columns(&self.spec, &layout)?;
         Ok(Arc::new(Self { layout, ..self.copy() }))
     }
@@ -283,20 +296,7 @@ impl SourceProvider for FileTable {
 }
 
 /// Fails on options that contradict the format or one another.
-fn check_options(spec: &FormatSpec, options: &SourceOptions, partition_columns: &[String]) -> Result<()> {
-    if matches!(spec.format, Format::JsonArray(_)) {
-        let what = match options {
-            SourceOptions { bad_records_path: Some(_), .. } => Some("badRecordsPath"),
-            SourceOptions { mode: ParseMode::Permissive | ParseMode::DropMalformed, .. } => Some("mode"),
-            _ => None,
-        };
-        if let Some(option) = what {
-            return Err(Error::Invalid(format!(
-                "option '{option}' needs records that can be told apart, one per line, so it cannot be used with \
-                 multiLine. Leave one of them out"
-            )));
-        }
-    }
+fn check_options(options: &SourceOptions, partition_columns: &[String]) -> Result<()> {
     if options.recursive && !partition_columns.is_empty() {
         return Err(Error::option(
             "recursiveFileLookup",
@@ -345,16 +345,8 @@ fn check_columns(spec: &FormatSpec, layout: &Layout) -> Result<()> {
         Format::Csv(..) if record.fields().is_empty() => {
             Err(Error::Invalid("a csv table needs at least one column that its files have".into()))
         }
-        Format::Csv(..) => {
-            let fields = record.fields().iter();
-            each_column(fields, |schema| {
-                let mut decoder = csv::ReaderBuilder::new(schema).with_batch_size(1).build_decoder();
-                decoder.decode(b"\"\"\n").and_then(|_| decoder.flush()).map(|_| ())
-            })
-        }
-        Format::Json(_) | Format::JsonArray(_) => each_column(record.fields().iter(), |schema| {
-            json::ReaderBuilder::new(schema).with_batch_size(1).build_decoder().map(|_| ())
-        }),
+        Format::Csv(..) => each_column(&record, csv::can_be_read),
+        Format::Json(_) | Format::JsonDocument(_) => each_column(&record, json::can_be_read),
         _ => Ok(()),
     }
 }
@@ -375,20 +367,15 @@ fn check_text_column(record: &Schema) -> Result<()> {
     }
 }
 
-fn each_column<'a>(
-    fields: impl Iterator<Item = &'a Arc<datafusion::arrow::datatypes::Field>>,
-    decode: impl Fn(SchemaRef) -> std::result::Result<(), datafusion::arrow::error::ArrowError>,
-) -> Result<()> {
-    for field in fields {
-        decode(Arc::new(Schema::new(vec![Arc::clone(field)]))).map_err(|_| {
-            Error::Invalid(format!(
-                "column '{}' cannot be of type {} in files of this format. Read it as another type and cast it",
-                field.name(),
-                field.data_type()
-            ))
-        })?;
+fn each_column(record: &Schema, can_be_read: impl Fn(&DataType) -> bool) -> Result<()> {
+    match record.fields().iter().find(|field| !can_be_read(field.data_type())) {
+        None => Ok(()),
+        Some(field) => Err(Error::Invalid(format!(
+            "column '{}' cannot be of type {} in files of this format. Read it as another type and cast it",
+            field.name(),
+            field.data_type()
+        ))),
     }
-    Ok(())
 }
 
 fn clean_up(options: &SourceOptions, location: &FileLocation) -> Result<Action> {

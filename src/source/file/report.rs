@@ -1,11 +1,12 @@
 //! Where a file source is, and what its progress says.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use serde_json::{Value, json};
 
+use super::found_columns::{FoundColumns, MISSING_COLUMNS};
 use super::pinned::{CORRUPT_FILES, MISSING_FILES};
 use super::queue::FileQueue;
 use super::records::MALFORMED_ROWS;
@@ -24,18 +25,23 @@ const BYTES_OUTSTANDING: &str = "numBytesOutstanding";
 pub(super) struct Report {
     latest: Mutex<Value>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
-    /// The metrics of the scans of one batch, and that batch's end.
-    scans: Mutex<(Value, Vec<ExecutionPlanMetricsSet>)>,
+    /// The scans of one batch, and that batch's end.
+    scans: Mutex<(Value, Vec<WatchedScan>)>,
+    /// Missing columns that were warned of.
+    warned: Mutex<BTreeSet<String>>,
 }
 
+/// What a scan counts in.
+type WatchedScan = (ExecutionPlanMetricsSet, Arc<FoundColumns>);
+
 impl Report {
-    /// A scan of the batch that ends at `end` counts in `metrics`.
-    pub(super) fn watch(&self, end: &Value, metrics: &ExecutionPlanMetricsSet) {
+    /// A scan of the batch that ends at `end` counts in `metrics`, and finds columns.
+    pub(super) fn watch(&self, end: &Value, metrics: &ExecutionPlanMetricsSet, found: Arc<FoundColumns>) {
         let mut scans = lock(&self.scans);
         if scans.0 != *end {
             *scans = (end.clone(), Vec::new());
         }
-        scans.1.push(metrics.clone());
+        scans.1.push((metrics.clone(), found));
     }
 
     /// The newest offset that is known.
@@ -70,14 +76,32 @@ impl Report {
             // Each scan of the batch reads all of it and so meets the same records and files.
             let count = scans
                 .iter()
-                .filter_map(|scan| scan.clone_inner().sum_by_name(name))
+                .filter_map(|(scan, _)| scan.clone_inner().sum_by_name(name))
                 .map(|m| m.as_usize())
                 .max();
             if let Some(count) = count.filter(|count| *count > 0) {
                 metrics.insert(name.to_string(), count.to_string());
             }
         }
+        let missing: BTreeSet<String> = scans.iter().flat_map(|(_, found)| found.missing()).collect();
+        if !missing.is_empty() {
+            metrics.insert(MISSING_COLUMNS.to_string(), missing.len().to_string());
+            self.warn_of(missing);
+        }
         metrics
+    }
+
+    /// Once per start and column, for it stays so in most cases.
+    fn warn_of(&self, missing: BTreeSet<String>) {
+        let mut warned = lock(&self.warned);
+        for column in missing {
+            if warned.insert(column.clone()) {
+                tracing::warn!(
+                    "no file of the batch has the column '{column}', which is null in all its rows. Columns \
+                     are found by name; check how the files spell it"
+                );
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use datafusion::catalog::Session;
 use datafusion::common::DFSchema;
 use datafusion::common::config::ConfigOptions;
 use datafusion::datasource::physical_plan::{
-    FileGroup, FileScanConfigBuilder, FileSource, JsonSource, ParquetSource,
+    FileGroup, FileScanConfigBuilder, FileSource, ParquetSource,
 };
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
@@ -26,7 +26,9 @@ use uuid::Uuid;
 use super::FileTable;
 use super::deal::deal;
 use super::entry::{FileEntry, files};
+use super::fit::FileColumns;
 use super::format::Format;
+use super::found_columns::FoundColumns;
 use super::guard::GuardedSource;
 use super::layout::METADATA_COLUMN;
 use super::pinned::{BatchFiles, Tolerance};
@@ -83,6 +85,7 @@ impl FileScan {
             spec: Arc::clone(table.spec()),
             mode: table.options().mode,
             corrupt_record: layout.corrupt_record(),
+            required: layout.required().to_vec(),
         };
         Ok(Self {
             projection: layout.projection(projection)?,
@@ -103,6 +106,7 @@ impl FileScan {
         batch: &SourceBatch,
         files: &[(Path, &FileEntry<'_>)],
         is_split: bool,
+        found: &Arc<FoundColumns>,
         context: &TaskContext,
     ) -> Result<Arc<dyn FileSource>> {
         let tolerance = Tolerance {
@@ -120,22 +124,38 @@ impl FileScan {
                 self.table.layout().table().clone(),
                 &self.projection,
                 pin(&metrics),
+                Arc::clone(found),
                 bad_records,
                 metrics,
             )));
         }
-        let inner = self.datafusion_reader()?;
+        let columns = self.columns(found);
+        let inner = self.datafusion_reader(&columns)?;
         let files = pin(inner.metrics());
         let footers = (is_split && inner.is::<ParquetSource>()).then(footer_cache).transpose()?;
-        Ok(Arc::new(GuardedSource::new(inner, files, Arc::clone(self.table.spec()), footers)))
+        Ok(Arc::new(GuardedSource::new(inner, files, columns, Arc::clone(self.table.spec()), footers)))
+    }
+
+    /// How columns of the table are made of those of binary files.
+    fn columns(&self, found: &Arc<FoundColumns>) -> Arc<FileColumns> {
+        let layout = self.table.layout();
+        let name = |column: &usize| layout.table().file_schema().field(*column).name().clone();
+        Arc::new(FileColumns {
+            rules: self.table.spec().values.clone(),
+            required: layout.required().iter().map(name).collect(),
+            found: Arc::clone(found),
+        })
     }
 
     /// A reader of DataFusion's. A new one for each batch: readers share their metrics with their
     /// clones, and those of all batches would add up.
-    fn datafusion_reader(&self) -> Result<Arc<dyn FileSource>> {
+    fn datafusion_reader(&self, columns: &Arc<FileColumns>) -> Result<Arc<dyn FileSource>> {
         let table = self.table.layout().table().clone();
         let reader: Arc<dyn FileSource> = match &self.table.spec().format {
             Format::Parquet(options) => {
+                // It compares the columns with those of a file only if they differ, and that is where NOT
+                // NULL is seen to.
+                let table = self.table.layout().table_without_nulls();
                 let mut reader =
                     ParquetSource::new(table).with_table_parquet_options(options.as_ref().clone());
                 if let Some(hint) = options.global.metadata_size_hint {
@@ -148,10 +168,12 @@ impl FileScan {
                 }
                 Arc::new(reader)
             }
-            Format::Arrow => Arc::new(WholeFileSource::new(WholeFileFormat::Arrow, table)),
+            Format::Arrow => {
+                Arc::new(WholeFileSource::new(WholeFileFormat::Arrow, table, Arc::clone(columns)))
+            }
             #[cfg(feature = "avro")]
-            Format::Avro => Arc::new(WholeFileSource::new(WholeFileFormat::Avro, table)),
-            _ => Arc::new(JsonSource::new(table).with_newline_delimited(false)),
+            Format::Avro => Arc::new(WholeFileSource::new(WholeFileFormat::Avro, table, Arc::clone(columns))),
+            other => return Err(Error::Invalid(format!("{other:?} is read record by record"))),
         };
         reader.try_pushdown_projection(&self.projection)?.ok_or_else(|| {
             Error::Invalid(format!("the {} reader cannot give single columns", self.table.spec().name))
@@ -208,10 +230,12 @@ impl SourceScan for FileScan {
         }
         let groups = deal(listed, self.partitions, self.min_split_bytes, |file| self.can_be_cut(file));
         let is_split = groups.iter().flat_map(FileGroup::iter).any(|file| file.range.is_some());
-        let reader = self.reader(batch, &pinned, is_split, context)?;
-        self.report.watch(&batch.end, reader.metrics());
+        let found = Arc::new(FoundColumns::default());
+        let reader = self.reader(batch, &pinned, is_split, &found, context)?;
+        self.report.watch(&batch.end, reader.metrics(), Arc::clone(&found));
         let config = FileScanConfigBuilder::new(location.store_url().clone(), reader)
             .with_file_groups(groups)
+            .with_expr_adapter(Some(self.columns(&found) as _))
             // Or partitions take files from one another as they become free, and a batch that is run
             // again adds up floating-point numbers in another order.
             .with_preserve_order(true)

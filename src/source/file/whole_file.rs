@@ -1,17 +1,14 @@
 //! Binary files of batches, Arrow IPC and Avro, read from their beginning.
 //!
-//! Columns are matched by name, missing ones are null, and types are cast where the plan's type can
-//! take the file's (DataFusion's schema adapter).
+//! Columns become those of the table as `fit` says.
 
-use std::io::{BufRead, BufReader, Cursor, Seek};
+use std::io::{BufReader, Cursor};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
-use datafusion::error::Result as DataFusionResult;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr_adapter::BatchAdapterFactory;
 use datafusion::physical_plan::PhysicalExpr;
@@ -24,6 +21,8 @@ use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
 use super::arrow_ipc;
 #[cfg(feature = "avro")]
 use super::avro;
+use super::batches::{Batches, Input, Part};
+use super::fit::FileColumns;
 
 /// A format of such files.
 #[derive(Debug, Clone, Copy)]
@@ -35,31 +34,21 @@ pub(super) enum WholeFileFormat {
     Avro,
 }
 
-/// The bytes of a file.
-pub(super) type Input = Box<dyn ReadSeek>;
-
-/// What can be read from any place.
-pub(super) trait ReadSeek: BufRead + Seek + Send {}
-
-impl<T: BufRead + Seek + Send> ReadSeek for T {}
-
-/// The batches of a file.
-pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
-
 /// Reads such files.
 #[derive(Debug, Clone)]
 pub(super) struct WholeFileSource {
     format: WholeFileFormat,
     table: TableSchema,
     projection: SplitProjection,
+    columns: Arc<FileColumns>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl WholeFileSource {
-    /// Reads all columns of `table`.
-    pub(super) fn new(format: WholeFileFormat, table: TableSchema) -> Self {
+    /// Reads all columns of `table`, made as `columns` says.
+    pub(super) fn new(format: WholeFileFormat, table: TableSchema, columns: Arc<FileColumns>) -> Self {
         let projection = SplitProjection::unprojected(&table);
-        Self { format, table, projection, metrics: ExecutionPlanMetricsSet::new() }
+        Self { format, table, projection, columns, metrics: ExecutionPlanMetricsSet::new() }
     }
 }
 
@@ -71,7 +60,8 @@ impl FileSource for WholeFileSource {
         _: usize,
     ) -> DataFusionResult<Arc<dyn FileOpener>> {
         let schema = Arc::new(self.table.file_schema().project(&self.projection.file_indices)?);
-        let opener = WholeFileOpener { format: self.format, store, schema };
+        let columns = Arc::clone(&self.columns);
+        let opener = WholeFileOpener { format: self.format, store, columns, schema };
         ProjectionOpener::try_new(self.projection.clone(), Arc::new(opener), self.table.file_schema())
     }
 
@@ -120,6 +110,7 @@ impl FileSource for WholeFileSource {
 struct WholeFileOpener {
     format: WholeFileFormat,
     store: Arc<dyn ObjectStore>,
+    columns: Arc<FileColumns>,
     /// The wanted columns.
     schema: SchemaRef,
 }
@@ -129,73 +120,51 @@ impl FileOpener for WholeFileOpener {
         let format = self.format;
         let store = Arc::clone(&self.store);
         let wanted = Arc::clone(&self.schema);
+        self.columns.found.note_file();
+        let adapters = BatchAdapterFactory::new(Arc::clone(&wanted));
+        let adapters = adapters.with_adapter_factory(Arc::clone(&self.columns) as _);
         Ok(Box::pin(async move {
             let part = Part::of(&file);
+            let is_small = file.object_meta.size <= SMALL;
             let result = store.get(file.path()).await?;
             let input: Input = match result.payload {
                 GetResultPayload::File(file, _) => Box::new(BufReader::new(file)),
                 GetResultPayload::Stream(_) => Box::new(Cursor::new(result.bytes().await?)),
             };
-            let (found, batches) = match format {
-                WholeFileFormat::Arrow => arrow_ipc::read(input, &wanted, part)?,
+            let open = move || match format {
+                WholeFileFormat::Arrow => arrow_ipc::read(input, &wanted, part),
                 #[cfg(feature = "avro")]
-                WholeFileFormat::Avro => avro::read(input, &wanted)?,
+                WholeFileFormat::Avro => avro::read(input, &wanted),
             };
-            let adapter = BatchAdapterFactory::new(wanted).make_adapter(&found)?;
-            let adapted = batches.map(move |batch| adapter.adapt_batch(&batch?));
-            Ok(futures::stream::iter(adapted).boxed())
+            let (found, batches) = aside(is_small, open).await??;
+            let adapter = adapters.make_adapter(&found)?;
+            let rows = futures::stream::try_unfold(batches, move |mut batches: Batches| async move {
+                let (next, batches) = aside(is_small, move || (batches.next(), batches)).await?;
+                Ok(next.transpose()?.map(|batch| (batch, batches)))
+            });
+            Ok(rows.map(move |batch: DataFusionResult<_>| adapter.adapt_batch(&batch?)).boxed())
         }))
     }
 }
 
-/// The part of a file that is to be read: batch `i` of `n` counts as lying at `i / n` of its bytes,
-/// so that adjoining ranges share the batches without looking at the footer together.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Part {
-    size: u128,
-    start: u128,
-    end: u128,
-}
+/// A file of so many bytes is read at once sooner than by handing it over.
+const SMALL: u64 = 1 << 20;
 
-impl Part {
-    fn of(file: &PartitionedFile) -> Self {
-        let (start, end) = file.range();
-        Self { size: u128::from(file.object_meta.size), start: start.into(), end: end.into() }
+/// Does what reads and decodes for a long time where it holds nothing else up, and can be left to itself
+/// when the query is stopped.
+async fn aside<T: Send + 'static>(
+    is_small: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> DataFusionResult<T> {
+    if is_small {
+        return Ok(work());
     }
-
-    /// Whether the part begins where the file does.
-    pub(super) fn is_first(self) -> bool {
-        self.start == 0
-    }
-
-    /// The batches, of `count`, in this part.
-    pub(super) fn batches(self, count: usize) -> std::ops::Range<usize> {
-        let first_at = |at: u128| (at * count as u128).div_ceil(self.size.max(1)) as usize;
-        let end = if self.end >= self.size { count } else { first_at(self.end) };
-        first_at(self.start).min(end)..end
-    }
-}
-
-/// The positions in `found` of the wanted columns.
-pub(super) fn columns_of(found: &Schema, wanted: &Schema) -> Vec<usize> {
-    let wanted = |name: &str| wanted.field_with_name(name).is_ok();
-    (0..found.fields().len()).filter(|column| wanted(found.field(*column).name())).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_share_the_batches() {
-        for count in [0, 1, 2, 7, 100] {
-            for cuts in [vec![0, 10], vec![0, 1, 10], vec![0, 3, 6, 10], (0..=10).collect::<Vec<u128>>()] {
-                let read: Vec<usize> = cuts
-                    .windows(2)
-                    .flat_map(|cut| Part { size: 10, start: cut[0], end: cut[1] }.batches(count))
-                    .collect();
-                assert_eq!(read, (0..count).collect::<Vec<_>>(), "{count} batches cut at {cuts:?}");
-            }
-        }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result),
+        Err(error) => match error.try_into_panic() {
+            // Whoever reads the stream knows what to say.
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(DataFusionError::Execution(format!("reading was given up: {error}"))),
+        },
     }
 }

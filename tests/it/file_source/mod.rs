@@ -4,9 +4,12 @@ mod cleaning;
 mod formats;
 mod listing;
 mod malformed;
+mod mutated;
 mod planning;
 mod property;
 mod reading;
+mod types;
+mod values;
 
 use std::path::PathBuf;
 use std::sync::Arc;

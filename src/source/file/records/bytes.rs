@@ -51,7 +51,7 @@ impl Read for SteadyFile {
 }
 
 /// How a file's bytes come in.
-pub(super) enum ByteSource {
+pub(in crate::source::file) enum ByteSource {
     /// From a local file, read where it is polled, as DataFusion's readers do.
     Local(Box<dyn Read + Send>),
     /// From a store.
@@ -61,7 +61,7 @@ pub(super) enum ByteSource {
 impl ByteSource {
     /// Opens `file`. If it is only a part, the bytes are those of the lines that begin in the part;
     /// lines end in `terminator`.
-    pub(super) async fn open(
+    pub(in crate::source::file) async fn open(
         store: &Arc<dyn ObjectStore>,
         file: &PartitionedFile,
         compression: FileCompressionType,

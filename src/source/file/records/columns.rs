@@ -17,6 +17,8 @@ pub(super) struct RecordColumns {
     pub(super) decoded: Vec<usize>,
     /// The decoded columns.
     pub(super) decoded_schema: SchemaRef,
+    /// The positions in `decoded` of columns that hold no nulls.
+    pub(super) required: Vec<usize>,
     output: Vec<Output>,
     schema: SchemaRef,
 }
@@ -31,12 +33,13 @@ enum Output {
 }
 
 impl RecordColumns {
-    /// The columns `wanted` of `file`, in which `corrupt_record` is the corrupt-record column. With
-    /// `judge_all` every column is decoded, because a record must be malformed or not whichever
-    /// columns are wanted.
+    /// The columns `wanted` of `file`, in which `corrupt_record` is the corrupt-record column and those in
+    /// `required` are NOT NULL. With `judge_all` every column is decoded, because a record must be
+    /// malformed or not whichever columns are wanted.
     pub(super) fn new(
         file: &Schema,
         corrupt_record: Option<usize>,
+        required: &[usize],
         wanted: &[usize],
         judge_all: bool,
     ) -> Result<Self, ArrowError> {
@@ -56,7 +59,16 @@ impl RecordColumns {
         // Without a column, Arrow's readers of records have no way to say how many rows there are.
         let record = Arc::new(file.project(&in_record)?);
         let decoded_schema = Arc::new(record.project(&decoded)?);
-        Ok(Self { record, decoded, decoded_schema, output, schema: Arc::new(file.project(wanted)?) })
+        let is_required = |position: &usize| required.contains(&in_record[decoded[*position]]);
+        let required = (0..decoded.len()).filter(is_required).collect();
+        Ok(Self {
+            record,
+            decoded,
+            decoded_schema,
+            required,
+            output,
+            schema: Arc::new(file.project(wanted)?),
+        })
     }
 
     /// The scan's columns from decoded rows, all of good records.
@@ -129,8 +141,9 @@ mod tests {
 
     #[test]
     fn only_what_is_needed_is_decoded() {
-        let columns =
-            |wanted: &[usize], judge_all| RecordColumns::new(&file(), Some(1), wanted, judge_all).unwrap();
+        let columns = |wanted: &[usize], judge_all| {
+            RecordColumns::new(&file(), Some(1), &[], wanted, judge_all).unwrap()
+        };
         assert_eq!(names(&columns(&[2], false).record), ["a", "b"]);
         assert_eq!(names(&columns(&[2], false).decoded_schema), ["b"]);
         assert_eq!(names(&columns(&[2], true).decoded_schema), ["a", "b"]);
@@ -140,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_text_of_malformed_records_gets_its_column() {
-        let columns = RecordColumns::new(&file(), Some(1), &[1, 2], false).unwrap();
+        let columns = RecordColumns::new(&file(), Some(1), &[], &[1, 2], false).unwrap();
         let rows = |values: Vec<i64>| {
             let column: ArrayRef = Arc::new(Int64Array::from(values));
             let schema = Arc::clone(&columns.decoded_schema);
@@ -151,7 +164,7 @@ mod tests {
         let mixed = columns.mixed(&[(rows(vec![1]), None), (rows(vec![2]), Some("x".into()))]).unwrap();
         let texts: Vec<_> = mixed.column(0).as_string::<i64>().iter().collect();
         assert_eq!(texts, [None, Some("x")]);
-        let none = RecordColumns::new(&file(), Some(1), &[], false).unwrap();
+        let none = RecordColumns::new(&file(), Some(1), &[], &[], false).unwrap();
         let schema = Arc::clone(&none.decoded_schema);
         let options = RecordBatchOptions::new().with_row_count(Some(3));
         let three = RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();

@@ -3,24 +3,26 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatchOptions, new_null_array};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatchOptions, new_null_array};
 use datafusion::arrow::csv::reader::Decoder;
-use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 
+use super::columns::RecordColumns;
 pub(in crate::source::file) use super::csv_dialect::CsvDialect;
 use super::csv_dialect::CsvFields;
-use super::decoder::{Fed, RecordDecoder, Salvaged, Stop, line_end, shorten};
+use super::decoder::{Fed, RecordDecoder, Salvaged, Stop, line_end, no_value, reason, shorten};
+use crate::source::file::values::{Scalar, ValueRules, cannot_be_read, leaf};
 
 /// Decodes CSV records by position. Unless the dialect says that every line is a record, quoted
 /// values may hold line breaks.
 pub(super) struct CsvDecoder {
     dialect: Arc<CsvDialect>,
-    /// The columns of a record.
+    columns: Arc<RecordColumns>,
+    rules: ValueRules,
+    /// The columns of a record, as Arrow's decoder reads them.
     schema: SchemaRef,
-    /// Those that are decoded.
-    projection: Vec<usize>,
     batch_size: usize,
     decoder: Decoder,
     /// Whether the decoder knows that nothing follows.
@@ -29,16 +31,67 @@ pub(super) struct CsvDecoder {
     lines: u64,
 }
 
+/// Whether Arrow's decoder makes of a text what it is, and nothing else.
+fn is_read_exactly(data_type: &DataType) -> bool {
+    let is_text = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    is_text || data_type.is_integer() || *data_type == DataType::Boolean
+}
+
+fn as_read(field: &FieldRef) -> FieldRef {
+    if is_read_exactly(field.data_type()) {
+        return Arc::clone(field);
+    }
+    Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8))
+}
+
+/// Whether CSV fields can be read as `data_type`.
+pub(in crate::source::file) fn can_be_read(data_type: &DataType) -> bool {
+    leaf(data_type, &ValueRules::default()).is_some()
+}
+
+/// The values of `texts`; the error says what is wrong with the first that is none.
+fn typed(texts: &ArrayRef, data_type: &DataType, rules: &ValueRules) -> Result<ArrayRef, ArrowError> {
+    let mut values = leaf(data_type, rules)
+        .ok_or_else(|| ArrowError::NotYetImplemented(format!("CSV fields as {data_type}")))?;
+    for text in texts.as_string::<i32>() {
+        match text.map(Scalar::Text) {
+            Some(text) => values
+                .push(text)
+                .map_err(|why| ArrowError::ParseError(shorten(&cannot_be_read(text, data_type, why))))?,
+            None => values.push_null(),
+        }
+    }
+    Ok(values.finish())
+}
+
 impl CsvDecoder {
-    /// Decodes the columns `projection` of records with the columns of `schema`.
+    /// Decodes the decoded ones among `columns`.
     pub(super) fn new(
         dialect: Arc<CsvDialect>,
-        schema: SchemaRef,
-        projection: Vec<usize>,
+        columns: Arc<RecordColumns>,
+        rules: ValueRules,
         batch_size: usize,
     ) -> Self {
-        let decoder = dialect.decoder(&schema, &projection, batch_size);
-        Self { dialect, schema, projection, batch_size, decoder, finished: false, lines: 0 }
+        let schema = Arc::new(Schema::new(columns.record.fields().iter().map(as_read).collect::<Vec<_>>()));
+        let decoder = dialect.decoder(&schema, &columns.decoded, batch_size);
+        Self { dialect, columns, rules, schema, batch_size, decoder, finished: false, lines: 0 }
+    }
+
+    /// The rows of what Arrow's decoder read.
+    fn rows(&self, read: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let wanted = &self.columns.decoded_schema;
+        let columns = read.columns().iter().zip(wanted.fields()).map(|(column, field)| {
+            if is_read_exactly(field.data_type()) {
+                return Ok(Arc::clone(column));
+            }
+            typed(column, field.data_type(), &self.rules)
+        });
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        if let Some(column) = self.columns.required.iter().find(|column| columns[**column].null_count() > 0) {
+            return Err(ArrowError::CsvError(no_value(wanted.field(*column).name())));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(read.num_rows()));
+        RecordBatch::try_new_with_options(Arc::clone(wanted), columns, &options)
     }
 
     /// Takes in whatever comes, finding records by quotes.
@@ -75,12 +128,16 @@ impl CsvDecoder {
         let Some(text) = text else { return Ok(new_null_array(field.data_type(), 1)) };
         let Ok(text) = std::str::from_utf8(text) else { return Err(not_text(text)) };
         let quoted = format!("\"{}\"\n", text.replace('"', "\"\""));
-        let mut decoder = self.dialect.field_decoder(Arc::new(Schema::new(vec![Arc::clone(field)])));
+        let mut decoder = self.dialect.field_decoder(Arc::new(Schema::new(vec![as_read(field)])));
         let parsed = decoder.decode(quoted.as_bytes()).and_then(|_| decoder.flush());
-        match parsed {
-            Ok(Some(row)) => Ok(Arc::clone(row.column(0))),
-            _ => Err(format!("'{}' cannot be read as {}", shorten(text), field.data_type())),
+        let text = Scalar::Text(text);
+        let Ok(Some(row)) = parsed else {
+            return Err(shorten(&cannot_be_read(text, field.data_type(), "")));
+        };
+        if is_read_exactly(field.data_type()) {
+            return Ok(Arc::clone(row.column(0)));
         }
+        typed(row.column(0), field.data_type(), &self.rules).map_err(|error| reason(&error))
     }
 
     /// Why a record as a whole is malformed.
@@ -167,11 +224,11 @@ impl RecordDecoder for CsvDecoder {
 
     fn flush(&mut self, _raw: &[u8]) -> Result<Option<RecordBatch>, ArrowError> {
         self.lines = 0;
-        self.decoder.flush()
+        self.decoder.flush()?.map(|read| self.rows(&read)).transpose()
     }
 
     fn reset(&mut self) -> Result<(), ArrowError> {
-        self.decoder = self.dialect.decoder(&self.schema, &self.projection, self.batch_size);
+        self.decoder = self.dialect.decoder(&self.schema, &self.columns.decoded, self.batch_size);
         self.finished = false;
         self.lines = 0;
         Ok(())
@@ -182,11 +239,12 @@ impl RecordDecoder for CsvDecoder {
     }
 
     fn decode(&self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
-        let mut decoder = self.dialect.decoder(&self.schema, &self.projection, records.len());
+        let mut decoder = self.dialect.decoder(&self.schema, &self.columns.decoded, records.len());
         for record in records {
             take_record(&mut decoder, &self.dialect, &raw[record.clone()])?;
         }
-        decoder.flush()?.ok_or_else(|| ArrowError::CsvError("there is no record".into()))
+        let read = decoder.flush()?.ok_or_else(|| ArrowError::CsvError("there is no record".into()))?;
+        self.rows(&read)
     }
 
     /// Missing fields are null and surplus ones dropped, as in Spark (`UnivocityParser`).
@@ -194,16 +252,21 @@ impl RecordDecoder for CsvDecoder {
         let record = self.dialect.fields(record);
         let shape = self.shape_error(&record).map(|reason| (None, reason));
         let mut first_bad = shape.or_else(|| self.encoding_error(&record));
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.projection.len());
-        for index in &self.projection {
-            let field = &self.schema.fields()[*index];
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.columns.decoded.len());
+        for index in &self.columns.decoded {
+            let field = &self.columns.record.fields()[*index];
             let text = if record.closed { record.fields.get(*index) } else { None };
             columns.push(self.parse_field(field, text).unwrap_or_else(|reason| {
                 first_bad.get_or_insert_with(|| (Some(field.name().clone()), reason));
                 new_null_array(field.data_type(), 1)
             }));
         }
-        let schema = Arc::new(self.schema.project(&self.projection)?);
+        let schema = Arc::clone(&self.columns.decoded_schema);
+        let mut required = self.columns.required.iter();
+        let first_bad = first_bad.or_else(|| {
+            let name = schema.field(*required.find(|column| columns[**column].is_null(0))?).name();
+            Some((Some(name.clone()), no_value(name)))
+        });
         let options = RecordBatchOptions::new().with_row_count(Some(1));
         let row = RecordBatch::try_new_with_options(schema, columns, &options)?;
         let (column, reason) = first_bad.unwrap_or_else(|| (None, "it cannot be decoded".into()));
@@ -223,7 +286,8 @@ mod tests {
         let schema =
             Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)]);
         let dialect = CsvDialect::new(&options, &ConfigOptions::default(), false).unwrap();
-        CsvDecoder::new(Arc::new(dialect), Arc::new(schema), vec![0, 1], batch_size)
+        let columns = RecordColumns::new(&schema, None, &[], &[0, 1], false).unwrap();
+        CsvDecoder::new(Arc::new(dialect), Arc::new(columns), ValueRules::default(), batch_size)
     }
 
     fn plain() -> CsvOptions {
@@ -314,7 +378,7 @@ mod tests {
     fn what_can_be_kept_of_malformed_records() {
         let decoder = decoder(plain(), 10);
         for (record, a, b, column, reason) in [
-            ("x,kept\n", None, Some("kept"), Some("a"), "'x' cannot be read as Int64"),
+            ("x,kept\n", None, Some("kept"), Some("a"), "'x' cannot be read as BIGINT"),
             ("1\n", Some(1), None, None, "the record has 1 fields and the table 2 columns"),
             ("1,kept,more\n", Some(1), Some("kept"), None, "the record has 3 fields and the table 2 columns"),
             ("1,\"open\n", None, None, None, "a quote is not closed before the end of the file"),

@@ -34,6 +34,19 @@ pub(super) trait RecordDecoder: Send {
     /// Exactly one row for each of `records`, or an error if any of them is malformed.
     fn decode(&self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError>;
 
+    /// Records that [`RecordDecoder::split`] found were passed over, up to the last byte of `raw`.
+    fn passed(&mut self, _raw: &[u8]) {}
+
+    /// Whether [`RecordDecoder::feed`] tells what is wrong where there is no whole record.
+    fn finds_breaks(&self) -> bool {
+        false
+    }
+
+    /// Positions of the decoded columns that some record so far had; `None` if records have all.
+    fn found(&self) -> Option<Vec<usize>> {
+        None
+    }
+
     /// What can be made of a malformed record.
     fn salvage(&self, record: &[u8]) -> Result<Salvaged, ArrowError>;
 }
@@ -56,6 +69,8 @@ pub(super) enum Stop {
     Hungry,
     /// A record is malformed; the decoder must be reset.
     Malformed,
+    /// From this byte of `raw` on the file is not what it should be.
+    Broken(usize, String),
 }
 
 /// A malformed record.
@@ -80,6 +95,11 @@ pub(super) fn reason(error: &ArrowError) -> String {
         other => other.to_string(),
     };
     shorten(&text)
+}
+
+/// What is wrong with a record without a value in a column that is NOT NULL.
+pub(super) fn no_value(column: &str) -> String {
+    format!("the column '{column}' is NOT NULL, and the record has no value for it")
 }
 
 /// Text that may come from a record, cut to a length that a message can bear.

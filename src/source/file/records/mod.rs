@@ -10,7 +10,7 @@ mod columns;
 pub(super) mod csv;
 mod csv_dialect;
 mod decoder;
-mod json;
+pub(super) mod json;
 mod reader;
 mod text;
 
@@ -29,14 +29,15 @@ use futures::StreamExt;
 use object_store::ObjectStore;
 
 pub(super) use self::bad_records::BadRecordFiles;
-use self::bytes::ByteSource;
+pub(super) use self::bytes::ByteSource;
 use self::columns::RecordColumns;
 use self::csv::CsvDecoder;
 use self::decoder::RecordDecoder;
-use self::json::JsonDecoder;
+use self::json::{DocumentDecoder, JsonDecoder};
 use self::reader::{ReaderContext, RecordReader};
 use self::text::TextDecoder;
 use super::format::{Format, FormatSpec};
+use super::found_columns::FoundColumns;
 use super::layout::as_planned;
 use super::options::ParseMode;
 use super::pinned::{BatchFiles, PinnedStore};
@@ -51,6 +52,8 @@ pub(super) struct RecordRules {
     pub(super) mode: ParseMode,
     /// The corrupt-record column's position among the columns of the file.
     pub(super) corrupt_record: Option<usize>,
+    /// The positions of NOT NULL columns among those of the file.
+    pub(super) required: Vec<usize>,
 }
 
 /// Reads the records of the files of one batch.
@@ -60,6 +63,7 @@ pub(super) struct RecordSource {
     table: TableSchema,
     projection: SplitProjection,
     files: Arc<BatchFiles>,
+    found: Arc<FoundColumns>,
     /// Where malformed records go, and the store it is in.
     bad_records: Option<(BadRecordFiles, Arc<dyn ObjectStore>)>,
     batch_size: usize,
@@ -74,13 +78,14 @@ impl RecordSource {
         table: TableSchema,
         projection: &ProjectionExprs,
         files: Arc<BatchFiles>,
+        found: Arc<FoundColumns>,
         bad_records: Option<(BadRecordFiles, Arc<dyn ObjectStore>)>,
         metrics: ExecutionPlanMetricsSet,
     ) -> Self {
         let projection = SplitProjection::new(table.file_schema(), projection);
         let malformed = MetricBuilder::new(&metrics).global_counter(MALFORMED_ROWS);
         // DataFusion says how large batches are before it opens a file.
-        Self { rules, table, projection, files, bad_records, batch_size: 8192, metrics, malformed }
+        Self { rules, table, projection, files, found, bad_records, batch_size: 8192, metrics, malformed }
     }
 }
 
@@ -95,8 +100,13 @@ impl FileSource for RecordSource {
         // Rows that are left out must be the same rows whichever columns are asked for.
         let judge_all = self.rules.mode == ParseMode::DropMalformed || self.bad_records.is_some();
         let corrupt_record = self.rules.corrupt_record;
-        let columns =
-            RecordColumns::new(file_schema, corrupt_record, &self.projection.file_indices, judge_all)?;
+        let columns = RecordColumns::new(
+            file_schema,
+            corrupt_record,
+            &self.rules.required,
+            &self.projection.file_indices,
+            judge_all,
+        )?;
         let opener = RecordOpener {
             store: Arc::new(PinnedStore::new(store, Arc::clone(&self.files))),
             columns: Arc::new(columns),
@@ -153,12 +163,16 @@ impl RecordOpener {
     fn decoder(&self, file: &PartitionedFile) -> DataFusionResult<Box<dyn RecordDecoder>> {
         let columns = &self.columns;
         let batch_size = self.batch_size(file);
+        let values = &self.source.rules.spec.values;
         Ok(match &self.source.rules.spec.format {
-            Format::Json(_) => Box::new(JsonDecoder::new(Arc::clone(&columns.decoded_schema), batch_size)?),
+            Format::Json(_) => Box::new(JsonDecoder::new(Arc::clone(columns), values, batch_size)?),
+            Format::JsonDocument(_) => {
+                Box::new(DocumentDecoder::new(Arc::clone(columns), values, batch_size)?)
+            }
             Format::Csv(_, dialect) => Box::new(CsvDecoder::new(
                 Arc::clone(dialect),
-                Arc::clone(&columns.record),
-                columns.decoded.clone(),
+                Arc::clone(columns),
+                values.clone(),
                 batch_size,
             )),
             Format::Text => Box::new(TextDecoder::new(Arc::clone(&columns.decoded_schema), batch_size)),
@@ -197,6 +211,7 @@ impl FileOpener for RecordOpener {
         let context = ReaderContext {
             store: Arc::clone(&self.store),
             files: Arc::clone(&files),
+            found: Arc::clone(&self.source.found),
             columns: Arc::clone(&self.columns),
             mode: self.source.rules.mode,
             malformed: self.source.malformed.clone(),

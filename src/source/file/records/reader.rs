@@ -15,6 +15,7 @@ use super::bytes::{ByteSource, terminators_before};
 use super::columns::RecordColumns;
 use super::decoder::{RecordDecoder, Stop, shorten, without_line_end};
 use crate::error::{Error, Result};
+use crate::source::file::found_columns::FoundColumns;
 use crate::source::file::options::ParseMode;
 use crate::source::file::pinned::BatchFiles;
 
@@ -31,6 +32,7 @@ pub(super) struct ReaderContext {
     pub(super) files: Arc<BatchFiles>,
     pub(super) file: PartitionedFile,
     pub(super) columns: Arc<RecordColumns>,
+    pub(super) found: Arc<FoundColumns>,
     pub(super) mode: ParseMode,
     pub(super) malformed: Count,
     pub(super) bad_records: Option<BadRecordWriter>,
@@ -65,6 +67,8 @@ pub(super) struct RecordReader {
     /// Whether a record in `buffer` is known to be malformed.
     trouble: bool,
     done: bool,
+    /// Whether there was any record.
+    has_records: bool,
 }
 
 impl RecordReader {
@@ -84,6 +88,7 @@ impl RecordReader {
             end: false,
             trouble: false,
             done: false,
+            has_records: false,
         }
     }
 
@@ -103,18 +108,48 @@ impl RecordReader {
             self.fed = fed.next;
             match fed.because {
                 Stop::Malformed => self.trouble = true,
+                Stop::Broken(at, reason) => match self.flush(false)? {
+                    // They came before.
+                    Some(rows) => return Ok(Some(rows)),
+                    None if self.trouble => {}
+                    None => self.end_broken(at - fed.next, &reason).await?,
+                },
                 Stop::Hungry if !self.end => self.fill().await?,
-                Stop::Hungry | Stop::Full => {
-                    if let Some(rows) = self.flush()? {
+                because @ (Stop::Hungry | Stop::Full) => {
+                    let may_end = because == Stop::Hungry || !self.decoder.finds_breaks();
+                    if let Some(rows) = self.flush(may_end)? {
                         return Ok(Some(rows));
                     }
                 }
             }
         }
+        self.note_columns();
         if let Some(writer) = self.context.bad_records.take() {
             writer.finish().await?;
         }
         Ok(None)
+    }
+
+    /// Tells which columns the records lack.
+    fn note_columns(&self) {
+        let Some(found) = self.decoder.found().filter(|_| self.has_records) else { return };
+        self.context.found.note_file();
+        let fields = self.context.columns.decoded_schema.fields().iter().enumerate();
+        let lacking = fields.filter(|(index, _)| !found.contains(index));
+        lacking.for_each(|(_, field)| self.context.found.note_lack(field.name()));
+    }
+
+    /// From the byte at `at` on the file is not what it should be; what came before was given.
+    async fn end_broken(&mut self, at: usize, reason: &str) -> Result<()> {
+        let line = self.line_of(at).await?;
+        let error = DataFusionError::Execution(format!("line {line}: {reason}"));
+        match self.context.files.judge(self.context.file.path(), error) {
+            Some(error) => Err(error),
+            None => {
+                self.done = true;
+                Ok(())
+            }
+        }
     }
 
     /// Passes over what comes before the first record; `false` if more bytes are needed to tell.
@@ -168,8 +203,8 @@ impl RecordReader {
         Ok(())
     }
 
-    /// Decodes what was fed.
-    fn flush(&mut self) -> Result<Option<RecordBatch>> {
+    /// Decodes what was fed, with which the file may have come to its end.
+    fn flush(&mut self, may_end: bool) -> Result<Option<RecordBatch>> {
         let lines = self.decoder.fed_lines();
         match self.decoder.flush(&self.buffer[self.start..self.start + self.fed]) {
             Ok(rows) => {
@@ -177,7 +212,8 @@ impl RecordReader {
                     Some(lines) => self.advance_over(self.fed, lines),
                     None => self.advance(self.fed),
                 }
-                self.done = self.end && self.raw().is_empty();
+                self.done = may_end && self.end && self.raw().is_empty();
+                self.has_records |= rows.is_some();
                 let rows = rows.map(|rows| self.context.columns.good(&rows)).transpose();
                 rows.map_err(|error| self.broken(error))
             }
@@ -192,7 +228,10 @@ impl RecordReader {
     async fn read_with_care(&mut self) -> Result<Option<RecordBatch>> {
         let records = self.decoder.split(self.raw(), self.end, self.context.batch_size);
         let Some(last) = records.last() else {
-            if self.end {
+            if self.decoder.finds_breaks() {
+                self.decoder.reset().map_err(|error| self.broken(error))?;
+                (self.trouble, self.fed) = (false, 0);
+            } else if self.end {
                 self.done = true;
             } else {
                 self.fill().await?;
@@ -213,10 +252,12 @@ impl RecordReader {
                 }
             }
         }
+        self.has_records = true;
+        self.decoder.passed(&self.buffer[self.start..self.start + last]);
         self.advance(last);
         self.decoder.reset().map_err(|error| self.broken(error))?;
         self.trouble = false;
-        self.done = self.end && self.raw().is_empty();
+        self.done = self.end && self.raw().is_empty() && !self.decoder.finds_breaks();
         if pieces.is_empty() {
             return Ok(None);
         }

@@ -1,0 +1,54 @@
+//! Which columns the files of a batch have: one that none of them has is most likely misspelt.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Counts the columns of the table that no file of the batch had.
+pub(super) const MISSING_COLUMNS: &str = "missingColumns";
+
+/// What the files of one batch lack.
+#[derive(Debug, Default)]
+pub(super) struct FoundColumns(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Files, or parts of files, that were looked into.
+    files: u64,
+    /// How many of them lack a column.
+    lacking: BTreeMap<String, u64>,
+}
+
+impl FoundColumns {
+    /// A file was looked into.
+    pub(super) fn note_file(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).files += 1;
+    }
+
+    /// It lacks the column `name`.
+    pub(super) fn note_lack(&self, name: &str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.lacking.entry(name.to_string()).or_default() += 1;
+    }
+
+    /// The columns that all files lack.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let everywhere = counts.lacking.iter().filter(|(_, files)| **files >= counts.files);
+        everywhere.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_file_that_has_it_is_enough() {
+        let columns = FoundColumns::default();
+        for lacking in [&["a", "b"][..], &["b"]] {
+            columns.note_file();
+            lacking.iter().for_each(|name| columns.note_lack(name));
+        }
+        assert_eq!(columns.missing(), ["b"]);
+    }
+}

@@ -1,0 +1,266 @@
+//! Dates and times from text and numbers.
+
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeZone, Utc};
+use datafusion::arrow::array::timezone::Tz;
+use datafusion::arrow::compute::kernels::cast_utils::{Parser, string_to_datetime};
+use datafusion::arrow::datatypes::{Date32Type, Time64NanosecondType, TimeUnit};
+
+use super::number::{NotExact, Surplus, is_number, scaled};
+use super::pattern::{Parsed, Zone};
+use super::rules::ValueRules;
+use super::scalar::digits_of;
+
+const NO_TIME: &str = "it is no time in ISO 8601, such as 2024-02-29T12:00:00. Set timestampFormat if times \
+                       are written in another way";
+const NO_PATTERN_TIME: &str = "it is not written as timestampFormat says";
+const NO_UNIT: &str = "a number can be seconds or parts of them. Set epochUnit to say what it counts";
+const OUT_OF_RANGE: &str = "it is out of range";
+
+/// The instant or local time that `text` tells, as a count of `unit` since 1970. A text without an offset
+/// tells the time in `zone`; parts finer than `unit` are cut off.
+pub(super) fn timestamp_of_text(
+    text: &str,
+    unit: TimeUnit,
+    zone: Option<Tz>,
+    rules: &ValueRules,
+) -> Result<i64, &'static str> {
+    if let Some(pattern) = &rules.timestamp_format {
+        if let Some(parsed) = pattern.parse(text) {
+            return in_zone(&parsed, zone).and_then(|time| count(time, unit)).ok_or(OUT_OF_RANGE);
+        }
+        return match rules.epoch_unit {
+            Some(epoch) if is_number(text) => timestamp_of_number(text, unit, Some(epoch)),
+            _ => Err(NO_PATTERN_TIME),
+        };
+    }
+    if let Some(local) = plain_iso(text)
+        && zone.is_none()
+    {
+        return count(local.and_utc(), unit).ok_or(OUT_OF_RANGE);
+    }
+    let time = match zone {
+        Some(zone) => string_to_datetime(&zone, text).ok().map(|time| time.to_utc()),
+        None => string_to_datetime(&Utc, text).ok(),
+    };
+    match (time, rules.epoch_unit) {
+        (Some(time), _) => count(time, unit).ok_or(OUT_OF_RANGE),
+        (None, Some(epoch)) if is_number(text) => timestamp_of_number(text, unit, Some(epoch)),
+        (None, _) => Err(NO_TIME),
+    }
+}
+
+/// `yyyy-mm-ddThh:mm:ss`, with or without a fraction and `Z`: what nearly all files hold.
+fn plain_iso(text: &str) -> Option<NaiveDateTime> {
+    const SHAPE: &[u8; 19] = b"0000-00-00T00:00:00";
+    const NANO_DIGITS: usize = 9;
+    let text = text.strip_suffix('Z').unwrap_or(text).as_bytes();
+    let (head, fraction) = text.split_at_checked(SHAPE.len())?;
+    let fits = head.iter().zip(SHAPE).all(|(byte, shape)| match shape {
+        b'0' => byte.is_ascii_digit(),
+        b'T' => matches!(byte, b'T' | b' '),
+        other => byte == other,
+    });
+    let nanos = match fraction {
+        [] => 0,
+        [b'.', digits @ ..]
+            if (1..=NANO_DIGITS).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) =>
+        {
+            let value = digits.iter().fold(0_u32, |value, digit| value * 10 + u32::from(digit - b'0'));
+            value * 10_u32.pow((NANO_DIGITS - digits.len()) as u32)
+        }
+        _ => return None,
+    };
+    if !fits {
+        return None;
+    }
+    let two = |at: usize| u32::from(head[at] - b'0') * 10 + u32::from(head[at + 1] - b'0');
+    let date = NaiveDate::from_ymd_opt((two(0) * 100 + two(2)) as i32, two(5), two(8))?;
+    date.and_hms_nano_opt(two(11), two(14), two(17), nanos)
+}
+
+/// The time that `number` counts from 1970 on, as a count of `unit`.
+pub(super) fn timestamp_of_number(
+    number: &str,
+    unit: TimeUnit,
+    epoch: Option<TimeUnit>,
+) -> Result<i64, &'static str> {
+    let epoch = epoch.ok_or(NO_UNIT)?;
+    let scale = i64::from(digits_of(unit)) - i64::from(digits_of(epoch));
+    match scaled::<i128>(number, scale, Surplus::Cut) {
+        Ok(value) => i64::try_from(value).ok().filter(|value| in_calendar(*value, unit)).ok_or(OUT_OF_RANGE),
+        Err(NotExact::TooLarge) => Err(OUT_OF_RANGE),
+        Err(_) => Err(""),
+    }
+}
+
+/// A count of `from` as one of `to`, cut down to it; `None` if it is out of range.
+pub(in crate::source::file) fn in_unit(value: i64, from: TimeUnit, to: TimeUnit) -> Option<i64> {
+    let (from, to_digits) = (digits_of(from), digits_of(to));
+    let value = if from > to_digits {
+        value.div_euclid(10_i64.pow(from - to_digits))
+    } else {
+        value.checked_mul(10_i64.pow(to_digits - from))?
+    };
+    in_calendar(value, to).then_some(value)
+}
+
+/// Whether the time is one that can be told as a date.
+fn in_calendar(value: i64, unit: TimeUnit) -> bool {
+    let seconds = value.div_euclid(10_i64.pow(digits_of(unit)));
+    (DateTime::<Utc>::MIN_UTC.timestamp()..=DateTime::<Utc>::MAX_UTC.timestamp()).contains(&seconds)
+}
+
+fn in_zone(parsed: &Parsed, zone: Option<Tz>) -> Option<DateTime<Utc>> {
+    let local = parsed.local();
+    match (parsed.zone, zone) {
+        (Some(Zone::Offset(offset)), _) => Some(offset.from_local_datetime(&local).single()?.to_utc()),
+        (Some(Zone::Named(zone)), _) | (None, Some(zone)) => {
+            Some(zone.from_local_datetime(&local).earliest()?.to_utc())
+        }
+        (None, None) => Some(local.and_utc()),
+    }
+}
+
+fn count(time: DateTime<Utc>, unit: TimeUnit) -> Option<i64> {
+    match unit {
+        TimeUnit::Second => Some(time.timestamp()),
+        TimeUnit::Millisecond => Some(time.timestamp_millis()),
+        TimeUnit::Microsecond => Some(time.timestamp_micros()),
+        TimeUnit::Nanosecond => time.timestamp_nanos_opt(),
+    }
+}
+
+/// The date that `text` tells, in days since 1970. Of a text with a time it is the date written there,
+/// whatever its offset.
+pub(super) fn date_of_text(text: &str, rules: &ValueRules) -> Result<i32, &'static str> {
+    const DATE_LENGTH: usize = 10;
+    if let Some(pattern) = &rules.date_format {
+        return match pattern.parse(text) {
+            Some(parsed) => Ok(days(parsed.date())),
+            None => Err("it is not written as dateFormat says"),
+        };
+    }
+    let has_time = text.len() > DATE_LENGTH && !text.starts_with(['+', '-']);
+    let is_time = || plain_iso(text).is_some() || string_to_datetime(&Utc, text).is_ok();
+    let date = match text.get(..DATE_LENGTH) {
+        Some(date) if has_time && is_time() => Date32Type::parse(date),
+        _ if has_time => None,
+        _ => Date32Type::parse(text),
+    };
+    let date = date.ok_or(
+        "it is no date in ISO 8601, such as 2024-02-29. Set dateFormat if dates are written \
+                           in another way",
+    )?;
+    date_in_calendar(date)
+}
+
+/// Days since 1970.
+pub(super) fn date_of_number(days: i128) -> Result<i32, &'static str> {
+    date_in_calendar(i32::try_from(days).map_err(|_| OUT_OF_RANGE)?)
+}
+
+fn date_in_calendar(date: i32) -> Result<i32, &'static str> {
+    if (days(NaiveDate::MIN)..=days(NaiveDate::MAX)).contains(&date) { Ok(date) } else { Err(OUT_OF_RANGE) }
+}
+
+fn days(date: NaiveDate) -> i32 {
+    let epoch = NaiveDate::default();
+    date.num_days_from_ce() - epoch.num_days_from_ce()
+}
+
+/// The time of day that `text` tells, in nanoseconds.
+pub(super) fn time_of_day(text: &str) -> Result<i64, &'static str> {
+    Time64NanosecondType::parse(text)
+        .filter(|_| text.contains(':'))
+        .ok_or("it is no time of day, such as 12:00:00.5")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pattern::Pattern;
+    use super::*;
+
+    fn nanos(text: &str) -> Option<i64> {
+        timestamp_of_text(text, TimeUnit::Nanosecond, None, &ValueRules::default()).ok()
+    }
+
+    #[test]
+    fn plain_times_are_what_the_general_parser_makes_of_them() {
+        for text in [
+            "2024-02-29T12:34:56",
+            "2024-02-29 12:34:56.5",
+            "1969-12-31T23:59:59.999999999",
+            "2024-02-29T12:34:56.123456Z",
+            "0001-01-01T00:00:00",
+            "2023-02-29T00:00:00",
+            "2024-13-01T00:00:00",
+            "2024-01-01T24:00:00",
+            "2024-01-01T23:59:60",
+            "2024-01-01T00:00:00.",
+            "2024-01-01T00:00:00.1x",
+            "2024-01-01T00:00:0é",
+        ] {
+            let expected = string_to_datetime(&Utc, text).ok().and_then(|time| time.timestamp_nanos_opt());
+            assert_eq!(nanos(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_need_a_unit() {
+        let of = |text, unit, epoch| timestamp_of_number(text, unit, epoch);
+        let (s, ms, us) = (TimeUnit::Second, TimeUnit::Millisecond, TimeUnit::Microsecond);
+        assert_eq!(of("1709208000123", ms, None), Err(NO_UNIT));
+        assert_eq!(of("1709208000123", us, Some(ms)), Ok(1_709_208_000_123_000));
+        assert_eq!(of("1709208000.1239", ms, Some(s)), Ok(1_709_208_000_123));
+        assert_eq!(of("1.709208e9", ms, Some(s)), Ok(1_709_208_000_000));
+        assert_eq!(of("1709208000123456789", ms, Some(ms)), Err(OUT_OF_RANGE));
+        assert_eq!(of("1e400", ms, Some(ms)), Err(OUT_OF_RANGE));
+        let rules = ValueRules { epoch_unit: Some(ms), ..ValueRules::default() };
+        assert_eq!(timestamp_of_text("1500", us, None, &rules), Ok(1_500_000));
+        assert_eq!(timestamp_of_text("1970-01-01T00:00:01", us, None, &rules), Ok(1_000_000));
+    }
+
+    #[test]
+    fn text_with_an_offset_is_an_instant_and_its_date_the_one_written() {
+        assert_eq!(nanos("1970-01-01T02:00:01+02:00"), Some(1_000_000_000));
+        assert_eq!(nanos("1970-01-01"), Some(0));
+        assert_eq!(nanos("2500-01-01T00:00:00"), None);
+        let rules = ValueRules::default();
+        for text in
+            ["1970-01-02T00:30:00+02:00", "1970-01-02T23:30:00-05:00", "1970-01-02 12:00:00Z", "1970-01-02"]
+        {
+            assert_eq!(date_of_text(text, &rules), Ok(1), "{text}");
+        }
+        for text in ["1970-01-02Tx", "1970-01-02T25:00:00", "19700102000000", "", "x", "1970-01-0é"] {
+            assert!(date_of_text(text, &rules).is_err(), "{text}");
+        }
+        let zone: Tz = "+02:00".parse().unwrap();
+        let at = |text| timestamp_of_text(text, TimeUnit::Second, Some(zone), &rules);
+        assert_eq!(at("1970-01-01T02:00:01"), Ok(1));
+        assert_eq!(at("1970-01-01T02:00:01Z"), Ok(7201));
+    }
+
+    #[test]
+    fn patterns_go_before_everything_else() {
+        let rules = ValueRules {
+            timestamp_format: Some(Pattern::new("dd.MM.yyyy HH:mm[:ss]").unwrap()),
+            date_format: Some(Pattern::new("yyyyMMdd").unwrap()),
+            epoch_unit: None,
+        };
+        let at = |text| timestamp_of_text(text, TimeUnit::Second, None, &rules);
+        assert_eq!(at("02.01.1970 00:00"), Ok(86_400));
+        assert_eq!(at("02.01.1970 00:00:05"), Ok(86_405));
+        assert_eq!(at("1970-01-02T00:00:00"), Err(NO_PATTERN_TIME));
+        assert_eq!(date_of_text("19700103", &rules), Ok(2));
+        assert!(date_of_text("1970-01-03", &rules).is_err());
+    }
+
+    #[test]
+    fn counts_change_their_unit_downwards() {
+        let (ms, us) = (TimeUnit::Millisecond, TimeUnit::Microsecond);
+        assert_eq!(in_unit(-1, us, ms), Some(-1));
+        assert_eq!(in_unit(1999, us, ms), Some(1));
+        assert_eq!(in_unit(i64::MAX / 10, ms, us), None);
+        assert_eq!(in_unit(7, ms, us), Some(7000));
+    }
+}
