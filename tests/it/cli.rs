@@ -451,7 +451,7 @@ fn a_batch_that_cannot_be_run_is_let_go_by_the_command_that_the_error_names() {
     );
     let run = || folder.run(&["run", "job.sql", "--progress", "none"]);
     let command = |arguments: &[&str]| folder.run(&[&["checkpoint"], arguments].concat());
-    assert_eq!(command(&["replan", "cp"]).0, 1, "there is no checkpoint yet");
+    assert_eq!(command(&["replan", "cp"]).0, 2, "there is no checkpoint yet");
     let (code, _, err) = run();
     assert!(
         code == 1 && err.contains("a.json' at line 2") && err.contains("tidemill checkpoint replan '"),
