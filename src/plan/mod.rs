@@ -12,6 +12,7 @@ pub(crate) mod deduplicate;
 mod distinct_on;
 pub(crate) mod event_time;
 mod group_key;
+mod meaning;
 mod prepared;
 mod result_schema;
 pub(crate) mod session_state;
@@ -28,6 +29,7 @@ pub(crate) mod windows;
 
 pub(crate) use batch_rule::BatchEventTime;
 pub(crate) use deduplicate::Deduplicate;
+pub(crate) use meaning::with_meanings;
 pub(crate) use prepared::{ResultShape, StreamingPlan};
 pub(crate) use result_schema::result_schema;
 pub use stream_table::{StreamTable, is_unbounded, unbounded_tables};

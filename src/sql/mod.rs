@@ -8,6 +8,8 @@ mod create_table;
 mod diagnostics;
 mod execute;
 mod external;
+mod file_tables;
+mod live;
 mod parser;
 mod planning;
 mod streaming;
@@ -20,4 +22,5 @@ pub use ast::{
     Statement, StreamingQueryPlan, Watermark,
 };
 pub use execute::{SqlOutcome, SqlSession, StartedQuery};
+pub use live::LiveQuery;
 pub use parser::{is_complete, parse_column_list, parse_script, parse_script_with_dialect};

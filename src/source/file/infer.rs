@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::catalog::Session;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::error::DataFusionError;
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore};
 
@@ -41,8 +42,8 @@ impl Inference<'_> {
         files.truncate(MAX_FILES);
         if files.is_empty() {
             return Err(Error::Invalid(format!(
-                "there is no file with content in '{}' yet to take the columns from. Give a schema: columns in \
-                 CREATE TABLE, or schema(…) before load(…)",
+                "there is no file with content in '{}' yet to take the columns from. Give the columns: \
+                 in the CREATE statement, with --schema of tidemill etl, or with schema(…) in Rust",
                 self.location
             )));
         }
@@ -68,17 +69,14 @@ impl Inference<'_> {
                     if let Err(error) =
                         format.infer_schema(self.session, &self.store, std::slice::from_ref(file)).await
                     {
-                        let reason = format!(
-                            "its columns cannot be told: {}. Put it right or give a schema",
-                            error.strip_backtrace()
-                        );
+                        let reason = format!("its columns cannot be told: {}", reason(&error));
                         return Err(Error::InputFile { file: self.location.display(&file.location), reason });
                     }
                 }
                 Err(Error::Invalid(format!(
-                    "the files in '{}' have no schema in common: {}. Give a schema",
+                    "the files in '{}' have no columns in common: {}",
                     self.location,
-                    error.strip_backtrace()
+                    reason(&error)
                 )))
             }
         }
@@ -129,6 +127,20 @@ impl Inference<'_> {
     fn list_error(&self, error: object_store::Error) -> Error {
         Error::storage("list", self.location.base_url().as_str(), error)
     }
+}
+
+/// Why columns cannot be told, and what to do. DataFusion may quote the whole file.
+fn reason(error: &DataFusionError) -> String {
+    const LONGEST: usize = 300;
+    let text = error.strip_backtrace();
+    if text.contains("Expected JSON record to be an object, found Array") {
+        return "it holds a JSON array instead of a record per line. Set multiLine to true".into();
+    }
+    let mut short: String = text.chars().take(LONGEST).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("{short}. Put it right or give the columns")
 }
 
 fn by_compression(spec: &FormatSpec, files: Vec<ObjectMeta>) -> Vec<(FileCompressionType, Vec<ObjectMeta>)> {

@@ -131,7 +131,7 @@ impl FileTable {
         let options = SourceOptions::parse(&options)?;
         check_options(&spec, &options, &partition_columns)?;
         let location = FileLocation::parse(path)?;
-        let store = session.runtime_env().object_store(location.store_url())?;
+        let store = crate::storage::object_store_of(session.runtime_env(), location.store_url().as_ref())?;
         let location = location.tell_file_from_directory(store.as_ref()).await?;
         let filter = options.path_glob_filter.as_deref();
         let pattern = FilePattern::new(location.selection(), filter, options.recursive)?;

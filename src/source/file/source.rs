@@ -22,6 +22,7 @@ use super::seen::{SeenFiles, forget_threshold_ms};
 use super::{FileTable, options::CleanSource};
 use crate::error::{Error, Result};
 use crate::source::{Admission, Source, SourceBatch, SourceContext, SourceScan};
+use crate::storage::object_store_of;
 
 /// The metric of files that are not read because they are older than `maxFileAge`.
 const IGNORED_BY_AGE: &str = "numFilesIgnoredByAge";
@@ -103,7 +104,7 @@ impl Report {
 
 impl FileStreamSource {
     pub(super) fn new(table: Arc<FileTable>, context: SourceContext) -> Result<Self> {
-        let store = context.runtime.object_store(table.location().store_url())?;
+        let store = object_store_of(&context.runtime, table.location().store_url().as_ref())?;
         let options = table.options();
         let progress = Progress {
             seen: SeenFiles::new(options.max_file_age_ms, options.file_name_only),
@@ -158,7 +159,7 @@ impl FileStreamSource {
         tracing::warn!(
             source = %self.table.location(),
             "{} files are not read because they are older than maxFileAge allows, e.g. '{example}': they appeared \
-             later than files that are much newer",
+             later than files that are much newer. To read such files set maxFileAge to more before they come",
             too_old.len()
         );
         *lock(&self.report.counts).entry(IGNORED_BY_AGE).or_default() += too_old.len() as u64;
