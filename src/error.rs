@@ -86,7 +86,7 @@ pub enum Error {
     /// The query differs from the one that wrote the checkpoint in a way that cannot be resumed.
     #[error(
         "the query does not fit its checkpoint '{checkpoint}': {}. \
-         Put the query back as it was, or start it with a new checkpointLocation",
+         Put the query back as it was, or start it with a new checkpoint",
         .differences.join("; ")
     )]
     QueryChanged {
@@ -133,6 +133,10 @@ pub enum Error {
     /// A streaming query ended with an error.
     #[error(transparent)]
     StreamFailed(#[from] StreamingQueryException),
+
+    /// An error of a source, sink or function of the program's own; see [`Error::other`].
+    #[error(transparent)]
+    Other(Box<dyn std::error::Error + Send + Sync>),
 
     /// DataFusion could not plan or execute.
     #[error("{}", .0.strip_backtrace())]
@@ -185,6 +189,16 @@ impl Error {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Error::Storage { operation, path: path.into(), source: source.into() }
+    }
+
+    /// An error of something else, for sources, sinks and functions of a program's own.
+    ///
+    /// ```
+    /// let error = tidemill::Error::other(std::io::Error::other("the cable is unplugged"));
+    /// assert_eq!(error.to_string(), "the cable is unplugged");
+    /// ```
+    pub fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Error::Other(error.into())
     }
 
     /// A damaged checkpoint file.

@@ -50,22 +50,29 @@ pub mod sql;
 pub mod state;
 pub mod storage;
 
+/// What the traits of sources and sinks are written with.
+pub use async_trait::async_trait;
+/// Arrow, in the version that DataFusion has.
+pub use datafusion::arrow;
+pub use {datafusion, serde_json, uuid};
+
 pub use error::{Error, Result, StreamingQueryException};
 pub use options::{Options, nearest, parse_bytes, parse_duration};
 pub use plan::{StreamTable, ValueOptions, is_unbounded, unbounded_tables};
 pub use query::{
-    ListenerId, QueryIdle, QueryStarted, QueryTerminated, SinkProgress, SourceProgress, StopMode,
-    StoredState, StreamingQuery, StreamingQueryListener, StreamingQueryManager, StreamingQueryProgress,
-    StreamingQueryStatus, Trigger,
+    LeftOut, ListenerId, QueryIdle, QueryStarted, QueryTerminated, RunTotals, SinkProgress, SourceProgress,
+    StopMode, StoredState, StreamingQuery, StreamingQueryListener, StreamingQueryManager,
+    StreamingQueryProgress, StreamingQueryStatus, Trigger,
 };
 pub use session::{
     DataStreamReader, DataStreamWriter, Environment, EventTime, IntoDelay, IntoPath, ReadStream, Session,
-    SinkFactory, SinkRequest, SourceFactory, SourceRequest, WriteStream,
+    SinkFactory, SinkRequest, SourceFactory, SourceRequest, WriteStream, guess_format,
 };
 pub use sink::OutputMode;
 
 /// What a program that streams needs: Tidemill's verbs and DataFusion's prelude.
 pub mod prelude {
+    pub use datafusion::arrow::record_batch::RecordBatch;
     pub use datafusion::prelude::*;
 
     pub use crate::functions::{sliding_window, sliding_window_from, window, window_time};

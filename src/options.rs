@@ -135,9 +135,15 @@ impl<K: Into<String>, V: ToString> FromIterator<(K, V)> for Options {
 /// The name in `known` nearest to `name`, if one is near enough to be meant.
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name = name.to_ascii_lowercase();
+    let score = |candidate: &str| {
+        let candidate = candidate.to_ascii_lowercase();
+        // Two letters of a short word that have changed places.
+        let is_swapped = name.len() == candidate.len() && strsim::osa_distance(&name, &candidate) == 1;
+        if is_swapped && name.len() > 2 { 0.9 } else { strsim::jaro_winkler(&name, &candidate) }
+    };
     known
         .iter()
-        .map(|candidate| (strsim::jaro_winkler(&name, &candidate.to_ascii_lowercase()), *candidate))
+        .map(|candidate| (score(candidate), *candidate))
         .filter(|(score, _)| *score > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)

@@ -27,7 +27,7 @@ pub(crate) fn check_unchanged(
 }
 
 /// One sentence per difference. Pure.
-fn differences(recorded: &QueryDefinition, current: &QueryDefinition) -> Vec<String> {
+pub(crate) fn differences(recorded: &QueryDefinition, current: &QueryDefinition) -> Vec<String> {
     let mut found = Vec::new();
     if recorded.sources.len() != current.sources.len() {
         found.push(format!(

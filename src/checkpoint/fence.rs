@@ -54,6 +54,11 @@ impl Fence {
     pub(super) async fn check(&self) -> Result<()> {
         match self.storage.size(&self.path).await? {
             Some(_) => Ok(()),
+            None if generations(&*self.storage).await?.is_empty() => Err(Error::damaged(
+                &self.path,
+                "it is gone, and no later start has taken over: the checkpoint was deleted or moved while the \
+                 query was running",
+            )),
             None => {
                 Err(concurrent(&*self.storage, format!("a later start took it over ({} is gone)", self.path)))
             }

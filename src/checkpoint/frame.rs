@@ -61,7 +61,7 @@ fn trailer(body_length: usize, before: &[u8]) -> String {
 
 /// The body of a whole file, or what is wrong with the file.
 fn unwrap(file: &[u8]) -> Result<&[u8], String> {
-    const RESTORE: &str = "restore it from a copy of the checkpoint, or start with a new checkpointLocation";
+    const RESTORE: &str = "restore it from a copy of the checkpoint, or start with a new checkpoint";
     if file.is_empty() {
         return Err(format!("it is empty; {RESTORE}"));
     }

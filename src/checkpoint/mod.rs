@@ -19,6 +19,7 @@ pub(crate) mod definition;
 mod fence;
 pub mod frame;
 mod history;
+mod inspect;
 mod layout;
 mod location;
 mod log;
@@ -30,6 +31,7 @@ mod recovery;
 mod replan;
 mod verify;
 
+pub use inspect::{Batch, Inspection, Restart, inspect};
 pub use location::{location_of, place_of, same_place};
 pub use log::Checkpoint;
 pub use maintain::Forget;

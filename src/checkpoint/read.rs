@@ -192,7 +192,7 @@ pub(super) fn source_cover(source: usize, files: &[StoredFile]) -> Result<Cover,
     if let Some((first, last)) = cover.gap {
         let path = layout::segment(source, first, last);
         let reason = "it is missing, or the segments that it was made of: later batches are in the history. \
-                      Restore it from a copy of the checkpoint, or start with a new checkpointLocation";
+                      Restore it from a copy of the checkpoint, or start with a new checkpoint";
         return Err(Failure::Missing(Error::damaged(path, reason)));
     }
     Ok(cover)

@@ -109,7 +109,7 @@ impl Facts {
 
 fn missing(path: String, why: &str) -> Finding {
     let problem = format!(
-        "it is missing: {why}. Restore it from a copy of the checkpoint, or start with a new checkpointLocation"
+        "it is missing: {why}. Restore it from a copy of the checkpoint, or start with a new checkpoint"
     );
     Finding { path, problem }
 }

@@ -1,36 +1,18 @@
 //! `tidemill etl`: one query from files to files, without a script.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemill::sql::{SqlSession, StartedQuery};
-use tidemill::{Trigger, WriteStream};
+use tidemill::{Trigger, WriteStream, guess_format};
 
 use super::exit::Exit;
 use super::job::Job;
+use super::output::Format;
 use super::text::Script;
-use super::{JobOptions, ProgressMode, parse_pair, settings};
-
-/// Extensions and the formats they stand for.
-const EXTENSIONS: [(&str, &str); 12] = [
-    ("json", "json"),
-    ("jsonl", "json"),
-    ("ndjson", "json"),
-    ("csv", "csv"),
-    ("tsv", "csv"),
-    ("parquet", "parquet"),
-    ("txt", "text"),
-    ("log", "text"),
-    ("text", "text"),
-    ("arrow", "arrow"),
-    ("arrows", "arrow"),
-    ("avro", "avro"),
-];
-const COMPRESSIONS: [&str; 5] = ["gz", "bz2", "xz", "zst", "zstd"];
-/// How deep below the input a file is looked for to tell the format by: partitions are directories.
-const LOOK_DEPTH: usize = 4;
+use super::{IfRunning, JobOptions, ProgressMode, parse_pair, settings};
 
 /// What `tidemill etl` is told.
 #[derive(Debug, Args)]
@@ -49,7 +31,7 @@ pub(super) struct EtlOptions {
     #[arg(long, value_name = "FORMAT")]
     to: Option<String>,
     /// What to write
-    #[arg(long, value_name = "SELECT", default_value = "SELECT * FROM input")]
+    #[arg(long, value_name = "SELECT", default_value = "SELECT * FROM input", allow_hyphen_values = true)]
     query: String,
     /// The columns of the input, such as 'a BIGINT, b VARCHAR'; by default found out
     #[arg(long, value_name = "COLUMNS")]
@@ -72,6 +54,9 @@ pub(super) struct EtlOptions {
     /// How progress is told on standard error
     #[arg(long, value_enum, default_value_t = ProgressMode::Bar)]
     progress: ProgressMode,
+    /// What to do if another process, started with this option too, runs the same query
+    #[arg(long, value_enum)]
+    if_running: Option<IfRunning>,
 }
 
 /// Runs the query until it ends.
@@ -80,11 +65,16 @@ pub(super) async fn run(options: &EtlOptions) -> Result<(), Exit> {
         trigger: Some(options.trigger),
         settings: options.settings.clone(),
         progress: options.progress,
+        format: Format::default(),
+        if_running: options.if_running,
     };
     let sql = settings::session(&job).await?;
-    let mut job = Job::new(Arc::clone(&sql), options.progress)?;
-    let query = start(&sql, options).await?;
-    job.add(query);
+    let mut job = Job::new(Arc::clone(&sql), options.progress, Format::default())?;
+    // It may wait for another run to end.
+    let query = job.unless_asked_to_leave(start(&sql, options)).await?;
+    if let Some(query) = query {
+        job.add(query);
+    }
     job.finish().await
 }
 
@@ -130,8 +120,24 @@ fn input_format(options: &EtlOptions) -> Result<String, Exit> {
         return Ok(format.to_lowercase());
     }
     let path = Path::new(&options.input);
-    let known = format_of(path).or_else(|| first_file(path, LOOK_DEPTH).and_then(|file| format_of(&file)));
-    known.map(str::to_string).ok_or_else(|| {
+    let is_plain = !options.input.contains("://") && !options.input.contains(['*', '?', '[', '{']);
+    let unreadable = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Exit::usage(format!("there is no directory or file '{}'", options.input))
+        }
+        _ => Exit::failed(format!("cannot read '{}': {error}", options.input)),
+    };
+    if is_plain {
+        let found = std::fs::metadata(path).map_err(unreadable)?;
+        if found.is_dir() && std::fs::read_dir(path).map_err(unreadable)?.next().is_none() {
+            return Err(Exit::usage(format!(
+                "the directory '{}' is empty, so that its format cannot be told: say --from json, csv, parquet, \
+                 text, arrow or avro",
+                options.input
+            )));
+        }
+    }
+    guess_format(&options.input).map(str::to_string).ok_or_else(|| {
         Exit::usage(format!(
             "cannot tell the format of '{}': say --from json, csv, parquet, text, arrow or avro",
             options.input
@@ -140,62 +146,10 @@ fn input_format(options: &EtlOptions) -> Result<String, Exit> {
 }
 
 fn output_format(options: &EtlOptions) -> String {
-    let told = || format_of(Path::new(&options.output)).unwrap_or("parquet").to_string();
+    // A directory of other files says nothing about what is to be written.
+    let told = || match Path::new(&options.output).is_dir() {
+        true => "parquet".to_string(),
+        false => guess_format(&options.output).unwrap_or("parquet").to_string(),
+    };
     options.to.as_ref().map_or_else(told, |format| format.to_lowercase())
-}
-
-/// The format that the extension of `path` stands for, below one of a compression.
-fn format_of(path: &Path) -> Option<&'static str> {
-    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
-    if COMPRESSIONS.contains(&extension.as_str()) {
-        return format_of(Path::new(path.file_stem()?));
-    }
-    EXTENSIONS.iter().find(|(known, _)| *known == extension).map(|(_, format)| *format)
-}
-
-/// The first file below `directory` that is not hidden, by name.
-fn first_file(directory: &Path, depth: usize) -> Option<PathBuf> {
-    let mut entries: Vec<PathBuf> =
-        std::fs::read_dir(directory).ok()?.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-    entries.retain(|path| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| !name.starts_with(['.', '_']))
-    });
-    entries.sort();
-    let (files, directories): (Vec<PathBuf>, Vec<PathBuf>) =
-        entries.into_iter().partition(|path| path.is_file());
-    let deeper = || directories.iter().find_map(|path| first_file(path, depth.checked_sub(1)?));
-    files.into_iter().next().or_else(deeper)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn extensions_tell_the_format() {
-        for (path, format) in [
-            ("a/b.json", Some("json")),
-            ("a/b.JSONL.gz", Some("json")),
-            ("data/*.csv", Some("csv")),
-            ("access.log", Some("text")),
-            ("a/b", None),
-            ("a.gz", None),
-            ("a.b/c", None),
-        ] {
-            assert_eq!(format_of(Path::new(path)), format, "{path}");
-        }
-    }
-
-    #[test]
-    fn the_first_file_of_a_directory_tells_the_format() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(first_file(folder.path(), 1), None);
-        std::fs::create_dir_all(folder.path().join("day=1")).unwrap();
-        for name in ["_SUCCESS", ".hidden.json", "day=1/a.csv"] {
-            std::fs::write(folder.path().join(name), "").unwrap();
-        }
-        assert_eq!(first_file(folder.path(), 1), Some(folder.path().join("day=1/a.csv")));
-        assert_eq!(first_file(folder.path(), 0), None);
-    }
 }

@@ -5,10 +5,15 @@ use std::process::ExitCode;
 
 use tidemill::{Error, StreamingQueryException};
 
+use super::IfRunning;
+use super::text::presentable;
+
 /// An end that is not simply success.
 #[derive(Debug)]
 pub(super) struct Exit {
     code: u8,
+    /// Whether a running query was left alone, as was asked for.
+    skipped: bool,
     /// What to say on standard error, if it was not said yet.
     error: Option<String>,
 }
@@ -16,17 +21,17 @@ pub(super) struct Exit {
 impl Exit {
     /// Something went wrong while running.
     pub(super) fn failed(error: impl Into<String>) -> Self {
-        Self { code: 1, error: Some(error.into()) }
+        Self { code: 1, skipped: false, error: Some(error.into()) }
     }
 
     /// Failed, and that has been told.
     pub(super) fn failed_silently() -> Self {
-        Self { code: 1, error: None }
+        Self { code: 1, skipped: false, error: None }
     }
 
     /// The arguments or the SQL are wrong.
     pub(super) fn usage(error: impl Into<String>) -> Self {
-        Self { code: 2, error: Some(error.into()) }
+        Self { code: 2, skipped: false, error: Some(error.into()) }
     }
 
     /// `error`, told as `text`.
@@ -36,21 +41,31 @@ impl Exit {
 
     /// Ctrl-C before the end.
     pub(super) fn interrupted() -> Self {
-        Self { code: 130, error: None }
+        Self { code: 130, skipped: false, error: None }
     }
 
     /// Standard output cannot be written to. If nobody reads it any more that is no error: `| head`.
     pub(super) fn output(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self { code: 0, error: None },
+            io::ErrorKind::BrokenPipe => Self { code: 0, skipped: false, error: None },
             _ => Self::failed(format!("cannot write to standard output: {error}")),
         }
+    }
+
+    /// Whether a running query was left alone, as was asked for.
+    pub(super) fn is_skipped(&self) -> bool {
+        self.skipped
+    }
+
+    /// What is to be said.
+    pub(super) fn text(&self) -> &str {
+        self.error.as_deref().unwrap_or_default()
     }
 
     /// Says what is to be said.
     pub(super) fn report(self) -> ExitCode {
         if let Some(error) = self.error {
-            super::text::to_stderr(&format!("error: {error}"));
+            super::text::to_stderr(&format!("error: {}", presentable(&error)));
         }
         ExitCode::from(self.code)
     }
@@ -58,7 +73,7 @@ impl Exit {
 
 impl From<Error> for Exit {
     fn from(error: Error) -> Self {
-        Self::of(&error, error.to_string())
+        Self { skipped: IfRunning::is_skipped(&error), ..Self::of(&error, error.to_string()) }
     }
 }
 

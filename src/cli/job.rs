@@ -9,11 +9,12 @@ use tidemill::sql::{Located, SqlOutcome, SqlSession, StartedQuery, Statement};
 use tidemill::{Error, StopMode};
 
 use super::exit::{Exit, is_unread};
+use super::live::{self, Shown};
 use super::monitor::Monitor;
-use super::output::{PrintError, print_rows, print_table};
+use super::output::{Format, PrintError, Printer};
 use super::signals::{Listen, Signals};
 use super::text::Script;
-use super::{JobOptions, ProgressMode, settings};
+use super::{IfRunning, JobOptions, ProgressMode, settings};
 
 /// `tidemill run FILE`
 pub(super) async fn run_file(name: &str, options: &JobOptions) -> Result<(), Exit> {
@@ -35,10 +36,20 @@ pub(super) async fn run_stdin(options: &JobOptions) -> Result<(), Exit> {
     run_script(&Script { name: "standard input".into(), text }, options).await
 }
 
+/// Runs statements that were given to the shell.
+pub(super) async fn run_statements(script: &Script, options: &JobOptions) -> Result<(), Exit> {
+    run_all(script, options, true).await
+}
+
 /// Runs a script and waits for its streaming queries.
-pub(super) async fn run_script(script: &Script, options: &JobOptions) -> Result<(), Exit> {
+async fn run_script(script: &Script, options: &JobOptions) -> Result<(), Exit> {
+    run_all(script, options, false).await
+}
+
+async fn run_all(script: &Script, options: &JobOptions, shows_live: bool) -> Result<(), Exit> {
     let sql = settings::session(options).await?;
-    let mut job = Job::new(sql, options.progress)?;
+    let mut job = Job::new(sql, options.progress, options.format)?;
+    job.shows_live = shows_live;
     job.run(script).await?;
     job.finish().await
 }
@@ -47,17 +58,21 @@ pub(super) async fn run_script(script: &Script, options: &JobOptions) -> Result<
 pub(super) struct Job {
     sql: Arc<SqlSession>,
     monitor: Arc<Monitor>,
+    printer: Printer,
     signals: Signals,
     queries: Vec<StartedQuery>,
+    /// Whether a SELECT over an unbounded table shows its rows as they come, instead of being refused.
+    shows_live: bool,
 }
 
 impl Job {
-    pub(super) fn new(sql: Arc<SqlSession>, progress: ProgressMode) -> Result<Self, Exit> {
+    pub(super) fn new(sql: Arc<SqlSession>, progress: ProgressMode, format: Format) -> Result<Self, Exit> {
         let monitor = Monitor::new(progress);
+        let printer = Printer::new(Arc::clone(&monitor), format);
         sql.session().streams().add_listener(Arc::clone(&monitor) as _);
         let signals = Signals::install(Listen::InterruptAndTerminate)
             .map_err(|error| Exit::failed(format!("cannot listen to signals: {error}")))?;
-        Ok(Self { sql, monitor, signals, queries: Vec::new() })
+        Ok(Self { sql, monitor, printer, signals, queries: Vec::new(), shows_live: false })
     }
 
     /// Runs the statements one after the other. If one fails, the queries that run are stopped.
@@ -68,7 +83,8 @@ impl Job {
             .map_err(|error| Exit::of(&error, script.describe(&error, (1, 1))))?;
         for statement in statements {
             let place = (statement.line, statement.column);
-            let running = run_statement(Arc::clone(&self.sql), statement, Arc::clone(&self.monitor));
+            let running =
+                run_statement(Arc::clone(&self.sql), statement, self.printer.clone(), self.shows_live);
             let ended = tokio::select! {
                 ended = in_background(running) => ended,
                 () = self.signals.next() => {
@@ -81,6 +97,9 @@ impl Job {
             match ended {
                 Ok(Some(query)) => self.add(query),
                 Ok(None) => {}
+                Err(PrintError::Query(error)) if IfRunning::is_skipped(&error) => {
+                    self.monitor.note(&error.to_string());
+                }
                 Err(error) => {
                     self.stop_all().await?;
                     return Err(match error {
@@ -91,6 +110,23 @@ impl Job {
             }
         }
         Ok(())
+    }
+
+    /// The query that `starting` starts; `None` if it was left alone because it runs already.
+    pub(super) async fn unless_asked_to_leave(
+        &mut self,
+        starting: impl Future<Output = Result<StartedQuery, Exit>>,
+    ) -> Result<Option<StartedQuery>, Exit> {
+        tokio::select! {
+            started = starting => match started {
+                Err(exit) if exit.is_skipped() => {
+                    self.monitor.note(exit.text());
+                    Ok(None)
+                }
+                started => started.map(Some),
+            },
+            () = self.signals.next() => Err(Exit::interrupted()),
+        }
     }
 
     /// Waits for `query`, too, in [`Job::finish`].
@@ -175,12 +211,20 @@ pub(super) async fn in_background<T: Send + 'static>(
 async fn run_statement(
     sql: Arc<SqlSession>,
     statement: Located<Statement>,
-    monitor: Arc<Monitor>,
+    printer: Printer,
+    shows_live: bool,
 ) -> Result<Option<StartedQuery>, PrintError> {
-    match sql.execute(&statement).await.map_err(PrintError::Query)? {
+    let outcome = match shows_live {
+        true => match live::execute(&sql, &statement, &printer).await? {
+            Shown::Outcome(outcome) => outcome,
+            Shown::Live(_) => return Ok(None),
+        },
+        false => sql.execute(&statement).await?,
+    };
+    match outcome {
         SqlOutcome::Done(_) => Ok(None),
-        SqlOutcome::Rows(frame) => print_rows(frame, &monitor).await.map(|_| None),
-        SqlOutcome::Table(batches) => print_table(&batches, &monitor).map(|()| None),
+        SqlOutcome::Rows(frame) => printer.rows(frame).await.map(|_| None),
+        SqlOutcome::Table(batches) => printer.batches(&batches).map(|_| None),
         SqlOutcome::Query(query) => Ok(Some(query)),
     }
 }

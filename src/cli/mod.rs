@@ -4,9 +4,11 @@
 
 mod check;
 mod checkpoint;
+mod describe;
 mod etl;
 mod exit;
 mod job;
+mod live;
 mod monitor;
 mod output;
 mod settings;
@@ -27,6 +29,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
 use exit::Exit;
+use output::Format;
 
 /// Structured Streaming on Apache DataFusion: incremental, exactly-once queries over unbounded tables.
 #[derive(Debug, Parser)]
@@ -49,20 +52,40 @@ enum Command {
         #[command(flatten)]
         options: JobOptions,
     },
-    /// A shell, or with -c or input from a pipe the same as `run`
+    /// A shell, or with -c, -f or input from a pipe the same as `run`
     Sql {
         /// Statements to run instead of asking for them
-        #[arg(short = 'c', long = "command", value_name = "STATEMENTS")]
+        #[arg(short = 'c', long = "command", value_name = "STATEMENTS", allow_hyphen_values = true)]
         command: Option<String>,
+        /// A file of statements to run instead of asking for them
+        #[arg(short = 'f', long = "file", value_name = "FILE", conflicts_with = "command")]
+        file: Option<String>,
+        /// Do not run ~/.tidemillrc (or the file that TIDEMILLRC names) first
+        #[arg(long)]
+        no_rc: bool,
         #[command(flatten)]
         options: JobOptions,
     },
     /// Move new files from INPUT to OUTPUT, once or for as long as you like
+    #[command(alias = "elt")]
     Etl(Box<etl::EtlOptions>),
     /// Verify every invariant of a checkpoint; exit code 1 if one does not hold
     Check {
         /// The checkpoint's directory or URL
         checkpoint: String,
+        /// How the report is printed
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Show what a checkpoint says of its query: sources, sink, batches, and what a start would do
+    ///
+    /// A running query is not disturbed. With --format csv: the batches alone.
+    Describe {
+        /// The checkpoint's directory or URL
+        checkpoint: String,
+        /// How it is printed
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
     },
     /// Look into a checkpoint, or get a query past a batch that cannot be run
     #[command(subcommand)]
@@ -81,8 +104,14 @@ enum Command {
         /// As of this batch instead of the last one
         #[arg(long)]
         batch: Option<u64>,
+        /// How rows are printed
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
     },
 }
+
+/// Expressions of thousands of terms are walked recursively. It is taken from the system only as it is used.
+const STACK: usize = 256 << 20;
 
 /// How queries run and what is told about them.
 #[derive(Debug, Args)]
@@ -96,6 +125,41 @@ struct JobOptions {
     /// How progress is told on standard error
     #[arg(long, value_enum, default_value_t = ProgressMode::Bar)]
     progress: ProgressMode,
+    /// How results are printed on standard output
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// What to do if another process, started with this option too, runs the same query
+    #[arg(long, value_enum)]
+    if_running: Option<IfRunning>,
+}
+
+/// What a start does while the query runs elsewhere on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum IfRunning {
+    /// Begin; the other run ends (as without the option)
+    Takeover,
+    /// Begin when the other run has ended
+    Wait,
+    /// Leave, with exit code 0
+    Skip,
+}
+
+impl IfRunning {
+    const OPTION: &str = "ifRunning";
+
+    /// The value of the query's option.
+    fn name(self) -> &'static str {
+        match self {
+            IfRunning::Takeover => "takeover",
+            IfRunning::Wait => "wait",
+            IfRunning::Skip => "skip",
+        }
+    }
+
+    /// Whether `error` is that a start left a running query alone, as it was asked to.
+    fn is_skipped(error: &tidemill::Error) -> bool {
+        matches!(error, tidemill::Error::ConcurrentQuery { reason, .. } if reason.contains("ifRunning = skip"))
+    }
 }
 
 /// How progress is told.
@@ -108,6 +172,9 @@ enum ProgressMode {
     /// Not at all
     None,
 }
+
+/// What is logged to standard error.
+const LOG: &str = "TIDEMILL_LOG";
 
 fn parse_trigger(text: &str) -> Result<Trigger, String> {
     text.parse().map_err(|error| match error {
@@ -130,13 +197,21 @@ const STACK: usize = 32 << 20;
 /// Runs the command that the process's arguments ask for.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log_to_stderr();
+    if let Err(exit) = log_to_stderr() {
+        return exit.report();
+    }
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     let runtime = match threads.enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
         Err(error) => return Exit::failed(format!("cannot start: {error}")).report(),
     };
-    let ended = runtime.block_on(run(arguments.command));
+    // On a thread of the runtime: the process's first one has the stack that it has.
+    let ended = runtime.block_on(async {
+        match tokio::spawn(run(arguments.command)).await {
+            Ok(ended) => ended,
+            Err(error) => Err(Exit::failed(format!("this is a bug: {error}"))),
+        }
+    });
     // Without waiting for a thread that is stuck in a read or write.
     runtime.shutdown_background();
     match ended {
@@ -145,25 +220,42 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn log_to_stderr() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(Level::WARN.into())
-        .with_env_var("TIDEMILL_LOG")
-        .from_env_lossy();
+fn log_to_stderr() -> Result<(), Exit> {
+    let asked = std::env::var(LOG).unwrap_or_default();
+    let invalid = |reason: &str| {
+        Exit::usage(format!(
+            "{LOG} = '{asked}' is not valid: {reason}; expected error, warn, info, debug, trace or off, or such \
+             levels for parts, as in warn,tidemill=debug"
+        ))
+    };
+    // A single word that is no level would be taken for the name of a part.
+    let is_part = |word: &str| word.contains(['=', ':', '[']) || word.starts_with("tidemill");
+    for word in asked.split(',').map(str::trim).filter(|word| !word.is_empty() && !is_part(word)) {
+        let levels = ["error", "warn", "info", "debug", "trace", "off"];
+        if !levels.iter().any(|level| level.eq_ignore_ascii_case(word)) && word.parse::<u8>().is_err() {
+            return Err(invalid(&format!("there is no level '{word}'")));
+        }
+    }
+    let filter = EnvFilter::builder().with_default_directive(Level::WARN.into());
+    let filter = filter.parse(&asked).map_err(|error| invalid(&error.to_string()))?;
     // Failed queries are reported as errors of the command, not a second time as a log line.
     let is_news =
         filter_fn(|line| *line.level() != Level::ERROR || line.target() != "tidemill::query::start");
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(lines.with_filter(filter.and(is_news))).init();
+    Ok(())
 }
 
 async fn run(command: Command) -> Result<(), Exit> {
     match command {
         Command::Run { script, options } => job::run_file(&script, &options).await,
-        Command::Sql { command, options } => shell::run(command, &options).await,
+        Command::Sql { command, file, no_rc, options } => shell::run(command, file, !no_rc, &options).await,
         Command::Etl(options) => etl::run(&options).await,
-        Command::Check { checkpoint } => check::run(&checkpoint).await,
+        Command::Check { checkpoint, format } => check::run(&checkpoint, format).await,
         Command::Checkpoint(command) => checkpoint::run(&command).await,
-        Command::State { checkpoint, operator, batch } => state::run(&checkpoint, operator, batch).await,
+        Command::Describe { checkpoint, format } => describe::run(&checkpoint, format).await,
+        Command::State { checkpoint, operator, batch, format } => {
+            state::run(&checkpoint, operator, batch, format).await
+        }
     }
 }

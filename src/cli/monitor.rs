@@ -1,18 +1,21 @@
 //! Telling what the queries do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tidemill::sql::StartedQuery;
-use tidemill::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener, StreamingQueryProgress};
+use tidemill::{
+    QueryIdle, QueryStarted, QueryTerminated, RunTotals, StreamingQueryListener, StreamingQueryProgress,
+    Trigger,
+};
 use uuid::Uuid;
 
 use super::ProgressMode;
 use super::exit::is_unread;
-use super::text::{count, duration, number, rate, to_stderr};
+use super::text::{count, duration, number, per_second, presentable, rate, to_stderr};
 
 /// Listens to all queries of a session.
 #[derive(Debug)]
@@ -29,18 +32,18 @@ enum Style {
     Quiet,
 }
 
-/// What one run of a query has done so far.
+/// How one run of a query is told about.
 #[derive(Debug)]
 struct Run {
     started: Instant,
-    took: Option<Duration>,
-    batches: u64,
-    rows_in: u64,
-    /// Unknown for some sinks.
-    rows_out: Option<u64>,
-    files: u64,
+    /// The rows of the last minute, batch by batch.
+    recent: VecDeque<(Instant, u64)>,
+    totals: RunTotals,
     bar: Option<ProgressBar>,
 }
+
+/// How far back the rate of input looks.
+const RECENT: Duration = Duration::from_secs(60);
 
 impl Monitor {
     /// A monitor that tells progress as `mode` says.
@@ -71,7 +74,7 @@ impl Monitor {
 
     /// Tells of a failure on standard error.
     pub(super) fn error(&self, error: &str) {
-        self.suspend(|| to_stderr(&format!("error: {error}")));
+        self.suspend(|| to_stderr(&format!("error: {}", presentable(error))));
     }
 
     /// Draws no more bars: all queries have ended.
@@ -79,18 +82,35 @@ impl Monitor {
         self.runs().values_mut().for_each(Run::finish);
     }
 
-    /// What `query` has done, in one line.
+    /// What `query` has done, in one line, and in further ones what it has left out and why nothing came.
     pub(super) fn summary(&self, query: &StartedQuery) -> String {
         let name = query.query.name().unwrap_or("query").to_string();
         let place = query.location.clone().unwrap_or_else(|| query.target.clone());
-        let runs = self.runs();
         let has_failed = query.query.exception().is_some_and(|exception| !is_unread(&exception));
         let failed = if has_failed { "failed after " } else { "" };
-        match runs.get(&query.query.run_id()) {
-            Some(run) if run.batches > 0 => format!("{name}: {failed}{}, in {place}", run.summary()),
-            _ if !failed.is_empty() => format!("{name}: failed, nothing new in {place}"),
-            _ => format!("{name}: nothing new, {place} is up to date"),
+        let totals = query.query.totals();
+        if totals.batches == 0 {
+            return match has_failed {
+                true => format!("{name}: failed, nothing new in {place}"),
+                false => format!("{name}: nothing new, {place} is up to date"),
+            };
         }
+        let done = in_words(&totals, query.query.running_time());
+        let mut summary = format!("{name}: {failed}{done}, in {place}");
+        if !totals.left_out.is_empty() {
+            summary += &format!("\n{name}: left out: {}", totals.left_out);
+        }
+        if totals.left_out.late_rows > 0 {
+            summary += " (late by the watermark; lateRowsPath keeps them)";
+        }
+        if let Some(waiting) = totals.waiting.as_ref().filter(|_| !has_failed) {
+            summary +=
+                &format!("\n{name}: not final yet: {} of state; {waiting}", count(totals.state_rows, "row"));
+            if query.trigger == Trigger::AvailableNow {
+                summary += " (or the option flushOnEnd is true)";
+            }
+        }
+        summary
     }
 
     fn runs(&self) -> MutexGuard<'_, HashMap<Uuid, Run>> {
@@ -100,38 +120,90 @@ impl Monitor {
 
 impl Run {
     fn new(bar: Option<ProgressBar>) -> Self {
-        let started = Instant::now();
-        Self { started, took: None, batches: 0, rows_in: 0, rows_out: Some(0), files: 0, bar }
+        Self { started: Instant::now(), recent: VecDeque::new(), totals: RunTotals::default(), bar }
     }
 
     fn add(&mut self, progress: &StreamingQueryProgress) {
-        self.batches += 1;
-        self.rows_in += progress.num_input_rows;
-        let written = u64::try_from(progress.sink.num_output_rows).ok();
-        self.rows_out = self.rows_out.zip(written).map(|(before, written)| before + written);
-        let files = progress.sink.metrics.get("numFiles").and_then(|files| files.parse().ok());
-        self.files += files.unwrap_or(0u64);
+        let now = Instant::now();
+        self.recent.push_back((now, progress.num_input_rows));
+        while self.recent.front().is_some_and(|(time, _)| now - *time > RECENT) {
+            self.recent.pop_front();
+        }
+        self.totals.add(progress);
     }
 
-    /// Stops the clock and removes the bar; a second time does nothing.
+    /// How many rows per second came in of late.
+    fn input_rate(&self) -> String {
+        let rows = self.recent.iter().map(|(_, rows)| rows).sum();
+        rate(rows, self.started.elapsed().min(RECENT))
+    }
+
+    /// For a line that is kept up to date.
+    fn message(&self, progress: &StreamingQueryProgress) -> String {
+        let mut message = format!(
+            "batch {}, {} so far, {} in, {} processed",
+            progress.batch_id,
+            count(self.totals.input_rows, "row"),
+            self.input_rate(),
+            per_second(progress.processed_rows_per_second)
+        );
+        if !self.totals.left_out.is_empty() {
+            message += &format!(", left out: {}", self.totals.left_out);
+        }
+        if let Some(watermark) = &self.totals.watermark {
+            message += &format!(", watermark {watermark}");
+        }
+        message
+    }
+
+    /// Removes the bar; a second time does nothing.
     fn finish(&mut self) {
-        self.took.get_or_insert_with(|| self.started.elapsed());
         self.bar.take().iter().for_each(ProgressBar::finish_and_clear);
     }
+}
 
-    fn summary(&self) -> String {
-        let took = self.took.unwrap_or_else(|| self.started.elapsed());
-        let mut parts = vec![
-            if self.batches == 1 { "1 batch".into() } else { format!("{} batches", number(self.batches)) },
-            format!("{} in", count(self.rows_in, "row")),
-        ];
-        parts.extend(self.rows_out.map(|rows| format!("{} out", count(rows, "row"))));
-        if self.files > 0 {
-            parts.push(count(self.files, "file"));
-        }
-        parts.push(format!("{} ({})", duration(took), rate(self.rows_in, took)));
-        parts.join(", ")
+/// What a run has done in `took`.
+fn in_words(totals: &RunTotals, took: Duration) -> String {
+    let mut parts = vec![
+        if totals.batches == 1 { "1 batch".into() } else { format!("{} batches", number(totals.batches)) },
+        format!("{} in", count(totals.input_rows, "row")),
+    ];
+    parts.extend(totals.output_rows.map(|rows| format!("{} out", count(rows, "row"))));
+    if totals.files > 0 {
+        parts.push(count(totals.files, "file"));
     }
+    parts.push(format!("{} ({})", duration(took), rate(totals.input_rows, took)));
+    parts.join(", ")
+}
+
+/// The sink of rows that are looked at as they come.
+const LIVE: &str = "ForeachBatchSink";
+
+/// Whether the batch's rows go to the terminal.
+fn prints(progress: &StreamingQueryProgress) -> bool {
+    let sink = progress.sink.description.as_str();
+    sink == LIVE || sink.starts_with("ConsoleSink")
+}
+
+/// A line about one batch.
+fn line(progress: &StreamingQueryProgress) -> String {
+    let mut line = format!(
+        "{}: batch {}: {} in {} (",
+        progress.name.as_deref().unwrap_or("query"),
+        progress.batch_id,
+        count(progress.num_input_rows, "row"),
+        duration(Duration::from_millis(progress.batch_duration)),
+    );
+    if let Some(rate) = progress.input_rows_per_second {
+        line += &format!("{} in, ", per_second(rate));
+    }
+    line += &format!("{} processed)", per_second(progress.processed_rows_per_second));
+    let mut totals = RunTotals::default();
+    totals.add(progress);
+    if !totals.left_out.is_empty() {
+        line += &format!(", left out: {}", totals.left_out);
+    }
+    line
 }
 
 impl StreamingQueryListener for Monitor {
@@ -156,30 +228,19 @@ impl StreamingQueryListener for Monitor {
         let mut runs = self.runs();
         let Some(run) = runs.get_mut(&progress.run_id) else { return };
         run.add(progress);
-        let took = Duration::from_millis(progress.batch_duration);
         match &self.style {
             // The console sink writes to the same terminal, where a bar would be in its way.
-            Style::Bars(_) if progress.sink.description.starts_with("ConsoleSink") => {
+            Style::Bars(_) if prints(progress) => {
                 run.bar.take().iter().for_each(ProgressBar::finish_and_clear);
             }
             Style::Bars(_) => {
                 if let Some(bar) = &run.bar {
-                    bar.set_message(format!(
-                        "batch {}, {} so far, {}",
-                        progress.batch_id,
-                        count(run.rows_in, "row"),
-                        rate(progress.num_input_rows, took)
-                    ));
+                    bar.set_message(run.message(progress));
                 }
             }
-            Style::Lines => to_stderr(&format!(
-                "{}: batch {}: {} in {} ({})",
-                progress.name.as_deref().unwrap_or("query"),
-                progress.batch_id,
-                count(progress.num_input_rows, "row"),
-                duration(took),
-                rate(progress.num_input_rows, took)
-            )),
+            // Its rows are shown as they come.
+            Style::Lines | Style::Json if progress.sink.description == LIVE => {}
+            Style::Lines => to_stderr(&line(progress)),
             Style::Json => to_stderr(&progress.to_json()),
             Style::Quiet => {}
         }
@@ -189,7 +250,7 @@ impl StreamingQueryListener for Monitor {
         if let Some(run) = self.runs().get(&event.run_id)
             && let Some(bar) = &run.bar
         {
-            bar.set_message(format!("{} so far, waiting for more", count(run.rows_in, "row")));
+            bar.set_message(format!("{} so far, waiting for more", count(run.totals.input_rows, "row")));
         }
     }
 

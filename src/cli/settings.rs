@@ -6,8 +6,8 @@ use datafusion::logical_expr::{LogicalPlan, SetVariable, Statement};
 use tidemill::sql::SqlSession;
 use tidemill::{Error, Options, Session, nearest};
 
-use super::JobOptions;
 use super::exit::Exit;
+use super::{IfRunning, JobOptions};
 
 /// Options that make sense for every streaming query.
 const STREAMING: [&str; 2] = ["durability", "minBatchesToRetain"];
@@ -16,6 +16,9 @@ const STREAMING: [&str; 2] = ["durability", "minBatchesToRetain"];
 pub(super) async fn session(options: &JobOptions) -> Result<Arc<SqlSession>, Exit> {
     let session = Session::new();
     let mut streaming = Options::default();
+    if let Some(policy) = options.if_running {
+        streaming.set(IfRunning::OPTION, policy.name());
+    }
     for (key, value) in &options.settings {
         if STREAMING.iter().any(|known| known.eq_ignore_ascii_case(key)) {
             streaming.set(key, value);

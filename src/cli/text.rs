@@ -26,11 +26,49 @@ impl Script {
         };
         let index = usize::try_from(line).unwrap_or(usize::MAX).saturating_sub(1);
         let Some(text) = self.text.lines().nth(index) else { return format!("{}: {message}", self.name) };
-        let before = usize::try_from(column).unwrap_or(usize::MAX).saturating_sub(1);
+        let mut before = usize::try_from(column).unwrap_or(usize::MAX).saturating_sub(1);
+        let mut text = text.to_string();
+        if text.chars().count() > 2 * AROUND {
+            let from = before.saturating_sub(AROUND);
+            let ahead = if from > 0 { "…" } else { "" };
+            let behind = if text.chars().count() > before + AROUND { "…" } else { "" };
+            let shown: String = text.chars().skip(from).take(before - from + AROUND).collect();
+            text = format!("{ahead}{shown}{behind}");
+            before = before - from + ahead.chars().count();
+        }
         // A tab stays a tab, so that the caret stands below what it points to.
         let indent: String = text.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         format!("{}:{line}:{column}: {message}\n    {text}\n    {indent}^", self.name)
     }
+}
+
+/// The longest message that is shown whole, and what is shown of the two ends of a longer one.
+const LONGEST: usize = 2000;
+const HEAD: usize = 1200;
+const TAIL: usize = 400;
+/// How much of a long line is shown on either side of the place that an error is about.
+const AROUND: usize = 100;
+
+/// `message` as it may be shown on a terminal: what it quotes of data may hold control characters, or be
+/// a whole file.
+pub(super) fn presentable(message: &str) -> String {
+    let length = message.chars().count();
+    if length <= LONGEST {
+        return without_controls(message);
+    }
+    let head: String = message.chars().take(HEAD).collect();
+    let tail: String = message.chars().skip(length - TAIL).collect();
+    let left_out = number((length - HEAD - TAIL) as u64);
+    format!("{} … ({left_out} characters left out) … {}", without_controls(&head), without_controls(&tail))
+}
+
+/// Control characters as they are written in programs; line breaks and tabs stay.
+pub(super) fn without_controls(text: &str) -> String {
+    let is_plain = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    if text.chars().all(is_plain) {
+        return text.to_string();
+    }
+    text.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }
 
 /// Writes a line to standard error, where failures to write cannot be reported.
@@ -58,8 +96,16 @@ pub(super) fn count(value: u64, word: &str) -> String {
 
 /// Rows per second, for at least a millisecond.
 pub(super) fn rate(rows: u64, time: Duration) -> String {
-    let per_second = rows as f64 / time.as_secs_f64().max(0.001);
-    format!("{} rows/s", number(per_second.round() as u64))
+    per_second(rows as f64 / time.as_secs_f64().max(0.001))
+}
+
+/// A number of rows per second, with a digit after the point if there are few.
+pub(super) fn per_second(rows: f64) -> String {
+    if rows > 0.0 && rows < 9.95 {
+        format!("{rows:.1} rows/s")
+    } else {
+        format!("{} rows/s", number(rows.round() as u64))
+    }
 }
 
 /// `12 ms`, `1.2 s`, `2 min 5 s`, `3 h 2 min`.
@@ -85,6 +131,21 @@ mod tests {
         assert_eq!(rate(10, Duration::ZERO), "10,000 rows/s");
         let times = [12, 1_234, 59_949, 125_000, 11_000_000].map(|ms| duration(Duration::from_millis(ms)));
         assert_eq!(times, ["12 ms", "1.2 s", "59.9 s", "2 min 5 s", "3 h 3 min"]);
+    }
+
+    #[test]
+    fn messages_are_short_and_without_control_characters() {
+        assert_eq!(presentable("a\u{1b}[31mb\tc\nd\u{7}"), "a\\u{1b}[31mb\tc\nd\\u{7}");
+        let long = presentable(&"é".repeat(1_000_000));
+        assert!(long.contains(" … (998,400 characters left out) … "), "{long}");
+        assert_eq!(long.chars().filter(|c| *c == 'é').count(), HEAD + TAIL);
+        let script =
+            Script { name: "-c".into(), text: format!("{}x{}", "1+".repeat(5000), "+1".repeat(5000)) };
+        let described =
+            script.describe(&Error::Sql { message: "no".into(), line: 1, column: 10_001 }, (1, 1));
+        let lines: Vec<&str> = described.lines().collect();
+        assert_eq!(lines[1].chars().nth(lines[2].chars().count() - 1), Some('x'));
+        assert!(lines[1].chars().count() < 220, "{}", lines[1]);
     }
 
     #[test]

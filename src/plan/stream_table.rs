@@ -26,6 +26,8 @@ use crate::source::SourceProvider;
 pub struct StreamTable {
     provider: Arc<dyn SourceProvider>,
     watermark: Option<DeclaredWatermark>,
+    /// The statement that made it.
+    definition: Option<Arc<str>>,
 }
 
 /// The watermark that belongs to a table, whoever reads it.
@@ -41,7 +43,13 @@ struct DeclaredWatermark {
 impl StreamTable {
     /// The unbounded table that `provider` describes.
     pub fn new(provider: Arc<dyn SourceProvider>) -> Self {
-        Self { provider, watermark: None }
+        Self { provider, watermark: None, definition: None }
+    }
+
+    /// This table, made by the statement `definition`.
+    #[must_use]
+    pub(crate) fn with_definition(self, definition: &str) -> Self {
+        Self { definition: Some(definition.into()), ..self }
     }
 
     /// This table, to be registered as `table`, with `column` as the event time: rows may come `delay`
@@ -84,6 +92,10 @@ impl TableProvider for StreamTable {
 
     fn table_type(&self) -> TableType {
         TableType::Base
+    }
+
+    fn get_table_definition(&self) -> Option<&str> {
+        self.definition.as_deref()
     }
 
     /// The scan below the watermark is of this table without it.

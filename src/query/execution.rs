@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::batch::{BatchRunner, PlannedBatch, Stopwatch};
 use super::listener::QueryIdle;
+use super::log::RunLog;
 use super::manager::StreamingQueryManager;
 use super::progress::iso_timestamp;
 use super::report::{TriggerTimes, progress};
@@ -65,6 +66,7 @@ pub(crate) struct Execution {
     /// Whether what earlier runs left in the sink has been removed.
     pub(crate) is_tidy: bool,
     pub(crate) maintenance: Option<JoinHandle<Result<()>>>,
+    pub(crate) log: RunLog,
 }
 
 /// How an execution ended that did not fail.
@@ -93,6 +95,9 @@ impl Execution {
             Err(error) => self.blame(error).await,
         };
         self.finish_maintenance().await;
+        if !matches!(ended, Ok(Ended::Overlapped(_)) | Err(_)) {
+            self.log.end(&self.runner.shared.totals());
+        }
         if matches!(ended, Ok(Ended::Overlapped(_))) {
             return ended;
         }
@@ -111,6 +116,7 @@ impl Execution {
                 tracing::debug!(%error, "failed after another run had taken over");
                 Err(taken_over)
             }
+            (Err(gone @ Error::CheckpointDamaged { .. }), _) => Err(gone),
             (Ok(()), error @ Error::ConcurrentQuery { .. }) => Ok(Ended::Overlapped(error)),
             (_, error) => Err(error),
         }
@@ -194,6 +200,7 @@ impl Execution {
         let times =
             TriggerTimes { started_ms, previous_ms: self.previous_trigger_ms, durations: stopwatch.finish() };
         let report = progress(&self.runner, &self.descriptions, batch_id, &outcome, times);
+        self.log.batch(&report);
         self.runner.shared.add_progress(report.clone());
         self.manager.notify_progress(&report);
         Ok(Triggered::Batch)
@@ -367,10 +374,11 @@ impl Execution {
         let took = self.since(started);
         let wait = until_next_tick(interval, started_ms, took);
         if wait.is_zero() {
-            if !interval.is_zero() {
+            // The first batch starts between two ticks, and may pass one without being slow.
+            if !interval.is_zero() && took > interval {
                 tracing::warn!(
-                    query = %self.runner.shared.id,
-                    "the batch took {} ms, longer than the trigger interval of {} ms: falling behind",
+                    "{}: the batch took {} ms, longer than the trigger interval of {} ms: falling behind",
+                    self.runner.shared.label(),
                     took.as_millis(),
                     interval.as_millis(),
                 );

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::progress::{StreamingQueryProgress, StreamingQueryStatus};
+use super::totals::RunTotals;
 use crate::error::{Error, Result, StreamingQueryException};
 
 /// How many progress reports [`StreamingQuery::recent_progress`] keeps.
@@ -42,6 +43,7 @@ pub(crate) struct QueryShared {
     pub(crate) run_id: Uuid,
     pub(crate) name: Option<String>,
     pub(crate) explain: String,
+    started: Instant,
     /// The look for new rows that was begun last, counted from 1.
     pub(crate) looks: AtomicU64,
     pub(crate) run_state: watch::Sender<RunState>,
@@ -58,6 +60,9 @@ pub(crate) struct QueryShared {
 struct Report {
     status: StreamingQueryStatus,
     progress: VecDeque<StreamingQueryProgress>,
+    totals: RunTotals,
+    /// How long the run took, once it has ended.
+    took: Option<Duration>,
     exception: Option<StreamingQueryException>,
 }
 
@@ -68,6 +73,7 @@ impl QueryShared {
             run_id,
             name,
             explain,
+            started: Instant::now(),
             looks: AtomicU64::new(0),
             run_state: watch::Sender::new(RunState::default()),
             wake: Notify::new(),
@@ -80,6 +86,8 @@ impl QueryShared {
                     is_trigger_active: false,
                 },
                 progress: VecDeque::new(),
+                totals: RunTotals::default(),
+                took: None,
                 exception: None,
             }),
         }
@@ -104,6 +112,7 @@ impl QueryShared {
         if report.progress.len() == RECENT_PROGRESS {
             report.progress.pop_front();
         }
+        report.totals.add(&progress);
         report.progress.push_back(progress);
     }
 
@@ -113,9 +122,24 @@ impl QueryShared {
             Some(exception) => format!("Terminated with exception: {}", exception.cause),
             None => "Stopped".to_string(),
         };
-        self.report().exception = exception;
+        let mut report = self.report();
+        report.took = Some(self.started.elapsed());
+        report.exception = exception;
+        drop(report);
         self.set_status(&message, false, false);
         self.run_state.send_modify(|state| state.ended = true);
+    }
+
+    pub(crate) fn totals(&self) -> RunTotals {
+        self.report().totals.clone()
+    }
+
+    /// What to call the query: its name, or else its id.
+    pub(crate) fn label(&self) -> String {
+        match &self.name {
+            Some(name) => format!("query '{name}'"),
+            None => format!("query {}", self.id),
+        }
     }
 
     pub(crate) fn is_active(&self) -> bool {
@@ -189,6 +213,16 @@ impl StreamingQuery {
     /// The reports of the newest batches of this run, at most 100, oldest first.
     pub fn recent_progress(&self) -> Vec<StreamingQueryProgress> {
         self.shared.report().progress.iter().cloned().collect()
+    }
+
+    /// What this run has done so far, all its batches together.
+    pub fn totals(&self) -> RunTotals {
+        self.shared.totals()
+    }
+
+    /// How long this run has been going on, or went on until its end.
+    pub fn running_time(&self) -> Duration {
+        self.shared.report().took.unwrap_or_else(|| self.shared.started.elapsed())
     }
 
     /// Why the run failed, if it did.

@@ -13,6 +13,7 @@ use super::batch::{BatchRunner, PlannedBatch};
 use super::execution::Execution;
 use super::handle::QueryShared;
 use super::late_rows::LateRows;
+use super::log::RunLog;
 use super::pinned::pin_inferred_schemas;
 use super::places;
 use super::request::StartRequest;
@@ -22,7 +23,7 @@ use crate::checkpoint::records::{
 use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::plan::{ResultShape, StreamingPlan, bind, result_schema};
+use crate::plan::{ResultShape, StreamingPlan, bind, result_schema, with_meanings};
 use crate::sink::Sink;
 use crate::source::{Source, SourceBatch, SourceContext, SourceProvider};
 use crate::state::{StateOptions, StateStore};
@@ -132,6 +133,10 @@ impl Launch {
         let mut tracker = request.state.tracker(&conf, &plan)?;
         tracker.resume(resumed.watermark_ms, &streams, request.clock.elapsed());
         let shared = self.share(&plan).await?;
+        let descriptions: Vec<String> =
+            self.providers.iter().map(|provider| provider.description()).collect();
+        let place = format!("{} to {}", descriptions.join(", "), self.sink.description());
+        let log = RunLog::start(&shared, self.storage.url().as_str(), &place, resumed.next_batch);
         let runner = BatchRunner {
             shared,
             checkpoint: Arc::new(checkpoint),
@@ -147,7 +152,7 @@ impl Launch {
             manager: request.manager.clone(),
             clock: Arc::clone(&request.clock),
             trigger: request.trigger,
-            descriptions: self.providers.iter().map(|provider| provider.description()).collect(),
+            descriptions,
             conf,
             min_batches_to_retain: request.min_batches_to_retain,
             next_batch: resumed.next_batch,
@@ -162,6 +167,7 @@ impl Launch {
             previous_trigger_ms: None,
             is_tidy: false,
             maintenance: None,
+            log,
         }))
     }
 
@@ -206,6 +212,19 @@ impl Launch {
         Ok(Arc::clone(self.shared.insert(Arc::new(shared))))
     }
 
+    /// What would keep the query from going on with the checkpoint: one sentence per difference; `None` if
+    /// there is no checkpoint yet.
+    pub(super) async fn differences(&self) -> Result<Option<Vec<String>>> {
+        let Some(known) = &self.known else { return Ok(None) };
+        let request = &self.request;
+        let session = &request.plan.state;
+        let sources = create_sources(&self.providers, self.id, session, &request.clock)?;
+        let shape = request.state.shape(request.output_mode, session);
+        let (logical, sink) = (self.logical.clone(), Arc::clone(&self.sink));
+        let plan = StreamingPlan::prepare(logical, session, &self.providers, &sources, sink, shape).await?;
+        Ok(Some(definition::differences(&known.definition, &self.define(plan.operators()))))
+    }
+
     /// What a restart must find unchanged, of the query as it is now.
     fn define(&self, operators: &[OperatorDefinition]) -> QueryDefinition {
         let checkpoint = self.storage.as_ref();
@@ -213,7 +232,7 @@ impl Launch {
             sources: self.providers.iter().map(|provider| provider.definition(checkpoint)).collect(),
             sink: self.sink.definition(checkpoint),
             output_mode: self.request.output_mode.name().into(),
-            operators: operators.to_vec(),
+            operators: with_meanings(operators.to_vec(), &self.logical),
         }
     }
 }

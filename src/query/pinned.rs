@@ -35,7 +35,7 @@ pub(super) fn pin_inferred_schemas(
         Err(error) => Err(Error::Invalid(format!(
             "the query does not fit the columns that its checkpoint pinned when they were inferred at the \
              first start: {error}. To use columns that were added since, give the schema explicitly and \
-             start with a new checkpointLocation"
+             start with a new checkpoint"
         ))),
     }
 }

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::late_rows::{LateTarget, MakeLateSink};
 use super::manager::StreamingQueryManager;
+use super::running::IfRunning;
 use super::settings::StateSettings;
 use super::trigger::Trigger;
 use crate::clock::Clock;
@@ -40,6 +41,8 @@ pub(crate) struct StartRequest {
     /// Where the checkpoint is; `None` only for sinks that do not outlive the process.
     pub(crate) checkpoint: Option<Url>,
     pub(crate) durability: Durability,
+    /// What to do while another process runs the query; `None` is not to look.
+    pub(crate) if_running: Option<IfRunning>,
     pub(crate) min_batches_to_retain: u64,
     pub(crate) state: StateSettings,
     pub(crate) manager: StreamingQueryManager,

@@ -16,7 +16,9 @@ use super::listener::{QueryStarted, QueryTerminated};
 use super::manager::CheckpointLease;
 use super::progress::iso_timestamp;
 use super::request::{MakeSink, QueryPlan, StartRequest};
+use super::running::Running;
 use super::settings::StateSettings;
+use crate::checkpoint::inspect;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StreamingQueryException};
 use crate::plan::{StreamingPlan, bind, check, result_schema};
@@ -32,8 +34,11 @@ pub(crate) async fn start(request: StartRequest) -> Result<StreamingQuery> {
     request.manager.check_name(request.name.as_deref())?;
     check::check(&request.plan.logical, request.output_mode)?;
     let run_id = request.ids.next_id();
-    let place = CheckpointPlace::choose(&request, run_id)?;
+    let mut place = CheckpointPlace::choose(&request, run_id)?;
     let lease = CheckpointLease::take(place.url.as_str())?;
+    if let Some(policy) = request.if_running {
+        place.running = Some(Running::enter(&place.url, policy).await?);
+    }
     let storage = request.storages.open(&place.url, place.durability)?;
     let request = Arc::new(request);
     let mut launch = Launch::prepare(Arc::clone(&request), storage, run_id).await?;
@@ -73,6 +78,30 @@ pub(crate) async fn explain(
         .await?
         .explain()
         .await
+}
+
+/// What a start on the checkpoint would do, in words; `None` if there is no checkpoint to go on with.
+pub(crate) async fn explain_restart(request: StartRequest) -> Result<Option<String>> {
+    let Some(url) = request.checkpoint.clone() else { return Ok(None) };
+    check::check(&request.plan.logical, request.output_mode)?;
+    let storage = request.storages.open(&url, request.durability)?;
+    let run_id = request.ids.next_id();
+    let launch = Launch::prepare(Arc::new(request), Arc::clone(&storage), run_id).await?;
+    let Some(differences) = launch.differences().await? else {
+        return Ok(Some(format!(
+            "'{url}' is no checkpoint yet: the query begins with batch 0, and makes it"
+        )));
+    };
+    if !differences.is_empty() {
+        return Ok(Some(format!("refused, because it is another query:\n  {}", differences.join("\n  "))));
+    }
+    let found = inspect(storage.as_ref()).await?;
+    let mut text = found.as_ref().map_or_else(String::new, |found| format!("it {}", found.restart));
+    if found.is_some_and(|found| !found.definition.operators.is_empty()) {
+        text += "\nits state is kept: keys and aggregates are those of the checkpoint";
+    }
+    text += "\nfilters, projections, limits and triggers are those of the query as it is now";
+    Ok(Some(text))
 }
 
 /// Makes the results of a query that keeps them in memory queryable, in place of those of an earlier
@@ -173,12 +202,19 @@ struct CheckpointPlace {
     durability: Durability,
     /// A directory of this run's own, removed at its end.
     temporary: Option<PathBuf>,
+    /// Shows other processes that the query runs.
+    running: Option<Running>,
 }
 
 impl CheckpointPlace {
     fn choose(request: &StartRequest, run_id: Uuid) -> Result<Self> {
         if let Some(url) = &request.checkpoint {
-            return Ok(Self { url: url.clone(), durability: request.durability, temporary: None });
+            return Ok(Self {
+                url: url.clone(),
+                durability: request.durability,
+                temporary: None,
+                running: None,
+            });
         }
         let sink = (request.make_sink)(result_schema(&request.plan.logical, &request.plan.state))?;
         if !sink.is_ephemeral() {
@@ -191,7 +227,7 @@ impl CheckpointPlace {
         let path = std::env::temp_dir().join(format!("tidemill-{run_id}"));
         let url = Url::from_directory_path(&path)
             .map_err(|()| Error::Invalid(format!("'{}' is not an absolute path", path.display())))?;
-        Ok(Self { url, durability: Durability::Process, temporary: Some(path) })
+        Ok(Self { url, durability: Durability::Process, temporary: Some(path), running: None })
     }
 }
 

@@ -144,7 +144,7 @@ fn find<T: ?Sized>(known: &BTreeMap<String, Arc<T>>, format: &str, purpose: &str
     known.get(&format).map(Arc::clone).ok_or_else(|| {
         let names: Vec<&str> = known.keys().map(String::as_str).collect();
         let hint =
-            nearest(&format, &names).map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+            nearest(&format, &names).map_or_else(|| ".".into(), |name| format!("; did you mean '{name}'?"));
         Error::Invalid(format!(
             "format '{format}' cannot be {purpose}{hint} Known formats: {}",
             names.join(", ")

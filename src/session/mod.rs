@@ -3,6 +3,7 @@
 mod environment;
 mod event_time;
 mod formats;
+mod guess;
 mod path;
 mod reader;
 mod state_function;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Weak};
 
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
-use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::AnalyzerRule;
@@ -22,15 +23,16 @@ use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 pub use environment::Environment;
 pub use event_time::{EventTime, IntoDelay};
 pub use formats::{SinkFactory, SinkRequest, SourceFactory, SourceRequest};
+pub use guess::guess_format;
 pub use path::IntoPath;
 pub use reader::DataStreamReader;
 pub use writer::DataStreamWriter;
 
 use crate::error::{Error, Result};
-use crate::functions::all_functions;
+use crate::functions::{JsonOperators, all_functions, json_functions};
 use crate::plan::{BatchEventTime, Corrections, StreamTable, TimeZones, with_values};
 use crate::query::{StoredState, StreamingQueryManager, pinned_tables};
-use crate::storage::{Durability, resolve_location};
+use crate::storage::{Durability, Storage, resolve_location};
 use formats::Formats;
 use state_function::StateTableFunction;
 use table_functions::EventTimeTableFunctions;
@@ -124,10 +126,14 @@ impl Session {
         }
         let link = Arc::new(SessionLink(Arc::downgrade(&inner)));
         context.state_ref().write().config_mut().set_extension(link);
-        for function in all_functions() {
+        for function in all_functions().into_iter().chain(json_functions()) {
             context.register_udf(function.as_ref().clone());
         }
         add_rules(&context);
+        // Fails only if DataFusion was built without SQL.
+        if let Err(error) = context.clone().register_expr_planner(Arc::new(JsonOperators)) {
+            tracing::warn!(%error, "the operators -> and ->> are not available");
+        }
         // Fails only if DataFusion was built without SQL.
         if let Err(error) = context.register_relation_planner(Arc::new(EventTimeTableFunctions)) {
             tracing::warn!(%error, "TUMBLE, HOP and WITH_WATERMARK are not available");
@@ -188,8 +194,7 @@ impl Session {
         checkpoint: &str,
     ) -> Result<Vec<(TableReference, Arc<dyn TableProvider>)>> {
         let url = resolve_location(checkpoint)?;
-        let storages = writer::storages(&self.inner, &self.context.runtime_env());
-        let storage = storages.open(&url, Durability::Process)?;
+        let storage = self.open_storage(&url)?;
         let tables = pinned_tables(plan, storage.as_ref()).await?;
         let as_table = |provider| Arc::new(StreamTable::new(provider)) as Arc<dyn TableProvider>;
         Ok(tables.into_iter().map(|(name, provider)| (name, as_table(provider))).collect())
@@ -238,6 +243,15 @@ impl Session {
     pub async fn stored_state(&self, checkpoint: &str, batch: Option<u64>) -> Result<StoredState> {
         let storages = writer::storages(&self.inner, &self.context.runtime_env());
         state_function::open(storages.as_ref(), checkpoint, batch).await
+    }
+
+    /// Opens the directory at `url` as checkpoints are opened: a local one, or one on an object store of
+    /// the session.
+    ///
+    /// # Errors
+    /// If there is no object store for the URL.
+    pub fn open_storage(&self, url: &url::Url) -> Result<Arc<dyn Storage>> {
+        writer::storages(&self.inner, &self.context.runtime_env()).open(url, Durability::Process)
     }
 
     pub(crate) fn inner(&self) -> &Arc<SessionInner> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::session_state::SessionState;
 use datafusion::prelude::DataFrame;
 
@@ -12,9 +13,10 @@ use super::{SessionInner, link};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::query::{
-    self, LateTarget, MakeLateSink, MakeSink, QueryPlan, StartRequest, StateSettings, StreamingQuery, Trigger,
+    self, IfRunning, LateTarget, MakeLateSink, MakeSink, QueryPlan, StartRequest, StateSettings,
+    StreamingQuery, Trigger,
 };
-use crate::sink::OutputMode;
+use crate::sink::{ForeachBatchSink, OutputMode, Sink};
 use crate::storage::{DefaultStorageProvider, Durability, StorageProvider, resolve_location};
 
 /// How many offsets and commits a checkpoint keeps (Spark's `minBatchesToRetain`).
@@ -60,6 +62,8 @@ pub struct DataStreamWriter {
     query_name: Option<String>,
     partition_by: Vec<String>,
     options: Options,
+    /// In place of a sink of the format.
+    foreach: Option<ForeachBatchSink>,
 }
 
 /// The options of the query itself, taken out of those that the sink sees.
@@ -68,6 +72,7 @@ struct QueryOptions {
     query_name: Option<String>,
     output_mode: OutputMode,
     durability: Durability,
+    if_running: Option<IfRunning>,
     min_batches_to_retain: u64,
     state: StateSettings,
     /// Where late rows go, and in which format.
@@ -84,6 +89,7 @@ impl DataStreamWriter {
             query_name: None,
             partition_by: Vec::new(),
             options: Options::default(),
+            foreach: None,
         }
     }
 
@@ -97,6 +103,36 @@ impl DataStreamWriter {
     /// Which rows of the result are written per batch; append by default.
     pub fn output_mode(mut self, mode: OutputMode) -> Self {
         self.output_mode = Some(mode);
+        self
+    }
+
+    /// Gives the rows of each batch, with its number, to `function`, in place of a format: Spark's
+    /// `foreachBatch`. See [`ForeachBatchSink`] for what happens after a crash.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> tidemill::Result<()> {
+    /// use tidemill::prelude::*;
+    ///
+    /// let session = Session::new();
+    /// let numbers = session.read_stream().format("rate").option("rowsPerSecond", 1000).load(None).await?;
+    /// let query = numbers
+    ///     .write_stream()
+    ///     .foreach_batch(|batch, rows| async move {
+    ///         println!("batch {batch}: {} rows", rows.iter().map(|rows| rows.num_rows()).sum::<usize>());
+    ///         Ok(())
+    ///     })
+    ///     .start(None)
+    ///     .await?;
+    /// query.stop(StopMode::Finish).await
+    /// # }
+    /// ```
+    pub fn foreach_batch<F, D>(mut self, function: F) -> Self
+    where
+        F: Fn(u64, Vec<RecordBatch>) -> D + Send + Sync + 'static,
+        D: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.foreach = Some(ForeachBatchSink::new(function));
         self
     }
 
@@ -143,8 +179,20 @@ impl DataStreamWriter {
     /// If the query cannot run incrementally, does not fit its checkpoint, uses a name or checkpoint
     /// that an active query uses, or anything about it is not valid. Errors of batches come through
     /// the [`StreamingQuery`].
-    pub async fn start(mut self, path: impl IntoPath) -> Result<StreamingQuery> {
-        let path = path.into_path();
+    pub async fn start(self, path: impl IntoPath) -> Result<StreamingQuery> {
+        query::start(self.request(path.into_path())?).await
+    }
+
+    /// What [`start`](Self::start) would do with the checkpoint, in words: where it would go on, or what it
+    /// would refuse; `None` without a `checkpointLocation`. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`DataStreamWriter::start`], but for a checkpoint of another query.
+    pub async fn explain_restart(self, path: impl IntoPath) -> Result<Option<String>> {
+        query::explain_restart(self.request(path.into_path())?).await
+    }
+
+    fn request(mut self, path: Option<String>) -> Result<StartRequest> {
         let (state, plan) = self.frame.clone().into_parts();
         let session = link(state.config())?;
         let options = self.take_query_options()?;
@@ -152,7 +200,7 @@ impl DataStreamWriter {
         let checkpoint = options.checkpoint.as_deref().map(resolve_location).transpose()?;
         let make_sink = self.sink_maker(path, &options, &session, &storages, &state);
         let make_late_sink = Self::late_sink_maker(&options, &session, &storages, &state);
-        query::start(StartRequest {
+        Ok(StartRequest {
             plan: QueryPlan { logical: plan, state: state.clone() },
             make_sink,
             late_rows: options.late_rows.clone(),
@@ -162,6 +210,7 @@ impl DataStreamWriter {
             name: options.query_name.clone(),
             checkpoint,
             durability: options.durability,
+            if_running: options.if_running,
             min_batches_to_retain: options.min_batches_to_retain,
             state: options.state.clone(),
             manager: session.manager.clone(),
@@ -169,7 +218,6 @@ impl DataStreamWriter {
             ids: Arc::clone(&session.environment.ids),
             storages: Arc::clone(&storages),
         })
-        .await
     }
 
     /// The optimised logical plan and the physical plan of the query, without starting it.
@@ -201,6 +249,8 @@ impl DataStreamWriter {
                 ));
             }
         };
+        let if_running = self.options.take(IfRunning::OPTION);
+        let if_running = if_running.map(|text| IfRunning::parse(&text)).transpose()?;
         let min_batches_to_retain =
             self.options.positive("minBatchesToRetain")?.unwrap_or(MIN_BATCHES_TO_RETAIN);
         self.options.take("minBatchesToRetain");
@@ -215,6 +265,7 @@ impl DataStreamWriter {
             query_name: self.query_name.clone().or(named),
             output_mode,
             durability,
+            if_running,
             min_batches_to_retain,
             state: StateSettings::take(&mut self.options)?,
             late_rows: self.take_late_rows()?,
@@ -269,7 +320,12 @@ impl DataStreamWriter {
             query_name: options.query_name.clone(),
             ..blank_request(options, storages, state)
         };
+        let foreach = self.foreach.clone();
         Arc::new(move |schema| {
+            if let Some(sink) = &foreach {
+                request.options.deny_unknown("a query with foreach_batch", &[])?;
+                return Ok(Arc::new(sink.clone()) as Arc<dyn Sink>);
+            }
             formats.sink(&request.format)?.create(SinkRequest { schema, ..request.clone() })
         })
     }

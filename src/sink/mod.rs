@@ -8,6 +8,7 @@
 mod columns;
 pub mod console;
 pub mod file;
+pub mod foreach;
 pub mod memory;
 pub mod noop;
 mod report;
@@ -28,6 +29,7 @@ use crate::storage::Storage;
 
 pub use console::ConsoleSink;
 pub use file::{FileSink, OutputFormat};
+pub use foreach::ForeachBatchSink;
 pub use memory::{MemorySink, MemoryTable};
 pub use noop::NoopSink;
 

@@ -112,7 +112,7 @@ fn offset(value: &Value) -> Result<usize> {
 fn gone(end: usize, length: usize) -> Error {
     Error::Invalid(format!(
         "the query had read its MemoryStream up to offset {end}, but the stream ends at {length}: its rows \
-         were lost with the process that held them. Start with a new checkpointLocation"
+         were lost with the process that held them. Start with a new checkpoint"
     ))
 }
 

@@ -7,6 +7,7 @@
 pub mod file;
 mod generated;
 pub mod memory;
+mod offset;
 pub mod rate;
 pub mod rate_micro_batch;
 pub mod socket;
@@ -24,6 +25,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use url::Url;
+
+pub use offset::{OffsetSource, OffsetTable};
 
 use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};
 use crate::clock::Clock;
@@ -73,8 +76,9 @@ pub struct SourceContext {
     pub clock: Arc<dyn Clock>,
 }
 
-/// The columns of `schema` as a checkpoint records them.
-fn columns_of(schema: &SchemaRef) -> Vec<ColumnDefinition> {
+/// The columns of `schema` as a checkpoint records them, for [`SourceProvider::definition`] and
+/// [`Sink::definition`](crate::sink::Sink::definition).
+pub fn columns_of(schema: &SchemaRef) -> Vec<ColumnDefinition> {
     let column = |field: &FieldRef| ColumnDefinition {
         name: field.name().clone(),
         data_type: field.data_type().to_string(),

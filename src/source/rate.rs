@@ -266,7 +266,7 @@ impl Source for RateSource {
         if self.speed.rows(position.started_ms, position.taken.unwrap_or(0), end).is_none() {
             return Err(Error::Invalid(format!(
                 "the rate source cannot count on: {end} seconds after its start there are more rows than \
-                 BIGINTs, or it is later than a TIMESTAMP can tell. Start with a new checkpointLocation"
+                 BIGINTs, or it is later than a TIMESTAMP can tell. Start with a new checkpoint"
             )));
         }
         let start = position.taken.map_or(Value::Null, |taken| position.recorded(taken));

@@ -252,7 +252,7 @@ impl Source for RateMicroBatchSource {
         let Some(end) = self.pace.next(position.taken) else {
             return Err(Error::Invalid(format!(
                 "the rate-micro-batch source cannot count on after {start}: there are no more BIGINTs, or no \
-                 later TIMESTAMPs. Start with a new checkpointLocation"
+                 later TIMESTAMPs. Start with a new checkpoint"
             )));
         };
         position.taken = Some(end);

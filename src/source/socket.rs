@@ -211,7 +211,7 @@ impl SocketSource {
                 self.table.address(),
                 format!(
                     "the other side closed the connection after {taken} lines, all of which were \
-                     processed. To read from a new one, start the query with a new checkpointLocation"
+                     processed. To read from a new one, start the query with a new checkpoint"
                 ),
             )),
         }

@@ -267,7 +267,7 @@ impl SqlSession {
                 "table '{name}' exists already; use CREATE OR REPLACE or IF NOT EXISTS, or drop it first"
             )));
         }
-        let command = self.resolve(planner, table).await?;
+        let command = planner.resolve(table).await?;
         let (kind, provider) = if table.unbounded {
             ("unbounded table", self.unbounded_table(planner, table, &command).await?)
         } else {
@@ -291,35 +291,6 @@ impl SqlSession {
         register().map_err(|error| planner.planning_error(error))
     }
 
-    /// Has DataFusion resolve the names and types in `table`.
-    async fn resolve(&self, planner: &Planner<'_>, table: &CreateExternalTable) -> Result<Command> {
-        let partitions: Vec<String> =
-            table.partitioned_by.iter().map(|column| planner.name(column)).collect();
-        let columns: Vec<String> = table.columns.iter().map(|column| planner.name(&column.name)).collect();
-        let unknown = partitions.iter().find(|name| !columns.is_empty() && !columns.contains(name));
-        if let Some(unknown) = unknown {
-            return Err(planner.error(format!(
-                "PARTITIONED BY names the column '{unknown}', which the table does not have"
-            )));
-        }
-        let table = DataFusionCreateExternalTable {
-            name: table.name.clone(),
-            columns: table.columns.clone(),
-            file_type: table.format.to_uppercase(),
-            // DataFusion insists on one; what the table has is put there afterwards.
-            locations: vec![String::new()],
-            table_partition_cols: partitions,
-            order_exprs: table.order.clone(),
-            if_not_exists: false,
-            or_replace: false,
-            temporary: false,
-            unbounded: table.unbounded,
-            options: vec![],
-            constraints: table.constraints.clone(),
-        };
-        planner.plan_table(table).await
-    }
-
     async fn unbounded_table(
         &self,
         planner: &Planner<'_>,
@@ -337,12 +308,11 @@ impl SqlSession {
             reader = reader.schema(Arc::clone(command.schema.inner()));
         }
         let provider = reader.table(table.locations.first().map(String::as_str)).await?;
-        let (Some(watermark), Some(stream)) = (&table.watermark, provider.downcast_ref::<StreamTable>())
-        else {
-            return Ok(provider);
-        };
+        let Some(stream) = provider.downcast_ref::<StreamTable>() else { return Ok(provider) };
+        let stream = stream.clone().with_definition(&table.to_string());
+        let Some(watermark) = &table.watermark else { return Ok(Arc::new(stream)) };
         let column = planner.name(&watermark.column);
-        let with_watermark = stream.clone().with_watermark(command.name.clone(), &column, watermark.delay);
+        let with_watermark = stream.with_watermark(command.name.clone(), &column, watermark.delay);
         let provider = with_watermark.map_err(|error| planner.error(format!("WATERMARK: {error}")))?;
         Ok(Arc::new(provider))
     }
@@ -375,6 +345,30 @@ impl Session {
     /// As [`SqlSession::run`].
     pub async fn sql(&self, script: &str) -> Result<Vec<SqlOutcome>> {
         SqlSession::new(self.clone()).run(script).await
+    }
+}
+
+impl Session {
+    /// The rows of one `SELECT` as a data frame; over unbounded tables it can be written with
+    /// [`write_stream`](crate::WriteStream::write_stream).
+    ///
+    /// # Errors
+    /// [`Error::Sql`] if it is no query, or cannot be planned.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> tidemill::Result<()> {
+    /// use tidemill::prelude::*;
+    ///
+    /// let session = Session::new();
+    /// session.sql("CREATE UNBOUNDED EXTERNAL TABLE numbers STORED AS RATE").await?;
+    /// let odd = session.query("SELECT value FROM numbers WHERE value % 2 = 1").await?;
+    /// let query = odd.write_stream().format("noop").start(None).await?;
+    /// query.stop(StopMode::Finish).await
+    /// # }
+    /// ```
+    pub async fn query(&self, select: &str) -> Result<DataFrame> {
+        SqlSession::new(self.clone()).streaming_query(select, None).await
     }
 }
 

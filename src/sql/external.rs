@@ -21,6 +21,7 @@ use futures::StreamExt;
 use super::ast::CreateExternalTable;
 use super::partitioned;
 use crate::error::{Error, Result};
+use crate::storage::object_store_of;
 
 /// A table of `CREATE EXTERNAL TABLE`, as it stands in the catalog.
 ///
@@ -136,7 +137,7 @@ impl ExternalTable {
         for location in &self.command.locations {
             let url = ListingTableUrl::parse(location)?.with_table_ref(self.name().clone());
             self.forget_listings(state)?;
-            let store = state.runtime_env().object_store(&url)?;
+            let store = object_store_of(state.runtime_env(), url.as_ref())?;
             let mut files = url.list_all_files(state, store.as_ref(), "").await?;
             while let Some(file) = files.next().await {
                 let file = file?;
@@ -249,6 +250,7 @@ fn read_option(format: &str, name: &str, value: &str) -> Option<(String, String)
             "maxrecordsperfile"
             | "targetfilesize"
             | "ignorenullfields"
+            | "existingoutput"
             | "quoteall"
             | "ignoreleadingwhitespace"
             | "ignoretrailingwhitespace"

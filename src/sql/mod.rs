@@ -11,6 +11,8 @@ mod dialect;
 mod execute;
 mod exponents;
 mod external;
+mod file_tables;
+mod live;
 mod names;
 mod parser;
 mod partitioned;
@@ -29,4 +31,5 @@ pub use ast::{
     Statement, StreamingQueryPlan, Watermark,
 };
 pub use execute::{SqlOutcome, SqlSession, StartedQuery};
+pub use live::LiveQuery;
 pub use parser::{is_complete, parse_column_list, parse_script, parse_script_with_dialect};

@@ -98,6 +98,8 @@ pub(super) struct StatementParser<'d> {
     inner: DFParser<'d>,
     start: Location,
     end: Location,
+    /// Whether the statement is EXPLAIN STREAMING QUERY.
+    explains: bool,
 }
 
 impl<'d> StatementParser<'d> {
@@ -111,7 +113,7 @@ impl<'d> StatementParser<'d> {
             .with_dialect(dialect)
             .build()
             .map_err(|error| from_datafusion_parser(error, end))?;
-        Ok(Self { inner, start, end })
+        Ok(Self { inner, start, end, explains: false })
     }
 
     fn statement(&mut self) -> Result<Statement> {
@@ -132,7 +134,12 @@ impl<'d> StatementParser<'d> {
         }
         if self.accept(&["EXPLAIN", "STREAMING"]) {
             self.expect("QUERY", "after EXPLAIN STREAMING")?;
-            let name = if self.at_query_clause() { None } else { Some(self.query_name()?) };
+            let name = if self.at_query_clause() || self.next_are(&["ON"]) {
+                None
+            } else {
+                Some(self.query_name()?)
+            };
+            self.explains = true;
             let plan = self.streaming_query_plan()?;
             return Ok(Statement::ExplainStreamingQuery(Box::new(ExplainStreamingQuery { name, plan })));
         }
@@ -223,6 +230,9 @@ impl<'d> StatementParser<'d> {
                 self.expect("LOCATION", "after CHECKPOINT")?;
                 once(&clauses.checkpoint, "CHECKPOINT LOCATION", &start)?;
                 clauses.checkpoint = Some(self.string("a path in quotes after CHECKPOINT LOCATION")?);
+            } else if self.explains && self.accept(&["ON"]) {
+                once(&clauses.checkpoint, "ON", &start)?;
+                clauses.checkpoint = Some(self.string("the checkpoint's path in quotes after ON")?);
             } else if self.accept(&["OPTIONS"]) {
                 once(&options, "OPTIONS", &start)?;
                 options = Some(self.options()?);

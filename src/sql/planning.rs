@@ -20,12 +20,14 @@ use datafusion::sql::parser::{
     CreateExternalTable as DataFusionCreateExternalTable, Statement as DataFusionStatement,
 };
 use datafusion::sql::planner::object_name_to_table_reference;
-use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Query, Statement as SqlStatement};
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Query, Statement as SqlStatement, TableObject};
 use datafusion::sql::sqlparser::tokenizer::Location;
 
+use super::ast::CreateExternalTable;
 use super::diagnostics::error_at;
 use super::exponents::with_doubles;
 use super::external::ExternalTable;
+use super::file_tables::take_file_tables;
 use super::names::{Names, name_columns, name_results};
 use super::set_operations::wrong_operation;
 use super::signposts::for_functions;
@@ -35,6 +37,9 @@ use crate::functions::required;
 use crate::options::nearest;
 use crate::plan::{DEFAULT_ZONE, StreamTable, unbounded_tables};
 use crate::session::Session;
+
+/// A table and what it is called.
+type Named = (TableReference, Arc<dyn TableProvider>);
 
 /// Plans the parts of one statement, which starts at `at` in its script.
 pub(super) struct Planner<'a> {
@@ -89,9 +94,21 @@ impl<'a> Planner<'a> {
 
     /// Plans a statement over the tables as they are now: external tables are looked at again.
     pub(super) async fn plan(&self, mut statement: DataFusionStatement) -> Result<LogicalPlan> {
+        let files = self.file_tables(&mut statement).await?;
+        self.plan_over(statement, files).await
+    }
+
+    /// Plans a statement in which `files` are called by their new names.
+    async fn plan_over(&self, mut statement: DataFusionStatement, files: Vec<Named>) -> Result<LogicalPlan> {
         let state = self.state();
         name_results(&mut statement, Names::AsWritten);
         let names = if only_names_tables(&statement) { vec![] } else { self.references(&state, &statement)? };
+        if let Some(target) = insert_target(&statement) {
+            // Also if the target cannot be read, as a table for a console.
+            let target = self.table_reference(target)?;
+            let sources: Vec<_> = names.iter().filter(|name| **name != target).cloned().collect();
+            self.refuse_unbounded_names(&sources).await?;
+        }
         for name in names {
             if let Some(table) = self.table(&name).await?
                 && let Some(table) = table.downcast_ref::<ExternalTable>()
@@ -100,7 +117,26 @@ impl<'a> Planner<'a> {
                 table.check_readable().map_err(|error| self.error(error.to_string()))?;
             }
         }
+        if files.is_empty() {
+            return self.plan_in(&state, statement).await;
+        }
+        let state = self.state_with(&statement, files).await?;
         self.plan_in(&state, statement).await
+    }
+
+    /// The tables that `statement` names by their files, under the names that they are given in it.
+    async fn file_tables(&self, statement: &mut DataFusionStatement) -> Result<Vec<Named>> {
+        let mut tables: Vec<Named> = Vec::new();
+        for file in take_file_tables(statement)? {
+            let command = self.resolve(&file.table).await?;
+            let state = self.state();
+            let is_read = state.table_factories().contains_key(&command.file_type);
+            let table = ExternalTable::new(&file.table, command, is_read);
+            table.refresh(&state).await.map_err(|error| self.planning_error(error.into()))?;
+            table.check_readable().map_err(|error| self.error(error.to_string()))?;
+            tables.push((file.name, Arc::new(table)));
+        }
+        Ok(tables)
     }
 
     /// Plans `query` for a streaming query with its checkpoint at `checkpoint`: columns that were
@@ -114,8 +150,9 @@ impl<'a> Planner<'a> {
     ) -> Result<DataFrame> {
         let mut query = query.clone();
         name_columns(&mut query, names);
-        let statement = DataFusionStatement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
-        let planned = self.plan(statement.clone()).await;
+        let mut statement = DataFusionStatement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
+        let files = self.file_tables(&mut statement).await?;
+        let planned = self.plan_over(statement.clone(), files.clone()).await;
         if let Some(checkpoint) = checkpoint {
             // Over what is inferred today the query may not even have a plan.
             let sources = match &planned {
@@ -135,12 +172,23 @@ impl<'a> Planner<'a> {
                 }
             }
             if !pinned.is_empty() {
+                pinned.extend(files);
                 let state = self.state_with(&statement, pinned).await?;
                 let plan = self.plan_in(&state, statement).await?;
                 return Ok(DataFrame::new(self.session.context().state(), plan));
             }
         }
         Ok(DataFrame::new(self.session.context().state(), planned?))
+    }
+
+    /// Fails if one of the tables never ends.
+    async fn refuse_unbounded_names(&self, names: &[TableReference]) -> Result<()> {
+        for name in names {
+            if self.table(name).await?.is_some_and(|table| table.is::<StreamTable>()) {
+                return Err(batch_over(&[name.to_string()], INSTEAD));
+            }
+        }
+        Ok(())
     }
 
     /// A scan of the one unbounded table that `statement` names; nothing if it names more or none.
@@ -165,6 +213,34 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Has DataFusion resolve the names and types in `table`.
+    pub(super) async fn resolve(&self, table: &CreateExternalTable) -> Result<Command> {
+        let partitions: Vec<String> = table.partitioned_by.iter().map(|column| self.name(column)).collect();
+        let columns: Vec<String> = table.columns.iter().map(|column| self.name(&column.name)).collect();
+        let unknown = partitions.iter().find(|name| !columns.is_empty() && !columns.contains(name));
+        if let Some(unknown) = unknown {
+            return Err(self.error(format!(
+                "PARTITIONED BY names the column '{unknown}', which the table does not have"
+            )));
+        }
+        let table = DataFusionCreateExternalTable {
+            name: table.name.clone(),
+            columns: table.columns.clone(),
+            file_type: table.format.to_uppercase(),
+            // DataFusion insists on one; what the table has is put there afterwards.
+            locations: vec![String::new()],
+            table_partition_cols: partitions,
+            order_exprs: table.order.clone(),
+            if_not_exists: false,
+            or_replace: false,
+            temporary: false,
+            unbounded: table.unbounded,
+            options: vec![],
+            constraints: table.constraints.clone(),
+        };
+        self.plan_table(table).await
+    }
+
     async fn plan_in(&self, state: &SessionState, mut statement: DataFusionStatement) -> Result<LogicalPlan> {
         if let Some((message, at)) = wrong_operation(&mut statement) {
             return Err(error_at(message, at));
@@ -186,7 +262,7 @@ impl<'a> Planner<'a> {
     async fn state_with(
         &self,
         statement: &DataFusionStatement,
-        replaced: Vec<(TableReference, Arc<dyn TableProvider>)>,
+        replaced: Vec<Named>,
     ) -> Result<SessionState> {
         let state = self.state();
         let defaults = &state.config_options().catalog;
@@ -229,9 +305,10 @@ impl<'a> Planner<'a> {
                 let root = error.iter().next().map_or(&error, DataFusionError::find_root);
                 let message = root.message();
                 let message = message.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
+                let hint = metadata_hint(message);
                 match for_functions(message) {
                     Some(instead) => error_at(instead, at),
-                    None => error_at(message.to_string() + &self.table_suggestion(message), at),
+                    None => error_at(message.to_string() + &self.table_suggestion(message) + hint, at),
                 }
             }
             error => error,
@@ -250,6 +327,14 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// How to come by the column of Spark that says which file a row comes from.
+fn metadata_hint(message: &str) -> &'static str {
+    match message.starts_with("No field named _metadata") {
+        true => " The option includeMetadata = true of the table adds the column _metadata.",
+        false => "",
+    }
+}
+
 /// Whether `statement` says something about tables without looking into them.
 fn only_names_tables(statement: &DataFusionStatement) -> bool {
     let DataFusionStatement::Statement(statement) = statement else { return false };
@@ -257,6 +342,18 @@ fn only_names_tables(statement: &DataFusionStatement) -> bool {
         statement.as_ref(),
         SqlStatement::Drop { .. } | SqlStatement::ExplainTable { .. } | SqlStatement::ShowCreate { .. }
     )
+}
+
+/// The table that `statement` inserts rows into.
+fn insert_target(statement: &DataFusionStatement) -> Option<&ObjectName> {
+    let DataFusionStatement::Statement(statement) = statement else { return None };
+    match statement.as_ref() {
+        SqlStatement::Insert(insert) => match &insert.table {
+            TableObject::TableName(name) => Some(name),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Fails if `plan`, which is not that of a streaming query, would read rows that never end.
@@ -274,13 +371,20 @@ pub(super) fn refuse_unbounded(plan: &LogicalPlan) -> Result<()> {
         LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => {
             "To see the plan of a streaming query, use EXPLAIN STREAMING QUERY AS INSERT INTO … SELECT …"
         }
-        _ => "Use CREATE STREAMING QUERY name AS INSERT INTO … SELECT …",
+        _ => INSTEAD,
     };
-    Err(Error::UnsupportedQuery {
-        operator: format!("a batch statement over the unbounded table {}", list(&tables)),
+    Err(batch_over(&tables, advice))
+}
+
+/// What to do instead of a batch statement over unbounded tables.
+const INSTEAD: &str = "Use CREATE STREAMING QUERY name AS INSERT INTO … SELECT …";
+
+fn batch_over(tables: &[String], advice: &str) -> Error {
+    Error::UnsupportedQuery {
+        operator: format!("a batch statement over the unbounded table {}", list(tables)),
         reason: "its rows never end".into(),
         advice: advice.into(),
-    })
+    }
 }
 
 fn list(names: &[String]) -> String {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array};
+use datafusion::arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
 use datafusion::catalog::TableProvider;
 use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
@@ -15,7 +15,7 @@ use super::planning::{Planner, conform};
 use crate::error::{Error, Result};
 use crate::options::{Options, nearest};
 use crate::plan::StreamTable;
-use crate::query::{StopMode, StreamingQuery};
+use crate::query::{RunTotals, StopMode, StreamingQuery};
 use crate::session::{DataStreamWriter, WriteStream};
 
 const CHECKPOINT_LOCATION: &str = "checkpointLocation";
@@ -72,11 +72,17 @@ impl SqlSession {
         let prepared = self.prepare(planner, &query.plan).await?;
         let name = query.name.as_ref().map_or_else(|| "explained".to_string(), |name| planner.name(name));
         let location = prepared.location();
-        let rows = match prepared.writer.query_name(name).explain(location.as_deref()).await {
-            Ok(text) => vec![("plan", text)],
-            Err(refused @ Error::UnsupportedQuery { .. }) => vec![
+        let writer = prepared.writer.query_name(name);
+        let rows = match writer.clone().explain(location.as_deref()).await {
+            Ok(text) => {
+                let restart = writer.explain_restart(location.as_deref()).await?;
+                let restart = restart.map(|restart| ("restart", restart));
+                std::iter::once(("plan", text)).chain(restart).collect()
+            }
+            // In lines that fit a terminal.
+            Err(Error::UnsupportedQuery { operator, reason, advice }) => vec![
                 ("logical_plan", prepared.frame.logical_plan().display_indent().to_string()),
-                ("refused", refused.to_string()),
+                ("refused", format!("{operator} cannot run as a streaming query:\n{reason}.\n{advice}")),
             ],
             Err(error) => return Err(error),
         };
@@ -193,36 +199,56 @@ impl SqlSession {
             } else {
                 format!("running: {}", names.join(", "))
             };
+            if self.queries().iter().any(|query| query.name() == Some(&name)) {
+                return Ok(SqlOutcome::Done(format!("streaming query '{name}' has ended already")));
+            }
             return Err(planner.error(format!("there is no streaming query '{name}' ({running})")));
         };
         query.stop(StopMode::Finish).await?;
         Ok(SqlOutcome::Done(format!("streaming query '{name}' stopped")))
     }
 
+    /// A row per query, narrow enough for a terminal while all is well.
     pub(super) fn show_queries(&self) -> Result<RecordBatch> {
         let queries = self.queries();
-        let progress: Vec<_> = queries.iter().map(StreamingQuery::last_progress).collect();
+        let totals: Vec<RunTotals> = queries.iter().map(StreamingQuery::totals).collect();
         let text = |of: &dyn Fn(&StreamingQuery) -> Option<String>| -> ArrayRef {
             Arc::new(queries.iter().map(of).collect::<StringArray>())
         };
-        let last = |of: &dyn Fn(&crate::query::StreamingQueryProgress) -> u64| -> ArrayRef {
-            Arc::new(progress.iter().map(|last| last.as_ref().map(of)).collect::<UInt64Array>())
+        let number = |of: &dyn Fn(&RunTotals) -> Option<u64>| -> ArrayRef {
+            Arc::new(totals.iter().map(of).collect::<UInt64Array>())
         };
-        let output = progress
-            .iter()
-            .map(|last| last.as_ref().map(|last| last.sink.num_output_rows).filter(|rows| *rows >= 0));
-        let rate = progress.iter().map(|last| last.as_ref().map(|last| last.processed_rows_per_second));
+        let rate = queries.iter().zip(&totals).map(|(query, totals)| {
+            let rows = totals.input_rows as f64 / query.running_time().as_secs_f64().max(0.001);
+            Some((rows * 10.0).round() / 10.0)
+        });
+        let watermark = totals.iter().map(|totals| totals.watermark.as_deref().map(to_the_second));
         let columns: [(&str, ArrayRef); 9] = [
             ("name", text(&|query| query.name().map(str::to_string))),
-            ("id", text(&|query| Some(query.id().to_string()))),
-            ("run_id", text(&|query| Some(query.run_id().to_string()))),
-            ("active", text(&|query| Some(query.is_active().to_string()))),
-            ("status", text(&|query| Some(query.status().message))),
-            ("batch", last(&|last| last.batch_id)),
-            ("input_rows", last(&|last| last.num_input_rows)),
-            ("output_rows", Arc::new(output.collect::<Int64Array>())),
-            ("rows_per_second", Arc::new(rate.collect::<Float64Array>())),
+            ("status", text(&|query| Some(status(query)))),
+            ("batch", number(&|totals| totals.last_batch)),
+            ("rows_in", number(&|totals| Some(totals.input_rows))),
+            ("rows_out", number(&|totals| totals.output_rows)),
+            ("late", number(&|totals| Some(totals.left_out.late_rows))),
+            ("rows/s", Arc::new(rate.collect::<Float64Array>())),
+            ("state", number(&|totals| Some(totals.state_rows))),
+            ("watermark", Arc::new(watermark.collect::<StringArray>())),
         ];
         Ok(RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)))?)
     }
+}
+
+/// A word, and why if it failed.
+fn status(query: &StreamingQuery) -> String {
+    match query.exception() {
+        Some(exception) => format!("failed: {}", exception.cause),
+        None if !query.is_active() => "stopped".into(),
+        None if query.status().is_trigger_active => "running".into(),
+        None => "waiting".into(),
+    }
+}
+
+/// `2011-01-05T11:00:00.000Z` as `2011-01-05 11:00:00`.
+fn to_the_second(time: &str) -> String {
+    time.split('.').next().unwrap_or(time).replace('T', " ")
 }

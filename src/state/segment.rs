@@ -183,7 +183,7 @@ impl Block {
     }
 }
 
-const RESTORE: &str = "restore it from a copy of the checkpoint, or start with a new checkpointLocation";
+const RESTORE: &str = "restore it from a copy of the checkpoint, or start with a new checkpoint";
 
 fn unreadable(path: &str) -> Error {
     Error::damaged(path, "it is whole, but not what belongs there")

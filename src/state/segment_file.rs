@@ -80,6 +80,6 @@ async fn range(storage: &dyn Storage, path: &str, start: u64, end: u64) -> Resul
 
 fn lost(path: &str) -> Error {
     const LOST: &str = "a commit record names it, and it is not there; restore it from a copy of the checkpoint, \
-                        or start with a new checkpointLocation";
+                        or start with a new checkpoint";
     Error::damaged(path, LOST)
 }

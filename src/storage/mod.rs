@@ -25,6 +25,7 @@ pub use local::LocalStorage;
 pub use location::{parse_location, path_below};
 pub use object::ObjectStorage;
 pub use provider::DefaultStorageProvider;
+pub(crate) use provider::object_store_of;
 
 /// What has to survive when a call returns `Ok`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::execution::runtime_env::RuntimeEnv;
+use object_store::ObjectStore;
 use url::Url;
 
 use super::{Durability, LocalStorage, ObjectStorage, Storage, StorageProvider};
@@ -29,15 +30,20 @@ impl StorageProvider for DefaultStorageProvider {
         if url.scheme() == "file" {
             return Ok(Arc::new(LocalStorage::new(url, durability)?));
         }
-        let store = self.runtime.object_store_registry.get_store(url).map_err(|_| {
-            let store = &url[..url::Position::BeforePath];
-            Error::Invalid(format!(
-                "no object store is registered for '{store}', where '{url}' is: register one with \
-                 SessionContext::register_object_store, or use a local path"
-            ))
-        })?;
+        let store = object_store_of(&self.runtime, url)?;
         Ok(Arc::new(ObjectStorage::new(store, url)?))
     }
+}
+
+/// The object store that holds `url`.
+pub(crate) fn object_store_of(runtime: &RuntimeEnv, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    runtime.object_store_registry.get_store(url).map_err(|_| {
+        let store = &url[..url::Position::BeforePath];
+        Error::Invalid(format!(
+            "no object store is registered for '{store}', where '{url}' is. The tidemill command reads and writes \
+             local files; a program registers stores with SessionContext::register_object_store"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -59,8 +65,9 @@ mod tests {
         let refused = provider.open(&url, Durability::Disk).map(drop).map_err(|error| error.to_string());
         assert_eq!(
             refused,
-            Err("no object store is registered for 's3://lake', where 's3://lake/checkpoints/etl' is: register \
-                 one with SessionContext::register_object_store, or use a local path"
+            Err("no object store is registered for 's3://lake', where 's3://lake/checkpoints/etl' is. The tidemill \
+                 command reads and writes local files; a program registers stores with \
+                 SessionContext::register_object_store"
                 .to_string())
         );
         runtime.register_object_store(&bucket("s3://lake")?, Arc::new(InMemory::new()));

@@ -1,6 +1,7 @@
 //! The `tidemill` command as users run it: the real binary, in folders of its own.
 
 mod state;
+mod told;
 mod word_count;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -373,7 +374,7 @@ fn etl_needs_no_script() {
     }
     let (code, _, err) = folder.run(&["etl", "nowhere", "out", "--checkpoint", "c"]);
     assert_eq!(code, 2);
-    assert!(err.starts_with("error: cannot tell the format of 'nowhere': say --from"), "{err}");
+    assert!(err.starts_with("error: there is no directory or file 'nowhere'"), "{err}");
     // With columns given, and a start before there is anything to read.
     std::fs::create_dir(folder.0.path().join("empty")).unwrap();
     let given = [
@@ -451,7 +452,7 @@ fn a_batch_that_cannot_be_run_is_let_go_by_the_command_that_the_error_names() {
     );
     let run = || folder.run(&["run", "job.sql", "--progress", "none"]);
     let command = |arguments: &[&str]| folder.run(&[&["checkpoint"], arguments].concat());
-    assert_eq!(command(&["replan", "cp"]).0, 1, "there is no checkpoint yet");
+    assert_eq!(command(&["replan", "cp"]).0, 2, "there is no checkpoint yet");
     let (code, _, err) = run();
     assert!(
         code == 1 && err.contains("a.json' at line 2") && err.contains("tidemill checkpoint replan '"),

@@ -5,6 +5,7 @@ mod checkpoint_files;
 mod cli;
 mod crash_matrix;
 mod disk_full;
+mod documents;
 mod event_time;
 mod examples;
 mod file_source;

@@ -8,7 +8,8 @@ use tidemill::prelude::*;
 use crate::support::harness::{Input, Job, Place, id_lines, schema, session};
 
 /// Query, and the operator and a part of the advice that it is refused with.
-const REFUSED: [(&str, &str, &str); 20] = [
+const REFUSED: [(&str, &str, &str); 21] = [
+    ("SELECT input_file_name() FROM a", "input_file_name()", "Set the option includeMetadata"),
     ("SELECT count(*) FROM a", "an aggregation over an unbounded table", "output mode update or complete"),
     ("SELECT id, max(v) FROM a GROUP BY id", "an aggregation over an unbounded table", "Define a watermark"),
     (

@@ -41,7 +41,7 @@ async fn differences(job: &Job) -> Vec<String> {
         error.to_string(),
         format!(
             "the query does not fit its checkpoint '{checkpoint}': {}. Put the query back as it was, or start \
-             it with a new checkpointLocation",
+             it with a new checkpoint",
             differences.join("; ")
         )
     );

@@ -5,6 +5,10 @@ use serde_json::{Map, Value};
 use super::count;
 use crate::checkpoint::records::OperatorDefinition;
 
+/// What a thing is called in the query, and what that means whatever its tables are called.
+const NAME: &str = "name";
+const MEANING: &str = "meaning";
+
 /// Adds one sentence per difference to `found`.
 pub(super) fn compare(old: &[OperatorDefinition], new: &[OperatorDefinition], found: &mut Vec<String>) {
     if old.len() != new.len() {
@@ -38,7 +42,7 @@ fn summary(operators: &[OperatorDefinition]) -> String {
 
 /// One entry of the details: a list of things with names, or a value.
 fn compare_detail(owner: &str, key: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
-    if old == new {
+    if is_same(old, new) {
         return;
     }
     match (named(old), named(new)) {
@@ -49,6 +53,27 @@ fn compare_detail(owner: &str, key: &str, old: &Value, new: &Value, found: &mut 
     }
 }
 
+/// Whether two values say the same, by the names in them or by the meanings of the names.
+fn is_same(old: &Value, new: &Value) -> bool {
+    old == new || essence(old, false) == essence(new, false) || essence(old, true) == essence(new, true)
+}
+
+/// `value` without the meanings of names, or with them in place of the names.
+fn essence(value: &Value, by_meaning: bool) -> Value {
+    match value {
+        Value::Array(values) => values.iter().map(|value| essence(value, by_meaning)).collect(),
+        Value::Object(fields) => {
+            let name = fields.get(if by_meaning { MEANING } else { NAME }).or_else(|| fields.get(NAME));
+            let others = fields.iter().filter(|(key, _)| *key != NAME && *key != MEANING);
+            let mut essence: Map<String, Value> =
+                others.map(|(key, value)| (key.clone(), essence(value, by_meaning))).collect();
+            essence.extend(name.map(|name| (NAME.to_string(), name.clone())));
+            Value::Object(essence)
+        }
+        value => value.clone(),
+    }
+}
+
 /// A thing with a name, such as a key or an aggregate.
 struct Named<'a> {
     name: &'a str,
@@ -56,6 +81,13 @@ struct Named<'a> {
 }
 
 impl Named<'_> {
+    /// Whether it is the same thing, of which other fields may differ.
+    fn is_called_like(&self, other: &Named) -> bool {
+        let meaning = |thing: &Named| thing.fields.get(MEANING).and_then(Value::as_str).map(str::to_string);
+        let meant = |thing: &Named| meaning(thing).unwrap_or_else(|| thing.name.to_string());
+        self.name == other.name || meant(self) == meant(other)
+    }
+
     /// The name in quotes and the type, if there is one.
     fn label(&self) -> String {
         match self.fields.get("dataType").and_then(Value::as_str) {
@@ -84,12 +116,12 @@ fn compare_named(owner: &str, nouns: &str, old: &[Named], new: &[Named], found: 
     let noun = nouns.strip_suffix('s').unwrap_or(nouns);
     let before = found.len();
     for thing in old {
-        match new.iter().find(|other| other.name == thing.name) {
+        match new.iter().find(|other| other.is_called_like(thing)) {
             None => found.push(format!("{noun} {} of {owner} is gone", thing.label())),
             Some(other) => compare_fields(owner, noun, thing, other, found),
         }
     }
-    for thing in new.iter().filter(|thing| old.iter().all(|other| other.name != thing.name)) {
+    for thing in new.iter().filter(|thing| old.iter().all(|other| !other.is_called_like(thing))) {
         found.push(format!("{noun} {} of {owner} is new", thing.label()));
     }
     if found.len() == before {
@@ -100,12 +132,13 @@ fn compare_named(owner: &str, nouns: &str, old: &[Named], new: &[Named], found: 
 /// Two things of the same name.
 fn compare_fields(owner: &str, noun: &str, old: &Named, new: &Named, found: &mut Vec<String>) {
     let added = new.fields.iter().filter(|(key, _)| !old.fields.contains_key(*key));
-    for (key, _) in old.fields.iter().chain(added) {
+    for (key, _) in old.fields.iter().chain(added).filter(|(key, _)| *key != NAME && *key != MEANING) {
         let (was, is) = (old.fields.get(key), new.fields.get(key));
-        if was == is {
+        let (was, is) = (was.unwrap_or(&Value::Null), is.unwrap_or(&Value::Null));
+        if is_same(was, is) {
             continue;
         }
-        let (was, is) = (text(was.unwrap_or(&Value::Null)), text(is.unwrap_or(&Value::Null)));
+        let (was, is) = (text(was), text(is));
         found.push(match key.as_str() {
             "dataType" => format!("{noun} '{}' of {owner} was {was} and is {is}", old.name),
             _ => format!("the {} of {noun} '{}' of {owner} was {was} and is {is}", words(key), old.name),
@@ -240,6 +273,41 @@ mod tests {
             let found = differences(&[operator("aggregate", aggregate())], &[operator("aggregate", changed)]);
             assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn names_that_mean_the_same_are_no_difference() {
+        let aggregate = |table: &str, column: &str| {
+            json!({
+                "keys": [{"name": "k", "dataType": "Utf8"}],
+                "aggregates": [{
+                    "name": format!("max({table}.{column})"),
+                    "meaning": format!("max(#0.{column})"),
+                    "dataType": "Int64",
+                    "state": [{
+                        "name": format!("max({table}.{column})[max]"),
+                        "meaning": format!("max(#0.{column})[max]"),
+                        "dataType": "Int64",
+                    }],
+                }],
+            })
+        };
+        let found = |old: Value, new: Value| {
+            differences(&[operator("aggregate", old)], &[operator("aggregate", new)])
+        };
+        assert!(found(aggregate("bids", "v"), aggregate("b", "v")).is_empty());
+        assert_eq!(found(aggregate("bids", "v"), aggregate("b", "w")).len(), 2);
+        let mut without_meanings = aggregate("bids", "v");
+        without_meanings["aggregates"][0].as_object_mut().unwrap().remove("meaning");
+        without_meanings["aggregates"][0]["state"][0].as_object_mut().unwrap().remove("meaning");
+        assert!(found(without_meanings.clone(), aggregate("bids", "v")).is_empty());
+        assert_eq!(found(without_meanings, aggregate("b", "v")).len(), 2);
+        let mut other_type = aggregate("b", "v");
+        other_type["aggregates"][0]["dataType"] = json!("Float64");
+        assert_eq!(
+            found(aggregate("bids", "v"), other_type),
+            ["aggregate 'max(bids.v)' of stateful operator 0 (aggregate) was Int64 and is Float64"]
+        );
     }
 
     #[test]

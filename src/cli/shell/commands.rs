@@ -5,41 +5,93 @@ use std::sync::Arc;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
-use datafusion::logical_expr::TableType;
+use datafusion::logical_expr::{Documentation, TableType};
 use tidemill::sql::SqlSession;
-use tidemill::{Error, Result, Session, StreamTable};
+use tidemill::{Error, Result, Session, StreamTable, nearest};
 
 const HELP: &str = "\
 Statements end with a semicolon and may span lines. Ctrl-C interrupts a statement.
 
-  \\d         list tables
-  \\d TABLE   list the columns of a table
-  \\q         leave; streaming queries finish their batch in flight
-  \\?         this help
+  \\d, \\dt      list tables
+  \\d TABLE     list the columns of a table, and how it was made
+  \\h FUNCTION  what a function does
+  \\i FILE      run the statements of a file
+  \\o [FILE]    write results to a file; without one to the terminal again
+  \\x           a line per value, or a table again
+  \\format F    table, json, csv or ndjson
+  \\limit N     show at most N rows of a result; 0 for all
+  \\timing      tell how long statements take, or no longer
+  \\q           leave, as quit and exit; streaming queries finish their batch in flight
+  \\?           this help, as help
 
+  SELECT … FROM 'dir/*.parquet'       look into files; read_csv('a.csv', sep => ';') has options
   CREATE UNBOUNDED EXTERNAL TABLE …   an input of streaming queries
+  SELECT … FROM unbounded [LIMIT n]   its rows as they come, until Ctrl-C
   CREATE EXTERNAL TABLE …             a batch table, and where streaming queries write to
   CREATE STREAMING QUERY …            start a query in the background
   SHOW STREAMING QUERIES;  STOP STREAMING QUERY name;  EXPLAIN STREAMING QUERY AS INSERT INTO …
 ";
 
-/// What a command has come to.
-pub(super) enum Answer {
-    Text(String),
-    Table(RecordBatch),
+/// Words that mean a command without a backslash, as in other shells.
+const WORDS: [(&str, &str); 5] =
+    [("help", "\\?"), ("quit", "\\q"), ("exit", "\\q"), (".help", "\\?"), (".quit", "\\q")];
+
+/// What the commands are, for completion.
+pub(super) const NAMES: [&str; 11] =
+    ["\\?", "\\d", "\\dt", "\\format", "\\h", "\\i", "\\limit", "\\o", "\\q", "\\timing", "\\x"];
+
+/// What a command asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Command<'a> {
+    Help,
     Leave,
+    ListTables,
+    Describe(&'a str),
+    Function(&'a str),
+    Include(&'a str),
+    Output(Option<&'a str>),
+    Expanded,
+    Format(&'a str),
+    Limit(u64),
+    Timing,
+    Unknown,
 }
 
-/// Runs the command in `line`, which starts with a backslash.
-pub(super) async fn run(line: &str, sql: &SqlSession) -> Result<Answer> {
-    let mut words = line.trim_end_matches(';').split_whitespace();
-    match (words.next(), words.next()) {
-        (Some("\\q" | "\\quit"), None) => Ok(Answer::Leave),
-        (Some("\\?" | "\\h" | "\\help"), None) => Ok(Answer::Text(HELP.to_string())),
-        (Some("\\d"), None) => list_tables(sql.session()).await.map(Answer::Table),
-        (Some("\\d"), Some(table)) => describe(sql.session(), table).await.map(Answer::Table),
-        _ => Err(Error::Invalid(format!("unknown command '{line}'; \\? lists the commands"))),
+/// The command in `line`, if it is none of SQL.
+pub(super) fn parse(line: &str) -> Option<Command<'_>> {
+    let line = line.trim().trim_end_matches(';').trim_end();
+    let word = WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(line));
+    let line = word.map_or(line, |(_, command)| command);
+    if !line.starts_with('\\') {
+        return None;
     }
+    let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let argument = Some(rest.trim().trim_matches('\'')).filter(|rest| !rest.is_empty());
+    Some(match (name, argument) {
+        ("\\q" | "\\quit", None) => Command::Leave,
+        ("\\?" | "\\h" | "\\help", None) => Command::Help,
+        ("\\d" | "\\dt", None) => Command::ListTables,
+        ("\\d", Some(table)) => Command::Describe(table),
+        ("\\h" | "\\df", Some(function)) => Command::Function(function),
+        ("\\i", Some(file)) => Command::Include(file),
+        ("\\o", file) => Command::Output(file),
+        ("\\x", None) => Command::Expanded,
+        ("\\format", Some(format)) => Command::Format(format),
+        ("\\limit", Some(rows)) => rows.parse().map_or(Command::Unknown, Command::Limit),
+        ("\\timing", None) => Command::Timing,
+        _ => Command::Unknown,
+    })
+}
+
+pub(super) fn help() -> &'static str {
+    HELP
+}
+
+pub(super) fn unknown(line: &str) -> Error {
+    let name = line.split_whitespace().next().unwrap_or(line);
+    let hint = nearest(name, &NAMES).filter(|near| *near != name);
+    let hint = hint.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    Error::Invalid(format!("unknown command '{line}'{hint} \\? lists the commands"))
 }
 
 /// A table of the session.
@@ -73,7 +125,7 @@ pub(super) async fn tables(session: &Session) -> Vec<Listed> {
     listed
 }
 
-async fn list_tables(session: &Session) -> Result<RecordBatch> {
+pub(super) async fn list_tables(session: &Session) -> Result<RecordBatch> {
     let tables = tables(session).await;
     let kind = |table: &Listed| match table.table.table_type() {
         _ if table.table.is::<StreamTable>() => "unbounded table",
@@ -88,7 +140,8 @@ async fn list_tables(session: &Session) -> Result<RecordBatch> {
     Ok(RecordBatch::try_from_iter(columns)?)
 }
 
-async fn describe(session: &Session, name: &str) -> Result<RecordBatch> {
+/// The columns of a table, and the statement that made it, if that is known.
+pub(super) async fn describe(session: &Session, name: &str) -> Result<(RecordBatch, Option<String>)> {
     let table = session.context().table_provider(TableReference::from(name)).await?;
     let schema = table.schema();
     let text = |of: fn(&datafusion::arrow::datatypes::Field) -> String| -> ArrayRef {
@@ -99,5 +152,67 @@ async fn describe(session: &Session, name: &str) -> Result<RecordBatch> {
         ("type", text(|field| field.data_type().to_string())),
         ("nullable", text(|field| if field.is_nullable() { "yes".into() } else { "no".into() })),
     ];
-    Ok(RecordBatch::try_from_iter(columns)?)
+    let definition = table.get_table_definition().map(str::to_string);
+    Ok((RecordBatch::try_from_iter(columns)?, definition))
+}
+
+/// What a function does.
+pub(super) fn function(sql: &SqlSession, name: &str) -> Result<String> {
+    let state = sql.session().context().state();
+    let name = name.trim_end_matches("()").to_ascii_lowercase();
+    let scalar = state.scalar_functions().get(&name).map(|function| function.documentation());
+    let aggregate = || state.aggregate_functions().get(&name).map(|function| function.documentation());
+    let window = || state.window_functions().get(&name).map(|function| function.documentation());
+    match scalar.or_else(aggregate).or_else(window) {
+        Some(Some(documentation)) => Ok(in_words(documentation)),
+        Some(None) => Ok(format!("{name} is a function; nothing more is written about it here\n")),
+        None => {
+            let names = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
+            let names: Vec<&str> = names.chain(state.window_functions().keys()).map(String::as_str).collect();
+            let hint =
+                nearest(&name, &names).map_or_else(String::new, |near| format!("; did you mean '{near}'?"));
+            Err(Error::Invalid(format!("there is no function '{name}'{hint}")))
+        }
+    }
+}
+
+fn in_words(documentation: &Documentation) -> String {
+    let mut text =
+        format!("{}\n  {}\n", documentation.syntax_example.trim(), documentation.description.trim());
+    for (argument, meaning) in documentation.arguments.iter().flatten() {
+        text += &format!("  {argument}: {}\n", meaning.trim());
+    }
+    if let Some(example) = &documentation.sql_example {
+        let lines = example.lines().filter(|line| !line.trim_start().starts_with("```"));
+        text += &lines.map(|line| format!("  {line}\n")).collect::<String>();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_words_of_other_shells_too() {
+        for (line, command) in [
+            ("help", Command::Help),
+            ("QUIT;", Command::Leave),
+            ("exit", Command::Leave),
+            ("\\q", Command::Leave),
+            ("\\d bids;", Command::Describe("bids")),
+            ("\\dt", Command::ListTables),
+            ("\\i 'my job.sql'", Command::Include("my job.sql")),
+            ("\\o", Command::Output(None)),
+            ("\\o a.csv", Command::Output(Some("a.csv"))),
+            ("\\limit 5", Command::Limit(5)),
+            ("\\limit x", Command::Unknown),
+            ("\\l", Command::Unknown),
+        ] {
+            assert_eq!(parse(line), Some(command), "{line}");
+        }
+        assert_eq!(parse("select 1"), None);
+        assert_eq!(parse("help me"), None);
+        assert!(unknown("\\timeing").to_string().contains("did you mean \\timing?"));
+    }
 }

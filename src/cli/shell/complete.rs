@@ -1,13 +1,12 @@
-//! Completion of keywords and names, and lines that go on until the semicolon.
+//! Completion of keywords, names, options and paths.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustyline::completion::{Completer, Pair};
-use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Context, Helper, Highlighter, Hinter, Result};
-use tidemill::sql::{SqlSession, is_complete};
+use rustyline::{Context, Helper, Highlighter, Hinter, Result, Validator};
+use tidemill::sql::SqlSession;
 
 use super::commands;
 
@@ -101,6 +100,45 @@ const KEYWORDS: [&str; 88] = [
     "VIEW",
     "WATERMARK",
 ];
+/// Options of tables and queries.
+const OPTIONS: [&str; 36] = [
+    "badRecordsPath",
+    "checkpointLocation",
+    "cleanSource",
+    "columnNameOfCorruptRecord",
+    "compression",
+    "durability",
+    "fileNameOnly",
+    "flushOnEnd",
+    "format",
+    "header",
+    "host",
+    "ignoreCorruptFiles",
+    "ignoreMissingFiles",
+    "includeMetadata",
+    "lateRowsFormat",
+    "lateRowsPath",
+    "latestFirst",
+    "maxBytesPerTrigger",
+    "maxFileAge",
+    "maxFilesPerTrigger",
+    "maxRecordsPerFile",
+    "minBatchesToRetain",
+    "mode",
+    "multiLine",
+    "nullValue",
+    "numRows",
+    "pathGlobFilter",
+    "port",
+    "recursiveFileLookup",
+    "rowsPerSecond",
+    "sep",
+    "sourceArchiveDir",
+    "stateMemoryLimit",
+    "statePartitions",
+    "targetFileSize",
+    "truncate",
+];
 /// With more tables than this, their columns are not looked at.
 const MANY_TABLES: usize = 500;
 
@@ -129,7 +167,7 @@ impl Names {
 }
 
 /// What rustyline asks while a line is typed.
-#[derive(Helper, Hinter, Highlighter)]
+#[derive(Helper, Hinter, Highlighter, Validator)]
 pub(super) struct ShellHelper {
     names: Names,
 }
@@ -140,30 +178,77 @@ impl ShellHelper {
     }
 }
 
-impl Validator for ShellHelper {
-    fn validate(&self, context: &mut ValidationContext<'_>) -> Result<ValidationResult> {
-        let input = context.input();
-        let is_command = input.trim_start().starts_with('\\');
-        if is_command || input.trim().is_empty() || is_complete(input) {
-            Ok(ValidationResult::Valid(None))
-        } else {
-            Ok(ValidationResult::Incomplete)
-        }
-    }
-}
-
 impl Completer for ShellHelper {
     type Candidate = Pair;
 
     fn complete(&self, line: &str, position: usize, _: &Context<'_>) -> Result<(usize, Vec<Pair>)> {
-        let (start, candidates) = candidates(line.get(..position).unwrap_or(line), &self.names.0.load());
+        let line = line.get(..position).unwrap_or(line);
+        let (start, candidates) = match quoted(line) {
+            Some(start) if is_option(&line[..start]) => (start, options(&line[start..])),
+            Some(start) => (start, paths(&line[start..])),
+            None => candidates(line, &self.names.0.load()),
+        };
         let pair = |text: String| Pair { display: text.clone(), replacement: text };
         Ok((start, candidates.into_iter().map(pair).collect()))
     }
 }
 
+/// Where what is typed of a text in quotes starts, or of the file of a command.
+fn quoted(line: &str) -> Option<usize> {
+    for command in ["\\i ", "\\o "] {
+        if line.starts_with(command) {
+            return Some(command.len());
+        }
+    }
+    let is_open = line.matches('\'').count() % 2 == 1;
+    line.rfind('\'').filter(|_| is_open).map(|quote| quote + 1)
+}
+
+/// Whether what comes after `before`, which ends with a quote, is the name of an option: the first text
+/// after the bracket of OPTIONS or a comma in it.
+fn is_option(before: &str) -> bool {
+    let before = before.trim_end_matches('\'').trim_end();
+    let upper = before.to_ascii_uppercase();
+    let Some(options) = upper.rfind("OPTIONS") else { return false };
+    let inside = before[options + "OPTIONS".len()..].trim_start();
+    inside.starts_with('(') && !inside.contains(')') && inside.ends_with(['(', ','])
+}
+
+/// Options that start with `word`.
+fn options(word: &str) -> Vec<String> {
+    let lower = word.to_lowercase();
+    let fitting = OPTIONS.iter().filter(|option| option.to_lowercase().starts_with(&lower));
+    fitting.map(|option| format!("{option}' '")).collect()
+}
+
+/// Paths that start with `typed`; directories end with a slash.
+fn paths(typed: &str) -> Vec<String> {
+    let (directory, name) = match typed.rfind('/') {
+        Some(slash) => typed.split_at(slash + 1),
+        None => ("", typed),
+    };
+    let Ok(entries) = std::fs::read_dir(if directory.is_empty() { "." } else { directory }) else {
+        return vec![];
+    };
+    let mut found: Vec<String> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let file = entry.file_name().into_string().ok()?;
+            let is_wanted = file.starts_with(name) && (name.starts_with('.') || !file.starts_with('.'));
+            let slash = if entry.path().is_dir() { "/" } else { "" };
+            is_wanted.then(|| format!("{directory}{file}{slash}"))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
 /// Where the word at the end of `text` starts, and what it may become.
 fn candidates(text: &str, names: &BTreeSet<String>) -> (usize, Vec<String>) {
+    if text.starts_with('\\') && !text.contains(' ') {
+        let fitting = commands::NAMES.iter().filter(|name| name.starts_with(text));
+        return (0, fitting.map(ToString::to_string).collect());
+    }
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     let start =
         text.char_indices().rev().take_while(|(_, c)| is_part(*c)).last().map_or(text.len(), |(i, _)| i);
@@ -202,6 +287,37 @@ mod tests {
         );
         assert_eq!(complete("SELECT "), (7, vec![]));
         assert_eq!(complete("é"), (0, vec![]));
+    }
+
+    #[test]
+    fn options_and_paths_are_completed_in_quotes() {
+        let statement = "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'Car";
+        let start = quoted(statement).unwrap();
+        assert_eq!(&statement[start..], "Car");
+        assert!(!is_option(&statement[..start]));
+        assert_eq!(paths("Cargo.t"), ["Cargo.toml"]);
+        assert_eq!(paths("src/cli/sh"), ["src/cli/shell/"]);
+        for (statement, option) in [
+            ("CREATE EXTERNAL TABLE t STORED AS CSV OPTIONS ('hea", true),
+            ("… OPTIONS ('header' 'true', 'nu", true),
+            ("… OPTIONS ('header' 'tr", false),
+            ("… OPTIONS ('header' 'true') x 'tr", false),
+        ] {
+            assert_eq!(is_option(&statement[..quoted(statement).unwrap()]), option, "{statement}");
+        }
+        assert_eq!(options("maxf"), ["maxFileAge' '", "maxFilesPerTrigger' '"]);
+        assert_eq!(quoted("SELECT 'a' FROM b"), None);
+        assert_eq!(quoted("\\i sql/q"), Some(3));
+        let (start, found) = candidates("\\ti", &BTreeSet::new());
+        assert_eq!((start, found), (0, vec!["\\timing".to_string()]));
+    }
+
+    #[test]
+    fn options_are_those_of_the_documentation() {
+        let documentation = include_str!("../../../docs/options.md");
+        for option in OPTIONS {
+            assert!(documentation.contains(&format!("`{option}`")), "{option}");
+        }
     }
 
     #[test]

@@ -2,63 +2,71 @@
 
 mod commands;
 mod complete;
+mod console;
+mod read;
 
+use std::fs::File;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use rustyline::error::ReadlineError;
-use rustyline::history::FileHistory;
-use rustyline::{CompletionType, Config, Editor};
-use tidemill::sql::{Located, SqlOutcome, SqlSession, Statement};
-use tidemill::{QueryTerminated, StreamingQueryListener};
+use tidemill::sql::{Located, SqlOutcome, SqlSession, Statement, is_complete};
+use tidemill::{Error, QueryTerminated, StreamingQueryListener};
 
 use super::exit::Exit;
-use super::job;
+use super::live::{self, Shown};
 use super::monitor::Monitor;
-use super::output::{PrintError, print, print_rows, print_table};
+use super::output::{Format, PrintError, Printed, Printer};
 use super::signals::{Listen, Signals};
-use super::text::{Script, count, duration, to_stderr};
-use super::{JobOptions, ProgressMode, settings};
-use complete::{Names, ShellHelper};
+use super::text::{Script, count, duration, number, to_stderr};
+use super::{JobOptions, ProgressMode, job, settings};
+use commands::Command;
+use console::{ShellConsole, Terminal};
+use read::Editing;
 
-type ShellEditor = Editor<ShellHelper, FileHistory>;
+/// The most rows that are shown of a result, unless another number is asked for.
+const SHOWN_ROWS: u64 = 40;
+/// How long an interrupted statement may take to stop printing.
+const STOPPING: Duration = Duration::from_secs(5);
 
-/// Runs `command`, or what comes through a pipe, or asks for statements.
-pub(super) async fn run(command: Option<String>, options: &JobOptions) -> Result<(), Exit> {
-    match command {
-        Some(text) => job::run_script(&Script { name: "-c".into(), text }, options).await,
-        None if !std::io::stdin().is_terminal() => job::run_stdin(options).await,
-        None => interact(options).await,
+/// Runs `command`, or a file, or what comes through a pipe, or asks for statements.
+pub(super) async fn run(
+    command: Option<String>,
+    file: Option<String>,
+    with_rc: bool,
+    options: &JobOptions,
+) -> Result<(), Exit> {
+    match (command, file) {
+        (Some(text), _) => job::run_statements(&Script { name: "-c".into(), text }, options).await,
+        (None, Some(file)) => job::run_file(&file, options).await,
+        (None, None) if !std::io::stdin().is_terminal() => job::run_stdin(options).await,
+        (None, None) => interact(with_rc, options).await,
     }
 }
 
-async fn interact(options: &JobOptions) -> Result<(), Exit> {
+async fn interact(with_rc: bool, options: &JobOptions) -> Result<(), Exit> {
     let sql = settings::session(options).await?;
     let mut shell = Shell::new(Arc::clone(&sql), options)?;
-    let message = format!("tidemill {}; \\? for help, \\q to leave\n", env!("CARGO_PKG_VERSION"));
+    let message = format!("tidemill {}; help for help, quit to leave\n", env!("CARGO_PKG_VERSION"));
     shell.print(&message)?;
-    let mut editor = shell.editor()?;
+    let mut editing = Editing::new(&shell.terminal)?;
+    if let Some(rc) = rc_file().filter(|_| with_rc)
+        && let Ok(text) = std::fs::read_to_string(&rc)
+    {
+        shell.script(rc.display().to_string(), text).await?;
+    }
     loop {
-        shell.names.refresh(&sql).await;
+        editing.names().refresh(&sql).await;
         shell.failures.take().iter().for_each(|failure| shell.monitor.error(failure));
-        let (returned, line) = read_line(editor).await?;
-        editor = returned;
-        match line {
-            Ok(line) if line.trim().is_empty() => {}
-            Ok(line) => {
-                // Without a history the shell is as useful as before.
-                let _ = editor.add_history_entry(line.as_str());
-                if let Some(history) = history_file() {
-                    let _ = editor.append_history(&history);
-                }
-                if line.trim_start().starts_with('\\') {
-                    if !shell.command(line.trim()).await? {
-                        break;
-                    }
-                } else {
-                    shell.statements(&Script { name: "input".into(), text: line }).await?;
+        match editing.statement(&shell.terminal).await? {
+            Ok(text) if text.trim().is_empty() => {}
+            Ok(text) => {
+                if !shell.input(text).await? {
+                    break;
                 }
             }
             Err(ReadlineError::Interrupted) => {}
@@ -69,21 +77,14 @@ async fn interact(options: &JobOptions) -> Result<(), Exit> {
     shell.leave().await
 }
 
-/// Reads a line on a thread of its own: streaming queries go on meanwhile.
-async fn read_line(mut editor: ShellEditor) -> Result<(ShellEditor, Result<String, ReadlineError>), Exit> {
-    let reading = tokio::task::spawn_blocking(move || {
-        let line = editor.readline("tidemill> ");
-        (editor, line)
-    });
-    reading.await.map_err(|error| Exit::failed(format!("cannot read the terminal: {error}")))
-}
-
 struct Shell {
     sql: Arc<SqlSession>,
     monitor: Arc<Monitor>,
+    printer: Printer,
+    terminal: Terminal,
     signals: Signals,
     failures: Arc<Failures>,
-    names: Names,
+    tells_times: bool,
 }
 
 impl Shell {
@@ -100,26 +101,65 @@ impl Shell {
             .map_err(|error| Exit::failed(format!("cannot listen to signals: {error}")))?;
         let failures = Arc::new(Failures::default());
         sql.session().streams().add_listener(Arc::clone(&failures) as _);
-        Ok(Self { sql, monitor, signals, failures, names: Names::default() })
-    }
-
-    fn editor(&self) -> Result<ShellEditor, Exit> {
-        let failed = |error: ReadlineError| Exit::failed(format!("cannot use the terminal: {error}"));
-        let config = Config::builder().completion_type(CompletionType::List).build();
-        let mut editor = ShellEditor::with_config(config).map_err(failed)?;
-        editor.set_helper(Some(ShellHelper::new(self.names.clone())));
-        if let Some(history) = history_file() {
-            // There is none before the first use.
-            let _ = editor.load_history(&history);
-        }
-        Ok(editor)
+        let terminal = Terminal::default();
+        sql.session().register_sink("console", Arc::new(ShellConsole::new(terminal.clone())));
+        let mut printer = Printer::new(Arc::clone(&monitor), options.format);
+        printer.limit = Some(SHOWN_ROWS);
+        Ok(Self { sql, monitor, printer, terminal, signals, failures, tells_times: true })
     }
 
     fn print(&self, text: &str) -> Result<(), Exit> {
-        print(text, &self.monitor).map_err(|error| Exit::output(&error))
+        Printer::new(Arc::clone(&self.monitor), Format::Table)
+            .text(text)
+            .map_err(|error| Exit::output(&error))
     }
 
-    /// Runs the statements of a line. What goes wrong is told, and ends the line but not the shell.
+    /// Runs what was typed; gives whether the shell goes on.
+    async fn input(&mut self, text: String) -> Result<bool, Exit> {
+        match commands::parse(&text) {
+            Some(Command::Leave) => return Ok(false),
+            Some(Command::Include(file)) => match std::fs::read_to_string(file) {
+                Ok(included) => self.script(file.to_string(), included).await?,
+                Err(error) => self.monitor.error(&format!("cannot read '{file}': {error}")),
+            },
+            Some(command) => match self.command(command, text.trim()).await {
+                Ok(()) => {}
+                Err(PrintError::Query(error)) => self.monitor.error(&error.to_string()),
+                Err(PrintError::Output(error)) => return Err(Exit::output(&error)),
+            },
+            None => self.statements(&Script { name: "input".into(), text }).await?,
+        }
+        Ok(true)
+    }
+
+    /// Runs a file of statements and commands, the latter on lines of their own.
+    async fn script(&mut self, name: String, text: String) -> Result<(), Exit> {
+        let mut statements = String::new();
+        for line in text.lines() {
+            let is_between = statements.trim().is_empty() || is_complete(&statements);
+            match commands::parse(line).filter(|_| is_between) {
+                Some(Command::Leave | Command::Include(_)) => {
+                    self.monitor.error(&format!("'{}' cannot be in a file", line.trim()));
+                }
+                Some(command) => {
+                    // Lines keep their numbers.
+                    self.statements(&Script { name: name.clone(), text: statements.clone() }).await?;
+                    statements = "\n".repeat(statements.lines().count());
+                    if let Err(PrintError::Query(error)) = self.command(command, line.trim()).await {
+                        self.monitor.error(&error.to_string());
+                    }
+                    statements.push('\n');
+                }
+                None => {
+                    statements += line;
+                    statements.push('\n');
+                }
+            }
+        }
+        self.statements(&Script { name, text: statements }).await
+    }
+
+    /// Runs the statements of a text. What goes wrong is told, and ends the text but not the shell.
     async fn statements(&mut self, script: &Script) -> Result<(), Exit> {
         let statements = match self.sql.parse(&script.text) {
             Ok(statements) => statements,
@@ -131,13 +171,11 @@ impl Shell {
         self.signals.forget();
         for statement in statements {
             let (started, place) = (Instant::now(), (statement.line, statement.column));
-            let running = run_statement(Arc::clone(&self.sql), statement, Arc::clone(&self.monitor));
-            let ended = tokio::select! {
-                ended = job::in_background(running) => Some(ended),
-                () = self.signals.next() => None,
-            };
-            match ended {
-                Some(Ok(done)) => self.print(&format!("{done} ({})\n", duration(started.elapsed())))?,
+            match self.interruptible(statement).await {
+                Some(Ok(done)) if self.tells_times => {
+                    self.print(&format!("{done} ({})\n", duration(started.elapsed())))?;
+                }
+                Some(Ok(done)) => self.print(&format!("{done}\n"))?,
                 Some(Err(PrintError::Query(error))) => {
                     self.monitor.error(&script.describe(&error, place));
                     return Ok(());
@@ -152,19 +190,80 @@ impl Shell {
         Ok(())
     }
 
-    /// Runs a command that starts with a backslash; gives whether the shell goes on.
-    async fn command(&self, line: &str) -> Result<bool, Exit> {
-        match commands::run(line, &self.sql).await {
-            Ok(commands::Answer::Leave) => return Ok(false),
-            Ok(commands::Answer::Text(text)) => self.print(&text)?,
-            Ok(commands::Answer::Table(batch)) => match print_table(&[batch], &self.monitor) {
-                Ok(()) => {}
-                Err(PrintError::Query(error)) => self.monitor.error(&error.to_string()),
-                Err(PrintError::Output(error)) => return Err(Exit::output(&error)),
+    /// Runs a statement, unless Ctrl-C ends it. When this returns nothing more is printed.
+    async fn interruptible(&mut self, statement: Located<Statement>) -> Option<Result<String, PrintError>> {
+        let mut printer = self.printer.clone();
+        printer.stopped = Arc::default();
+        let stopped = Arc::clone(&printer.stopped);
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(run_statement(Arc::clone(&self.sql), statement, printer));
+        tokio::select! {
+            ended = task.join_next() => match ended {
+                Some(Ok(result)) => Some(result),
+                // It panicked, which is a bug.
+                Some(Err(error)) => Some(Err(Error::Invalid(format!("this is a bug: {error}")).into())),
+                None => None,
             },
-            Err(error) => self.monitor.error(&error.to_string()),
+            () = self.signals.next() => {
+                stopped.store(true, Ordering::Relaxed);
+                // What computes without a pause cannot be waited for.
+                let _ = tokio::time::timeout(STOPPING, task.shutdown()).await;
+                None
+            }
         }
-        Ok(true)
+    }
+
+    /// Runs a command that is none of SQL.
+    async fn command(&mut self, command: Command<'_>, line: &str) -> Result<(), PrintError> {
+        let tell = |text: &str| self.printer.text(text).map_err(PrintError::Output);
+        match command {
+            Command::Help => tell(commands::help()),
+            Command::ListTables => {
+                self.printer.batches(&[commands::list_tables(self.sql.session()).await?]).map(drop)
+            }
+            Command::Describe(table) => {
+                let (columns, definition) = commands::describe(self.sql.session(), table).await?;
+                self.printer.batches(&[columns])?;
+                definition.map_or(Ok(()), |definition| tell(&format!("{definition}\n")))
+            }
+            Command::Function(name) => tell(&commands::function(&self.sql, name)?),
+            Command::Output(file) => {
+                let create = |name: &str| {
+                    File::create(name)
+                        .map_err(|error| Error::Invalid(format!("cannot write '{name}': {error}")))
+                };
+                self.printer.file = file.map(create).transpose()?.map(Arc::new);
+                Ok(())
+            }
+            Command::Expanded => {
+                self.printer.expanded = !self.printer.expanded;
+                self.say(if self.printer.expanded { "a line per value" } else { "rows as tables" })
+            }
+            Command::Format(name) => match Format::from_str(name, true) {
+                Ok(format) => {
+                    self.printer.format = format;
+                    Ok(())
+                }
+                Err(_) => Err(Error::Invalid(format!(
+                    "unknown format '{name}'; expected table, json, csv or ndjson"
+                ))
+                .into()),
+            },
+            Command::Limit(rows) => {
+                self.printer.limit = Some(rows).filter(|rows| *rows > 0);
+                Ok(())
+            }
+            Command::Timing => {
+                self.tells_times = !self.tells_times;
+                self.say(if self.tells_times { "times are told" } else { "times are not told" })
+            }
+            Command::Leave | Command::Include(_) | Command::Unknown => Err(commands::unknown(line).into()),
+        }
+    }
+
+    fn say(&self, text: &str) -> Result<(), PrintError> {
+        let printer = Printer::new(Arc::clone(&self.monitor), Format::Table);
+        printer.text(&format!("{text}\n")).map_err(PrintError::Output)
     }
 
     /// Ends the queries that run, each after its batch in flight.
@@ -191,19 +290,28 @@ impl Shell {
 async fn run_statement(
     sql: Arc<SqlSession>,
     statement: Located<Statement>,
-    monitor: Arc<Monitor>,
+    printer: Printer,
 ) -> Result<String, PrintError> {
-    match sql.execute(&statement).await.map_err(PrintError::Query)? {
+    let outcome = match live::execute(&sql, &statement, &printer).await? {
+        Shown::Live(printed) => return Ok(rows(printed)),
+        Shown::Outcome(outcome) => outcome,
+    };
+    match outcome {
         SqlOutcome::Done(message) => Ok(message),
-        SqlOutcome::Rows(frame) => Ok(count(print_rows(frame, &monitor).await?, "row")),
-        SqlOutcome::Table(batches) => {
-            print_table(&batches, &monitor)?;
-            Ok(count(batches.iter().map(|batch| batch.num_rows() as u64).sum(), "row"))
-        }
+        SqlOutcome::Rows(frame) => Ok(rows(printer.rows(frame).await?)),
+        SqlOutcome::Table(batches) => Ok(rows(printer.batches(&batches)?)),
         SqlOutcome::Query(started) => {
             let name = started.query.name().unwrap_or_default();
             Ok(format!("streaming query '{name}' started; SHOW STREAMING QUERIES tells how it is doing"))
         }
+    }
+}
+
+fn rows(printed: Printed) -> String {
+    let rows = count(printed.rows, "row");
+    match printed.shown == printed.rows {
+        true => rows,
+        false => format!("{rows}, {} shown; \\limit N shows more", number(printed.shown)),
     }
 }
 
@@ -226,14 +334,8 @@ impl StreamingQueryListener for Failures {
     }
 }
 
-/// `$XDG_STATE_HOME/tidemill/history`, or `~/.tidemill_history`.
-fn history_file() -> Option<PathBuf> {
-    let directory = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(state) = directory("XDG_STATE_HOME") {
-        let folder = state.join("tidemill");
-        std::fs::create_dir_all(&folder).ok()?;
-        return Some(folder.join("history"));
-    }
-    let home = directory("HOME").or_else(|| directory("USERPROFILE"))?;
-    Some(home.join(".tidemill_history"))
+/// A file of the user's: `$TIDEMILLRC`, or `~/.tidemillrc`.
+fn rc_file() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("TIDEMILLRC").or_else(|| Some(set("HOME").or_else(|| set("USERPROFILE"))?.join(".tidemillrc")))
 }

@@ -46,6 +46,7 @@ pub(crate) fn check(plan: &LogicalPlan, mode: OutputMode) -> Result<()> {
         );
     }
     check_subqueries(plan)?;
+    check_functions(plan)?;
     let plan = expand_windows(plan.clone())?;
     match (flow(&plan, mode)?, mode) {
         (Flow::Whole, _) | (_, OutputMode::Append | OutputMode::Update) => Ok(()),
@@ -225,6 +226,25 @@ fn check_subqueries(plan: &LogicalPlan) -> Result<()> {
                 )?;
             }
             Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(())
+}
+
+/// Functions that are planned and can be evaluated nowhere.
+fn check_functions(plan: &LogicalPlan) -> Result<()> {
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| match expr {
+                Expr::ScalarFunction(call) if call.func.name() == "input_file_name" => refuse(
+                    "input_file_name()",
+                    "which file a row comes from is told by a column",
+                    "Set the option includeMetadata of the table to true, and select _metadata.file_path or \
+                     _metadata.file_name",
+                )
+                .map_err(Into::into),
+                _ => Ok(TreeNodeRecursion::Continue),
+            })
         })
     })?;
     Ok(())

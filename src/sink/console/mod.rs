@@ -53,6 +53,8 @@ pub struct ConsoleSink {
     schema: SchemaRef,
     style: Style,
     output: Console,
+    /// The query that it prints for.
+    query: Option<String>,
 }
 
 impl fmt::Debug for ConsoleSink {
@@ -84,7 +86,12 @@ impl ConsoleSink {
             check_names_differ(&schema, "the console sink")?;
             json_lines().check(&schema, "the console sink")?;
         }
-        Ok(Self { schema, style, output: Arc::new(Mutex::new(io::stdout())) })
+        Ok(Self { schema, style, output: Arc::new(Mutex::new(io::stdout())), query: None })
+    }
+
+    /// The same sink, naming the query in the heading of each batch.
+    pub fn with_query_name(self, name: Option<String>) -> Self {
+        Self { query: name, ..self }
     }
 
     /// The same sink, printing to `output`.
@@ -150,7 +157,11 @@ impl Sink for ConsoleSink {
         Ok(match self.style {
             Style::Table(style) => {
                 let table = Table::new(style, Arc::clone(&self.schema));
-                Box::new(TableWriter { batch_id: batch.batch_id, table, output })
+                let heading = match &self.query {
+                    Some(name) => format!("Batch: {} of {name}", batch.batch_id),
+                    None => format!("Batch: {}", batch.batch_id),
+                };
+                Box::new(TableWriter { heading, table, output })
             }
             Style::Json => Box::new(JsonWriter::new(batch.batch_id, &self.schema, output)),
         })
@@ -183,7 +194,7 @@ async fn print(output: &Console, text: Vec<u8>) -> Result<()> {
 }
 
 struct TableWriter {
-    batch_id: u64,
+    heading: String,
     table: Table,
     output: Console,
 }
@@ -196,7 +207,7 @@ impl SinkWriter for TableWriter {
 
     async fn close(self: Box<Self>) -> Result<Value> {
         let rows = self.table.seen();
-        let text = self.table.render(self.batch_id)?;
+        let text = self.table.render(&self.heading)?;
         print(&self.output, text.into_bytes()).await?;
         Ok(json!({ "numRows": rows }))
     }

@@ -56,14 +56,14 @@ impl Table {
     }
 
     /// The table under Spark's heading for the batch.
-    pub fn render(self, batch_id: u64) -> Result<String> {
+    pub fn render(self, heading: &str) -> Result<String> {
         let fields = self.schema.fields().iter();
         let names: Vec<Field> = fields.map(|field| Field::new(field.name(), DataType::Utf8, false)).collect();
         let columns = self.cells.into_iter().map(|cells| Arc::new(StringArray::from(cells)) as ArrayRef);
         let rows = RecordBatch::try_new(Arc::new(Schema::new(names)), columns.collect())?;
         let table = pretty_format_batches(&[rows])?;
         let rule = "-".repeat(43);
-        let mut text = format!("{rule}\nBatch: {batch_id}\n{rule}\n{table}\n");
+        let mut text = format!("{rule}\n{heading}\n{rule}\n{table}\n");
         if self.seen > self.shown {
             let rows = if self.shown == 1 { "row" } else { "rows" };
             text.push_str(&format!("only showing top {} {rows}\n", self.shown));

@@ -1,6 +1,7 @@
 //! Files in a directory: Parquet, JSON, CSV, text and Arrow, exactly once for every reader.
 
 mod encode;
+mod existing;
 mod layout;
 mod listing;
 mod manifest;
@@ -22,6 +23,7 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
+use self::existing::ExistingOutput;
 use self::layout::Layout;
 use self::manifest::Manifest;
 use self::writer::{FileWriter, Shared};
@@ -119,6 +121,7 @@ fn sink_name(format: OutputFormat) -> String {
 /// |---|---|---|
 /// | `maxRecordsPerFile` | all | the most rows in a file, exact; 0 or less is no limit |
 /// | `targetFileSize` | all | a file is closed by the rows, 8192 at a time, that bring it to this size or beyond it. The size is estimated from what is encoded so far: Parquet counts pages that are not compressed yet, and a codec of whole files keeps back up to a few hundred kB |
+/// | `existingOutput` | all | what to do at the first start if another query has written to the directory, or this one with a checkpoint that is gone: `warn` (default), `allow`, `refuse` |
 /// | `compression` | all | `none`, and for parquet `snappy`, `gzip`, `zstd`, `brotli`, `lz4`, `lz4_raw` (default: the session's, `zstd(3)`); for json, csv and text `gzip`, `bzip2`, `xz`, `zstd` (default: none); for arrow `lz4` (default) and `zstd`. A level is given as `zstd(5)` for parquet, else with `compression_level` |
 /// | `header`, `sep`, `quoteAll`, `nullValue`, `ignoreLeadingWhiteSpace`, `ignoreTrailingWhiteSpace` | csv | as in Spark; the default of `header` is DataFusion's `datafusion.catalog.has_header`, true |
 /// | `ignoreNullFields` | json | `false` writes nulls out; default true, as in Spark |
@@ -133,6 +136,7 @@ pub struct FileSink {
     schema: SchemaRef,
     partition_by: Vec<String>,
     reading_options: BTreeMap<String, String>,
+    existing: ExistingOutput,
     shared: Arc<Shared>,
 }
 
@@ -148,9 +152,10 @@ impl FileSink {
         storage: Arc<dyn Storage>,
         schema: SchemaRef,
         partition_by: Vec<String>,
-        options: Options,
+        mut options: Options,
         session: &SessionState,
     ) -> Result<Self> {
+        let existing = ExistingOutput::take(&mut options)?;
         let mut layout = Layout::try_new(&schema, &partition_by, &sink_name(format))?;
         if format == OutputFormat::Arrow {
             layout = layout.without_dictionaries();
@@ -160,7 +165,7 @@ impl FileSink {
         let reading_options = options::for_readers(format, &options, session)?;
         let runtime = Arc::clone(session.runtime_env());
         let shared = Arc::new(Shared { storage, layout, encoding, limits, runtime });
-        Ok(Self { format, url, schema, partition_by, reading_options, shared })
+        Ok(Self { format, url, schema, partition_by, reading_options, existing, shared })
     }
 
     async fn rename(&self, moves: &[(String, String)]) -> Result<()> {
@@ -256,7 +261,9 @@ impl Sink for FileSink {
     }
 
     async fn recover(&self, query_id: Uuid, last: Option<(u64, &Value)>) -> Result<()> {
-        let Some((last, prepared)) = last else { return Ok(()) };
+        let Some((last, prepared)) = last else {
+            return self.existing.check(&self.url, query_id, &self.shared.runtime).await;
+        };
         let manifest = Manifest::read(last, prepared)?;
         let mut staged = self.staged(&names::query_prefix(query_id)).await?;
         let (moves, published) = manifest.left_to_publish(&staged);

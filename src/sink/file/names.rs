@@ -56,6 +56,18 @@ pub(super) fn batch_of(staged: &str) -> Option<u64> {
     (parts.count() == 2).then_some(batch)
 }
 
+/// Whether `name` is that of a published file of a query other than `query_id`.
+pub(super) fn is_of_another_query(name: &str, query_id: Uuid) -> bool {
+    let stem = name.split('.').next().unwrap_or_default();
+    let mut parts = stem.split('-');
+    let is_number = |part: Option<&str>, digits| {
+        part.is_some_and(|part| part.len() == digits && part.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let is_ours = parts.next() == Some("part") && is_number(parts.next(), 5) && is_number(parts.next(), 10);
+    let is_id = |id: &&str| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_ours && parts.next().filter(is_id).is_some_and(|id| id != query_id.simple().to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +95,9 @@ mod tests {
         assert_eq!(published, format!("part-00003-0000000012-{query}.snappy.parquet"));
         let second = FileName { sequence: 1, ..name };
         assert_eq!(second.published(".json.gz"), format!("part-00003-0000000012-{query}-1.json.gz"));
+        assert!(!is_of_another_query(&published, batch.query_id));
+        assert!(is_of_another_query(&published, Uuid::nil()));
+        assert!(!is_of_another_query("part-00000-1234.c000.snappy.parquet", Uuid::nil()));
         // Batch 1 must not take the files of batch 12 for its own.
         let first = SinkBatch { batch_id: 1, ..batch };
         assert!(!name.staged().starts_with(&batch_prefix(&first)));

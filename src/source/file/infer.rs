@@ -7,6 +7,7 @@ use datafusion::catalog::Session;
 use datafusion::common::config::JsonOptions;
 use datafusion::datasource::file_format::DEFAULT_SCHEMA_INFER_MAX_RECORD;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::error::DataFusionError;
 use datafusion::logical_expr::type_coercion::binary::binary_numeric_coercion;
 use datafusion_datasource::PartitionedFile;
 use futures::TryStreamExt;
@@ -51,8 +52,8 @@ impl Inference<'_> {
         files.truncate(MAX_FILES);
         if files.is_empty() {
             return Err(Error::Invalid(format!(
-                "there is no file with content in '{}' yet to take the columns from. Give a schema: columns in \
-                 CREATE TABLE, or schema(…) before load(…)",
+                "there is no file with content in '{}' yet to take the columns from. Give the columns: \
+                 in the CREATE statement, with --schema of tidemill etl, or with schema(…) in Rust",
                 self.location
             )));
         }
@@ -114,10 +115,7 @@ impl Inference<'_> {
                         }
                         Err(error) => error,
                     };
-                    let reason = format!(
-                        "its columns cannot be told: {}. Put it right or give a schema",
-                        error.strip_backtrace()
-                    );
+                    let reason = format!("its columns cannot be told: {}", reason(&error));
                     return Err(Error::InputFile { file: self.location.display(&file.location), reason });
                 }
                 Ok(Schema::new(merge_fields(schemas.iter().flat_map(|schema| schema.fields()))))
@@ -212,6 +210,18 @@ impl FoundPartitions {
         let types = self.types.into_iter().map(TypeInference::finish);
         self.names.unwrap_or_default().into_iter().zip(types).collect()
     }
+/// Why columns cannot be told, and what to do. DataFusion may quote the whole file.
+fn reason(error: &DataFusionError) -> String {
+    const LONGEST: usize = 300;
+    let text = error.strip_backtrace();
+    if text.contains("Expected JSON record to be an object, found Array") {
+        return "it holds a JSON array instead of a record per line. Set multiLine to true".into();
+    }
+    let mut short: String = text.chars().take(LONGEST).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("{short}. Put it right or give the columns")
 }
 
 fn by_compression(spec: &FormatSpec, files: Vec<ObjectMeta>) -> Vec<(FileCompressionType, Vec<ObjectMeta>)> {

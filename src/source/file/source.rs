@@ -167,7 +167,7 @@ impl FileStreamSource {
         tracing::warn!(
             source = %self.table.location(),
             "{} files are not read because they are older than maxFileAge allows, e.g. '{example}': they appeared \
-             later than files that are much newer",
+             later than files that are much newer. To read such files set maxFileAge to more before they come",
             too_old.len()
         );
         self.report.count(IGNORED_BY_AGE, too_old.len());

@@ -104,7 +104,7 @@ impl Lines {
         if end.checked_sub(start) != Some(found) {
             return Err(Error::Invalid(format!(
                 "lines {start} to {end} were received from a socket by another run of the query and are lost. \
-                 Start with a new checkpointLocation"
+                 Start with a new checkpoint"
             )));
         }
         Ok(rows)

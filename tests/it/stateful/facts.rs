@@ -192,7 +192,7 @@ async fn once_gives_what_its_batch_has_made_final() {
 }
 
 #[tokio::test]
-async fn a_batch_without_rows_follows_when_the_watermark_moved_but_not_first_after_a_restart() {
+async fn a_batch_without_rows_follows_when_the_watermark_moved_and_no_second_one_after_a_restart() {
     let mut scene = Scene::new(counts(OutputMode::Append, 0)).await;
     assert_eq!(scene.feed(&[5, 12]).await, batches(&[NOTHING, &["0 1"]]));
     assert_eq!(scene.feed(&[12]).await, batches(&[NOTHING]));
