@@ -12,7 +12,7 @@ use tidemill::storage::{DefaultStorageProvider, Durability, Storage, StorageProv
 use super::ProgressMode;
 use super::exit::Exit;
 use super::monitor::Monitor;
-use super::output::print;
+use super::output::{Format, Printer};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CheckpointCommand {
@@ -59,7 +59,8 @@ pub(super) async fn run(command: &CheckpointCommand) -> Result<(), Exit> {
             }
         }
     };
-    print(&text, &Monitor::new(ProgressMode::None)).map_err(|error| Exit::output(&error))
+    let printer = Printer::new(Monitor::new(ProgressMode::None), Format::Table);
+    printer.text(&text).map_err(|error| Exit::output(&error))
 }
 
 fn open(checkpoint: &str) -> Result<Arc<dyn Storage>, Exit> {

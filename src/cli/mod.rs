@@ -110,9 +110,6 @@ enum Command {
     },
 }
 
-/// Expressions of thousands of terms are walked recursively. It is taken from the system only as it is used.
-const STACK: usize = 256 << 20;
-
 /// How queries run and what is told about them.
 #[derive(Debug, Args)]
 struct JobOptions {
@@ -192,7 +189,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 
 /// The stack of every thread, of which only what is used takes memory: expressions that are a thousand
 /// operators deep are optimised and run on it.
-const STACK: usize = 32 << 20;
+const STACK: usize = 256 << 20;
 
 /// Runs the command that the process's arguments ask for.
 pub fn main() -> ExitCode {

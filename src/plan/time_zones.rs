@@ -85,7 +85,6 @@ fn unify_expr(mut expr: Expr, schema: &DFSchema, zone: &Arc<str>) -> Transformed
         Expr::Between(Between { expr, low, high, .. }) => vec![expr.as_mut(), low.as_mut(), high.as_mut()],
         Expr::InList(InList { expr, list, .. }) => std::iter::once(expr.as_mut()).chain(list).collect(),
         Expr::Case(case) => {
-            is_comparison = false;
             let mut results: Vec<&mut Expr> = Vec::new();
             let mut compared: Vec<&mut Expr> = Vec::new();
             let is_simple = case.expr.is_some();

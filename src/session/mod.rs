@@ -14,8 +14,8 @@ use std::sync::{Arc, Weak};
 
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
-use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};

@@ -58,6 +58,7 @@ impl Sink for ForeachBatchSink {
             location: None,
             columns: Vec::new(),
             partition_by: Vec::new(),
+            options: Default::default(),
         }
     }
 

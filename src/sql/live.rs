@@ -7,6 +7,7 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::ast::{Located, Statement};
 use super::execute::SqlSession;
+use super::names::Names;
 use super::planning::Planner;
 use crate::error::Result;
 use crate::plan::is_unbounded;
@@ -33,7 +34,7 @@ impl SqlSession {
         let Some(mut query) = select(&statement.value).cloned() else { return Ok(None) };
         let limit = take_limit(&mut query);
         let planner = Planner::new(self.session(), Location::new(statement.line, statement.column));
-        let frame = planner.plan_streaming(&query, None).await?;
+        let frame = planner.plan_streaming(&query, Names::AsWritten, None).await?;
         let trigger = self.trigger.unwrap_or_default();
         Ok(is_unbounded(frame.logical_plan()).then_some(LiveQuery { frame, limit, trigger }))
     }

@@ -210,6 +210,8 @@ impl FoundPartitions {
         let types = self.types.into_iter().map(TypeInference::finish);
         self.names.unwrap_or_default().into_iter().zip(types).collect()
     }
+}
+
 /// Why columns cannot be told, and what to do. DataFusion may quote the whole file.
 fn reason(error: &DataFusionError) -> String {
     const LONGEST: usize = 300;

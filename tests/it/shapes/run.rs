@@ -71,6 +71,10 @@ impl Clock for SetClock {
         self.0.load(Ordering::SeqCst)
     }
 
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst).max(0).unsigned_abs())
+    }
+
     async fn sleep(&self, _: Duration) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
