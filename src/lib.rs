@@ -40,6 +40,7 @@ pub mod error;
 mod exec;
 pub mod functions;
 pub mod id;
+mod memory;
 mod options;
 mod plan;
 mod query;
@@ -49,6 +50,7 @@ pub mod source;
 pub mod sql;
 pub mod state;
 pub mod storage;
+mod types;
 
 pub use error::{Error, Result, StreamingQueryException};
 pub use options::{Options, nearest, parse_bytes, parse_duration};

@@ -150,9 +150,10 @@ fn count(number: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::types::ColumnType;
 
-    fn column(name: &str, data_type: &str) -> ColumnDefinition {
-        ColumnDefinition { name: name.into(), data_type: data_type.into(), nullable: true }
+    fn column(name: &str, data_type: ColumnType) -> ColumnDefinition {
+        ColumnDefinition { name: name.into(), data_type, nullable: true }
     }
 
     fn query() -> QueryDefinition {
@@ -161,14 +162,14 @@ mod tests {
             sources: vec![SourceDefinition {
                 format: "json".into(),
                 location: Some(location.clone()),
-                columns: vec![column("a", "Int64"), column("b", "Utf8")],
+                columns: vec![column("a", ColumnType::Int64), column("b", ColumnType::Utf8)],
                 inferred: false,
                 options: BTreeMap::new(),
             }],
             sink: SinkDefinition {
                 format: "parquet".into(),
                 location: Some(Location { path: "../out".into(), ..location }),
-                columns: vec![column("a", "Int64")],
+                columns: vec![column("a", ColumnType::Int64)],
                 partition_by: vec![],
                 options: Default::default(),
             },
@@ -193,12 +194,12 @@ mod tests {
                 "the location of source 0 was '../in' and is '../other' (seen from the checkpoint)",
             ),
             (
-                Box::new(|q| q.sources[0].columns[0] = column("a", "Utf8")),
+                Box::new(|q| q.sources[0].columns[0] = column("a", ColumnType::Utf8)),
                 "column 'a' of source 0 was Int64 and is Utf8",
             ),
             (Box::new(|q| drop(q.sources[0].columns.pop())), "column 'b' (Utf8) of source 0 is gone"),
             (
-                Box::new(|q| q.sources[0].columns.push(column("c", "Date32"))),
+                Box::new(|q| q.sources[0].columns.push(column("c", ColumnType::Date32))),
                 "column 'c' (Date32) of source 0 is new",
             ),
             (

@@ -28,6 +28,7 @@ pub mod records;
 mod recovered;
 mod recovery;
 mod replan;
+pub mod types;
 mod verify;
 
 pub use location::{location_of, place_of, same_place};

@@ -167,7 +167,7 @@ impl StatefulDeduplicate {
         Ok(first.finish())
     }
 
-    fn keys(&self, batch: &RecordBatch) -> DataFusionResult<super::codec::EncodedRows> {
+    fn keys(&self, batch: &RecordBatch) -> DataFusionResult<ByteRows> {
         let columns = self
             .keys
             .iter()

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::{ArrayRef, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
+use datafusion::arrow::datatypes::Field;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -23,7 +23,8 @@ use futures::future::{BoxFuture, Shared};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::task::JoinSet;
 
-use crate::state::{hash_key, partition_of};
+use super::codec::RowCodec;
+use crate::state::{RowBytes, hash_key, partition_of};
 
 /// Gives output partition `p` all rows whose key belongs to state partition `p`.
 ///
@@ -39,6 +40,15 @@ pub(crate) struct StateExchangeExec {
     properties: Arc<PlanProperties>,
     /// The exchange of this batch, begun by the first partition to be executed.
     exchanged: Mutex<Option<Exchanged>>,
+}
+
+/// Some rows of one state partition, and what their keys are.
+pub(crate) struct KeyedRows {
+    pub(crate) rows: RecordBatch,
+    /// The key of each row as bytes.
+    pub(crate) keys: Box<dyn RowBytes + Send>,
+    /// The hash of each key, see [`hash_key`].
+    pub(crate) hashes: Vec<u64>,
 }
 
 /// For each output partition, its rows.
@@ -134,7 +144,7 @@ async fn split(
 /// Divides batches by the keys of their rows.
 struct Splitter {
     keys: Vec<Arc<dyn PhysicalExpr>>,
-    converter: RowConverter,
+    codec: RowCodec,
 }
 
 impl Splitter {
@@ -147,9 +157,9 @@ impl Splitter {
         let schema = input.schema();
         let fields = keys
             .iter()
-            .map(|key| Ok(SortField::new(key.data_type(&schema)?)))
+            .map(|key| Ok(Field::new("", key.data_type(&schema)?, true)))
             .collect::<DataFusionResult<Vec<_>>>()?;
-        Ok(Self { keys, converter: RowConverter::new(fields)? })
+        Ok(Self { keys, codec: RowCodec::keys(&fields)? })
     }
 
     fn split(&self, batch: RecordBatch, into: &mut Partitions) -> DataFusionResult<()> {
@@ -162,10 +172,10 @@ impl Splitter {
             .iter()
             .map(|key| key.evaluate(&batch)?.into_array(batch.num_rows()))
             .collect::<DataFusionResult<Vec<ArrayRef>>>()?;
-        let rows = self.converter.convert_columns(&columns)?;
+        let rows = self.codec.encode(&columns, batch.num_rows())?;
         let mut indices: Vec<Vec<u32>> = vec![Vec::new(); into.len()];
         for (index, row) in (0u32..).zip(rows.iter()) {
-            indices[partition_of(hash_key(row.data()), into.len())].push(index);
+            indices[partition_of(hash_key(row), into.len())].push(index);
         }
         for (partition, indices) in into.iter_mut().zip(indices) {
             if indices.len() == batch.num_rows() {

@@ -6,6 +6,8 @@ use datafusion::arrow::datatypes::Field;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::types::recorded;
+
 /// What one stateful operator did in a batch, all its partitions together.
 #[derive(Debug, Default)]
 pub(crate) struct OperatorCounters {
@@ -72,6 +74,6 @@ impl fmt::Display for OperatorId {
 pub(crate) fn columns<'a>(fields: impl IntoIterator<Item = &'a Field>) -> Value {
     fields
         .into_iter()
-        .map(|field| json!({"name": field.name(), "dataType": field.data_type().to_string()}))
+        .map(|field| json!({"name": field.name(), "dataType": recorded(field.data_type())}))
         .collect()
 }

@@ -54,6 +54,8 @@ pub(crate) struct Execution {
     pub(crate) ends: Vec<Value>,
     /// Whether sources are asked for new rows.
     pub(crate) reads: bool,
+    /// How much a batch may read where nothing else limits it; `None` if it need not fit into memory.
+    pub(crate) input_bytes: Option<u64>,
     pub(crate) previous_trigger_ms: Option<i64>,
     /// Whether what earlier runs left in the sink has been removed.
     pub(crate) is_tidy: bool,
@@ -193,7 +195,7 @@ impl Execution {
         let shared = Arc::clone(&self.runner.shared);
         let admission = match self.trigger {
             Trigger::Once => Admission::Everything,
-            _ => Admission::Limited,
+            _ => self.input_bytes.map_or(Admission::Limited, Admission::Within),
         };
         let inputs = if self.reads { self.ask_sources(admission).await? } else { self.nothing_new() };
         stopwatch.lap("latestOffset");

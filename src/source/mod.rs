@@ -15,7 +15,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::Session;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Expr;
@@ -24,7 +24,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};
+use crate::checkpoint::records::SourceDefinition;
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::storage::Storage;
@@ -66,21 +66,13 @@ pub struct SourceContext {
     pub clock: Arc<dyn Clock>,
 }
 
-/// The columns of `schema` as a checkpoint records them.
-fn columns_of(schema: &SchemaRef) -> Vec<ColumnDefinition> {
-    let column = |field: &FieldRef| ColumnDefinition {
-        name: field.name().clone(),
-        data_type: field.data_type().to_string(),
-        nullable: field.is_nullable(),
-    };
-    schema.fields().iter().map(column).collect()
-}
-
 /// How much a trigger lets a source take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     /// What the source's own limits (`maxFilesPerTrigger`, …) allow.
     Limited,
+    /// The same, but a source without limits takes about so many bytes: the batch has to fit into memory.
+    Within(u64),
     /// Everything that is there, whatever the limits say (`Trigger::Once`).
     Everything,
 }

@@ -167,7 +167,7 @@ impl Planning<'_> {
             .map(|key| Ok(key.return_field(&input_schema)?.as_ref().clone()))
             .collect::<DataFusionResult<Vec<_>>>()?;
         let keys = self.expressions.clone();
-        let codec = RowCodec::try_new(&fields)?;
+        let codec = RowCodec::keys(&fields)?;
         self.by_key(Arc::clone(&self.input), keys.clone(), |state_partitions| {
             let operator = OperatorId { id: operator, state_partitions };
             let key_schema = Arc::new(Schema::new(fields));
