@@ -40,6 +40,7 @@ pub mod error;
 mod exec;
 pub mod functions;
 pub mod id;
+mod memory;
 mod options;
 mod plan;
 mod query;
@@ -49,6 +50,7 @@ pub mod source;
 pub mod sql;
 pub mod state;
 pub mod storage;
+mod types;
 
 /// What the traits of sources and sinks are written with.
 pub use async_trait::async_trait;

@@ -29,6 +29,7 @@ pub mod records;
 mod recovered;
 mod recovery;
 mod replan;
+pub mod types;
 mod verify;
 
 pub use inspect::{Batch, Inspection, Restart, inspect};

@@ -7,6 +7,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::types::ColumnType;
+
 /// The checkpoint format this build writes, and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -79,14 +81,14 @@ pub struct OperatorDefinition {
     pub details: BTreeMap<String, Value>,
 }
 
-/// A column's name, Arrow data type (as Arrow displays it) and nullability.
+/// A column's name, type and nullability.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ColumnDefinition {
     /// The column's name.
     pub name: String,
-    /// The Arrow type, in the form `arrow::datatypes::DataType` displays and parses.
-    pub data_type: String,
+    /// Its type.
+    pub data_type: ColumnType,
     /// Whether it may hold nulls.
     pub nullable: bool,
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use datafusion::arrow::datatypes::Field;
 use serde_json::{Value, json};
 
+use crate::types::recorded;
+
 /// What one stateful operator did in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct OperatorCounters {
@@ -47,6 +49,6 @@ impl fmt::Display for OperatorId {
 pub(crate) fn columns<'a>(fields: impl IntoIterator<Item = &'a Field>) -> Value {
     fields
         .into_iter()
-        .map(|field| json!({"name": field.name(), "dataType": field.data_type().to_string()}))
+        .map(|field| json!({"name": field.name(), "dataType": recorded(field.data_type())}))
         .collect()
 }

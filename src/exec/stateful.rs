@@ -77,7 +77,7 @@ impl Stateful {
         let schema = input.schema();
         let fields =
             keys.iter().map(|key| key.return_field(&schema)).collect::<DataFusionResult<Vec<_>>>()?;
-        let codec = RowCodec::try_new(fields.iter().map(AsRef::as_ref))?;
+        let codec = RowCodec::keys(fields.iter().map(AsRef::as_ref))?;
         Ok(Node::over(input, Self { operator, keys, codec, work, gathers }))
     }
 }

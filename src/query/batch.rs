@@ -213,6 +213,7 @@ impl BatchRunner {
     /// Removes what a failed or abandoned batch staged. The next start does it again, so a failure
     /// here is worth only a warning.
     async fn discard(&self, batch: SinkBatch) {
+        self.state.poison();
         let discarded = match self.sink.abort(batch).await {
             Ok(()) => self.late_rows.abort(batch).await,
             failed => failed,

@@ -62,6 +62,8 @@ pub(crate) struct Execution {
     pub(crate) is_flushing: bool,
     /// Whether there was such a batch.
     pub(crate) has_flushed: bool,
+    /// How much a batch may read where nothing else limits it; `None` if it need not fit into memory.
+    pub(crate) input_bytes: Option<u64>,
     pub(crate) previous_trigger_ms: Option<i64>,
     /// Whether what earlier runs left in the sink has been removed.
     pub(crate) is_tidy: bool,
@@ -211,7 +213,7 @@ impl Execution {
         let shared = Arc::clone(&self.runner.shared);
         let admission = match self.trigger {
             Trigger::Once => Admission::Everything,
-            _ => Admission::Limited,
+            _ => self.input_bytes.map_or(Admission::Limited, Admission::Within),
         };
         let inputs = if self.reads { self.ask_sources(admission).await? } else { self.nothing_new() };
         stopwatch.lap("latestOffset");

@@ -23,6 +23,7 @@ use crate::checkpoint::records::{
 use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::plan::{ResultShape, StreamingPlan, bind, result_schema, with_meanings};
 use crate::sink::Sink;
 use crate::source::{Source, SourceBatch, SourceContext, SourceProvider};
@@ -132,6 +133,9 @@ impl Launch {
         let resumed = resume(&sources, recovered).await?;
         let mut tracker = request.state.tracker(&conf, &plan)?;
         tracker.resume(resumed.watermark_ms, &streams, request.clock.elapsed());
+        // Rows without state only pass through, however many there are.
+        let pool = session.runtime_env().memory_pool.as_ref();
+        let input_bytes = memory::for_input(pool).filter(|_| !state.is_empty());
         let shared = self.share(&plan).await?;
         let descriptions: Vec<String> =
             self.providers.iter().map(|provider| provider.description()).collect();
@@ -164,6 +168,7 @@ impl Launch {
             flush_on_end: request.state.flush_on_end,
             is_flushing: false,
             has_flushed: false,
+            input_bytes,
             previous_trigger_ms: None,
             is_tidy: false,
             maintenance: None,
@@ -191,14 +196,17 @@ impl Launch {
         plan: &StreamingPlan,
         shape: ResultShape,
     ) -> Result<StateStore> {
+        let runtime = self.request.plan.state.runtime_env();
+        let memory_limit = self.request.state.memory_limit;
         let options = StateOptions {
             operators: plan.operators().len(),
             partitions: shape.state_partitions,
-            memory_limit: self.request.state.memory_limit,
+            memory_limit: memory_limit.or_else(|| memory::for_state(runtime.memory_pool.as_ref())),
+            disk: Arc::clone(&runtime.disk_manager),
             run_id: self.run_id,
         };
         let mut state = StateStore::open(Arc::clone(&self.storage), manifest, options).await?;
-        state.account_in(&self.request.plan.state.runtime_env().memory_pool)?;
+        state.account_in(&runtime.memory_pool)?;
         Ok(state)
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::TableReference;
 use datafusion::logical_expr::LogicalPlan;
 
@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::plan::bind;
 use crate::source::SourceProvider;
 use crate::storage::Storage;
+use crate::types::data_type;
 
 /// The plan and its sources with every inferred schema replaced by the one the checkpoint pinned.
 pub(super) fn pin_inferred_schemas(
@@ -83,15 +84,7 @@ fn pin(
 fn schema_of(columns: &[ColumnDefinition]) -> Result<SchemaRef> {
     let fields = columns
         .iter()
-        .map(|column| {
-            let data_type: DataType = column.data_type.parse().map_err(|error| {
-                Error::damaged(
-                    "metadata",
-                    format!("column '{}' has the unknown type '{}': {error}", column.name, column.data_type),
-                )
-            })?;
-            Ok(Field::new(&column.name, data_type, column.nullable))
-        })
+        .map(|column| Ok(Field::new(&column.name, data_type(&column.data_type)?, column.nullable)))
         .collect::<Result<Vec<_>>>()?;
     Ok(Arc::new(Schema::new(fields)))
 }

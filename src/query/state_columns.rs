@@ -6,12 +6,15 @@ use std::sync::Arc;
 use datafusion::arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::record_batch::RecordBatch;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::checkpoint::records::OperatorDefinition;
+use crate::checkpoint::types::ColumnType;
 use crate::error::{Error, Result};
 use crate::exec::codec::RowCodec;
 use crate::state::{RowBytes, StateRows};
+use crate::types::data_type;
 
 /// How many rows are decoded at a time.
 const ROWS_PER_BATCH: usize = 8192;
@@ -28,7 +31,7 @@ pub(super) struct StateColumns {
 /// What the bytes of a value are.
 #[derive(Debug)]
 enum Values {
-    /// Columns in Arrow's row format.
+    /// Columns.
     Columns(RowCodec),
     /// A number of 8 bytes, little-endian.
     Counter,
@@ -51,11 +54,11 @@ impl StateColumns {
             Values::Counter
         } else {
             columns.extend(fields_of_values.iter().cloned());
-            Values::Columns(RowCodec::try_new(&fields_of_values)?)
+            Values::Columns(RowCodec::values(&fields_of_values)?)
         };
         columns.push(Field::new("expires", DataType::Timestamp(TimeUnit::Microsecond, None), true));
         let schema = Arc::new(Schema::new(with_different_names(columns)));
-        Ok(Self { schema, keys: RowCodec::try_new(&keys)?, values })
+        Ok(Self { schema, keys: RowCodec::keys(&keys)?, values })
     }
 
     pub(super) fn schema(&self) -> &SchemaRef {
@@ -100,37 +103,13 @@ fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
 /// The columns of a list of `{"name": …, "dataType": …}`.
 fn fields(value: Option<&Value>) -> Result<Vec<Field>> {
     let field = |column: &Value| {
-        let text = column["dataType"].as_str().unwrap_or_default();
-        let data_type: DataType = without_metadata(text).parse().map_err(|error| {
-            Error::damaged("metadata", format!("it names a type '{text}' that cannot be read: {error}"))
+        let recorded = ColumnType::deserialize(&column["dataType"]).map_err(|error| {
+            Error::damaged("metadata", format!("it names a type that cannot be read: {error}"))
         })?;
+        let data_type = data_type(&recorded)?;
         Ok(Field::new(column["name"].as_str().unwrap_or_default(), data_type, true))
     };
     list(value).map(field).collect()
-}
-
-/// The text of a type as Arrow can read it: without the metadata of nested fields, which Parquet files
-/// may bring along, `List(Int32, metadata: {"a": "b"})`.
-fn without_metadata(text: &str) -> String {
-    const START: &str = ", metadata: {";
-    let mut kept = String::with_capacity(text.len());
-    let (mut in_quotes, mut in_metadata, mut is_escaped) = (false, false, false);
-    for (at, letter) in text.char_indices() {
-        if !in_quotes && text[at..].starts_with(START) {
-            in_metadata = true;
-        }
-        if !in_metadata {
-            kept.push(letter);
-        }
-        match letter {
-            _ if is_escaped => is_escaped = false,
-            '\\' => is_escaped = in_quotes,
-            '"' => in_quotes = !in_quotes,
-            '}' if !in_quotes => in_metadata = false,
-            _ => {}
-        }
-    }
-    kept
 }
 
 /// A table's columns have different names, but a group may be of `a.id` and `b.id`: the second `id`
@@ -155,29 +134,6 @@ fn with_different_names(columns: Vec<Field>) -> Vec<Field> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn types_are_read_without_metadata() -> Result<()> {
-        let with = |name: &str, data_type| {
-            let metadata = [("a \"}".to_string(), "b".to_string()), ("c".to_string(), "{".to_string())];
-            Field::new(name, data_type, true).with_metadata(metadata.into())
-        };
-        let without = |name: &str, data_type| Field::new(name, data_type, true);
-        let nested = |field: fn(&str, DataType) -> Field| {
-            let inner = field("item", DataType::Utf8);
-            let list = field("a, metadata: {", DataType::List(Arc::new(inner)));
-            DataType::Struct(vec![list, field("b", DataType::Int32)].into())
-        };
-        let text = nested(with).to_string();
-        assert_eq!(text.matches("\"c\": \"{\"").count(), 3, "{text}");
-        assert_eq!(without_metadata(&text).parse::<DataType>()?, nested(without));
-        for text in
-            ["Timestamp(ns, \"+02:00\")", "Map(\"entries\": non-null Struct(\"key\": Utf8), unsorted)"]
-        {
-            assert_eq!(without_metadata(text), text);
-        }
-        Ok(())
-    }
 
     #[test]
     fn names_become_different() {

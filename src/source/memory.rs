@@ -13,10 +13,11 @@ use datafusion::physical_plan::ExecutionPlan;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan, columns_of};
+use super::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan};
 use crate::checkpoint::records::SourceDefinition;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
+use crate::types::columns;
 
 /// An unbounded table in memory, with the name and meaning of Spark's `MemoryStream`: rows are added
 /// with [`MemoryStream::add_data`], and every query over it reads them in the order in which they
@@ -141,7 +142,7 @@ impl SourceProvider for MemoryStream {
         SourceDefinition {
             format: "memory".into(),
             location: None,
-            columns: columns_of(&self.schema),
+            columns: columns(self.schema.fields()),
             inferred: false,
             options: Default::default(),
         }

@@ -17,7 +17,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::Session;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Expr;
@@ -32,6 +32,7 @@ use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::storage::Storage;
+use crate::types;
 
 /// An unbounded table, not yet read by any query. Immutable and shared by all queries over it.
 pub trait SourceProvider: Debug + Send + Sync {
@@ -79,12 +80,7 @@ pub struct SourceContext {
 /// The columns of `schema` as a checkpoint records them, for [`SourceProvider::definition`] and
 /// [`Sink::definition`](crate::sink::Sink::definition).
 pub fn columns_of(schema: &SchemaRef) -> Vec<ColumnDefinition> {
-    let column = |field: &FieldRef| ColumnDefinition {
-        name: field.name().clone(),
-        data_type: field.data_type().to_string(),
-        nullable: field.is_nullable(),
-    };
-    schema.fields().iter().map(column).collect()
+    types::columns(schema.fields())
 }
 
 /// How much a trigger lets a source take.
@@ -92,6 +88,8 @@ pub fn columns_of(schema: &SchemaRef) -> Vec<ColumnDefinition> {
 pub enum Admission {
     /// What the source's own limits (`maxFilesPerTrigger`, …) allow.
     Limited,
+    /// The same, but a source without limits takes about so many bytes: the batch has to fit into memory.
+    Within(u64),
     /// Everything that is there, whatever the limits say (`Trigger::Once`).
     Everything,
 }

@@ -164,7 +164,7 @@ impl Source for Reader {
         let end = self.source.end().await?;
         let most = match admission {
             Admission::Everything => u64::MAX,
-            Admission::Limited => self.source.most_rows().max(1),
+            Admission::Limited | Admission::Within(_) => self.source.most_rows().max(1),
         };
         let mut position = self.position();
         position.seen = end;

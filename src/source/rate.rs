@@ -12,12 +12,13 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::generated::{self, GeneratedRows, GeneratedScan, Generator, nanos, no_offset};
-use super::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan, columns_of};
+use super::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan};
 use crate::checkpoint::records::SourceDefinition;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::Storage;
+use crate::types::columns;
 
 const OPTIONS: &[&str] = &["rowsPerSecond", "rampUpTime", "numPartitions"];
 
@@ -151,7 +152,7 @@ impl SourceProvider for RateTable {
         SourceDefinition {
             format: Self::FORMAT.into(),
             location: None,
-            columns: columns_of(&generated::schema()),
+            columns: columns(generated::schema().fields()),
             inferred: false,
             options: BTreeMap::from(options.map(|(name, value)| (name.to_string(), value))),
         }

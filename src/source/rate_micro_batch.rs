@@ -12,11 +12,12 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::generated::{self, GeneratedRows, GeneratedScan, Generator, nanos, no_offset};
-use super::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan, columns_of};
+use super::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan};
 use crate::checkpoint::records::SourceDefinition;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::Storage;
+use crate::types::columns;
 
 const OPTIONS: &[&str] = &["rowsPerBatch", "numPartitions", "startTimestamp", "advanceMillisPerBatch"];
 
@@ -166,7 +167,7 @@ impl SourceProvider for RateMicroBatchTable {
         SourceDefinition {
             format: Self::FORMATS[0].into(),
             location: None,
-            columns: columns_of(&generated::schema()),
+            columns: columns(generated::schema().fields()),
             inferred: false,
             // All else is in the offsets; only the first batch begins with an option.
             options: BTreeMap::from([("starttimestamp".to_string(), self.pace.start_ms.to_string())]),

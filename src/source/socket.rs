@@ -24,12 +24,13 @@ use tokio_util::task::AbortOnDropHandle;
 use self::lines::{Ended, Lines};
 use self::reader::LineReader;
 use super::generated::no_offset;
-use super::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan, columns_of};
+use super::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan};
 use crate::checkpoint::records::SourceDefinition;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::Storage;
+use crate::types::columns;
 
 const OPTIONS: &[&str] = &["host", "port", "includeTimestamp"];
 
@@ -161,7 +162,7 @@ impl SourceProvider for SocketTable {
         SourceDefinition {
             format: Self::FORMAT.into(),
             location: None,
-            columns: columns_of(&self.schema),
+            columns: columns(self.schema.fields()),
             inferred: false,
             options: BTreeMap::new(),
         }

@@ -1,7 +1,7 @@
 //! How the rows of a block are written (`docs/checkpoint-format.md`): by column, compressed.
 
 use super::bytes::{ByteRows, RowBytes};
-use super::change_log::{Change, Changes};
+use super::change_log::{Change, ChangedRows, Changes};
 use crate::error::{Error, Result};
 
 /// In place of a length: each row has its own.
@@ -11,7 +11,7 @@ const VARYING: u32 = u32::MAX;
 const TILE: usize = 64;
 
 /// Some rows of `changes`, compressed.
-pub(super) fn pack(changes: &Changes, rows: &[usize]) -> Result<Vec<u8>> {
+pub(super) fn pack(changes: &dyn ChangedRows, rows: &[usize]) -> Result<Vec<u8>> {
     let raw = encode_rows(changes, rows);
     if u32::try_from(raw.len()).is_err() {
         return Err(Error::Invalid(format!(
@@ -42,22 +42,27 @@ pub(super) fn unpack(packed: &[u8], rows: usize) -> Option<Changes> {
             })
         })
         .collect::<Option<Vec<_>>>()?;
-    rest.0.is_empty().then_some(Changes { keys, subkeys, values, kinds, expired: None })
+    rest.0.is_empty().then_some(Changes { keys, subkeys, values, kinds })
 }
 
-/// `kinds`, then keys, subkeys, values, then expiries.
-fn encode_rows(changes: &Changes, rows: &[usize]) -> Vec<u8> {
-    let mut raw = Vec::new();
-    raw.extend(rows.iter().map(|row| match changes.kinds[*row] {
+/// What became of each row, then keys, subkeys, values, then expiries.
+fn encode_rows(changes: &dyn ChangedRows, rows: &[usize]) -> Vec<u8> {
+    // Each row is looked at once: it may be anywhere in memory.
+    let mut columns = Changes::default();
+    for row in rows.iter().map(|row| changes.row(*row)) {
+        columns.push(row.key, row.subkey, row.value, row.change);
+    }
+    let mut raw = Vec::with_capacity(columns.bytes() + rows.len());
+    raw.extend(columns.kinds.iter().map(|kind| match kind {
         Change::Removed => 0,
         Change::Put(None) => 1,
         Change::Put(Some(_)) => 2,
     }));
-    for column in [&changes.keys, &changes.subkeys, &changes.values] {
-        encode_column(column, rows, &mut raw);
+    for column in [&columns.keys, &columns.subkeys, &columns.values] {
+        encode_column(column, &mut raw);
     }
-    for row in rows {
-        if let Change::Put(Some(expiry)) = changes.kinds[*row] {
+    for kind in &columns.kinds {
+        if let Change::Put(Some(expiry)) = kind {
             raw.extend_from_slice(&expiry.to_le_bytes());
         }
     }
@@ -65,24 +70,21 @@ fn encode_rows(changes: &Changes, rows: &[usize]) -> Vec<u8> {
 }
 
 /// Byte strings of one length as that length and the bytes, transposed; others as [`VARYING`], their
-/// lengths, and the bytes.
-fn encode_column(column: &ByteRows, rows: &[usize], raw: &mut Vec<u8>) {
-    let mut bytes = Vec::new();
-    rows.iter().for_each(|row| bytes.extend_from_slice(column.row(*row)));
-    let width = rows.first().map_or(0, |row| column.row(*row).len());
-    if rows.iter().all(|row| column.row(*row).len() == width) {
-        // Arrow's row format holds no longer rows.
+/// lengths, and the bytes. Tables take none of more than 4 GiB.
+fn encode_column(column: &ByteRows, raw: &mut Vec<u8>) {
+    let width = column.iter().next().map_or(0, <[u8]>::len);
+    if column.iter().all(|row| row.len() == width) {
         raw.extend_from_slice(&(width as u32).to_le_bytes());
         let start = raw.len();
-        raw.resize(start + bytes.len(), 0);
-        transpose(&bytes, width, rows.len(), &mut raw[start..]);
+        raw.resize(start + column.bytes(), 0);
+        transpose(column.data(), width, column.len(), &mut raw[start..]);
         return;
     }
     raw.extend_from_slice(&VARYING.to_le_bytes());
-    for row in rows {
-        raw.extend_from_slice(&(column.row(*row).len() as u32).to_le_bytes());
+    for row in column.iter() {
+        raw.extend_from_slice(&(row.len() as u32).to_le_bytes());
     }
-    raw.extend_from_slice(&bytes);
+    raw.extend_from_slice(column.data());
 }
 
 /// From `rows` rows of `width` bytes to all first bytes, all second ones, and so on. Most bytes of numbers

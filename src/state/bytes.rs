@@ -1,8 +1,5 @@
 //! Rows of bytes.
 
-use datafusion::arrow::array::{Array, BinaryArray};
-use datafusion::arrow::row::Rows;
-
 /// A sequence of byte strings: the keys, subkeys or values of some rows.
 pub trait RowBytes {
     /// How many there are.
@@ -32,8 +29,18 @@ impl ByteRows {
     }
 
     /// `rows` byte strings of `width` bytes each, one after the other in `data`.
-    pub(super) fn of_width(data: Vec<u8>, width: usize, rows: usize) -> Self {
+    pub(crate) fn of_width(data: Vec<u8>, width: usize, rows: usize) -> Self {
         Self { data, ends: (1..=rows).map(|row| row * width).collect() }
+    }
+
+    /// Byte strings that are one after the other in `data`; `ends` says where each of them ends.
+    pub(crate) fn of_parts(data: Vec<u8>, ends: Vec<usize>) -> Self {
+        Self { data, ends }
+    }
+
+    /// The bytes of all of them.
+    pub(super) fn data(&self) -> &[u8] {
+        &self.data
     }
 
     /// How many bytes they have together.
@@ -41,10 +48,20 @@ impl ByteRows {
         self.data.len()
     }
 
+    /// How many bytes of memory they take.
+    pub(super) fn memory(&self) -> usize {
+        self.data.capacity() + self.ends.capacity() * size_of::<usize>()
+    }
+
     /// Room for `rows` more, with `bytes` bytes together.
     pub(super) fn reserve(&mut self, rows: usize, bytes: usize) {
         self.ends.reserve(rows);
         self.data.reserve(bytes);
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        (0..self.ends.len()).map(|index| self.row(index))
     }
 
     /// Removes all; the memory is kept.
@@ -70,25 +87,5 @@ impl<B: AsRef<[u8]>> FromIterator<B> for ByteRows {
         let mut collected = Self::default();
         rows.into_iter().for_each(|row| collected.push(row.as_ref()));
         collected
-    }
-}
-
-impl RowBytes for Rows {
-    fn len(&self) -> usize {
-        self.num_rows()
-    }
-
-    fn row(&self, index: usize) -> &[u8] {
-        Rows::row(self, index).data()
-    }
-}
-
-impl RowBytes for BinaryArray {
-    fn len(&self) -> usize {
-        Array::len(self)
-    }
-
-    fn row(&self, index: usize) -> &[u8] {
-        self.value(index)
     }
 }

@@ -4,18 +4,6 @@ use super::bytes::{ByteRows, RowBytes};
 use super::table::{Found, NEVER, StateTable, Visit, VisitKeys};
 use crate::error::Result;
 
-/// Rows that were put or removed, in that order of calls.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    pub(super) keys: ByteRows,
-    pub(super) subkeys: ByteRows,
-    /// Empty for rows that were removed.
-    pub(super) values: ByteRows,
-    pub(super) kinds: Vec<Change>,
-    /// Everything with an expiry up to this one is gone.
-    pub(super) expired: Option<i64>,
-}
-
 /// What became of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
@@ -24,21 +12,80 @@ pub(super) enum Change {
     Put(Option<i64>),
 }
 
-impl Changes {
-    pub(super) fn len(&self) -> usize {
-        self.kinds.len()
-    }
+/// A row that was put or removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ChangedRow<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) subkey: &'a [u8],
+    /// Empty if it was removed.
+    pub(super) value: &'a [u8],
+    pub(super) change: Change,
+}
+
+/// Rows that were put or removed; of two changes of a row the later one counts.
+pub(super) trait ChangedRows {
+    fn len(&self) -> usize;
+
+    fn row(&self, index: usize) -> ChangedRow<'_>;
 
     /// How many bytes keys, subkeys and values have.
-    pub(super) fn bytes(&self) -> usize {
-        self.keys.bytes() + self.subkeys.bytes() + self.values.bytes()
+    fn bytes(&self) -> usize {
+        let length = |row: ChangedRow<'_>| row.key.len() + row.subkey.len() + row.value.len();
+        (0..self.len()).map(|index| length(self.row(index))).sum()
     }
+}
 
+/// A table that knows what was changed in it, without a copy of what is still there.
+pub(super) trait ChangingTable: StateTable {
+    /// The rows that were put or removed since they were last forgotten, and are not as they were then.
+    fn changes(&self) -> Box<dyn ChangedRows + '_>;
+
+    /// How many those are, at most.
+    fn changed(&self) -> usize;
+
+    /// Says that they are durable.
+    fn forget_changes(&mut self);
+}
+
+/// Changed rows with their bytes.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) keys: ByteRows,
+    pub(super) subkeys: ByteRows,
+    pub(super) values: ByteRows,
+    pub(super) kinds: Vec<Change>,
+}
+
+impl Changes {
     pub(super) fn push(&mut self, key: &[u8], subkey: &[u8], value: &[u8], change: Change) {
         self.keys.push(key);
         self.subkeys.push(subkey);
         self.values.push(value);
         self.kinds.push(change);
+    }
+
+    /// How many bytes of memory they take.
+    pub(super) fn memory(&self) -> usize {
+        self.keys.memory() + self.subkeys.memory() + self.values.memory() + self.kinds.capacity() * 16
+    }
+}
+
+impl ChangedRows for Changes {
+    fn len(&self) -> usize {
+        self.kinds.len()
+    }
+
+    fn row(&self, index: usize) -> ChangedRow<'_> {
+        ChangedRow {
+            key: self.keys.row(index),
+            subkey: self.subkeys.row(index),
+            value: self.values.row(index),
+            change: self.kinds[index],
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.keys.bytes() + self.subkeys.bytes() + self.values.bytes()
     }
 }
 
@@ -50,37 +97,36 @@ pub(super) fn is_expired(change: Change, expired: Option<i64>) -> bool {
     }
 }
 
-/// A table that remembers what was changed in it.
+/// A table of a query, with what its state is as a whole.
 #[derive(Debug)]
-pub(super) struct LoggedTable {
-    table: Box<dyn StateTable>,
-    changes: Changes,
+pub(super) struct LiveTable {
+    pub(super) rows: Box<dyn ChangingTable>,
+    /// Everything with an expiry up to this one is gone.
+    pub(super) expired: Option<i64>,
 }
 
-impl LoggedTable {
-    pub(super) fn new(table: Box<dyn StateTable>) -> Self {
-        Self { table, changes: Changes::default() }
-    }
-
-    /// What was changed since the last call.
-    pub(super) fn take_changes(&mut self) -> Changes {
-        let expired = self.changes.expired;
-        std::mem::replace(&mut self.changes, Changes { expired, ..Changes::default() })
-    }
-
-    /// Says that all that expired by `expired` is gone already.
-    pub(super) fn set_expired(&mut self, expired: Option<i64>) {
-        self.changes.expired = expired;
-    }
-}
-
-impl StateTable for LoggedTable {
+impl StateTable for LiveTable {
     fn get(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>, found: &mut Found) -> Result<()> {
-        self.table.get(keys, subkeys, found)
+        self.rows.get(keys, subkeys, found)
+    }
+
+    fn find(&mut self, keys: &dyn RowBytes, hashes: &[u64], found: &mut Found) -> Result<()> {
+        self.rows.find(keys, hashes, found)
+    }
+
+    fn replace(
+        &mut self,
+        keys: &dyn RowBytes,
+        hashes: &[u64],
+        found: &Found,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()> {
+        self.rows.replace(keys, hashes, found, values, expiries)
     }
 
     fn get_all(&mut self, keys: &dyn RowBytes, visit: &mut VisitKeys<'_>) -> Result<()> {
-        self.table.get_all(keys, visit)
+        self.rows.get_all(keys, visit)
     }
 
     fn put(
@@ -90,55 +136,44 @@ impl StateTable for LoggedTable {
         values: &dyn RowBytes,
         expiries: Option<&[i64]>,
     ) -> Result<()> {
-        self.table.put(keys, subkeys, values, expiries)?;
-        for row in 0..keys.len() {
-            let subkey = subkeys.map_or(&[][..], |subkeys| subkeys.row(row));
-            let expiry = expiries.map(|expiries| expiries[row]);
-            self.changes.push(keys.row(row), subkey, values.row(row), Change::Put(expiry));
-        }
-        Ok(())
+        self.rows.put(keys, subkeys, values, expiries)
     }
 
     fn remove(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>) -> Result<()> {
-        self.table.remove(keys, subkeys)?;
-        for row in 0..keys.len() {
-            let subkey = subkeys.map_or(&[][..], |subkeys| subkeys.row(row));
-            self.changes.push(keys.row(row), subkey, &[], Change::Removed);
-        }
-        Ok(())
+        self.rows.remove(keys, subkeys)
     }
 
     fn expire(&mut self, upto: i64, visit: &mut Visit<'_>) -> Result<()> {
-        self.table.expire(upto, visit)?;
-        self.changes.expired = self.changes.expired.max(Some(upto));
+        self.rows.expire(upto, visit)?;
+        self.expired = self.expired.max(Some(upto));
         Ok(())
     }
 
     fn scan(&mut self, visit: &mut Visit<'_>) -> Result<()> {
-        self.table.scan(visit)
+        self.rows.scan(visit)
     }
 
     fn len(&self) -> u64 {
-        self.table.len()
+        self.rows.len()
     }
 
     fn first_expiry(&self) -> Option<i64> {
-        self.table.first_expiry()
+        self.rows.first_expiry()
     }
 
     fn last_expiry(&self) -> Option<i64> {
-        self.table.last_expiry()
+        self.rows.last_expiry()
     }
 
     fn memory(&self) -> usize {
-        self.table.memory()
+        self.rows.memory()
     }
 
     fn disk(&self) -> u64 {
-        self.table.disk()
+        self.rows.disk()
     }
 
     fn set_memory_limit(&mut self, bytes: usize) {
-        self.table.set_memory_limit(bytes);
+        self.rows.set_memory_limit(bytes);
     }
 }

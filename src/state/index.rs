@@ -3,6 +3,9 @@
 //! Open addressing over slots of 8 bytes: 24 bits of the hash, and the record's place. The 24 bits
 //! say where the slot belongs, too, so that growing and removing look at no record.
 //!
+//! A table grows by a quarter, which is cheap because slots are in the order of their tags in tables of any
+//! size, and leaves little of it empty.
+//!
 //! The index is divided into parts that hold unequal shares of the keys, so that they grow one after
 //! the other: no batch pays for all of them.
 
@@ -42,7 +45,7 @@ pub(super) struct Index {
 
 #[derive(Debug, Clone)]
 struct Part {
-    /// A power of two of them.
+    /// By the tags that belong there, about.
     slots: Vec<u64>,
     used: usize,
 }
@@ -70,7 +73,7 @@ impl Index {
     /// one that is looked for; whoever has many to look for can ask for all of them at the same time.
     pub(super) fn guess(&self, probe: Probe) -> Option<Place> {
         let part = &self.parts[usize::from(probe.part)];
-        let slot = part.slots[probe.tag as usize & (part.slots.len() - 1)];
+        let slot = part.slots[part.home(probe.tag)];
         (slot != EMPTY && tag_of(slot) == probe.tag).then_some(slot & PLACE_MASK)
     }
 
@@ -83,7 +86,7 @@ impl Index {
     /// Adds a place that is not there yet.
     pub(super) fn insert(&mut self, probe: Probe, place: Place) {
         let part = &mut self.parts[usize::from(probe.part)];
-        if (part.used + 1) * 10 > part.slots.len() * 7 {
+        if (part.used + 1) * 5 > part.slots.len() * 4 {
             part.grow();
         }
         part.insert(u64::from(probe.tag) << PLACE_BITS | place);
@@ -117,9 +120,23 @@ fn tag_of(slot: u64) -> u32 {
 }
 
 impl Part {
+    /// Where the slot of a tag is, if nothing else is there.
+    fn home(&self, tag: u32) -> usize {
+        ((u64::from(tag) * self.slots.len() as u64) >> TAG_BITS) as usize
+    }
+
+    /// The slot behind this one.
+    fn next(&self, at: usize) -> usize {
+        if at + 1 == self.slots.len() { 0 } else { at + 1 }
+    }
+
+    /// How many slots behind `from` this one is.
+    fn distance(&self, at: usize, from: usize) -> usize {
+        if at >= from { at - from } else { at + self.slots.len() - from }
+    }
+
     fn find(&self, tag: u32, is_it: &mut impl FnMut(Place) -> bool) -> Option<usize> {
-        let mask = self.slots.len() - 1;
-        let mut at = tag as usize & mask;
+        let mut at = self.home(tag);
         loop {
             let slot = self.slots[at];
             if slot == EMPTY {
@@ -128,38 +145,36 @@ impl Part {
             if tag_of(slot) == tag && is_it(slot & PLACE_MASK) {
                 return Some(at);
             }
-            at = (at + 1) & mask;
+            at = self.next(at);
         }
     }
 
     fn insert(&mut self, slot: u64) {
-        let mask = self.slots.len() - 1;
-        let mut at = tag_of(slot) as usize & mask;
+        let mut at = self.home(tag_of(slot));
         while self.slots[at] != EMPTY {
-            at = (at + 1) & mask;
+            at = self.next(at);
         }
         self.slots[at] = slot;
     }
 
     fn grow(&mut self) {
-        let larger = vec![EMPTY; self.slots.len() * 2];
+        let larger = vec![EMPTY; self.slots.len() / 4 * 5];
         let slots = std::mem::replace(&mut self.slots, larger);
         slots.into_iter().filter(|slot| *slot != EMPTY).for_each(|slot| self.insert(slot));
     }
 
     /// Closes the gap, so that no search ends too early.
     fn remove(&mut self, mut at: usize) {
-        let mask = self.slots.len() - 1;
         let mut next = at;
         loop {
-            next = (next + 1) & mask;
+            next = self.next(next);
             let slot = self.slots[next];
             if slot == EMPTY {
                 break;
             }
-            let home = tag_of(slot) as usize & mask;
+            let home = self.home(tag_of(slot));
             // It may move back if its home is not after the gap.
-            if (next.wrapping_sub(home) & mask) >= (next.wrapping_sub(at) & mask) {
+            if self.distance(next, home) >= self.distance(next, at) {
                 self.slots[at] = slot;
                 at = next;
             }

@@ -2,9 +2,11 @@
 
 use super::arena_table::ArenaTable;
 use super::bytes::{ByteRows, RowBytes};
+use super::change_log::{Change, ChangedRow, ChangedRows, ChangingTable};
 use super::hash::hash_key;
+use super::index::Place;
 use super::table::{Found, NEVER, StateTable, Visit, VisitKeys};
-use super::tree_table::{TreeTable, has_subkeys};
+use super::tree_table::{Name, TreeTable, has_subkeys};
 use crate::error::Result;
 
 /// All rows in memory: those without a subkey in an arena behind a hash index, the others sorted.
@@ -75,11 +77,68 @@ impl<'a> SortedRows<'a> {
     }
 }
 
+/// What was changed: removed rows first, for they may be there again.
+struct MemoryChanges<'a> {
+    table: &'a MemoryTable,
+    /// Keys of rows without subkeys, and where those are that were put.
+    single: (&'a ByteRows, Vec<Place>),
+    sorted: (Vec<&'a Name>, Vec<&'a Name>),
+}
+
+impl ChangedRows for MemoryChanges<'_> {
+    fn len(&self) -> usize {
+        let (single, sorted) = (&self.single, &self.sorted);
+        single.0.len() + single.1.len() + sorted.0.len() + sorted.1.len()
+    }
+
+    fn row(&self, index: usize) -> ChangedRow<'_> {
+        let removed = |key, subkey| ChangedRow { key, subkey, value: &[], change: Change::Removed };
+        let (gone, places) = &self.single;
+        let mut index = index;
+        if index < gone.len() {
+            return removed(gone.row(index), &[]);
+        }
+        index -= gone.len();
+        if let Some(place) = places.get(index) {
+            let (key, value, expiry) = self.table.single.at(*place);
+            let expiry = Some(expiry).filter(|expiry| *expiry != NEVER);
+            return ChangedRow { key, subkey: &[], value, change: Change::Put(expiry) };
+        }
+        index -= places.len();
+        let (gone, put) = &self.sorted;
+        if let Some((key, subkey)) = gone.get(index) {
+            return removed(key, subkey);
+        }
+        let name = put[index - gone.len()];
+        match self.table.sorted.at(name) {
+            Some((value, expiry)) => {
+                ChangedRow { key: &name.0, subkey: &name.1, value, change: Change::Put(expiry) }
+            }
+            None => removed(&name.0, &name.1),
+        }
+    }
+}
+
+impl ChangingTable for MemoryTable {
+    fn changes(&self) -> Box<dyn ChangedRows + '_> {
+        let (single, sorted) = (self.single.changes(), self.sorted.changes());
+        Box::new(MemoryChanges { table: self, single, sorted })
+    }
+
+    fn changed(&self) -> usize {
+        self.single.count_changes() + self.sorted.count_changes()
+    }
+
+    fn forget_changes(&mut self) {
+        self.single.forget_changes();
+        self.sorted.forget_changes();
+    }
+}
+
 impl StateTable for MemoryTable {
     fn get(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>, found: &mut Found) -> Result<()> {
         let Some(subkeys) = subkeys.filter(|_| has_subkeys(subkeys)) else {
-            self.single.get(keys, found);
-            return Ok(());
+            return self.single.get(keys, found);
         };
         found.clear();
         for row in 0..keys.len() {
@@ -93,6 +152,21 @@ impl StateTable for MemoryTable {
             }
         }
         Ok(())
+    }
+
+    fn find(&mut self, keys: &dyn RowBytes, hashes: &[u64], found: &mut Found) -> Result<()> {
+        self.single.lookup(keys, hashes, found)
+    }
+
+    fn replace(
+        &mut self,
+        keys: &dyn RowBytes,
+        hashes: &[u64],
+        found: &Found,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()> {
+        self.single.replace(keys, hashes, &found.places, values, expiries)
     }
 
     fn get_all(&mut self, keys: &dyn RowBytes, visit: &mut VisitKeys<'_>) -> Result<()> {
@@ -116,14 +190,13 @@ impl StateTable for MemoryTable {
         expiries: Option<&[i64]>,
     ) -> Result<()> {
         let Some(subkeys) = subkeys.filter(|_| has_subkeys(subkeys)) else {
-            self.single.put(keys, values, expiries);
-            return Ok(());
+            return self.single.put(keys, values, expiries);
         };
         let (single, sorted) = divide(subkeys);
         if !single.is_empty() {
             let chosen: Option<Vec<i64>> =
                 expiries.map(|expiries| single.iter().map(|row| expiries[*row]).collect());
-            self.single.put(&some(keys, &single), &some(values, &single), chosen.as_deref());
+            self.single.put(&some(keys, &single), &some(values, &single), chosen.as_deref())?;
         }
         for row in sorted {
             let expiry = expiries.map_or(NEVER, |expiries| expiries[row]);
@@ -134,11 +207,10 @@ impl StateTable for MemoryTable {
 
     fn remove(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>) -> Result<()> {
         let Some(subkeys) = subkeys.filter(|_| has_subkeys(subkeys)) else {
-            self.single.remove(keys);
-            return Ok(());
+            return self.single.remove(keys);
         };
         let (single, sorted) = divide(subkeys);
-        self.single.remove(&some(keys, &single));
+        self.single.remove(&some(keys, &single))?;
         for row in sorted {
             self.sorted.remove(keys.row(row), subkeys.row(row));
         }
@@ -297,6 +369,22 @@ mod tests {
             }
             prop_assert_eq!(all(&mut table), all(&mut map));
         }
+    }
+
+    #[test]
+    fn a_row_takes_little_more_than_its_bytes() {
+        const ROWS: usize = 1_000_000;
+        let mut table = MemoryTable::default();
+        for from in (0..ROWS as u64).step_by(10_000) {
+            // Two numbers as key and two as value, as they are encoded.
+            let bytes =
+                |number: u64| [number.to_be_bytes(), number.to_le_bytes(), [1; 8]].concat()[..18].to_vec();
+            let rows: ByteRows = (from..from + 10_000).map(bytes).collect();
+            table.put(&rows, None, &rows, None).unwrap();
+            table.forget_changes();
+        }
+        let (memory, needed) = (table.memory() - MemoryTable::default().memory(), ROWS * 36);
+        assert!(memory * 100 <= needed * 140, "{memory} bytes for {needed}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use super::bytes::RowBytes;
-use super::change_log::{Change, Changes, is_expired};
+use super::change_log::{Change, ChangedRows, Changes, is_expired};
 use super::hash::hash_key;
 use super::operator_rows::{Bucket, OperatorRows};
 use super::pace::Pace;

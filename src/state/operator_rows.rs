@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::change_log::Changes;
+use super::change_log::{ChangedRows, Changes};
 use super::segment::{BUCKETS, Block, DIVIDE_FROM, UNDIVIDED, by_bucket};
 use super::segment_file::SegmentFile;
 use crate::error::Result;
@@ -55,7 +55,7 @@ impl<'a> OperatorRows<'a> {
             }
         }
         let decoded: Vec<Changes> = stream::iter(reads).buffered(CONCURRENT_READS).try_collect().await?;
-        let bytes: usize = decoded.iter().map(Changes::bytes).sum();
+        let bytes: usize = decoded.iter().map(ChangedRows::bytes).sum();
         let is_divided = bytes >= DIVIDE_FROM || blocks.iter().any(|(_, block)| block.bucket != UNDIVIDED);
         let mut decoded = decoded.into_iter().map(|changes| {
             let buckets = if is_divided { by_bucket(&changes) } else { Vec::new() };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::bytes::{ByteRows, RowBytes};
-use super::change_log::{Change, Changes};
+use super::change_log::{Change, ChangedRows, Changes};
 use super::manifest::Manifest;
 use super::merge::{Gone, newest, off_thread};
 use super::operator_rows::OperatorRows;

@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::bytes::{ByteRows, RowBytes};
-use super::change_log::{Change, Changes, is_expired};
+use super::change_log::{Change, ChangedRows, Changes, ChangingTable, is_expired};
 use super::hash::{hash_key, partition_of};
 use super::manifest::Manifest;
 use super::merge::off_thread;
 use super::operator_rows::{Bucket, OperatorRows};
 use super::segment_file::SegmentFile;
-use super::table::StateTable;
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
@@ -21,9 +20,9 @@ const CHUNK: usize = 4096;
 const CONCURRENT_OPENS: usize = 16;
 
 /// Makes an empty table.
-pub(super) type MakeTable = Arc<dyn Fn() -> Box<dyn StateTable> + Send + Sync>;
+pub(super) type MakeTable = Arc<dyn Fn() -> Box<dyn ChangingTable> + Send + Sync>;
 
-type Tables = Arc<Vec<Mutex<Box<dyn StateTable>>>>;
+type Tables = Arc<Vec<Mutex<Box<dyn ChangingTable>>>>;
 
 /// The tables of all operators, by operator, then partition. Bucket by bucket, for all that the files
 /// hold need not fit into memory, on all cores.
@@ -37,7 +36,7 @@ pub(super) async fn restore(
     operators: usize,
     partitions: usize,
     make: MakeTable,
-) -> Result<Vec<Box<dyn StateTable>>> {
+) -> Result<Vec<Box<dyn ChangingTable>>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut opening = Vec::with_capacity(manifest.segments.len());
     for segment in &manifest.segments {
@@ -75,7 +74,7 @@ fn replay(
     bucket: Bucket,
     number: usize,
     expired: Option<i64>,
-    tables: &[Mutex<Box<dyn StateTable>>],
+    tables: &[Mutex<Box<dyn ChangingTable>>],
 ) -> Result<()> {
     bucket.oldest_first(&mut |changes, rows| {
         let mut divided = vec![Vec::new(); tables.len()];
@@ -105,7 +104,12 @@ struct Run {
 }
 
 /// Makes the changes of some rows in `table`, in their order.
-fn apply(changes: &Changes, rows: &[usize], expired: Option<i64>, table: &mut dyn StateTable) -> Result<()> {
+fn apply(
+    changes: &Changes,
+    rows: &[usize],
+    expired: Option<i64>,
+    table: &mut dyn ChangingTable,
+) -> Result<()> {
     let mut run = Run::default();
     let mut kind = None;
     for row in rows {
@@ -129,7 +133,7 @@ fn apply(changes: &Changes, rows: &[usize], expired: Option<i64>, table: &mut dy
 }
 
 impl Run {
-    fn flush(&mut self, removed: bool, table: &mut dyn StateTable) -> Result<()> {
+    fn flush(&mut self, removed: bool, table: &mut dyn ChangingTable) -> Result<()> {
         if !self.keys.is_empty() {
             if removed {
                 table.remove(&self.keys, Some(&self.subkeys))?;
@@ -138,6 +142,8 @@ impl Run {
                 table.put(&self.keys, Some(&self.subkeys), &self.values, expiries)?;
             }
         }
+        // They are as they were.
+        table.forget_changes();
         self.keys.clear();
         self.subkeys.clear();
         self.values.clear();

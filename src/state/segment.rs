@@ -11,12 +11,11 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::block::{self, Reader};
-use super::bytes::RowBytes;
-use super::change_log::Changes;
+use super::change_log::{ChangedRows, Changes};
 use crate::error::{Error, Result};
 
 /// The first line of a file.
-pub(super) const MAGIC: &[u8] = b"tidemill-state 1\n";
+pub(super) const MAGIC: &[u8] = b"tidemill-state 2\n";
 /// Number of blocks (u32), CRC32C of the index and that number (u32), length of the file (u64), CRC32C
 /// of everything before it (u32).
 pub(super) const TRAILER: usize = 4 + 4 + 8 + 4;
@@ -36,10 +35,10 @@ pub(super) fn bucket_of(key: &[u8]) -> u32 {
 }
 
 /// The rows of each bucket, by bucket.
-pub(super) fn by_bucket(changes: &Changes) -> Vec<Vec<usize>> {
+pub(super) fn by_bucket(changes: &dyn ChangedRows) -> Vec<Vec<usize>> {
     let mut buckets = vec![Vec::new(); BUCKETS as usize];
     for row in 0..changes.len() {
-        buckets[bucket_of(changes.keys.row(row)) as usize].push(row);
+        buckets[bucket_of(changes.row(row).key) as usize].push(row);
     }
     buckets
 }
@@ -55,7 +54,7 @@ pub(super) struct NewBlock {
 
 impl NewBlock {
     /// A block of some rows of `changes`.
-    pub(super) fn new(operator: u32, bucket: u32, changes: &Changes, rows: &[usize]) -> Result<Self> {
+    pub(super) fn new(operator: u32, bucket: u32, changes: &dyn ChangedRows, rows: &[usize]) -> Result<Self> {
         let packed = Bytes::from(block::pack(changes, rows)?);
         let rows = u32::try_from(rows.len()).map_err(|_| {
             Error::Invalid(format!("{} rows of state are too many for one block", rows.len()))
@@ -65,7 +64,7 @@ impl NewBlock {
 }
 
 /// The blocks of an operator's changed rows, divided if there are many.
-pub(super) fn encode(operator: u32, changes: &Changes) -> Result<Vec<NewBlock>> {
+pub(super) fn encode(operator: u32, changes: &dyn ChangedRows) -> Result<Vec<NewBlock>> {
     if changes.bytes() < DIVIDE_FROM {
         let all: Vec<usize> = (0..changes.len()).collect();
         return Ok(vec![NewBlock::new(operator, UNDIVIDED, changes, &all)?]);
@@ -251,7 +250,7 @@ fn check(file: &[u8]) -> Result<(), String> {
     if !file.starts_with(MAGIC) {
         let line: Vec<u8> = file.iter().copied().take_while(|byte| *byte != b'\n').take(40).collect();
         return Err(format!(
-            "it says '{}', and this build of Tidemill reads 'tidemill-state 1'; use the build that wrote it",
+            "it says '{}', and this build of Tidemill reads 'tidemill-state 2'; use the build that wrote it",
             String::from_utf8_lossy(&line)
         ));
     }
@@ -266,6 +265,7 @@ pub(super) fn operators<'a>(blocks: impl Iterator<Item = &'a Block>) -> BTreeSet
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::bytes::RowBytes;
     use crate::state::change_log::Change;
 
     fn changes() -> Changes {

@@ -1,18 +1,19 @@
 //! The tables of a query, and their files in the checkpoint.
 
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use datafusion::execution::DiskManager;
 use datafusion::execution::memory_pool::MemoryPool;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::budget::{Account, shares};
-use super::change_log::{Changes, LoggedTable};
+use super::change_log::LiveTable;
 use super::manifest::{Manifest, OperatorState, Segment, mergeable};
-use super::memory_table::MemoryTable;
 use super::merge::merge;
 use super::pace::Pace;
 use super::restore::{MakeTable, restore};
@@ -41,8 +42,10 @@ pub struct StateOptions {
     /// How many partitions each of them has in this run; another run may have another number.
     pub partitions: usize,
     /// How many bytes of memory all tables may use together (`stateMemoryLimit`); beyond it, cold
-    /// rows move to files in the system's temporary directory.
+    /// rows move to the disk.
     pub memory_limit: Option<usize>,
+    /// Where rows move to.
+    pub disk: Arc<DiskManager>,
     /// This run, for names that no other run uses.
     pub run_id: Uuid,
 }
@@ -62,7 +65,8 @@ pub struct StateUsage {
 ///
 /// Per batch the operators change the tables; [`StateStore::write_changes`] then makes the changes
 /// durable, and gives what the commit record has to say. A batch that fails leaves the tables
-/// changed: the run ends, and the next one restores them from the checkpoint.
+/// changed, and the store says so ([`StateStore::poison`]): the run ends, and the next one restores them
+/// from the checkpoint.
 #[derive(Debug)]
 pub struct StateStore {
     storage: Arc<dyn Storage>,
@@ -71,9 +75,12 @@ pub struct StateStore {
     run_id: Uuid,
     memory_limit: Option<usize>,
     account: Option<Mutex<Account>>,
-    tables: Vec<Mutex<LoggedTable>>,
+    /// By operator, then partition.
+    tables: Vec<Arc<Mutex<LiveTable>>>,
     files: Mutex<Files>,
     pace: Pace,
+    /// Whether the tables may hold a part of a batch that failed, and nothing may become of them.
+    poisoned: AtomicBool,
 }
 
 /// Which files there are.
@@ -92,16 +99,15 @@ impl StateStore {
     /// # Errors
     /// [`Error::CheckpointDamaged`] if a file that the manifest names is missing or damaged.
     pub async fn open(storage: Arc<dyn Storage>, manifest: &Value, options: StateOptions) -> Result<Self> {
-        let StateOptions { operators, partitions, memory_limit, run_id } = options;
+        let StateOptions { operators, partitions, memory_limit, disk, run_id } = options;
         let manifest = Manifest::from_record(manifest)?;
-        let make = maker(memory_limit, operators * partitions);
+        let share = memory_limit.map_or(usize::MAX, |limit| limit / (operators * partitions).max(1));
+        let make: MakeTable = Arc::new(move || Box::new(SpillTable::new(share, Arc::clone(&disk))));
         let restored = restore(&storage, &manifest, operators, partitions, make).await?;
         let mut tables = Vec::with_capacity(restored.len());
         for (index, table) in restored.into_iter().enumerate() {
-            let mut table = LoggedTable::new(table);
             let expired = manifest.operators.get(index / partitions.max(1)).and_then(|known| known.expired);
-            table.set_expired(expired);
-            tables.push(Mutex::new(table));
+            tables.push(Arc::new(Mutex::new(LiveTable { rows: table, expired })));
         }
         let mut retired = Vec::new();
         if operators > 0 {
@@ -113,7 +119,18 @@ impl StateStore {
         }
         let files = Mutex::new(Files { manifest, retired });
         let pace = Pace::default();
-        Ok(Self { storage, operators, partitions, run_id, memory_limit, account: None, tables, files, pace })
+        Ok(Self {
+            storage,
+            operators,
+            partitions,
+            run_id,
+            memory_limit,
+            account: None,
+            tables,
+            files,
+            pace,
+            poisoned: AtomicBool::new(false),
+        })
     }
 
     /// Accounts the memory of all tables in `pool` from now on, anew after every batch.
@@ -129,15 +146,13 @@ impl StateStore {
 
     /// Divides the memory among the tables by what they take, and accounts it.
     fn share_memory(&self) -> Result<()> {
-        let locked =
-            |table: &Mutex<LoggedTable>| table.lock().unwrap_or_else(PoisonError::into_inner).memory();
         if self.memory_limit.is_none() && self.account.is_none() {
             return Ok(());
         }
-        let used: Vec<usize> = self.tables.iter().map(locked).collect();
+        let used: Vec<usize> = self.tables.iter().map(|table| locked(table).memory()).collect();
         if let Some(limit) = self.memory_limit {
             for (table, share) in self.tables.iter().zip(shares(limit, &used)) {
-                table.lock().unwrap_or_else(PoisonError::into_inner).set_memory_limit(share);
+                locked(table).set_memory_limit(share);
             }
         }
         match &self.account {
@@ -158,11 +173,16 @@ impl StateStore {
 
     /// The table of one operator in one partition.
     pub fn table(&self, operator: usize, partition: usize) -> TableGuard<'_> {
-        TableGuard(self.logged(operator, partition))
+        TableGuard(self.live(operator, partition))
     }
 
-    fn logged(&self, operator: usize, partition: usize) -> MutexGuard<'_, LoggedTable> {
-        self.tables[operator * self.partitions + partition].lock().unwrap_or_else(PoisonError::into_inner)
+    fn live(&self, operator: usize, partition: usize) -> MutexGuard<'_, LiveTable> {
+        locked(&self.tables[operator * self.partitions + partition])
+    }
+
+    /// Says that the tables may hold a part of a batch that is not going to be committed.
+    pub fn poison(&self) {
+        self.poisoned.store(true, Ordering::Relaxed);
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {
@@ -173,7 +193,7 @@ impl StateStore {
     pub fn usage(&self, operator: usize) -> StateUsage {
         let mut usage = StateUsage::default();
         for partition in 0..self.partitions {
-            let table = self.logged(operator, partition);
+            let table = self.live(operator, partition);
             usage.rows += table.len();
             usage.memory += table.memory() as u64;
             usage.disk += table.disk();
@@ -193,11 +213,11 @@ impl StateStore {
 
     /// Whether there is anything in state.
     pub fn has_rows(&self) -> bool {
-        self.tables.iter().any(|table| !table.lock().unwrap_or_else(PoisonError::into_inner).is_empty())
+        self.tables.iter().any(|table| !locked(table).is_empty())
     }
 
-    fn expiries(&self, of: impl Fn(&LoggedTable) -> Option<i64>) -> impl Iterator<Item = i64> {
-        self.tables.iter().filter_map(move |table| of(&table.lock().unwrap_or_else(PoisonError::into_inner)))
+    fn expiries(&self, of: impl Fn(&LiveTable) -> Option<i64>) -> impl Iterator<Item = i64> {
+        self.tables.iter().filter_map(move |table| of(&locked(table)))
     }
 
     /// Makes what the batch changed durable, in one object or, if nothing changed, in none, and gives
@@ -205,35 +225,47 @@ impl StateStore {
     ///
     /// # Errors
     /// Those of the storage, and [`Error::Invalid`] if the tables take more memory than there is
-    /// (see [`StateStore::account_in`]).
+    /// (see [`StateStore::account_in`]), or if an earlier batch failed. The store is poisoned then.
     pub async fn write_changes(&self, batch_id: u64) -> Result<Value> {
         if self.operators == 0 {
             return Ok(Value::Null);
         }
+        if self.poisoned.swap(true, Ordering::Relaxed) {
+            return Err(Error::Invalid(
+                "the state holds a part of a batch that failed; start the query again: it goes on from its checkpoint"
+                    .into(),
+            ));
+        }
+        let record = self.make_durable(batch_id).await?;
+        self.poisoned.store(false, Ordering::Relaxed);
+        Ok(record)
+    }
+
+    async fn make_durable(&self, batch_id: u64) -> Result<Value> {
         self.share_memory()?;
         let mut changed = Vec::new();
+        let mut rows = 0;
         let mut operators = Vec::with_capacity(self.operators);
         for operator in 0..self.operators {
             let mut state = OperatorState::default();
             for partition in 0..self.partitions {
-                let mut table = self.logged(operator, partition);
+                let table = self.live(operator, partition);
                 state.rows += table.len();
-                let changes = table.take_changes();
-                state.expired = state.expired.max(changes.expired);
-                if changes.len() > 0 {
-                    changed.push((operator as u32, changes));
+                state.expired = state.expired.max(table.expired);
+                if table.rows.changed() > 0 {
+                    rows += table.rows.changed();
+                    let table = Arc::clone(&self.tables[operator * self.partitions + partition]);
+                    changed.push((operator as u32, table));
                 }
             }
             operators.push(state);
         }
-        let segment = match changed.is_empty() {
-            true => None,
-            false => {
-                let rows = changed.iter().map(|(_, changes)| changes.len() as u64).sum();
-                let file = encode(changed).await?;
-                Some(self.create(batch_id, rows, file).await?)
-            }
-        };
+        let mut segment = None;
+        let (blocks, rows) = encode(&changed, rows >= PARALLEL_FROM).await?;
+        if rows > 0 {
+            segment = Some(self.create(batch_id, rows, segment::assemble(blocks)).await?);
+        }
+        changed.iter().for_each(|(_, table)| locked(table).rows.forget_changes());
         let mut files = self.files();
         files.manifest.operators = operators;
         if let Some(segment) = segment {
@@ -329,17 +361,6 @@ impl StateStore {
     }
 }
 
-/// How a table is made of which there are to be `tables`, with `memory_limit` for all of them.
-fn maker(memory_limit: Option<usize>, tables: usize) -> MakeTable {
-    match memory_limit {
-        None => Arc::new(|| Box::new(MemoryTable::default())),
-        Some(limit) => {
-            let share = limit / tables.max(1);
-            Arc::new(move || Box::new(SpillTable::new(share, std::env::temp_dir())))
-        }
-    }
-}
-
 /// Files that are to become one.
 #[derive(Debug)]
 struct Merging {
@@ -349,35 +370,48 @@ struct Merging {
     expired: Vec<Option<i64>>,
 }
 
-/// The file of a batch's changes, by operator.
-async fn encode(changed: Vec<(u32, Changes)>) -> Result<Bytes> {
-    let rows: usize = changed.iter().map(|(_, changes)| changes.len()).sum();
-    let mut blocks: Vec<NewBlock> = Vec::with_capacity(changed.len());
-    if rows < PARALLEL_FROM {
-        for (operator, changes) in &changed {
-            blocks.extend(segment::encode(*operator, changes)?);
+/// The blocks of what was changed in tables, by operator, and how many rows they have. On several threads,
+/// away from those that wait for others, if it is much.
+async fn encode(changed: &[(u32, Arc<Mutex<LiveTable>>)], parallel: bool) -> Result<(Vec<NewBlock>, u64)> {
+    let mut encoded = Vec::with_capacity(changed.len());
+    if parallel {
+        let mut tasks = JoinSet::new();
+        for (index, (operator, table)) in changed.iter().enumerate() {
+            let (operator, table) = (*operator, Arc::clone(table));
+            tasks.spawn_blocking(move || (index, encode_table(operator, &table)));
         }
-        return Ok(segment::assemble(blocks));
+        while let Some(finished) = tasks.join_next().await {
+            let (index, blocks) =
+                finished.map_err(|error| Error::Invalid(format!("writing state failed: {error}")))?;
+            encoded.push((index, blocks?));
+        }
+        // The same bytes whoever is faster.
+        encoded.sort_by_key(|(index, _)| *index);
+    } else {
+        for (index, (operator, table)) in changed.iter().enumerate() {
+            encoded.push((index, encode_table(*operator, table)?));
+        }
     }
-    let mut tasks = JoinSet::new();
-    for (index, (operator, changes)) in changed.into_iter().enumerate() {
-        tasks.spawn_blocking(move || (index, segment::encode(operator, &changes)));
+    let rows = encoded.iter().map(|(_, (_, rows))| rows).sum();
+    Ok((encoded.into_iter().flat_map(|(_, (blocks, _))| blocks).collect(), rows))
+}
+
+fn encode_table(operator: u32, table: &Mutex<LiveTable>) -> Result<(Vec<NewBlock>, u64)> {
+    let table = locked(table);
+    let changes = table.rows.changes();
+    match changes.len() {
+        0 => Ok((Vec::new(), 0)),
+        rows => Ok((segment::encode(operator, &*changes)?, rows as u64)),
     }
-    let mut done = Vec::new();
-    while let Some(finished) = tasks.join_next().await {
-        let (index, encoded) =
-            finished.map_err(|error| Error::Invalid(format!("writing state failed: {error}")))?;
-        done.push((index, encoded?));
-    }
-    // The same bytes whoever is faster.
-    done.sort_by_key(|(index, _)| *index);
-    blocks.extend(done.into_iter().flat_map(|(_, encoded)| encoded));
-    Ok(segment::assemble(blocks))
+}
+
+fn locked(table: &Mutex<LiveTable>) -> MutexGuard<'_, LiveTable> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A table that nobody else is using.
 #[derive(Debug)]
-pub struct TableGuard<'a>(MutexGuard<'a, LoggedTable>);
+pub struct TableGuard<'a>(MutexGuard<'a, LiveTable>);
 
 impl std::ops::Deref for TableGuard<'_> {
     type Target = dyn StateTable;

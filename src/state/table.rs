@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use super::bytes::{ByteRows, RowBytes};
+use super::index::Place;
 use crate::error::Result;
 
 /// Called with rows of a table: `(key, subkey, value, expiry)`. An error ends the walk.
@@ -22,6 +23,8 @@ pub struct Found {
     pub values: ByteRows,
     /// For each value, which key it belongs to; ascending.
     pub positions: Vec<usize>,
+    /// For each key, where the table has its row, if it says so; see [`StateTable::find`].
+    pub(super) places: Vec<Option<Place>>,
 }
 
 impl Found {
@@ -29,6 +32,14 @@ impl Found {
     pub fn clear(&mut self) {
         self.values.clear();
         self.positions.clear();
+        self.places.clear();
+    }
+
+    /// For keys in another order: `order` says which one comes at each place.
+    pub fn reorder(&mut self, order: &[usize]) {
+        if !self.places.is_empty() {
+            self.places = order.iter().map(|key| self.places[*key]).collect();
+        }
     }
 }
 
@@ -45,6 +56,23 @@ impl Found {
 pub trait StateTable: Debug + Send {
     /// The rows with these keys, and these subkeys if there are any. `found` is cleared first.
     fn get(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>, found: &mut Found) -> Result<()>;
+
+    /// As `get`, for keys with these hashes, each there once; `found` then also says where their rows are.
+    fn find(&mut self, keys: &dyn RowBytes, _hashes: &[u64], found: &mut Found) -> Result<()> {
+        self.get(keys, None, found)
+    }
+
+    /// As `put`, for keys that were just found, with nothing changed in between.
+    fn replace(
+        &mut self,
+        keys: &dyn RowBytes,
+        _hashes: &[u64],
+        _found: &Found,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()> {
+        self.put(keys, None, values, expiries)
+    }
 
     /// Every row of each key, whatever its subkey: `visit(position of the key, subkey, value,
     /// expiry)`; ascending by position, then by subkey as bytes.

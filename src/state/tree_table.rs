@@ -9,7 +9,7 @@ use crate::error::Result;
 /// What a row costs beside its bytes, about.
 const OVERHEAD: usize = 128;
 
-type Name = (Vec<u8>, Vec<u8>);
+pub(super) type Name = (Vec<u8>, Vec<u8>);
 
 /// Rows sorted by key and subkey, so that those of a key are side by side however many there are.
 #[derive(Debug, Default)]
@@ -18,6 +18,10 @@ pub(super) struct TreeTable {
     by_expiry: BTreeSet<(i64, Name)>,
     last_expiry: Option<i64>,
     bytes: usize,
+    /// Which rows were put since changes were last forgotten.
+    put: BTreeSet<Name>,
+    /// Which rows were there and are not any more.
+    removed: BTreeSet<Name>,
 }
 
 fn expiry_of(expiry: i64) -> Option<i64> {
@@ -47,8 +51,10 @@ impl TreeTable {
     }
 
     pub(super) fn put(&mut self, key: &[u8], subkey: &[u8], value: &[u8], expiry: i64) {
-        self.remove(key, subkey);
         let name = (key.to_vec(), subkey.to_vec());
+        self.take(&name);
+        self.removed.remove(&name);
+        self.put.insert(name.clone());
         self.bytes += size(&name, value, expiry);
         if expiry != NEVER {
             self.by_expiry.insert((expiry, name.clone()));
@@ -62,12 +68,20 @@ impl TreeTable {
             return;
         }
         let name = (key.to_vec(), subkey.to_vec());
-        if let Some((value, expiry)) = self.rows.remove(&name) {
-            self.bytes -= size(&name, &value, expiry);
-            if expiry != NEVER {
-                self.by_expiry.remove(&(expiry, name));
-            }
+        if self.take(&name) {
+            self.put.remove(&name);
+            self.removed.insert(name);
         }
+    }
+
+    /// Takes a row out. Whether it was there.
+    fn take(&mut self, name: &Name) -> bool {
+        let Some((value, expiry)) = self.rows.remove(name) else { return false };
+        self.bytes -= size(name, &value, expiry);
+        if expiry != NEVER {
+            self.by_expiry.remove(&(expiry, name.clone()));
+        }
+        true
     }
 
     pub(super) fn expire(&mut self, upto: i64, visit: &mut Visit<'_>) -> Result<()> {
@@ -79,6 +93,10 @@ impl TreeTable {
             if let Some((value, _)) = self.rows.remove(&name) {
                 self.bytes -= size(&name, &value, expiry);
                 visit(&name.0, &name.1, &value, Some(expiry))?;
+                if self.put.remove(&name) {
+                    // What it was before may have a later expiry.
+                    self.removed.insert(name);
+                }
             }
         }
         Ok(())
@@ -96,6 +114,26 @@ impl TreeTable {
         self.rows.iter().map(|((key, subkey), (value, expiry))| {
             ([key.as_slice(), subkey.as_slice(), value.as_slice()], *expiry)
         })
+    }
+
+    /// The names of rows that were removed, and of those that were put, which are there.
+    pub(super) fn changes(&self) -> (Vec<&Name>, Vec<&Name>) {
+        (self.removed.iter().collect(), self.put.iter().collect())
+    }
+
+    /// How many changes there are.
+    pub(super) fn count_changes(&self) -> usize {
+        self.put.len() + self.removed.len()
+    }
+
+    pub(super) fn forget_changes(&mut self) {
+        self.put.clear();
+        self.removed.clear();
+    }
+
+    /// The value and expiry of a row.
+    pub(super) fn at(&self, name: &Name) -> Option<(&[u8], Option<i64>)> {
+        self.rows.get(name).map(|(value, expiry)| (value.as_slice(), expiry_of(*expiry)))
     }
 
     pub(super) fn len(&self) -> u64 {

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 /// The layers from the bottom up. A layer imports only from those before it; of those that stand
 /// side by side only [`FOUNDATION`] know one another.
-const LAYERS: [&[&str]; 13] = [
+const LAYERS: [&[&str]; 14] = [
     &FOUNDATION,
     &["storage"],
     &["checkpoint"],
+    &["types", "memory"],
     &["state"],
     &["source", "sink"],
     &["functions"],

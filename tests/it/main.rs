@@ -10,6 +10,7 @@ mod event_time;
 mod examples;
 mod file_source;
 mod generated_sources;
+mod golden;
 mod kill_loop;
 mod layers;
 mod matrix;

@@ -1,9 +1,11 @@
 //! What differs between stateful operators, whose state can only be read by operators that are the same.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::count;
 use crate::checkpoint::records::OperatorDefinition;
+use crate::checkpoint::types::ColumnType;
 
 /// What a thing is called in the query, and what that means whatever its tables are called.
 const NAME: &str = "name";
@@ -90,8 +92,8 @@ impl Named<'_> {
 
     /// The name in quotes and the type, if there is one.
     fn label(&self) -> String {
-        match self.fields.get("dataType").and_then(Value::as_str) {
-            Some(data_type) => format!("'{}' ({data_type})", self.name),
+        match self.fields.get("dataType") {
+            Some(data_type) => format!("'{}' ({})", self.name, type_text(data_type)),
             None => format!("'{}'", self.name),
         }
     }
@@ -138,6 +140,7 @@ fn compare_fields(owner: &str, noun: &str, old: &Named, new: &Named, found: &mut
         if is_same(was, is) {
             continue;
         }
+        let text = if key == "dataType" { type_text } else { text };
         let (was, is) = (text(was), text(is));
         found.push(match key.as_str() {
             "dataType" => format!("{noun} '{}' of {owner} was {was} and is {is}", old.name),
@@ -148,6 +151,11 @@ fn compare_fields(owner: &str, noun: &str, old: &Named, new: &Named, found: &mut
 
 fn names(things: &[Named]) -> String {
     things.iter().map(|thing| thing.name).collect::<Vec<_>>().join(", ")
+}
+
+/// A type for people.
+fn type_text(value: &Value) -> String {
+    ColumnType::deserialize(value).map_or_else(|_| text(value), |data_type| data_type.to_string())
 }
 
 /// A value for people.

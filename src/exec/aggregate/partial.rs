@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::common::internal_datafusion_err;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -19,6 +18,7 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::exec::codec::RowCodec;
 use crate::exec::operator::columns;
+use crate::types::recorded;
 
 /// How the partial aggregates of a group are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +73,8 @@ impl Partials {
             .checked_sub(state_fields.len())
             .ok_or_else(|| internal_datafusion_err!("a partial aggregate without its state"))?;
         let key_schema = Arc::new(Schema::new(schema.fields()[..key_columns].to_vec()));
-        let keys = RowCodec::try_new(key_schema.fields().iter().map(AsRef::as_ref))?;
-        let states = RowCodec::try_new(state_fields.iter().map(AsRef::as_ref))?;
+        let keys = RowCodec::keys(key_schema.fields().iter().map(AsRef::as_ref))?;
+        let states = RowCodec::values(state_fields.iter().map(AsRef::as_ref))?;
         Ok(Self { functions, widths, key_schema, keys, states, layout })
     }
 
@@ -83,11 +83,30 @@ impl Partials {
         let describe = |function: &Arc<AggregateFunctionExpr>| {
             Ok(json!({
                 "name": function.name(),
-                "dataType": function.field().data_type().to_string(),
+                "dataType": recorded(function.field().data_type()),
                 "state": columns(function.state_fields()?.iter().map(AsRef::as_ref)),
             }))
         };
         self.functions.iter().map(describe).collect()
+    }
+
+    /// The final results of `rows` groups whose partial results are `states`.
+    pub(crate) fn results(&self, states: &[ArrayRef], rows: usize) -> DataFusionResult<Vec<ArrayRef>> {
+        let has_keys = !self.key_schema.fields().is_empty();
+        let all: Vec<usize> = (0..rows).collect();
+        let mut results = Vec::with_capacity(self.functions.len());
+        for (function, columns) in self.functions.iter().zip(&self.widths) {
+            let states = &states[columns.clone()];
+            results.push(match states {
+                [state] if is_its_state(function, state) => Arc::clone(state),
+                _ => {
+                    let mut accumulator = accumulator(function, has_keys)?;
+                    accumulator.merge_batch(states, &all, rows)?;
+                    accumulator.evaluate(EmitTo::All)?
+                }
+            });
+        }
+        Ok(results)
     }
 
     /// Accumulators without any row.
@@ -101,9 +120,9 @@ impl Partials {
 
 /// Fails if there are no bytes for the state of `function`.
 fn check_types(function: &AggregateFunctionExpr, fields: &[Arc<Field>]) -> DataFusionResult<()> {
-    let has_bytes =
-        |field: &&Arc<Field>| RowConverter::supports_fields(&[SortField::new(field.data_type().clone())]);
-    let Some(field) = fields.iter().find(|field| !has_bytes(field)) else { return Ok(()) };
+    let Some(field) = fields.iter().find(|field| !RowCodec::supports(field.data_type())) else {
+        return Ok(());
+    };
     Err(Error::UnsupportedQuery {
         operator: format!("{} over an unbounded table", function.name()),
         reason: format!("values of type {} cannot be kept in state", field.data_type()),
@@ -119,6 +138,17 @@ fn grows(function: &AggregateFunctionExpr, fields: &[Arc<Field>]) -> bool {
         matches!(field.data_type(), DataType::List(_) | DataType::LargeList(_) | DataType::Map(_, _))
     });
     name == "string_agg" || (has_lists && !BOUNDED_SKETCHES.contains(&name))
+}
+
+/// Functions whose result is what they keep.
+const RESULT_IS_STATE: [&str; 9] =
+    ["count", "sum", "min", "max", "bool_and", "bool_or", "bit_and", "bit_or", "bit_xor"];
+
+/// Whether the result of a function is its one column of state.
+fn is_its_state(function: &AggregateFunctionExpr, state: &ArrayRef) -> bool {
+    RESULT_IS_STATE.contains(&function.fun().name())
+        && !function.is_distinct()
+        && function.field().data_type() == state.data_type()
 }
 
 /// As DataFusion's aggregation chooses, for the states of the two kinds differ: without rows, the one

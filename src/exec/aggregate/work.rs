@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, UInt64Array};
-use datafusion::arrow::compute::take_arrays;
+use datafusion::arrow::array::{ArrayRef, AsArray};
 use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::physical_plan::PhysicalExpr;
 
-use super::groups::{Grouped, Grouping};
+use super::groups::{Groups, Reordered};
 use super::partial::{Partials, StateLayout};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
@@ -19,9 +18,6 @@ use crate::exec::operator::columns;
 use crate::exec::stateful::{StatefulWork, Worked};
 use crate::sink::OutputMode;
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
-
-/// How many groups are looked up at a time: few enough to stay in the processor's cache.
-const CHUNK: usize = 1024;
 
 /// How many rows a batch of results has.
 const OUTPUT_ROWS: usize = 8192;
@@ -75,21 +71,14 @@ impl StatefulWork for StatefulAggregate {
         table: &mut dyn StateTable,
         batch: &Batch,
     ) -> DataFusionResult<Worked> {
-        let mut grouping = Grouping::new(&self.partials)?;
-        for KeyedRows { rows, .. } in rows {
-            grouping.add(&rows)?;
-        }
-        let touched = grouping.finish()?;
         let mut worked = Worked::default();
         let results = &mut worked.rows;
-        worked.counters.updated = touched.groups as u64;
-        let mut at = 0;
-        while at < touched.groups {
-            let chunk = touched.slice(at, CHUNK.min(touched.groups - at));
-            at += chunk.groups;
+        let touched = self.touched(rows);
+        worked.counters.updated = touched.groups.len() as u64;
+        if touched.groups.len() > 0 {
             match self.partials.layout {
-                StateLayout::Whole => self.merge(&chunk, table, results)?,
-                StateLayout::Parts => self.append(&chunk, batch.identity.batch_id, table, results)?,
+                StateLayout::Whole => self.merge(touched, table, results)?,
+                StateLayout::Parts => self.append(touched, batch.identity.batch_id, table, results)?,
             }
         }
         match self.mode {
@@ -108,90 +97,100 @@ impl StatefulWork for StatefulAggregate {
 }
 
 impl StatefulAggregate {
-    /// Replaces the states of some groups by those with the new partial results. What was there
-    /// comes first, for functions that care about order.
+    /// The groups of the new partial results.
+    fn touched(&self, parts: Vec<KeyedRows>) -> Touched {
+        let mut groups = Groups::of_rows(parts.iter().map(|part| part.hashes.len()).sum());
+        let width = self.partials.key_schema.fields().len();
+        let parts = parts.into_iter().map(|KeyedRows { rows, keys, hashes }| {
+            let numbers = groups.add(&*keys, &hashes);
+            (rows.columns()[width..].to_vec(), numbers)
+        });
+        Touched { parts: parts.collect(), groups }
+    }
+
+    /// Replaces the states of groups by those with the new partial results. What was there comes first, for
+    /// functions that care about order.
     fn merge(
         &self,
-        touched: &Grouped,
+        touched: Touched,
         table: &mut dyn StateTable,
         results: &mut Vec<RecordBatch>,
     ) -> DataFusionResult<()> {
-        let keys = self.partials.keys.encode(&touched.keys, touched.groups)?;
+        let Touched { groups, mut parts } = touched;
         let mut found = Found::default();
-        table.get(&keys, None, &mut found)?;
-        let states = if found.positions.is_empty() {
-            touched.states.clone()
-        } else {
-            self.merge_found(touched, &found)?
-        };
-        let values = self.partials.states.encode(&states, touched.groups)?;
-        let expiries = self.expiries(touched)?;
-        table.put(&keys, None, &values, expiries.as_deref())?;
+        table.find(&groups.keys, &groups.hashes, &mut found)?;
+        let order = known_first(&found.positions, groups.len());
+        let mut numbers = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(number, group)| numbers[*group] = number);
+
+        let mut merged = self.partials.accumulators()?;
+        let known = found.positions.len();
+        if known > 0 {
+            let first: Vec<usize> = (0..known).collect();
+            merged.merge(&self.partials.states.decode_all(&found.values)?, &first, known)?;
+        }
+        for (states, groups) in &mut parts {
+            groups.iter_mut().for_each(|group| *group = numbers[*group]);
+            merged.merge(states, groups, order.len())?;
+        }
+        let states = merged.states()?;
+
+        let keys = Reordered { rows: &groups.keys, order: &order };
+        let hashes: Vec<u64> = order.iter().map(|group| groups.hashes[*group]).collect();
+        found.reorder(&order);
+        let values = self.partials.states.encode(&states, order.len())?;
+        let key_columns = self.key_columns(&keys)?;
+        let expiries = self.expiries(&key_columns, order.len())?;
+        table.replace(&keys, &hashes, &found, &values, expiries.as_deref())?;
         if self.mode == OutputMode::Update {
-            let all: Vec<usize> = (0..touched.groups).collect();
-            let mut merged = self.partials.accumulators()?;
-            merged.merge(&states, &all, touched.groups)?;
-            let mut columns = touched.keys.clone();
-            columns.extend(merged.results()?);
-            results.push(self.output(columns, touched.groups)?);
+            let mut columns = key_columns;
+            columns.extend(self.partials.results(&states, order.len())?);
+            self.give(columns, order.len(), results)?;
         }
         Ok(())
     }
 
-    /// The states of `touched`, put behind those that were found of some of them.
-    fn merge_found(&self, touched: &Grouped, found: &Found) -> DataFusionResult<Vec<ArrayRef>> {
-        // Accumulators take a group whose number is below the total for one that has had a value. So
-        // the groups that are found have the first numbers, and the total is raised for the others.
-        let known = found.positions.len();
-        let mut numbers = vec![usize::MAX; touched.groups];
-        for (number, position) in found.positions.iter().enumerate() {
-            numbers[*position] = number;
-        }
-        let mut new = known..;
-        for number in numbers.iter_mut().filter(|number| **number == usize::MAX) {
-            *number = new.next().unwrap_or(touched.groups);
-        }
-        let first: Vec<usize> = (0..known).collect();
-        let mut merged = self.partials.accumulators()?;
-        merged.merge(&self.partials.states.decode_all(&found.values)?, &first, known)?;
-        merged.merge(&touched.states, &numbers, touched.groups)?;
-        let states = merged.states()?;
-        if numbers.is_sorted() {
-            return Ok(states);
-        }
-        let order = UInt64Array::from_iter_values(numbers.iter().map(|number| *number as u64));
-        Ok(take_arrays(&states, &order, None)?)
-    }
-
-    /// Adds the new partial results of some groups as rows of their own.
+    /// Adds the new partial results of groups as rows of their own.
     fn append(
         &self,
-        touched: &Grouped,
+        touched: Touched,
         batch_id: u64,
         table: &mut dyn StateTable,
         results: &mut Vec<RecordBatch>,
     ) -> DataFusionResult<()> {
-        let keys = self.partials.keys.encode(&touched.keys, touched.groups)?;
-        let part = batch_id.to_be_bytes();
-        let subkeys: ByteRows = std::iter::repeat_n(part, touched.groups).collect();
-        let values = self.partials.states.encode(&touched.states, touched.groups)?;
-        let expiries = self.expiries(touched)?;
-        table.put(&keys, Some(&subkeys), &values, expiries.as_deref())?;
+        let Touched { groups, parts } = touched;
+        let mut merged = self.partials.accumulators()?;
+        for (states, numbers) in &parts {
+            merged.merge(states, numbers, groups.len())?;
+        }
+        let (part, keys) = (batch_id.to_be_bytes(), &groups.keys);
+        let subkeys: ByteRows = std::iter::repeat_n(part, groups.len()).collect();
+        let values = self.partials.states.encode(&merged.states()?, groups.len())?;
+        let key_columns = self.key_columns(keys)?;
+        let expiries = self.expiries(&key_columns, groups.len())?;
+        table.put(keys, Some(&subkeys), &values, expiries.as_deref())?;
         if self.mode == OutputMode::Update {
-            let (mut parts, mut groups) = (ByteRows::default(), Vec::new());
-            table.get_all(&keys, &mut |group, _, value, _| {
+            let (mut parts, mut numbers) = (ByteRows::default(), Vec::new());
+            table.get_all(keys, &mut |group, _, value, _| {
                 parts.push(value);
-                groups.push(group);
+                numbers.push(group);
                 Ok(())
             })?;
             let mut merged = self.partials.accumulators()?;
-            let states = self.partials.states.decode_all(&parts)?;
-            merged.merge(&states, &groups, touched.groups)?;
-            let mut columns = touched.keys.clone();
+            merged.merge(&self.partials.states.decode_all(&parts)?, &numbers, groups.len())?;
+            let mut columns = key_columns;
             columns.extend(merged.results()?);
-            results.push(self.output(columns, touched.groups)?);
+            self.give(columns, groups.len(), results)?;
         }
         Ok(())
+    }
+
+    /// The columns of keys, if anything is made of them.
+    fn key_columns(&self, keys: &dyn RowBytes) -> DataFusionResult<Vec<ArrayRef>> {
+        match self.expiry.is_some() || self.mode == OutputMode::Update {
+            true => self.partials.keys.decode_all(keys),
+            false => Ok(Vec::new()),
+        }
     }
 
     /// Forgets the groups that are final at `upto`; in append mode, gives them. How many rows there
@@ -248,13 +247,26 @@ impl StatefulAggregate {
         all.finish(self, results)
     }
 
-    /// When each of the groups is final; `None` if none ever is.
-    fn expiries(&self, touched: &Grouped) -> DataFusionResult<Option<Vec<i64>>> {
+    /// When each of the groups with these keys is final; `None` if none ever is.
+    fn expiries(&self, keys: &[ArrayRef], groups: usize) -> DataFusionResult<Option<Vec<i64>>> {
         let Some(expiry) = &self.expiry else { return Ok(None) };
-        let keys = RecordBatch::try_new(Arc::clone(&self.partials.key_schema), touched.keys.clone())?;
-        let times = expiry.evaluate(&keys)?.into_array(touched.groups)?;
+        let keys = RecordBatch::try_new(Arc::clone(&self.partials.key_schema), keys.to_vec())?;
+        let times = expiry.evaluate(&keys)?.into_array(groups)?;
         let times = times.as_primitive::<Int64Type>();
         Ok(Some(times.iter().map(|time| time.unwrap_or(NEVER)).collect()))
+    }
+
+    /// Gives results in batches of moderate size.
+    fn give(
+        &self,
+        columns: Vec<ArrayRef>,
+        rows: usize,
+        results: &mut Vec<RecordBatch>,
+    ) -> DataFusionResult<()> {
+        let all = self.output(columns, rows)?;
+        let starts = (0..rows).step_by(OUTPUT_ROWS);
+        results.extend(starts.map(|start| all.slice(start, OUTPUT_ROWS.min(rows - start))));
+        Ok(())
     }
 
     fn output(&self, columns: Vec<ArrayRef>, rows: usize) -> DataFusionResult<RecordBatch> {
@@ -300,11 +312,9 @@ impl FinalRows {
         let columns = match work.partials.layout {
             StateLayout::Whole => {
                 let rows = self.keys.len();
-                let all: Vec<usize> = (0..rows).collect();
-                let mut merged = work.partials.accumulators()?;
-                merged.merge(&work.partials.states.decode_all(&self.values)?, &all, rows)?;
+                let states = work.partials.states.decode_all(&self.values)?;
                 let mut columns = work.partials.keys.decode_all(&self.keys)?;
-                columns.extend(merged.results()?);
+                columns.extend(work.partials.results(&states, rows)?);
                 (columns, rows)
             }
             StateLayout::Parts => self.gather(work)?,
@@ -320,21 +330,40 @@ impl FinalRows {
     fn gather(&self, work: &StatefulAggregate) -> DataFusionResult<(Vec<ArrayRef>, usize)> {
         let mut order: Vec<usize> = (0..self.keys.len()).collect();
         order.sort_by_key(|row| (self.keys.row(*row), self.subkeys.row(*row)));
-        let mut grouping = Grouping::new(&work.partials)?;
+        let mut keys: Vec<&[u8]> = Vec::new();
+        let mut merged = work.partials.accumulators()?;
         for rows in order.chunks(OUTPUT_ROWS) {
-            let keys = work.partials.keys.decode(rows.iter().map(|row| self.keys.row(*row)))?;
+            let mut groups = Vec::with_capacity(rows.len());
+            for row in rows {
+                let key = self.keys.row(*row);
+                if keys.last() != Some(&key) {
+                    keys.push(key);
+                }
+                groups.push(keys.len() - 1);
+            }
             let states = work.partials.states.decode(rows.iter().map(|row| self.values.row(*row)))?;
-            grouping.add_columns(&keys, &states, rows.len())?;
+            merged.merge(&states, &groups, keys.len())?;
         }
-        let groups = grouping.groups();
-        Ok((grouping.results()?, groups))
+        let groups = keys.len();
+        let mut columns = work.partials.keys.decode(keys)?;
+        columns.extend(merged.results()?);
+        Ok((columns, groups))
     }
 }
 
-impl Grouped {
-    fn slice(&self, offset: usize, length: usize) -> Self {
-        let slice =
-            |columns: &[ArrayRef]| columns.iter().map(|column| column.slice(offset, length)).collect();
-        Self { groups: length, keys: slice(&self.keys), states: slice(&self.states) }
-    }
+/// The new partial results of a batch.
+struct Touched {
+    groups: Groups,
+    /// Columns of states, and the group of each row.
+    parts: Vec<(Vec<ArrayRef>, Vec<usize>)>,
+}
+
+/// All `groups`, beginning with those that are `known`, which are ascending: accumulators take a group whose
+/// number is below the total for one that has had a value, and the total is raised for the others.
+fn known_first(known: &[usize], groups: usize) -> Vec<usize> {
+    let mut order = Vec::with_capacity(groups);
+    order.extend_from_slice(known);
+    let mut rest = known.iter().copied().peekable();
+    order.extend((0..groups).filter(|group| rest.next_if_eq(group).is_none()));
+    order
 }

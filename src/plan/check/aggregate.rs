@@ -1,11 +1,11 @@
 //! Aggregations.
 
-use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable};
 
 use super::{Flow, refuse};
 use crate::error::Result;
+use crate::exec::codec::RowCodec;
 use crate::plan::group_key::{final_key, group_keys};
 use crate::sink::OutputMode;
 
@@ -53,7 +53,7 @@ pub(super) fn check_types<'a>(
 ) -> Result<()> {
     for key in keys {
         let data_type = key.get_type(schema)?;
-        if !RowConverter::supports_fields(&[SortField::new(data_type.clone())]) {
+        if !RowCodec::supports(&data_type) {
             return refuse(
                 &format!("{} over an unbounded table", clause(key)),
                 &format!("keys of type {data_type} cannot be kept in state"),

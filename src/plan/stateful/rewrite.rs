@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use datafusion::common::DFSchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchemaRef, ScalarValue};
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{
@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
 use super::aggregate::stateful_aggregate;
 use super::node::{Kind, StreamingNode, WatermarkDelay};
 use crate::error::{Error, Result};
+use crate::exec::codec::RowCodec;
 use crate::plan::bind::BoundTable;
 use crate::plan::deduplicate::Deduplicate;
 use crate::plan::event_time::{EventTimeKey, event_time_key};
@@ -118,11 +119,18 @@ impl Rewriter {
         let operator = self.next_operator();
         let (input, expiry) = self.expiring((*input).clone(), operator, keys.first());
         let names = schema.iter().map(|(qualifier, field)| (qualifier.cloned(), field.name().clone()));
-        let expressions = group_expr.into_iter().zip(names).map(|(key, (qualifier, name))| match &key {
-            Expr::Column(_) => key,
-            _ => key.alias_qualified(qualifier, name),
-        });
-        let mut columns: Vec<Expr> = expressions.collect();
+        let mut columns = Vec::with_capacity(group_expr.len() + 1);
+        for (key, (qualifier, name)) in group_expr.into_iter().zip(names) {
+            let data_type = key.get_type(input.schema())?;
+            columns.push(match &key {
+                // As DataFusion's aggregation gives it: the sum is 0.0 for -0.0 too.
+                _ if data_type.is_floating() => {
+                    (key + lit(ScalarValue::new_zero(&data_type)?)).alias_qualified(qualifier, name)
+                }
+                Expr::Column(_) => key,
+                _ => key.alias_qualified(qualifier, name),
+            });
+        }
         let width = columns.len();
         // Computed before the projection, for the projection may have lost what it needs.
         if let Some(expiry) = expiry {
@@ -244,7 +252,5 @@ fn delay_of(plan: &LogicalPlan) -> Option<i64> {
 
 /// Whether `expr` can be told apart from others of the same kind by bytes.
 pub(super) fn has_row_format(expr: &Expr, input: &LogicalPlan) -> DataFusionResult<bool> {
-    use datafusion::arrow::row::{RowConverter, SortField};
-    let data_type = expr.get_type(input.schema())?;
-    Ok(RowConverter::supports_fields(&[SortField::new(data_type)]))
+    Ok(RowCodec::supports(&expr.get_type(input.schema())?))
 }

@@ -29,7 +29,7 @@ use self::manifest::Manifest;
 use self::writer::{FileWriter, Shared};
 use super::{OutputMode, Sink, SinkBatch, SinkWriter};
 use crate::checkpoint::location_of;
-use crate::checkpoint::records::{ColumnDefinition, SinkDefinition};
+use crate::checkpoint::records::SinkDefinition;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::Storage;
@@ -227,15 +227,10 @@ impl Sink for FileSink {
     }
 
     fn definition(&self, checkpoint: &dyn Storage) -> SinkDefinition {
-        let columns = self.schema.fields().iter().map(|field| ColumnDefinition {
-            name: field.name().clone(),
-            data_type: field.data_type().to_string(),
-            nullable: field.is_nullable(),
-        });
         SinkDefinition {
             format: self.format.name().to_string(),
             location: Some(location_of(&self.url, checkpoint.url())),
-            columns: columns.collect(),
+            columns: crate::types::columns(self.schema.fields()),
             partition_by: self.partition_by.clone(),
             options: self.reading_options.clone(),
         }

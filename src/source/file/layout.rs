@@ -299,8 +299,8 @@ mod tests {
         let layout = Layout::new(&schema(&["_metadata", "a"]), &[], false, None).unwrap();
         assert_eq!(names(layout.schema()), ["_metadata", "a"]);
         assert_eq!(names(layout.table().file_schema()), ["a"]);
-        let recorded = layout.schema().field(0).data_type().to_string();
-        assert_eq!(&recorded.parse::<DataType>().unwrap(), layout.schema().field(0).data_type());
+        let of = layout.schema().field(0).data_type();
+        assert_eq!(&crate::types::data_type(&crate::types::recorded(of)).unwrap(), of);
     }
 
     #[test]

@@ -55,7 +55,7 @@ use self::records::{csv, json};
 use self::source::FileStreamSource;
 use super::{Source, SourceContext, SourceProvider};
 use crate::checkpoint::location_of;
-use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};
+use crate::checkpoint::records::SourceDefinition;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::{Storage, path_below};
@@ -274,17 +274,12 @@ impl SourceProvider for FileTable {
     }
 
     fn definition(&self, checkpoint: &dyn Storage) -> SourceDefinition {
-        let column = |field: &Arc<datafusion::arrow::datatypes::Field>| ColumnDefinition {
-            name: field.name().clone(),
-            data_type: field.data_type().to_string(),
-            nullable: field.is_nullable(),
-        };
         let mut options = self.spec.row_options.clone();
         options.extend(self.options.row_options());
         SourceDefinition {
             format: self.spec.name.to_string(),
             location: Some(location_of(self.location.base_url(), checkpoint.url())),
-            columns: self.layout.schema().fields().iter().map(column).collect(),
+            columns: crate::types::columns(self.layout.schema().fields()),
             inferred: self.is_inferred,
             options,
         }

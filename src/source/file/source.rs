@@ -93,8 +93,9 @@ impl FileStreamSource {
     fn limit(&self, admission: Admission) -> Limit {
         let options = self.table.options();
         match (admission, options.max_files, options.max_bytes) {
-            (Admission::Limited, Some(files), _) => Limit::Files(files),
-            (Admission::Limited, None, Some(bytes)) => Limit::Bytes(bytes),
+            (Admission::Everything, ..) => Limit::None,
+            (_, Some(files), _) => Limit::Files(files),
+            (_, None, Some(bytes)) | (Admission::Within(bytes), None, None) => Limit::Bytes(bytes),
             _ => Limit::None,
         }
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::row::{Mark, RowStream};
+use super::row::{Mark, RowStream, is_expired};
 use super::run::Chunk;
-use super::table::{Cover, LiveRun, SpillTable, is_expired};
+use super::table::{Cover, LiveRun, SpillTable};
 use crate::error::Result;
 use crate::state::bytes::{ByteRows, RowBytes};
 use crate::state::hash_key;
@@ -31,9 +31,8 @@ impl LiveRun {
     fn read(&mut self, chunk: usize, upto: i64) -> Result<Expired> {
         let mut expired = Expired::default();
         let Chunk { start, end, .. } = self.chunks[chunk];
-        let Some(file) = &self.run.by_expiry else { return Ok(expired) };
         let mut stream = RowStream::new(start, end);
-        while stream.advance(file)? {
+        while stream.advance(&self.run.file.file)? {
             let Some(row) = stream.row() else { break };
             if row.expiry > upto || expired.expiries.len() == GROUP {
                 self.chunks[chunk] = Chunk { start: stream.position(), end, next: row.expiry };
@@ -101,9 +100,9 @@ impl SpillTable {
 
     fn expire_in_memory(&mut self, upto: i64, visit: &mut Visit<'_>) -> Result<()> {
         let mut hidden = (ByteRows::default(), ByteRows::default());
-        let mut rows = self.rows;
+        let (mut rows, is_raw) = (self.rows, self.is_raw);
         self.memory.expire(upto, &mut |key, subkey, value, expiry| {
-            let (cover, value) = Cover::decode(value);
+            let (cover, value) = Cover::decode(value, is_raw);
             if cover == Cover::Outlived {
                 hidden.0.push(key);
                 hidden.1.push(subkey);
@@ -112,7 +111,7 @@ impl SpillTable {
             visit(key, subkey, value, expiry)
         })?;
         self.rows = rows;
-        self.hide(&hidden.0, &hidden.1)
+        if hidden.0.is_empty() { Ok(()) } else { self.hide(&hidden.0, &hidden.1) }
     }
 
     /// Gives back runs whose rows have all expired, unless they hide rows of older runs.
@@ -128,16 +127,17 @@ impl SpillTable {
     /// Shows all rows of a key, which is at `position`, by subkey.
     pub(super) fn all_of(&mut self, position: usize, key: &[u8], visit: &mut VisitKeys<'_>) -> Result<()> {
         let only: ByteRows = [key].into_iter().collect();
+        let is_raw = self.is_raw;
         if self.runs.is_empty() {
             return self.memory.get_all(&only, &mut |_, subkey, value, expiry| {
-                let (cover, value) = Cover::decode(value);
+                let (cover, value) = Cover::decode(value, is_raw);
                 if cover == Cover::Removed { Ok(()) } else { visit(position, subkey, value, expiry) }
             });
         }
         // The newest row of every subkey; none if that is gone.
         let mut newest: BTreeMap<Vec<u8>, Option<Kept>> = BTreeMap::new();
         self.memory.get_all(&only, &mut |_, subkey, value, expiry| {
-            let (cover, value) = Cover::decode(value);
+            let (cover, value) = Cover::decode(value, is_raw);
             let row = (cover != Cover::Removed).then(|| (value.to_vec(), expiry.unwrap_or(NEVER)));
             newest.insert(subkey.to_vec(), row);
             Ok(())

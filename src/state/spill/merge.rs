@@ -1,12 +1,12 @@
 //! Several sorted sources of rows as one.
 
 use std::cmp::Ordering;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::row::{Mark, Row, Sorted, compare};
+use datafusion::execution::DiskManager;
+
+use super::row::{Mark, Row, Sorted, compare, is_expired};
 use super::run::{Run, RunRows};
-use super::table::is_expired;
 use super::writer::RunWriter;
 use crate::error::Result;
 use crate::state::NEVER;
@@ -63,12 +63,12 @@ pub(super) fn merge_runs(
     runs: &[Arc<Run>],
     expired: Option<i64>,
     is_oldest: bool,
-    directory: &Path,
+    disk: &Arc<DiskManager>,
     chunk_size: usize,
 ) -> Result<Run> {
     let count: u64 = runs.iter().map(|run| run.count).sum();
     let count = usize::try_from(count).unwrap_or(usize::MAX);
-    let mut writer = RunWriter::new(directory, count, chunk_size)?;
+    let mut writer = RunWriter::new(disk, count, chunk_size)?;
     let mut sources: Vec<Box<dyn Sorted>> = Vec::with_capacity(runs.len());
     for run in runs {
         sources.push(Box::new(RunRows::new(Arc::clone(run))?));

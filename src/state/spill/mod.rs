@@ -9,6 +9,7 @@
 //! The files are without name and gone when the process is: the truth is in the checkpoint.
 
 mod bloom;
+mod disk;
 mod expire;
 mod merge;
 mod row;

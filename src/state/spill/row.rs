@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io;
 
 use crate::error::Result;
+use crate::state::NEVER;
 
-use super::run::failed;
+use super::disk::failed;
 
 /// How a row stands to older rows of the same key and subkey, which are in older runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +92,10 @@ impl<'a> Row<'a> {
     pub(super) fn name(&self) -> (&'a [u8], &'a [u8]) {
         (self.key, self.subkey)
     }
+}
+
+pub(super) fn is_expired(expiry: i64, expired: Option<i64>) -> bool {
+    expiry != NEVER && Some(expiry) <= expired
 }
 
 /// Something that gives rows in the order of their hashes, keys and subkeys.

@@ -1,51 +1,44 @@
 //! Rows that were moved to the local disk: sorted, immutable, found by hash.
 
-use std::fs::File;
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::bloom::Bloom;
+use super::disk::{SpilledFile, failed};
 use super::row::{Row, RowStream, Sorted, read_at};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::state::hash_key;
-
-/// An error of the disk that rows are moved to, in reading files that have no names.
-pub(super) fn failed(operation: &'static str, error: io::Error) -> Error {
-    Error::storage(operation, "state that was moved to the local disk", error)
-}
-
-/// An error of the disk that rows are moved to, in making files in `directory`.
-pub(super) fn failed_in(directory: &Path, operation: &'static str, error: io::Error) -> Error {
-    let advice = "is its disk full? State that does not fit into stateMemoryLimit is moved there: free some \
-                  space, set TMPDIR to a directory with more, or raise stateMemoryLimit";
-    let error = io::Error::new(error.kind(), format!("{error} ({advice})"));
-    Error::storage(operation, directory.display().to_string(), error)
-}
 
 /// The hash of a row for Bloom filters: a key has as many as it has subkeys, and its own.
 pub(super) fn bloom_hash(hash: u64, subkey: &[u8]) -> u64 {
     if subkey.is_empty() { hash } else { hash ^ hash_key(subkey).rotate_left(17) }
 }
 
-/// A run. Its files have no name: they are gone with it, even if the process is killed.
+/// A run: one file with the rows by hash, key and subkey, in blocks, and between them chunks of the same
+/// rows, those that expire, by expiry.
 #[derive(Debug)]
 pub(super) struct Run {
-    /// Rows by hash, key and subkey, in blocks.
-    pub(super) rows: File,
+    pub(super) file: SpilledFile,
+    /// How many bytes that has.
+    pub(super) length: u64,
     /// The hash of each block's first row.
     pub(super) first_hashes: Vec<u64>,
-    /// Where each block begins, and where the last one ends.
-    pub(super) offsets: Vec<u64>,
+    pub(super) blocks: Vec<Extent>,
+    /// Blocks with nothing between them.
+    pub(super) extents: Vec<Extent>,
     pub(super) bloom: Bloom,
-    /// The same rows, those that expire, by expiry, in chunks.
-    pub(super) by_expiry: Option<File>,
     pub(super) chunks: Vec<Chunk>,
     pub(super) count: u64,
     /// The last expiry of any row; [`NEVER`](crate::state::NEVER) if some row has none.
     pub(super) last_expiry: i64,
     /// Whether some row hides older ones.
     pub(super) hides: bool,
+}
+
+/// A part of the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    pub(super) start: u64,
+    pub(super) end: u64,
 }
 
 /// Rows by expiry.
@@ -66,20 +59,20 @@ pub(super) struct Block {
 
 impl Run {
     pub(super) fn memory(&self) -> usize {
-        self.bloom.memory() + (self.first_hashes.len() + self.offsets.len()) * 8 + self.chunks.len() * 24
+        self.bloom.memory() + self.first_hashes.len() * 24 + self.chunks.len() * 24
     }
 
-    /// How large its rows are.
+    /// How much of the disk it takes.
     pub(super) fn bytes(&self) -> u64 {
-        self.offsets.last().copied().unwrap_or(0)
+        self.length
     }
 
     fn load(&self, number: usize, block: &mut Block) -> Result<()> {
         if block.number != Some(number) {
             block.number = None;
-            let (start, end) = (self.offsets[number], self.offsets[number + 1]);
+            let Extent { start, end } = self.blocks[number];
             block.bytes.resize(usize::try_from(end - start).unwrap_or(usize::MAX), 0);
-            read_at(&self.rows, start, &mut block.bytes).map_err(|error| failed("read", error))?;
+            read_at(&self.file.file, start, &mut block.bytes).map_err(|error| failed("read", error))?;
             block.number = Some(number);
         }
         Ok(())
@@ -151,7 +144,9 @@ impl Run {
 #[derive(Debug)]
 pub(super) struct RunRows {
     run: Arc<Run>,
+    /// Of the extent that it is at.
     stream: RowStream,
+    next_extent: usize,
     /// Of the row that it is at.
     hash: Option<u64>,
 }
@@ -159,8 +154,7 @@ pub(super) struct RunRows {
 impl RunRows {
     /// Begins with the first row.
     pub(super) fn new(run: Arc<Run>) -> Result<Self> {
-        let stream = RowStream::new(0, run.bytes());
-        let mut rows = Self { run, stream, hash: None };
+        let mut rows = Self { run, stream: RowStream::new(0, 0), next_extent: 0, hash: None };
         rows.advance()?;
         Ok(rows)
     }
@@ -172,7 +166,14 @@ impl Sorted for RunRows {
     }
 
     fn advance(&mut self) -> Result<()> {
-        self.stream.advance(&self.run.rows)?;
+        while !self.stream.advance(&self.run.file.file)? {
+            let Some(Extent { start, end }) = self.run.extents.get(self.next_extent) else {
+                self.hash = None;
+                return Ok(());
+            };
+            self.stream = RowStream::new(*start, *end);
+            self.next_extent += 1;
+        }
         self.hash = self.stream.row().map(|row| hash_key(row.key));
         Ok(())
     }

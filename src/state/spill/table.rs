@@ -1,16 +1,19 @@
 //! The table: rows in memory over rows in runs.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use datafusion::execution::DiskManager;
+
+use super::disk::failed;
 use super::merge::{merge, merge_runs};
-use super::row::{Mark, Row, Sorted};
-use super::run::{Block, Chunk, Run, RunRows, failed_in};
+use super::row::{Mark, Row, Sorted, is_expired};
+use super::run::{Block, Chunk, Run, RunRows};
 use super::writer::RunWriter;
 use crate::error::{Error, Result};
 use crate::state::bytes::{ByteRows, RowBytes};
+use crate::state::change_log::{Change, ChangedRow, ChangedRows, Changes, ChangingTable};
 use crate::state::hash_key;
 use crate::state::memory_table::{MemoryTable, SortedRows};
 use crate::state::table::{Found, NEVER, StateTable, Visit, VisitKeys};
@@ -28,8 +31,10 @@ pub(super) type Looked = hashbrown::HashMap<Name, Option<Older>, foldhash::fast:
 /// A table that keeps to a limit of memory, by moving rows to the local disk.
 #[derive(Debug)]
 pub struct SpillTable {
-    /// Rows that are not in a run yet. Their values begin with their [`Cover`].
+    /// Rows that are not in a run yet. Their values begin with their [`Cover`], unless they are raw.
     pub(super) memory: MemoryTable,
+    /// Whether there has never been a run: a table whose rows fit costs no more than one in memory.
+    pub(super) is_raw: bool,
     /// How much memory a table without rows takes.
     empty: usize,
     /// Whether rows in memory may be other than [`Cover::New`].
@@ -37,7 +42,7 @@ pub struct SpillTable {
     /// Newest first.
     pub(super) runs: Vec<LiveRun>,
     pub(super) merging: Option<Merging>,
-    directory: PathBuf,
+    disk: Arc<DiskManager>,
     limit: usize,
     pub(super) rows: u64,
     pub(super) expired: Option<i64>,
@@ -45,6 +50,8 @@ pub struct SpillTable {
     /// What the last look-up found in the runs, for the put that mostly follows.
     pub(super) looked: Looked,
     spills: u64,
+    /// Changes of rows that are not in memory any more, or were changed in memory since.
+    spilled: Changes,
 }
 
 #[derive(Debug)]
@@ -98,7 +105,10 @@ impl Cover {
     }
 
     /// The cover that a value in memory begins with, and the value.
-    pub(super) fn decode(value: &[u8]) -> (Self, &[u8]) {
+    pub(super) fn decode(value: &[u8], is_raw: bool) -> (Self, &[u8]) {
+        if is_raw {
+            return (Self::New, value);
+        }
         let Some((mark, rest)) = value.split_first() else { return (Self::New, value) };
         match (Mark::from_byte(*mark), rest.split_first_chunk::<8>()) {
             (Mark::New, _) => (Self::New, rest),
@@ -133,32 +143,30 @@ enum Known {
     Runs(Option<Older>),
 }
 
-pub(super) fn is_expired(expiry: i64, expired: Option<i64>) -> bool {
-    expiry != NEVER && Some(expiry) <= expired
-}
-
 pub(super) fn subkey_of(subkeys: Option<&dyn RowBytes>, row: usize) -> &[u8] {
     subkeys.map_or(&[], |subkeys| subkeys.row(row))
 }
 
 impl SpillTable {
-    /// A table that takes at most about `limit` bytes of memory and puts the rest into `directory`.
-    pub fn new(limit: usize, directory: impl Into<PathBuf>) -> Self {
+    /// A table that takes at most about `limit` bytes of memory and puts the rest on `disk`.
+    pub fn new(limit: usize, disk: Arc<DiskManager>) -> Self {
         let memory = MemoryTable::default();
         let empty = memory.memory();
         Self {
             memory,
+            is_raw: true,
             empty,
             marked: false,
             runs: Vec::new(),
             merging: None,
-            directory: directory.into(),
+            disk,
             limit,
             rows: 0,
             expired: None,
             last_expiry: None,
             looked: Looked::default(),
             spills: 0,
+            spilled: Changes::default(),
         }
     }
 
@@ -217,7 +225,8 @@ impl SpillTable {
         let mut found = Found::default();
         self.memory.get(keys, subkeys, &mut found)?;
         for (index, position) in found.positions.iter().enumerate() {
-            known[*position] = Known::Memory(Cover::decode(found.values.row(index)).0);
+            let (cover, _) = Cover::decode(found.values.row(index), self.is_raw);
+            known[*position] = Known::Memory(cover);
             missing[*position] = false;
         }
         if !self.looked.is_empty() {
@@ -324,8 +333,8 @@ impl SpillTable {
         self.finish_merging()?;
         let is_oldest = self.runs.is_empty();
         let count = usize::try_from(self.memory.len()).unwrap_or(usize::MAX);
-        let mut writer = RunWriter::new(&self.directory, count, self.chunk_size())?;
-        let mut rows = MemoryRows(self.memory.sorted());
+        let mut writer = RunWriter::new(&self.disk, count, self.chunk_size())?;
+        let mut rows = MemoryRows(self.memory.sorted(), self.is_raw);
         while let Some((hash, row)) = rows.row() {
             match (is_oldest, row.mark) {
                 (true, Mark::Removed) => {}
@@ -335,7 +344,13 @@ impl SpillTable {
             rows.advance()?;
         }
         let run = writer.finish()?;
+        let changes = MemoryChanges(self.memory.changes(), self.is_raw);
+        for row in (0..changes.len()).map(|index| changes.row(index)) {
+            self.spilled.push(row.key, row.subkey, row.value, row.change);
+        }
+        drop(changes);
         self.memory = MemoryTable::default();
+        self.is_raw = false;
         self.marked = false;
         self.looked.clear();
         self.spills += 1;
@@ -357,12 +372,12 @@ impl SpillTable {
         }
         let Some(end) = end else { return Ok(()) };
         let runs: Vec<Arc<Run>> = self.runs[..end].iter().map(|live| Arc::clone(&live.run)).collect();
-        let (inputs, directory) = (runs.clone(), self.directory.clone());
+        let (inputs, disk) = (runs.clone(), Arc::clone(&self.disk));
         let (expired, is_oldest, chunk_size) = (self.expired, end == self.runs.len(), self.chunk_size());
         let thread = std::thread::Builder::new()
             .name("tidemill-state".into())
-            .spawn(move || merge_runs(&inputs, expired, is_oldest, Path::new(&directory), chunk_size))
-            .map_err(|error| failed_in(&self.directory, "merge", error))?;
+            .spawn(move || merge_runs(&inputs, expired, is_oldest, &disk, chunk_size))
+            .map_err(|error| failed("begin to merge", error))?;
         self.merging = Some(Merging { runs, thread });
         Ok(())
     }
@@ -386,12 +401,12 @@ impl SpillTable {
 }
 
 /// The rows in memory in the order of runs.
-struct MemoryRows<'a>(SortedRows<'a>);
+struct MemoryRows<'a>(SortedRows<'a>, bool);
 
 impl Sorted for MemoryRows<'_> {
     fn row(&self) -> Option<(u64, Row<'_>)> {
         let (hash, [key, subkey, value], expiry) = self.0.row()?;
-        let (cover, value) = Cover::decode(value);
+        let (cover, value) = Cover::decode(value, self.1);
         Some((hash, Row { key, subkey, value, expiry, mark: cover.mark() }))
     }
 
@@ -401,8 +416,65 @@ impl Sorted for MemoryRows<'_> {
     }
 }
 
+/// The changes of rows whose values begin with their [`Cover`].
+struct MemoryChanges<'a>(Box<dyn ChangedRows + 'a>, bool);
+
+impl ChangedRows for MemoryChanges<'_> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn row(&self, index: usize) -> ChangedRow<'_> {
+        let row = self.0.row(index);
+        match (row.change, Cover::decode(row.value, self.1)) {
+            (Change::Removed, _) | (_, (Cover::Removed, _)) => {
+                ChangedRow { value: &[], change: Change::Removed, ..row }
+            }
+            (_, (_, value)) => ChangedRow { value, ..row },
+        }
+    }
+}
+
+/// First those of rows that are in runs by now.
+struct SpillChanges<'a> {
+    spilled: &'a Changes,
+    memory: MemoryChanges<'a>,
+}
+
+impl ChangedRows for SpillChanges<'_> {
+    fn len(&self) -> usize {
+        self.spilled.len() + self.memory.len()
+    }
+
+    fn row(&self, index: usize) -> ChangedRow<'_> {
+        match index.checked_sub(self.spilled.len()) {
+            None => self.spilled.row(index),
+            Some(index) => self.memory.row(index),
+        }
+    }
+}
+
+impl ChangingTable for SpillTable {
+    fn changes(&self) -> Box<dyn ChangedRows + '_> {
+        let memory = MemoryChanges(self.memory.changes(), self.is_raw);
+        Box::new(SpillChanges { spilled: &self.spilled, memory })
+    }
+
+    fn changed(&self) -> usize {
+        self.spilled.len() + self.memory.changed()
+    }
+
+    fn forget_changes(&mut self) {
+        self.spilled = Changes::default();
+        self.memory.forget_changes();
+    }
+}
+
 impl StateTable for SpillTable {
     fn get(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>, found: &mut Found) -> Result<()> {
+        if self.is_raw {
+            return self.memory.get(keys, subkeys, found);
+        }
         found.clear();
         self.looked.clear();
         let mut in_memory = Found::default();
@@ -433,7 +505,7 @@ impl StateTable for SpillTable {
             if place >= first_in_runs {
                 found.values.push(in_runs.row(place - first_in_runs));
             } else {
-                let (cover, value) = Cover::decode(in_memory.values.row(place));
+                let (cover, value) = Cover::decode(in_memory.values.row(place), false);
                 if cover == Cover::Removed {
                     continue;
                 }
@@ -442,6 +514,28 @@ impl StateTable for SpillTable {
             found.positions.push(position);
         }
         Ok(())
+    }
+
+    fn find(&mut self, keys: &dyn RowBytes, hashes: &[u64], found: &mut Found) -> Result<()> {
+        if self.is_raw { self.memory.find(keys, hashes, found) } else { self.get(keys, None, found) }
+    }
+
+    fn replace(
+        &mut self,
+        keys: &dyn RowBytes,
+        hashes: &[u64],
+        found: &Found,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()> {
+        if !self.is_raw {
+            return self.put(keys, None, values, expiries);
+        }
+        let last = expiries.into_iter().flatten().copied().filter(|expiry| *expiry != NEVER).max();
+        self.last_expiry = self.last_expiry.max(last);
+        self.memory.replace(keys, hashes, found, values, expiries)?;
+        self.rows = self.memory.len();
+        self.spill_if_due()
     }
 
     fn get_all(&mut self, keys: &dyn RowBytes, visit: &mut VisitKeys<'_>) -> Result<()> {
@@ -460,7 +554,10 @@ impl StateTable for SpillTable {
     ) -> Result<()> {
         let last = expiries.into_iter().flatten().copied().filter(|expiry| *expiry != NEVER).max();
         self.last_expiry = self.last_expiry.max(last);
-        if self.is_plain() {
+        if self.is_raw {
+            self.memory.put(keys, subkeys, values, expiries)?;
+            self.rows = self.memory.len();
+        } else if self.is_plain() {
             self.put_plain(keys, subkeys, values, expiries)?;
         } else {
             self.put_marked(keys, subkeys, values, expiries)?;
@@ -502,7 +599,11 @@ impl StateTable for SpillTable {
     }
 
     fn scan(&mut self, visit: &mut Visit<'_>) -> Result<()> {
-        let mut sources: Vec<Box<dyn Sorted + '_>> = vec![Box::new(MemoryRows(self.memory.sorted()))];
+        if self.is_raw {
+            return self.memory.scan(visit);
+        }
+        let mut sources: Vec<Box<dyn Sorted + '_>> =
+            vec![Box::new(MemoryRows(self.memory.sorted(), self.is_raw))];
         for live in &self.runs {
             sources.push(Box::new(RunRows::new(Arc::clone(&live.run))?));
         }
@@ -528,7 +629,8 @@ impl StateTable for SpillTable {
     }
 
     fn memory(&self) -> usize {
-        self.memory.memory() + self.runs.iter().map(|live| live.run.memory()).sum::<usize>()
+        let runs = self.runs.iter().map(|live| live.run.memory()).sum::<usize>();
+        self.memory.memory() + self.spilled.memory() + runs
     }
 
     fn disk(&self) -> u64 {

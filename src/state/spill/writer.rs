@@ -1,39 +1,40 @@
 //! Writes runs.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::execution::DiskManager;
 
 use super::bloom::Bloom;
+use super::disk::NewFile;
 use super::row::Row;
-use super::run::{Chunk, Run, bloom_hash, failed_in};
+use super::run::{Chunk, Extent, Run, bloom_hash};
 use crate::error::Result;
 use crate::state::NEVER;
 
 /// How large a block becomes: what one look-up reads.
 const BLOCK: u64 = 4096;
-const BUFFER: usize = 1 << 18;
 
 /// Writes one run.
 #[derive(Debug)]
-pub(super) struct RunWriter<'a> {
-    directory: &'a Path,
-    rows: BufWriter<File>,
-    scratch: Vec<u8>,
+pub(super) struct RunWriter {
+    file: NewFile,
+    /// How much is written.
     at: u64,
+    scratch: Vec<u8>,
+    /// Whether rows are added to the last block, and to the last extent.
+    is_open: bool,
     run: Parts,
     /// Rows that expire, and where each begins, until there are so many that they make a chunk.
     expiring: Vec<u8>,
     order: Vec<(i64, usize)>,
     chunk_size: usize,
-    by_expiry: Option<BufWriter<File>>,
-    by_expiry_at: u64,
 }
 
 #[derive(Debug)]
 struct Parts {
     first_hashes: Vec<u64>,
-    offsets: Vec<u64>,
+    blocks: Vec<Extent>,
+    extents: Vec<Extent>,
     bloom: Bloom,
     chunks: Vec<Chunk>,
     count: u64,
@@ -42,22 +43,13 @@ struct Parts {
     last_key: u64,
 }
 
-fn temporary(directory: &Path) -> Result<BufWriter<File>> {
-    let file =
-        tempfile::tempfile_in(directory).map_err(|error| failed_in(directory, "create a file in", error))?;
-    Ok(BufWriter::with_capacity(BUFFER, file))
-}
-
-fn finished(directory: &Path, file: BufWriter<File>) -> Result<File> {
-    file.into_inner().map_err(|error| failed_in(directory, "write a file in", error.into_error()))
-}
-
-impl<'a> RunWriter<'a> {
+impl RunWriter {
     /// For at most `rows` rows. Up to `chunk_size` bytes of memory are used to sort rows by expiry.
-    pub(super) fn new(directory: &'a Path, rows: usize, chunk_size: usize) -> Result<Self> {
+    pub(super) fn new(disk: &Arc<DiskManager>, rows: usize, chunk_size: usize) -> Result<Self> {
         let run = Parts {
             first_hashes: Vec::new(),
-            offsets: Vec::new(),
+            blocks: Vec::new(),
+            extents: Vec::new(),
             bloom: Bloom::new(rows),
             chunks: Vec::new(),
             count: 0,
@@ -66,25 +58,27 @@ impl<'a> RunWriter<'a> {
             last_key: 0,
         };
         Ok(Self {
-            directory,
-            rows: temporary(directory)?,
-            scratch: Vec::new(),
+            file: NewFile::create(disk)?,
             at: 0,
+            scratch: Vec::new(),
+            is_open: false,
             run,
             expiring: Vec::new(),
             order: Vec::new(),
             chunk_size,
-            by_expiry: None,
-            by_expiry_at: 0,
         })
     }
 
     /// Appends a row; rows come in their order.
     pub(super) fn push(&mut self, hash: u64, row: &Row<'_>) -> Result<()> {
         let run = &mut self.run;
-        if run.offsets.last().is_none_or(|start| self.at - start >= BLOCK) {
+        if !self.is_open {
+            run.extents.push(Extent { start: self.at, end: self.at });
+        }
+        if !self.is_open || run.blocks.last().is_none_or(|block| self.at - block.start >= BLOCK) {
             run.first_hashes.push(hash);
-            run.offsets.push(self.at);
+            run.blocks.push(Extent { start: self.at, end: self.at });
+            self.is_open = true;
         }
         if run.count == 0 || run.last_key != hash {
             run.bloom.add(hash);
@@ -98,10 +92,11 @@ impl<'a> RunWriter<'a> {
         run.hides |= row.mark.hides();
         self.scratch.clear();
         row.encode(&mut self.scratch);
-        self.rows
-            .write_all(&self.scratch)
-            .map_err(|error| failed_in(self.directory, "write a file in", error))?;
+        self.file.write(&self.scratch)?;
         self.at += self.scratch.len() as u64;
+        for open in [run.blocks.last_mut(), run.extents.last_mut()].into_iter().flatten() {
+            open.end = self.at;
+        }
         if row.expiry != NEVER {
             self.order.push((row.expiry, self.expiring.len()));
             self.expiring.extend_from_slice(&self.scratch);
@@ -112,40 +107,28 @@ impl<'a> RunWriter<'a> {
         Ok(())
     }
 
+    /// Writes the rows that expire once more, between the others.
     fn end_chunk(&mut self) -> Result<()> {
         self.order.sort_unstable();
         let Some((next, _)) = self.order.first().copied() else { return Ok(()) };
-        let file = match &mut self.by_expiry {
-            Some(file) => file,
-            empty => empty.insert(temporary(self.directory)?),
-        };
-        let start = self.by_expiry_at;
+        self.is_open = false;
+        let start = self.at;
         for (_, at) in self.order.drain(..) {
             let length = Row::decode(&self.expiring[at..]).map_or(0, |row| row.encoded_len());
-            file.write_all(&self.expiring[at..at + length])
-                .map_err(|error| failed_in(self.directory, "write a file in", error))?;
-            self.by_expiry_at += length as u64;
+            self.file.write(&self.expiring[at..at + length])?;
+            self.at += length as u64;
         }
         self.expiring.clear();
-        self.run.chunks.push(Chunk { start, end: self.by_expiry_at, next });
+        self.run.chunks.push(Chunk { start, end: self.at, next });
         Ok(())
     }
 
     /// The run of all rows.
     pub(super) fn finish(mut self) -> Result<Run> {
         self.end_chunk()?;
-        let Parts { first_hashes, mut offsets, bloom, chunks, count, last_expiry, hides, .. } = self.run;
-        offsets.push(self.at);
-        Ok(Run {
-            rows: finished(self.directory, self.rows)?,
-            first_hashes,
-            offsets,
-            bloom,
-            by_expiry: self.by_expiry.map(|file| finished(self.directory, file)).transpose()?,
-            chunks,
-            count,
-            last_expiry,
-            hides,
-        })
+        let Parts { first_hashes, blocks, extents, bloom, chunks, count, last_expiry, hides, .. } = self.run;
+        let file = self.file.finish()?;
+        let length = self.at;
+        Ok(Run { file, length, first_hashes, blocks, extents, bloom, chunks, count, last_expiry, hides })
     }
 }

@@ -9,6 +9,7 @@ use tidemill::checkpoint::records::{
     ColumnDefinition, CommitRecord, Metadata, OffsetsRecord, QueryDefinition, SinkDefinition,
     SourceDefinition, SourceOffset,
 };
+use tidemill::checkpoint::types::ColumnType;
 use tidemill::checkpoint::{Checkpoint, location_of};
 use tidemill::{Error, Result};
 use url::Url;
@@ -19,22 +20,19 @@ use super::{raw, storage};
 fn metadata() -> Result<Metadata> {
     let url = |text| Url::parse(text).map_err(|error| Error::Invalid(error.to_string()));
     let checkpoint = url("file:///work/checkpoint/etl/")?;
-    let column = |name: &str, data_type: &str| ColumnDefinition {
-        name: name.into(),
-        data_type: data_type.into(),
-        nullable: true,
-    };
+    let column =
+        |name: &str| ColumnDefinition { name: name.into(), data_type: ColumnType::Int64, nullable: true };
     let source = SourceDefinition {
         format: "json".into(),
         location: Some(location_of(&url("file:///work/data/bids/")?, &checkpoint)),
-        columns: vec![column("auction", "Int64"), column("price", "Int64")],
+        columns: vec![column("auction"), column("price")],
         inferred: false,
         options: BTreeMap::new(),
     };
     let sink = SinkDefinition {
         format: "parquet".into(),
         location: Some(location_of(&url("file:///work/out/etl/")?, &checkpoint)),
-        columns: vec![column("auction", "Int64")],
+        columns: vec![column("auction")],
         partition_by: Vec::new(),
         options: Default::default(),
     };

@@ -1,12 +1,21 @@
 //! Tables that move rows to the local disk give what a map gives.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
 
+use datafusion::execution::DiskManager;
+use datafusion::execution::disk_manager::DiskManagerMode;
 use proptest::prelude::*;
 use tidemill::Error;
 use tidemill::state::{ByteRows, Found, MapTable, MemoryTable, NEVER, RowBytes, SpillTable, StateTable};
 
 use super::key;
+
+fn disk(directory: impl AsRef<Path>) -> Arc<DiskManager> {
+    let mode = DiskManagerMode::Directories(vec![directory.as_ref().to_path_buf()]);
+    Arc::new(DiskManager::builder().with_mode(mode).build().unwrap())
+}
 
 /// A call to a table.
 #[derive(Debug, Clone)]
@@ -150,7 +159,7 @@ proptest! {
         limit in prop::sample::select(vec![0usize, 6_000, 20_000, 60_000]),
         collide in prop::bool::weighted(0.3),
     ) {
-        check(calls, SpillTable::new(limit, std::env::temp_dir()), collide)?;
+        check(calls, SpillTable::new(limit, disk(std::env::temp_dir())), collide)?;
     }
 
     #[test]
@@ -169,7 +178,7 @@ fn numbers(from: u32, to: u32) -> ByteRows {
 #[test]
 fn rows_beyond_the_limit_are_on_the_disk_and_expired_ones_leave_it() {
     const LIMIT: usize = 1 << 20;
-    let mut table = SpillTable::new(LIMIT, std::env::temp_dir());
+    let mut table = SpillTable::new(LIMIT, disk(std::env::temp_dir()));
     let mut found = Found::default();
     for batch in 0..100u32 {
         let keys = numbers(batch * 1000, batch * 1000 + 1000);
@@ -206,7 +215,7 @@ fn rows_beyond_the_limit_are_on_the_disk_and_expired_ones_leave_it() {
 
 #[test]
 fn a_key_may_have_more_rows_than_fit_into_a_block() {
-    let mut table = SpillTable::new(100_000, std::env::temp_dir());
+    let mut table = SpillTable::new(100_000, disk(std::env::temp_dir()));
     let key: ByteRows = (0..1000).map(|_| b"key").collect();
     let values: ByteRows = (0..1000).map(|_| [1; 10]).collect();
     for round in 0..20 {
@@ -233,7 +242,9 @@ fn a_key_may_have_more_rows_than_fit_into_a_block() {
 
 #[test]
 fn a_directory_that_cannot_be_written_is_an_error_that_says_what_to_do() {
-    let mut table = SpillTable::new(1000, "/nowhere/at/all");
+    let directory = tempfile::tempdir().unwrap();
+    let mut table = SpillTable::new(1000, disk(directory.path()));
+    drop(directory);
     let values: ByteRows = (0..1000).map(|_| [1; 10]).collect();
     let error = table.put(&numbers(0, 1000), None, &values, None).unwrap_err();
     assert!(matches!(error, Error::Storage { .. }), "{error}");
@@ -241,11 +252,32 @@ fn a_directory_that_cannot_be_written_is_an_error_that_says_what_to_do() {
 }
 
 #[test]
+fn no_more_of_the_disk_is_taken_than_datafusion_allows() {
+    let directory = tempfile::tempdir().unwrap();
+    let mode = DiskManagerMode::Directories(vec![directory.path().to_path_buf()]);
+    let builder = DiskManager::builder().with_mode(mode).with_max_temp_directory_size(300_000);
+    let disk = Arc::new(builder.build().unwrap());
+    let mut table = SpillTable::new(50_000, Arc::clone(&disk));
+    let values: ByteRows = (0..1000).map(|_| [1; 100]).collect();
+    let put = |table: &mut SpillTable, from: u32| table.put(&numbers(from, from + 1000), None, &values, None);
+    put(&mut table, 0).unwrap();
+    assert_eq!(disk.used_disk_space(), table.disk());
+    assert!(table.disk() > 100_000, "{}", table.disk());
+    let error = (1..10).find_map(|round| put(&mut table, round * 1000).err()).unwrap();
+    assert!(error.to_string().contains("max_temp_directory_size"), "{error}");
+    drop(table);
+    assert_eq!(disk.used_disk_space(), 0);
+    // Files have no names, so nothing is left behind.
+    let left = std::fs::read_dir(disk.temp_dir_paths().first().unwrap()).unwrap().count();
+    assert_eq!(left, 0);
+}
+
+#[test]
 #[ignore = "20 million keys: for release builds"]
 fn state_larger_than_memory() {
     const KEYS: u32 = 20_000_000;
     const LIMIT: usize = 256 << 20;
-    let mut table = SpillTable::new(LIMIT, std::env::temp_dir());
+    let mut table = SpillTable::new(LIMIT, disk(std::env::temp_dir()));
     let mut found = Found::default();
     let mut most = 0;
     for round in 0..2u32 {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use datafusion::execution::DiskManager;
 use proptest::prelude::*;
 use serde_json::Value;
 use tidemill::Result;
@@ -61,7 +62,8 @@ struct Query {
 }
 
 fn options(partitions: usize, memory_limit: Option<usize>) -> StateOptions {
-    StateOptions { operators: OPERATORS, partitions, memory_limit, run_id: Uuid::now_v7() }
+    let disk = Arc::new(DiskManager::builder().build().unwrap());
+    StateOptions { operators: OPERATORS, partitions, memory_limit, disk, run_id: Uuid::now_v7() }
 }
 
 impl Query {

@@ -1,9 +1,5 @@
 //! Queries over keys whose hashes are the same as far as tables look at them.
 
-use datafusion::arrow::array::{ArrayRef, Int64Array};
-use datafusion::arrow::datatypes::DataType;
-use datafusion::arrow::row::{RowConverter, SortField};
-use std::sync::Arc;
 use tidemill::prelude::*;
 use tidemill::state::hash_key;
 use tidemill::{Environment, OutputMode};
@@ -22,11 +18,10 @@ const BITS: u32 = 36;
 fn colliding_numbers() -> Vec<i64> {
     let mut dice = Dice(36);
     let numbers: Vec<i64> = (0..1 << 20).map(|_| dice.roll(1 << 40) as i64).collect();
-    let converter = RowConverter::new(vec![SortField::new(DataType::Int64)]).unwrap();
-    let column: ArrayRef = Arc::new(Int64Array::from(numbers.clone()));
-    let keys = converter.convert_columns(&[column]).unwrap();
-    let hash = |row: usize| hash_key(keys.row(row).as_ref()) & ((1 << BITS) - 1);
-    let mut hashes: Vec<(u64, i64)> = numbers.iter().enumerate().map(|(row, n)| (hash(row), *n)).collect();
+    // A number as a key (`docs/checkpoint-format.md`).
+    let key = |number: i64| [&[1][..], &(number ^ i64::MIN).to_be_bytes()].concat();
+    let hash = |number: i64| hash_key(&key(number)) & ((1 << BITS) - 1);
+    let mut hashes: Vec<(u64, i64)> = numbers.iter().map(|number| (hash(*number), *number)).collect();
     hashes.sort_unstable();
     hashes.dedup();
     let pairs = hashes.windows(2).filter(|pair| pair[0].0 == pair[1].0);
