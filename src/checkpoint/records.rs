@@ -209,7 +209,6 @@ pub struct StreamTime {
     pub idle_ms: i64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
 fn is_zero(number: &i64) -> bool {
     *number == 0
 }
