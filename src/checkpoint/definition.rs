@@ -239,9 +239,8 @@ mod tests {
     #[test]
     fn text_is_text_however_it_is_laid_out() {
         use ColumnType::{Binary, BinaryView, LargeUtf8, Utf8, Utf8View};
-        let list = |data_type| {
-            ColumnType::List(Box::new(Part { name: "item".into(), data_type, nullable: true }))
-        };
+        let list =
+            |data_type| ColumnType::List(Box::new(Part { name: "item".into(), data_type, nullable: true }));
         for (old, new, same) in [
             (Utf8, Utf8View, true),
             (LargeUtf8, Utf8, true),

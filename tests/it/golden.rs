@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::util::display::array_value_to_string;
 use tidemill::prelude::*;
 use tidemill::sql::SqlSession;
@@ -100,7 +101,7 @@ async fn rows(frame: DataFrame) -> Vec<String> {
     let mut found = Vec::new();
     for batch in frame.collect().await.unwrap() {
         for row in 0..batch.num_rows() {
-            let value = |column| array_value_to_string(column, row).unwrap();
+            let value = |column: &ArrayRef| array_value_to_string(column, row).unwrap();
             let values: Vec<String> = batch.columns().iter().map(value).collect();
             found.push(values.join(" | "));
         }

@@ -191,8 +191,8 @@ fn the_definition_says_what_a_restart_must_find() {
         ("json", ["name".to_string()].as_slice())
     );
     let columns: Vec<_> =
-        here.columns.iter().map(|column| (column.name.as_str(), column.data_type.as_str())).collect();
-    assert_eq!(columns, [("id", "Int64"), ("name", "Utf8")]);
+        here.columns.iter().map(|column| (column.name.as_str(), column.data_type.to_string())).collect();
+    assert_eq!(columns, [("id", "Int64".to_string()), ("name", "Utf8".to_string())]);
     let there = definition(&root.path().join("there"));
     assert!(same_place(&location, &there.location.unwrap()));
 }
