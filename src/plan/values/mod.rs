@@ -62,6 +62,7 @@ pub(crate) fn with_values(state: &SessionState) -> SessionState {
     // The catalogs are shared: a state that made its default catalog anew would empty the user's.
     let made_default = std::mem::replace(&mut options.catalog.create_default_catalog_and_schema, false);
     let mut state = SessionStateBuilder::new_from_existing(state.clone())
+        .with_session_id(state.session_id().to_string())
         .with_config(config)
         .with_analyzer_rules(rules)
         .build();
