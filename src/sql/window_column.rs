@@ -264,10 +264,10 @@ impl VisitorMut for Calls {
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
-            Expr::Function(call) if call.over.is_none() => {
-                if call.name.to_string().eq_ignore_ascii_case("window") {
-                    call.name = ObjectName::from(vec![Ident::new(TIME_WINDOW)]);
-                }
+            Expr::Function(call)
+                if call.over.is_none() && call.name.to_string().eq_ignore_ascii_case("window") =>
+            {
+                call.name = ObjectName::from(vec![Ident::new(TIME_WINDOW)]);
             }
             // DataFusion knows a[1]['b'], but not a[1].b, nor f(x).b.
             Expr::CompoundFieldAccess { access_chain, .. } => {

@@ -24,6 +24,9 @@ use crate::error::Error;
 /// A null, for what is below one.
 const NOTHING: &[u8] = &[NULL];
 
+/// The elements of some lists, one after the other; how many each list has; which lists are null.
+type Elements<'a> = (Vec<&'a [u8]>, Vec<usize>, Option<NullBuffer>);
+
 fn damaged() -> DataFusionError {
     Error::damaged("state", "it holds bytes that do not stand for values of its columns").into()
 }
@@ -239,11 +242,7 @@ impl Decoder {
     }
 
     /// The elements of every list, taken apart: how many each has, and which lists are null.
-    fn elements<'a>(
-        self,
-        field: &Field,
-        rows: &mut [&'a [u8]],
-    ) -> DataFusionResult<(Vec<&'a [u8]>, Vec<usize>, Option<NullBuffer>)> {
+    fn elements<'a>(self, field: &Field, rows: &mut [&'a [u8]]) -> DataFusionResult<Elements<'a>> {
         let nulls = flags(rows)?;
         let (mut elements, mut lengths) = (Vec::new(), Vec::with_capacity(rows.len()));
         for (index, row) in rows.iter_mut().enumerate() {

@@ -133,7 +133,7 @@ impl Blocks {
         }
         let data = unpack(packed, self.codec)?;
         match self.record.skip_all(count, &data) {
-            Some(rest) if rest.is_empty() => {}
+            Some([]) => {}
             Some(_) => return Err(damaged("a block holds more than the records it counts")),
             None => return Err(damaged("a block holds other records than the file's schema says")),
         }

@@ -39,7 +39,7 @@ pub(in crate::source::file) fn leaf(data_type: &DataType, rules: &ValueRules) ->
         DataType::Duration(TimeUnit::Millisecond) => integers::<DurationMillisecondType>(data_type),
         DataType::Duration(TimeUnit::Microsecond) => integers::<DurationMicrosecondType>(data_type),
         DataType::Duration(TimeUnit::Nanosecond) => integers::<DurationNanosecondType>(data_type),
-        DataType::Float32 => Primitives::<Float32Type, _>::new(data_type, |value| {
+        DataType::Float32 => Primitives::<Float32Type, _>::leaf(data_type, |value| {
             float(
                 value,
                 |text| text.parse().ok(),
@@ -47,7 +47,7 @@ pub(in crate::source::file) fn leaf(data_type: &DataType, rules: &ValueRules) ->
                 [f32::NAN, f32::INFINITY, f32::NEG_INFINITY],
             )
         }),
-        DataType::Float64 => Primitives::<Float64Type, _>::new(data_type, |value| {
+        DataType::Float64 => Primitives::<Float64Type, _>::leaf(data_type, |value| {
             float(
                 value,
                 |text| text.parse().ok(),
@@ -59,7 +59,7 @@ pub(in crate::source::file) fn leaf(data_type: &DataType, rules: &ValueRules) ->
         DataType::Decimal256(p, s) => decimals::<Decimal256Type>(data_type, *p, *s),
         DataType::Date32 => dates(rules),
         DataType::Time64(TimeUnit::Nanosecond) => {
-            Primitives::<Time64NanosecondType, _>::new(data_type, |value| match value {
+            Primitives::<Time64NanosecondType, _>::leaf(data_type, |value| match value {
                 Scalar::Text(text) => time::time_of_day(text),
                 _ => Err(""),
             })
@@ -70,19 +70,19 @@ pub(in crate::source::file) fn leaf(data_type: &DataType, rules: &ValueRules) ->
         }
         DataType::Utf8 => Box::new(Texts::default()),
         DataType::Binary => Box::new(Bytes::default()),
-        DataType::LargeUtf8 | DataType::Utf8View => Cast::new(Box::new(Texts::default()), data_type),
+        DataType::LargeUtf8 | DataType::Utf8View => Cast::leaf(Box::new(Texts::default()), data_type),
         DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
             let width =
                 if let DataType::FixedSizeBinary(width) = data_type { Some(*width as usize) } else { None };
-            Cast::new(Box::new(Bytes { width, ..Bytes::default() }), data_type)
+            Cast::leaf(Box::new(Bytes { width, ..Bytes::default() }), data_type)
         }
-        DataType::Float16 => Cast::new(leaf(&DataType::Float32, rules)?, data_type),
+        DataType::Float16 => Cast::leaf(leaf(&DataType::Float32, rules)?, data_type),
         DataType::Decimal32(p, s) | DataType::Decimal64(p, s) => {
-            Cast::new(leaf(&DataType::Decimal128(*p, *s), rules)?, data_type)
+            Cast::leaf(leaf(&DataType::Decimal128(*p, *s), rules)?, data_type)
         }
-        DataType::Date64 => Cast::new(dates(rules), data_type),
+        DataType::Date64 => Cast::leaf(dates(rules), data_type),
         DataType::Time32(_) | DataType::Time64(_) => {
-            Cast::new(leaf(&DataType::Time64(TimeUnit::Nanosecond), rules)?, data_type)
+            Cast::leaf(leaf(&DataType::Time64(TimeUnit::Nanosecond), rules)?, data_type)
         }
         _ => return None,
     })
@@ -93,7 +93,7 @@ where
     T: ArrowPrimitiveType,
     T::Native: TryFrom<i128>,
 {
-    Primitives::<T, _>::new(data_type, |value| match value {
+    Primitives::<T, _>::leaf(data_type, |value| match value {
         Scalar::Number(text) | Scalar::Text(text) => {
             let whole = number::whole(text).map_err(|error| match error {
                 NotExact::NoNumber => "",
@@ -140,7 +140,7 @@ where
     T: DecimalType,
     T::Native: Digits,
 {
-    Primitives::<T, _>::new(data_type, move |value| match value {
+    Primitives::<T, _>::leaf(data_type, move |value| match value {
         Scalar::Number(text) | Scalar::Text(text) => {
             let value = number::scaled::<T::Native>(text, i64::from(scale), Surplus::Round);
             let value = value.map_err(|error| match error {
@@ -159,7 +159,7 @@ where
 
 fn dates(rules: &ValueRules) -> Box<dyn Leaf> {
     let rules = rules.clone();
-    Primitives::<Date32Type, _>::new(&DataType::Date32, move |value| match value {
+    Primitives::<Date32Type, _>::leaf(&DataType::Date32, move |value| match value {
         Scalar::Text(text) => time::date_of_text(text, &rules),
         Scalar::Number(text) => {
             let days = number::whole(text).map_err(|error| match error {
@@ -181,10 +181,10 @@ fn timestamps(data_type: &DataType, unit: TimeUnit, zone: Option<Tz>, rules: &Va
         Scalar::Bool(_) => Err(""),
     };
     match unit {
-        TimeUnit::Second => Primitives::<TimestampSecondType, _>::new(data_type, parse),
-        TimeUnit::Millisecond => Primitives::<TimestampMillisecondType, _>::new(data_type, parse),
-        TimeUnit::Microsecond => Primitives::<TimestampMicrosecondType, _>::new(data_type, parse),
-        TimeUnit::Nanosecond => Primitives::<TimestampNanosecondType, _>::new(data_type, parse),
+        TimeUnit::Second => Primitives::<TimestampSecondType, _>::leaf(data_type, parse),
+        TimeUnit::Millisecond => Primitives::<TimestampMillisecondType, _>::leaf(data_type, parse),
+        TimeUnit::Microsecond => Primitives::<TimestampMicrosecondType, _>::leaf(data_type, parse),
+        TimeUnit::Nanosecond => Primitives::<TimestampNanosecondType, _>::leaf(data_type, parse),
     }
 }
 
@@ -201,7 +201,7 @@ where
     T: ArrowPrimitiveType,
     P: Fn(Scalar<'_>) -> Result<T::Native, &'static str> + Send + 'static,
 {
-    fn new(data_type: &DataType, parse: P) -> Box<dyn Leaf> {
+    fn leaf(data_type: &DataType, parse: P) -> Box<dyn Leaf> {
         Box::new(Self {
             data_type: data_type.clone(),
             parse,
@@ -439,7 +439,7 @@ struct Cast {
 }
 
 impl Cast {
-    fn new(inner: Box<dyn Leaf>, data_type: &DataType) -> Box<dyn Leaf> {
+    fn leaf(inner: Box<dyn Leaf>, data_type: &DataType) -> Box<dyn Leaf> {
         Box::new(Self { inner, data_type: data_type.clone() })
     }
 }

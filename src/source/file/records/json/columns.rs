@@ -74,10 +74,10 @@ impl Column {
                     fields.iter().enumerate().map(|(index, field)| (field.name().as_str(), Some(index)));
                 Column::Struct(Box::new(StructColumn::new(fields, Names::new(names), rules)?))
             }
-            DataType::List(item) => ListColumn::new(item, ListKind::Small, rules)?,
-            DataType::LargeList(item) => ListColumn::new(item, ListKind::Large, rules)?,
+            DataType::List(item) => ListColumn::column(item, ListKind::Small, rules)?,
+            DataType::LargeList(item) => ListColumn::column(item, ListKind::Large, rules)?,
             DataType::FixedSizeList(item, size) => {
-                ListColumn::new(item, ListKind::Fixed(usize::try_from(*size).ok()?), rules)?
+                ListColumn::column(item, ListKind::Fixed(usize::try_from(*size).ok()?), rules)?
             }
             DataType::Map(entries, sorted) => {
                 let DataType::Struct(fields) = entries.data_type() else { return None };
@@ -442,7 +442,7 @@ pub(super) struct ListColumn {
 }
 
 impl ListColumn {
-    fn new(field: &FieldRef, kind: ListKind, rules: &ValueRules) -> Option<Column> {
+    fn column(field: &FieldRef, kind: ListKind, rules: &ValueRules) -> Option<Column> {
         let items = Column::new(field.data_type(), rules)?;
         let field = Arc::clone(field);
         Some(Column::List(Box::new(Self {
