@@ -201,7 +201,7 @@ async fn readme(at: &dyn Fn(&str) -> String) -> tidemill::Result<()> {
         .write_stream()
         .format("parquet")
         .trigger(Trigger::ProcessingTime(Duration::from_secs(2)))
-        .option("checkpointLocation", &at("checkpoint/etl"))
+        .option("checkpointLocation", at("checkpoint/etl"))
         .start(&at("out/dear_bids"))
         .await?;
     query.await_termination().await?;

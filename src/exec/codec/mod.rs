@@ -28,8 +28,8 @@
 //! the highest bit set in all but the last byte.
 //!
 //! **Keys** are compared as bytes: two rows are equal if and only if their bytes are, and rows are in
-//! the order of their bytes, nulls first. What SQL takes for equal has the same bytes: `-0.0` is `0.0`,
-//! and there is one NaN. **Values** give back what was put in to the bit.
+//! the order of their bytes, nulls first. What SQL takes for equal has the same bytes: `-0.0` is `0.0`.
+//! NaNs of other bits are other keys, as in DataFusion's groups. **Values** give back what was put in to the bit.
 
 mod decode;
 mod encode;

@@ -53,7 +53,7 @@ macro_rules! signed {
 }
 
 macro_rules! float {
-    ($($native:ty => $bits:ty, $nan:literal);*) => {$(
+    ($($native:ty => $bits:ty);*) => {$(
         impl Native for $native {
             type Bytes = [u8; size_of::<$bits>()];
 
@@ -72,9 +72,6 @@ macro_rules! float {
 
             fn canonical(self) -> Self {
                 const SIGN: $bits = 1 << (<$bits>::BITS - 1);
-                if self.is_nan() {
-                    return Self::from_bits($nan);
-                }
                 if self.to_bits() == SIGN { Self::from_bits(0) } else { self }
             }
         }
@@ -83,7 +80,7 @@ macro_rules! float {
 
 unsigned!(u8, u16, u32, u64);
 signed!(i8, i16, i32, i64, i128, i256);
-float!(f16 => u16, 0x7e00; f32 => u32, 0x7fc0_0000; f64 => u64, 0x7ff8_0000_0000_0000);
+float!(f16 => u16; f32 => u32; f64 => u64);
 
 impl Native for IntervalDayTime {
     type Bytes = [u8; 8];

@@ -109,11 +109,11 @@ fn keys() -> Vec<(ArrayRef, Vec<&'static str>)> {
         ),
         case(
             Float32Array::from(vec![Some(1.0), Some(-0.0), Some(-1.0), Some(-f32::NAN)]),
-            &["01bf800000", "0180000000", "01407fffff", "01ffc00000"],
+            &["01bf800000", "0180000000", "01407fffff", "01003fffff"],
         ),
         case(
             Float64Array::from(vec![Some(1.0), Some(-0.0), Some(-1.0), Some(-f64::NAN)]),
-            &["01bff0000000000000", "018000000000000000", "01400fffffffffffff", "01fff8000000000000"],
+            &["01bff0000000000000", "018000000000000000", "01400fffffffffffff", "010007ffffffffffff"],
         ),
         case(of_type(DataType::Date32, int32()), &numbers32()),
         case(int64().reinterpret_cast::<Date64Type>(), &numbers64()),

@@ -107,11 +107,10 @@ fn json_lines() {
 fn read_document(content: &[u8]) -> Option<Vec<String>> {
     let items = match serde_json::from_slice::<Vec<Box<RawValue>>>(content) {
         Ok(items) => items,
-        Err(_) => vec![
-            serde_json::from_slice(content)
-                .ok()
-                .filter(|item: &Box<RawValue>| item.get().starts_with('{'))?,
-        ],
+        Err(_) => {
+            let item: Box<RawValue> = serde_json::from_slice(content).ok()?;
+            item.get().starts_with('{').then_some(vec![item])?
+        }
     };
     let mut rows = items.iter().map(|item| read_json(item.get().as_bytes())).collect::<Option<Vec<_>>>()?;
     rows.sort();

@@ -12,6 +12,7 @@ mod reference;
 mod run;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use tidemill::prelude::OutputMode;
 
@@ -60,11 +61,13 @@ async fn check(
 ) -> Result<bool, String> {
     let Some(found) = run(&top.over(core, "now()"), table, mode, setting).await? else { return Ok(false) };
     let key = (core.name, mode.name(), if core.reads_table { table } else { 0 });
-    if !controls.contains_key(&key) {
-        let control = run(core.sql, table, mode, Setting::plain()).await?;
-        controls.insert(key, control.ok_or_else(|| format!("{} is not accepted alone", core.name))?);
-    }
-    let control = &controls[&key];
+    let control = match controls.entry(key) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(vacant) => {
+            let control = run(core.sql, table, mode, Setting::plain()).await?;
+            vacant.insert(control.ok_or_else(|| format!("{} is not accepted alone", core.name))?)
+        }
+    };
     let mut given = Vec::new();
     for (step, fed) in Fed::steps(table).into_iter().enumerate() {
         given.extend(found.rows[step].iter().cloned());

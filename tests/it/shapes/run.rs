@@ -41,9 +41,9 @@ impl Setting {
         Self {
             partitions: 1 + number % 4,
             state_partitions: 1 + number / 3 % 4,
-            wide: number / 2 % 2 == 0,
-            restarts: number / 5 % 2 == 0,
-            sorts: number / 7 % 3 == 0,
+            wide: (number / 2).is_multiple_of(2),
+            restarts: (number / 5).is_multiple_of(2),
+            sorts: (number / 7).is_multiple_of(3),
         }
     }
 }
