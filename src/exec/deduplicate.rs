@@ -10,7 +10,7 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::batch::Batch;
-use super::exchange::KeyedRows;
+use super::keyed_rows::KeyedRows;
 use super::operator::{OperatorCounters, columns};
 use super::stateful::{StatefulWork, Worked};
 use crate::checkpoint::records::OperatorDefinition;

@@ -1,7 +1,5 @@
 //! Bringing rows to the state partition of their key.
 
-use std::fmt::{self, Debug};
-
 use datafusion::arrow::array::UInt32Array;
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::record_batch::RecordBatch;
@@ -9,26 +7,9 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 
+use super::keyed_rows::{KeyedRows, Partitions};
 use super::stateful::Stateful;
 use crate::state::{ByteRows, RowBytes, hash_key, partition_of};
-
-/// Some rows of one state partition, and what their keys are.
-pub(crate) struct KeyedRows {
-    pub(crate) rows: RecordBatch,
-    /// The key of each row as bytes.
-    pub(crate) keys: Box<dyn RowBytes + Send>,
-    /// The hash of each key, see [`hash_key`].
-    pub(crate) hashes: Vec<u64>,
-}
-
-impl Debug for KeyedRows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyedRows").field("rows", &self.rows.num_rows()).finish_non_exhaustive()
-    }
-}
-
-/// For each state partition, its rows.
-pub(crate) type Partitions = Vec<Vec<KeyedRows>>;
 
 /// No rows for any of `partitions`.
 pub(crate) fn nothing(partitions: usize) -> Partitions {

@@ -7,7 +7,7 @@ use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::batch::Batch;
-use super::exchange::KeyedRows;
+use super::keyed_rows::KeyedRows;
 use super::stateful::{StatefulWork, Worked};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Error;

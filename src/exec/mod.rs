@@ -9,6 +9,7 @@ pub(crate) mod deduplicate;
 mod driven;
 pub(crate) mod event_time;
 mod exchange;
+pub(crate) mod keyed_rows;
 pub(crate) mod late;
 pub(crate) mod limit;
 pub(crate) mod node;

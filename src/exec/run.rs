@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use super::driven::settle;
-use super::exchange::{Partitions, divide, nothing};
+use super::exchange::{divide, nothing};
+use super::keyed_rows::Partitions;
 use super::report::{Finished, TaskReport};
 use super::stages::{Stage, Stages};
 use super::stateful::{Stateful, Worked};

@@ -12,7 +12,7 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use super::batch::Batch;
 use super::codec::RowCodec;
-use super::exchange::KeyedRows;
+use super::keyed_rows::KeyedRows;
 use super::node::{Behaviour, Node};
 use super::operator::{OperatorCounters, OperatorId};
 use crate::checkpoint::records::OperatorDefinition;

@@ -6,6 +6,8 @@ use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::Optimizer;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, cast};
 use datafusion::physical_plan::ExecutionPlan;
@@ -20,6 +22,9 @@ pub(crate) fn result_schema(plan: &LogicalPlan, session: &SessionState) -> Schem
     let claimed = plan.schema().inner();
     let analyzed = session.analyzer().execute_and_check(plan.clone(), session.config_options(), |_, _| {});
     let Ok(analyzed) = analyzed else { return Arc::clone(claimed) };
+    // The types of some functions follow from constants: `round(d, 2)` has two digits.
+    let constants = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
+    let analyzed = constants.optimize(analyzed.clone(), session, |_, _| {}).unwrap_or(analyzed);
     if analyzed.schema().fields().len() != claimed.fields().len() {
         return Arc::clone(claimed);
     }

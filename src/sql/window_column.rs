@@ -270,8 +270,15 @@ impl VisitorMut for Calls {
                 call.name = ObjectName::from(vec![Ident::new(TIME_WINDOW)]);
             }
             // DataFusion knows a[1]['b'], but not a[1].b, nor f(x).b.
-            Expr::CompoundFieldAccess { access_chain, .. } => {
-                for access in access_chain {
+            Expr::CompoundFieldAccess { root, access_chain } => {
+                // Up to the first subscript, `a.b` may be a column of a table.
+                let names = match root.as_ref() {
+                    Expr::Identifier(_) | Expr::CompoundIdentifier(_) => {
+                        access_chain.iter().take_while(|access| matches!(access, AccessExpr::Dot(_))).count()
+                    }
+                    _ => 0,
+                };
+                for access in access_chain.iter_mut().skip(names) {
                     if let AccessExpr::Dot(Expr::Identifier(name)) = access {
                         *access = subscript(match name.quote_style {
                             None => name.value.to_lowercase(),

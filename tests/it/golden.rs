@@ -52,7 +52,7 @@ const AGGREGATES: &str = "SELECT k, count(v) AS n, sum(v) AS total, sum(f) AS re
     approx_distinct(v) AS about, approx_median(v) AS near, approx_percentile_cont(v, 0.9) AS high_v, \
     median(v) AS middle, array_agg(v ORDER BY ts) AS all, string_agg(t, ',' ORDER BY ts) AS texts, \
     first_value(t ORDER BY ts) AS first, last_value(t ORDER BY ts) AS last, nth_value(v, 2 ORDER BY ts) AS second, \
-    count(DISTINCT v) AS different, avg(CAST(v AS DECIMAL(10, 2))) AS exact, min(ts) AS since, \
+    count(DISTINCT v) AS different, avg(CAST(v - 1 AS DECIMAL(10, 2))) AS exact, min(ts) AS since, \
     max(make_array(v)) AS list FROM s GROUP BY k";
 
 const WINDOWS: &str = "SELECT date_bin(INTERVAL '2 seconds', ts) AS start, count(*) AS n FROM s \

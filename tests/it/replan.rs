@@ -42,8 +42,8 @@ async fn stuck(batch: i64) -> (Place, Job) {
     let probe = Probe::of(&session);
     let last = u64::try_from(batch).unwrap();
     let spoil = move |now| {
-        // Written again while the batch before runs: after it was listed, and before it is read.
-        if now + 1 == last || last == 0 {
+        // Written again when it was planned and read, and before the batch is committed.
+        if now == last {
             std::fs::write(&name, id_lines([1000 + batch, 2000 + batch])).unwrap();
         }
         if now == last { Err(Error::Invalid("no".into())) } else { Ok(()) }

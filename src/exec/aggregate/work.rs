@@ -13,7 +13,7 @@ use super::partial::{Partials, StateLayout};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
 use crate::exec::batch::Batch;
-use crate::exec::exchange::KeyedRows;
+use crate::exec::keyed_rows::KeyedRows;
 use crate::exec::operator::columns;
 use crate::exec::stateful::{StatefulWork, Worked};
 use crate::sink::OutputMode;
