@@ -1,5 +1,6 @@
 //! Aggregations.
 
+use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable};
 
@@ -53,7 +54,9 @@ pub(super) fn check_types<'a>(
 ) -> Result<()> {
     for key in keys {
         let data_type = key.get_type(schema)?;
-        if !RowCodec::supports(&data_type) {
+        // DataFusion groups the rows of a batch by Arrow's row format, before they are kept in ours.
+        let can_group = RowConverter::supports_fields(&[SortField::new(data_type.clone())]);
+        if !can_group || !RowCodec::supports(&data_type) {
             return refuse(
                 &format!("{} over an unbounded table", clause(key)),
                 &format!("keys of type {data_type} cannot be kept in state"),
