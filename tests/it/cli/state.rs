@@ -43,7 +43,7 @@ fn state_shows_what_a_query_remembers() {
 
     // As the manual shows it.
     let select = "SELECT country, count(*) AS open_hours, min(hour) AS oldest
-        FROM state('checkpoint/revenue_sql', 0) AS t(hour, country, revenue, expires)
+        FROM state('checkpoint/revenue_sql', 0) AS t(hour, country, revenue, carry, expires)
         GROUP BY country HAVING min(hour) >= '2011-01-05'";
     let (code, counted, err) = folder.run(&["sql", "-c", select]);
     assert_eq!(code, 0, "{err}");
