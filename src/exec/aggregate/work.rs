@@ -129,9 +129,11 @@ impl StatefulAggregate {
             let first: Vec<usize> = (0..known).collect();
             merged.merge(&self.partials.states.decode_all(&found.values)?, &first, known)?;
         }
+        let mut total = known;
         for (states, groups) in &mut parts {
             groups.iter_mut().for_each(|group| *group = numbers[*group]);
-            merged.merge(states, groups, order.len())?;
+            total = with_those_of(groups, total);
+            merged.merge(states, groups, total)?;
         }
         let states = merged.states()?;
 
@@ -160,8 +162,10 @@ impl StatefulAggregate {
     ) -> DataFusionResult<()> {
         let Touched { groups, parts } = touched;
         let mut merged = self.partials.accumulators()?;
+        let mut total = 0;
         for (states, numbers) in &parts {
-            merged.merge(states, numbers, groups.len())?;
+            total = with_those_of(numbers, total);
+            merged.merge(states, numbers, total)?;
         }
         let (part, keys) = (batch_id.to_be_bytes(), &groups.keys);
         let subkeys: ByteRows = std::iter::repeat_n(part, groups.len()).collect();
@@ -356,6 +360,11 @@ struct Touched {
     groups: Groups,
     /// Columns of states, and the group of each row.
     parts: Vec<(Vec<ArrayRef>, Vec<usize>)>,
+}
+
+/// How many groups there are with those of another part: new ones have the next numbers.
+fn with_those_of(part: &[usize], total: usize) -> usize {
+    part.iter().max().map_or(total, |last| total.max(last + 1))
 }
 
 /// All `groups`, beginning with those that are `known`, which are ascending: accumulators take a group whose

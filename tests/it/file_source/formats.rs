@@ -319,7 +319,7 @@ async fn without_schema_and_files_advice_is_given() {
     let later = [("allowMissingPath", "true")];
     for below in ["", "missing/", "*.json"] {
         let error = input.resolve("json", below, None, &later).await.unwrap_err().to_string();
-        assert!(error.contains("Give a schema"), "{error}");
+        assert!(error.contains("Give the columns"), "{error}");
     }
     let missing = input.resolve("json", "missing/", Some(ab()), &later).await.unwrap();
     let reader = input.reader(&missing);

@@ -345,7 +345,7 @@ async fn descriptions_and_definitions() {
     let definition = provider.definition(&storage);
     assert_eq!(definition.location.unwrap().path, "..");
     let options: Vec<_> = definition.options.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    assert_eq!(options, ["format.delimiter=;", "format.has_header=true"]);
+    assert_eq!(options, ["format.delimiter=;", "format.has_header=true", "mode=PERMISSIVE"]);
     let columns: Vec<_> = definition.columns.iter().map(|c| format!("{} {}", c.name, c.data_type)).collect();
     assert_eq!(columns, ["a Int64", "b Utf8"]);
 }

@@ -113,7 +113,7 @@ async fn json_is_one_object_per_row() {
     assert_eq!(
         text(&printed),
         "{\"batchId\":7,\"z\":1,\"a\":\"line\\nbreak \\\"q\\\"\",\"f\":0.5,\"at\":\"1970-01-01T00:00:01.500\"}\n\
-         {\"batchId\":7,\"z\":null,\"a\":null,\"f\":null,\"at\":null}\n"
+         {\"batchId\":7,\"z\":null,\"a\":null,\"f\":\"NaN\",\"at\":null}\n"
     );
     for line in text(&printed).lines() {
         assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
