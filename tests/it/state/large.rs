@@ -57,7 +57,7 @@ fn check(rows: i64) -> String {
         "SELECT count(*), sum(first), sum(n),
                 count(*) FILTER (WHERE n = CASE WHEN first < {again} THEN 2 ELSE 1 END),
                 count(*) FILTER (WHERE total = CASE WHEN first < {again} THEN 2 * first + {KEYS} ELSE first END)
-         FROM (SELECT k * {INVERSE} % {KEYS} AS first, n, total FROM state('CHECKPOINT', 0) AS t(k, n, total, expires))"
+         FROM (SELECT k * {INVERSE} % {KEYS} AS first, n, total FROM state('CHECKPOINT', 0) AS t(k, n, total, carry, expires))"
     )
 }
 
