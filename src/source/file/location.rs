@@ -12,6 +12,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use crate::error::{Error, Result};
+use crate::storage::object_store_of;
 
 /// What of the base directory is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,24 +103,7 @@ impl FileLocation {
     /// # Errors
     /// If none is known for this kind of URL.
     pub(super) fn store(&self, runtime: &RuntimeEnv) -> Result<Arc<dyn ObjectStore>> {
-        runtime.object_store(&self.store).map_err(|_| {
-            let scheme = self.base_url.scheme();
-            let feature = match scheme {
-                "s3" | "s3a" => Some("aws"),
-                "gs" => Some("gcp"),
-                "az" | "azure" | "abfs" | "abfss" | "adl" | "wasb" => Some("azure"),
-                "http" | "https" => Some("http"),
-                _ => None,
-            };
-            let advice = match feature {
-                Some(feature) => format!(
-                    "use a build of tidemill with the feature '{feature}' (cargo build --features {feature}), or                      register a store with SessionContext::register_object_store"
-                ),
-                None => "register one with SessionContext::register_object_store, or use a local path".into(),
-            };
-            let store = self.store.as_str();
-            Error::Invalid(format!("'{self}' cannot be read: there is no object store for '{store}'. To read it, {advice}"))
-        })
+        object_store_of(runtime, self.store.as_ref())
     }
 
     /// Fails if there is nothing at the location, not even an empty directory. Object stores have none of

@@ -12,7 +12,7 @@ async fn columns_without_a_name_are_called_what_is_written() {
         ("max(bids.price), count(*)", vec!["max(price)", "count(*)"]),
         ("u.name, bids.u['name'] AS n", vec!["name", "n"]),
         ("u['name']", vec!["name"]),
-        ("1, price + 1, CAST(price AS VARCHAR)", vec!["1", "price + 1", "price"]),
+        ("1, price + 1", vec!["1", "price + 1"]),
         ("bids.price, bidder", vec!["price", "bidder"]),
     ] {
         let outcome =

@@ -187,7 +187,7 @@ fn rows_beyond_the_limit_are_on_the_disk_and_expired_ones_leave_it() {
         assert!(found.positions.is_empty());
         table.put(&keys, None, &values, Some(&[i64::from(batch) * 1_000_000; 1000])).unwrap();
         // With where the changed rows are, of which a table forgets only what was committed.
-        assert!(table.memory() < LIMIT + LIMIT / 2, "{} bytes", table.memory());
+        assert!(table.memory() < 2 * LIMIT, "{} bytes", table.memory());
     }
     assert_eq!(table.len(), 100_000);
     assert!(table.spills() > 5 && table.disk() > 3_000_000, "{} {}", table.spills(), table.disk());
