@@ -2,7 +2,8 @@
 
 use super::arena_table::ArenaTable;
 use super::bytes::{ByteRows, RowBytes};
-use super::change_log::{Change, ChangedRow, ChangedRows, ChangingTable};
+use super::change_log::{Change, ChangedRow, ChangedRows};
+use super::changing_table::ChangingTable;
 use super::hash::hash_key;
 use super::index::Place;
 use super::table::{Found, NEVER, StateTable, Visit, VisitKeys};

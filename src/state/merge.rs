@@ -8,13 +8,11 @@ use super::change_log::{Change, ChangedRows, Changes, is_expired};
 use super::hash::hash_key;
 use super::operator_rows::{Bucket, OperatorRows};
 use super::pace::Pace;
-use super::segment::{Assembler, NewBlock, operators};
+use super::segment::{NewBlock, operators};
 use super::segment_file::SegmentFile;
+use super::segment_writer::{SegmentWriter, Written};
 use crate::error::{Error, Result};
-use crate::storage::{Created, Storage, StorageWriter};
-
-/// How many bytes are handed to the storage at a time.
-const PART: usize = 1 << 20;
+use crate::storage::Storage;
 
 /// Which rows need not be kept.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,13 +21,6 @@ pub(super) struct Gone {
     pub(super) expired: Option<i64>,
     /// Nothing is older than these files: rows that are gone need not be remembered as gone.
     pub(super) is_oldest: bool,
-}
-
-/// A merged file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Merged {
-    pub(super) rows: u64,
-    pub(super) bytes: u64,
 }
 
 /// Merges `files`, oldest first, into the file `path`: of every row only the newest change, without
@@ -45,9 +36,8 @@ pub(super) async fn merge(
     (expired, is_oldest): (&[Option<i64>], bool),
     path: &str,
     (pace, urgent): (&Pace, bool),
-) -> Result<Option<Merged>> {
-    let mut output = Output { storage, path, writer: None };
-    let mut file = Assembler::new();
+) -> Result<Option<Written>> {
+    let mut output = SegmentWriter::new(storage, path);
     for operator in operators(files.iter().flat_map(|file| &file.blocks)) {
         let gone = Gone { expired: expired.get(operator as usize).copied().flatten(), is_oldest };
         let rows = OperatorRows::open(files, operator).await?;
@@ -57,17 +47,10 @@ pub(super) async fn merge(
             let block = off_thread(move || {
                 let newest = newest(bucket, gone)?;
                 let all: Vec<usize> = (0..newest.len()).collect();
-                if all.is_empty() {
-                    Ok(None)
-                } else {
-                    NewBlock::new(operator, number, &newest, &all).map(Some)
-                }
+                if all.is_empty() { Ok(None) } else { NewBlock::new(number, &newest, &all).map(Some) }
             });
             if let Some(block) = block.await? {
-                file.push(block);
-            }
-            if file.waiting() >= PART {
-                output.write(file.take()).await?;
+                output.push(operator, block).await?;
             }
             if *rows.buckets().end() != number {
                 pace.give_way(step).await;
@@ -78,8 +61,7 @@ pub(super) async fn merge(
             }
         }
     }
-    let (end, rows) = file.finish();
-    Ok(Some(Merged { rows, bytes: output.finish(end).await? }))
+    output.finish().await.map(Some)
 }
 
 /// Runs `work` where it may take its time.
@@ -88,46 +70,6 @@ pub(super) async fn off_thread<T: Send + 'static>(
 ) -> Result<T> {
     let failed = |error| Error::Invalid(format!("reading or merging state failed: {error}"));
     tokio::task::spawn_blocking(work).await.map_err(failed)?
-}
-
-/// Where the merged file goes: small ones are created at once, larger ones are written part by part.
-struct Output<'a> {
-    storage: &'a dyn Storage,
-    path: &'a str,
-    writer: Option<Box<dyn StorageWriter>>,
-}
-
-impl Output<'_> {
-    async fn write(&mut self, part: bytes::Bytes) -> Result<()> {
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            none => none.insert(self.storage.writer(self.path).await?),
-        };
-        writer.write(part).await
-    }
-
-    async fn give_up(self) -> Result<()> {
-        match self.writer {
-            Some(writer) => writer.abort().await,
-            None => Ok(()),
-        }
-    }
-
-    /// Writes the end, and gives the length of the file.
-    async fn finish(mut self, end: bytes::Bytes) -> Result<u64> {
-        if self.writer.is_none() {
-            let length = end.len() as u64;
-            if self.storage.create(self.path, end.clone()).await? == Created::New {
-                return Ok(length);
-            }
-            // From a call that seemed to fail; some of its rows may have expired since. Nobody names it yet.
-        }
-        self.write(end).await?;
-        match self.writer {
-            Some(writer) => writer.finish().await,
-            None => Ok(0),
-        }
-    }
 }
 
 /// The newest change of every row of a bucket, without those that are gone.
@@ -219,7 +161,10 @@ mod tests {
         };
         let mut opened = Vec::new();
         for (index, changes) in files.iter().enumerate() {
-            let (path, body) = (index.to_string(), assemble(encode(0, changes).unwrap()));
+            let (path, body) = (
+                index.to_string(),
+                assemble(encode(changes).unwrap().into_iter().map(|block| (0, block)).collect()),
+            );
             let segment = segment(&path, body.len() as u64);
             storage.create(&path, body).await.unwrap();
             opened.push(SegmentFile::open(&storage, &segment).await.unwrap());

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::bytes::{ByteRows, RowBytes};
-use super::change_log::{Change, ChangedRows, Changes, ChangingTable, is_expired};
+use super::change_log::{Change, ChangedRows, Changes, is_expired};
+use super::changing_table::ChangingTable;
 use super::hash::{hash_key, partition_of};
 use super::manifest::Manifest;
 use super::merge::off_thread;

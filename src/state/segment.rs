@@ -44,34 +44,38 @@ pub(super) fn by_bucket(changes: &dyn ChangedRows) -> Vec<Vec<usize>> {
 }
 
 /// A block to be written.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct NewBlock {
-    operator: u32,
-    bucket: u32,
-    rows: u32,
-    packed: Bytes,
+    pub(super) bucket: u32,
+    pub(super) rows: u32,
+    pub(super) packed: Bytes,
 }
 
 impl NewBlock {
     /// A block of some rows of `changes`.
-    pub(super) fn new(operator: u32, bucket: u32, changes: &dyn ChangedRows, rows: &[usize]) -> Result<Self> {
+    pub(super) fn new(bucket: u32, changes: &dyn ChangedRows, rows: &[usize]) -> Result<Self> {
         let packed = Bytes::from(block::pack(changes, rows)?);
         let rows = u32::try_from(rows.len()).map_err(|_| {
             Error::Invalid(format!("{} rows of state are too many for one block", rows.len()))
         })?;
-        Ok(Self { operator, bucket, rows, packed })
+        Ok(Self { bucket, rows, packed })
     }
 }
 
 /// The blocks of an operator's changed rows, divided if there are many.
-pub(super) fn encode(operator: u32, changes: &dyn ChangedRows) -> Result<Vec<NewBlock>> {
+pub(super) fn encode(changes: &dyn ChangedRows) -> Result<Vec<NewBlock>> {
     if changes.bytes() < DIVIDE_FROM {
         let all: Vec<usize> = (0..changes.len()).collect();
-        return Ok(vec![NewBlock::new(operator, UNDIVIDED, changes, &all)?]);
+        return Ok(vec![NewBlock::new(UNDIVIDED, changes, &all)?]);
     }
+    encode_divided(changes)
+}
+
+/// The blocks of some of an operator's changed rows, if it has many.
+pub(super) fn encode_divided(changes: &dyn ChangedRows) -> Result<Vec<NewBlock>> {
     let buckets = by_bucket(changes);
     let filled = (0..).zip(&buckets).filter(|(_, rows)| !rows.is_empty());
-    filled.map(|(bucket, rows)| NewBlock::new(operator, bucket, changes, rows)).collect()
+    filled.map(|(bucket, rows)| NewBlock::new(bucket, changes, rows)).collect()
 }
 
 /// Makes a file of blocks, a part at a time.
@@ -109,8 +113,8 @@ impl Assembler {
         self.parts.push(bytes);
     }
 
-    pub(super) fn push(&mut self, block: NewBlock) {
-        let NewBlock { operator, bucket, rows, packed } = block;
+    pub(super) fn push(&mut self, operator: u32, block: NewBlock) {
+        let NewBlock { bucket, rows, packed } = block;
         for number in [operator, bucket, rows] {
             self.index.extend_from_slice(&number.to_le_bytes());
         }
@@ -148,9 +152,10 @@ impl Assembler {
 }
 
 /// A file of these blocks.
-pub(super) fn assemble(blocks: Vec<NewBlock>) -> Bytes {
+#[cfg(test)]
+pub(super) fn assemble(blocks: Vec<(u32, NewBlock)>) -> Bytes {
     let mut file = Assembler::new();
-    blocks.into_iter().for_each(|block| file.push(block));
+    blocks.into_iter().for_each(|(operator, block)| file.push(operator, block));
     file.finish().0
 }
 
@@ -277,8 +282,9 @@ mod tests {
     }
 
     fn file() -> Bytes {
-        let mut blocks = encode(3, &changes()).unwrap();
-        blocks.push(NewBlock::new(4, 1, &changes(), &[1]).unwrap());
+        let mut blocks: Vec<(u32, NewBlock)> =
+            encode(&changes()).unwrap().into_iter().map(|block| (3, block)).collect();
+        blocks.push((4, NewBlock::new(1, &changes(), &[1]).unwrap()));
         assemble(blocks)
     }
 
@@ -305,7 +311,7 @@ mod tests {
         for key in 0..rows as u32 {
             changes.push(&key.to_be_bytes(), b"", b"v", Change::Put(None));
         }
-        let file = assemble(encode(0, &changes).unwrap());
+        let file = assemble(encode(&changes).unwrap().into_iter().map(|block| (0, block)).collect());
         let blocks = parse("f", &file).unwrap();
         assert_eq!(blocks.len(), BUCKETS as usize);
         let mut read = 0;

@@ -4,7 +4,6 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use datafusion::execution::DiskManager;
 use datafusion::execution::memory_pool::MemoryPool;
 use serde_json::Value;
@@ -12,17 +11,19 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::budget::{Account, shares};
-use super::change_log::LiveTable;
+use super::changing_table::LiveTable;
 use super::manifest::{Manifest, OperatorState, Segment, mergeable};
-use super::merge::merge;
+use super::merge::{merge, off_thread};
+use super::moved::MovedChanges;
 use super::pace::Pace;
 use super::restore::{MakeTable, restore};
 use super::segment::{self, NewBlock};
 use super::segment_file::SegmentFile;
+use super::segment_writer::{PART, SegmentWriter, Written};
 use super::spill::SpillTable;
 use super::table::StateTable;
 use crate::error::{Error, Result};
-use crate::storage::{Created, Storage};
+use crate::storage::Storage;
 
 /// The directory of the files below the checkpoint's root.
 const DIRECTORY: &str = "state";
@@ -260,11 +261,11 @@ impl StateStore {
             }
             operators.push(state);
         }
-        let mut segment = None;
-        let (blocks, rows) = encode(&changed, rows >= PARALLEL_FROM).await?;
-        if rows > 0 {
-            segment = Some(self.create(batch_id, rows, segment::assemble(blocks)).await?);
-        }
+        let encoded = encode(&changed, rows >= PARALLEL_FROM).await?;
+        let segment = match encoded.iter().all(Encoded::is_empty) {
+            true => None,
+            false => Some(self.create(batch_id, encoded).await?),
+        };
         changed.iter().for_each(|(_, table)| locked(table).rows.forget_changes());
         let mut files = self.files();
         files.manifest.operators = operators;
@@ -284,10 +285,27 @@ impl StateStore {
         format!("{DIRECTORY}/{first_batch}-{last_batch}-{}", self.run_id.simple())
     }
 
-    async fn create(&self, batch_id: u64, rows: u64, file: Bytes) -> Result<Segment> {
-        let (file_name, bytes) = (self.path(batch_id, batch_id), file.len() as u64);
-        // If it exists, it is of the same batch of this run, from a call that seemed to fail.
-        let _: Created = self.storage.create(&file_name, file).await?;
+    async fn create(&self, batch_id: u64, encoded: Vec<Encoded>) -> Result<Segment> {
+        let file_name = self.path(batch_id, batch_id);
+        let mut file = SegmentWriter::new(&*self.storage, &file_name);
+        for Encoded { operator, moved, blocks } in encoded {
+            if let Some(mut moved) = moved {
+                loop {
+                    let next;
+                    (moved, next) = off_thread(move || moved.next(PART).map(|next| (moved, next))).await?;
+                    if next.is_empty() {
+                        break;
+                    }
+                    for block in next {
+                        file.push(operator, block).await?;
+                    }
+                }
+            }
+            for block in blocks {
+                file.push(operator, block).await?;
+            }
+        }
+        let Written { rows, bytes } = file.finish().await?;
         Ok(Segment { file: file_name, first_batch: batch_id, last_batch: batch_id, rows, bytes })
     }
 
@@ -370,39 +388,50 @@ struct Merging {
     expired: Vec<Option<i64>>,
 }
 
-/// The blocks of what was changed in tables, by operator, and how many rows they have. On several threads,
-/// away from those that wait for others, if it is much.
-async fn encode(changed: &[(u32, Arc<Mutex<LiveTable>>)], parallel: bool) -> Result<(Vec<NewBlock>, u64)> {
-    let mut encoded = Vec::with_capacity(changed.len());
-    if parallel {
-        let mut tasks = JoinSet::new();
-        for (index, (operator, table)) in changed.iter().enumerate() {
-            let (operator, table) = (*operator, Arc::clone(table));
-            tasks.spawn_blocking(move || (index, encode_table(operator, &table)));
-        }
-        while let Some(finished) = tasks.join_next().await {
-            let (index, blocks) =
-                finished.map_err(|error| Error::Invalid(format!("writing state failed: {error}")))?;
-            encoded.push((index, blocks?));
-        }
-        // The same bytes whoever is faster.
-        encoded.sort_by_key(|(index, _)| *index);
-    } else {
-        for (index, (operator, table)) in changed.iter().enumerate() {
-            encoded.push((index, encode_table(*operator, table)?));
-        }
-    }
-    let rows = encoded.iter().map(|(_, (_, rows))| rows).sum();
-    Ok((encoded.into_iter().flat_map(|(_, (blocks, _))| blocks).collect(), rows))
+/// What was changed in one table.
+#[derive(Debug)]
+struct Encoded {
+    operator: u32,
+    /// Older than what is in `blocks`.
+    moved: Option<MovedChanges>,
+    blocks: Vec<NewBlock>,
 }
 
-fn encode_table(operator: u32, table: &Mutex<LiveTable>) -> Result<(Vec<NewBlock>, u64)> {
-    let table = locked(table);
-    let changes = table.rows.changes();
-    match changes.len() {
-        0 => Ok((Vec::new(), 0)),
-        rows => Ok((segment::encode(operator, &*changes)?, rows as u64)),
+impl Encoded {
+    fn of(operator: u32, table: &Mutex<LiveTable>) -> Result<Self> {
+        let mut table = locked(table);
+        let moved = table.rows.take_moved()?;
+        let changes = table.rows.changes();
+        let blocks = if changes.len() > 0 { segment::encode(&*changes)? } else { Vec::new() };
+        drop(changes);
+        Ok(Self { operator, moved, blocks })
     }
+
+    fn is_empty(&self) -> bool {
+        self.moved.is_none() && self.blocks.is_empty()
+    }
+}
+
+/// What was changed in tables, by operator. On several threads, away from those that wait for others, if it
+/// is much.
+async fn encode(changed: &[(u32, Arc<Mutex<LiveTable>>)], parallel: bool) -> Result<Vec<Encoded>> {
+    if !parallel {
+        return changed.iter().map(|(operator, table)| Encoded::of(*operator, table)).collect();
+    }
+    let mut encoded = Vec::with_capacity(changed.len());
+    let mut tasks = JoinSet::new();
+    for (index, (operator, table)) in changed.iter().enumerate() {
+        let (operator, table) = (*operator, Arc::clone(table));
+        tasks.spawn_blocking(move || (index, Encoded::of(operator, &table)));
+    }
+    while let Some(finished) = tasks.join_next().await {
+        let (index, table) =
+            finished.map_err(|error| Error::Invalid(format!("writing state failed: {error}")))?;
+        encoded.push((index, table?));
+    }
+    // The same bytes whoever is faster.
+    encoded.sort_by_key(|(index, _)| *index);
+    Ok(encoded.into_iter().map(|(_, table)| table).collect())
 }
 
 fn locked(table: &Mutex<LiveTable>) -> MutexGuard<'_, LiveTable> {

@@ -6,10 +6,12 @@
 //! of similar size are merged beside the query. Rows that expire are in a run a second time, by
 //! expiry: so taking them out reads them and no others.
 //!
+//! What a batch changed and is not in memory any more waits on the local disk as well, in the form in which
+//! it goes into the checkpoint.
+//!
 //! The files are without name and gone when the process is: the truth is in the checkpoint.
 
 mod bloom;
-mod disk;
 mod expire;
 mod merge;
 mod row;

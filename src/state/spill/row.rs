@@ -2,12 +2,11 @@
 
 use std::cmp::Ordering;
 use std::fs::File;
-use std::io;
 
 use crate::error::Result;
 use crate::state::NEVER;
 
-use super::disk::failed;
+use crate::state::local_disk::{failed, read_at};
 
 /// How a row stands to older rows of the same key and subkey, which are in older runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,26 +109,6 @@ pub(super) trait Sorted {
 /// Compares rows by where they are in a run.
 pub(super) fn compare(one: &(u64, Row<'_>), other: &(u64, Row<'_>)) -> Ordering {
     one.0.cmp(&other.0).then_with(|| one.1.name().cmp(&other.1.name()))
-}
-
-/// Reads all of `into` from `offset` on, wherever others are reading.
-#[cfg(unix)]
-pub(super) fn read_at(file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, into, offset)
-}
-
-/// Reads all of `into` from `offset` on, wherever others are reading.
-#[cfg(windows)]
-pub(super) fn read_at(file: &File, mut offset: u64, mut into: &mut [u8]) -> io::Result<()> {
-    while !into.is_empty() {
-        let read = std::os::windows::fs::FileExt::seek_read(file, into, offset)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        offset += read as u64;
-        into = &mut into[read..];
-    }
-    Ok(())
 }
 
 /// Rows of a file, one after the other.

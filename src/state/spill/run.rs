@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::bloom::Bloom;
-use super::disk::{SpilledFile, failed};
-use super::row::{Row, RowStream, Sorted, read_at};
+use super::row::{Row, RowStream, Sorted};
 use crate::error::Result;
 use crate::state::hash_key;
+use crate::state::local_disk::{SpilledFile, failed, read_at};
 
 /// The hash of a row for Bloom filters: a key has as many as it has subkeys, and its own.
 pub(super) fn bloom_hash(hash: u64, subkey: &[u8]) -> u64 {

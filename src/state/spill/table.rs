@@ -6,16 +6,18 @@ use std::thread::JoinHandle;
 
 use datafusion::execution::DiskManager;
 
-use super::disk::failed;
 use super::merge::{merge, merge_runs};
 use super::row::{Mark, Row, Sorted, is_expired};
 use super::run::{Block, Chunk, Run, RunRows};
 use super::writer::RunWriter;
 use crate::error::{Error, Result};
 use crate::state::bytes::{ByteRows, RowBytes};
-use crate::state::change_log::{Change, ChangedRow, ChangedRows, Changes, ChangingTable};
+use crate::state::change_log::{Change, ChangedRow, ChangedRows};
+use crate::state::changing_table::ChangingTable;
 use crate::state::hash_key;
+use crate::state::local_disk::failed;
 use crate::state::memory_table::{MemoryTable, SortedRows};
+use crate::state::moved::{MovedChanges, Moving};
 use crate::state::table::{Found, NEVER, StateTable, Visit, VisitKeys};
 
 /// How many runs there must be before it is worth merging some.
@@ -51,7 +53,7 @@ pub struct SpillTable {
     pub(super) looked: Looked,
     spills: u64,
     /// Changes of rows that are not in memory any more, or were changed in memory since.
-    spilled: Changes,
+    moving: Option<Moving>,
 }
 
 #[derive(Debug)]
@@ -166,7 +168,7 @@ impl SpillTable {
             last_expiry: None,
             looked: Looked::default(),
             spills: 0,
-            spilled: Changes::default(),
+            moving: None,
         }
     }
 
@@ -345,8 +347,12 @@ impl SpillTable {
         }
         let run = writer.finish()?;
         let changes = MemoryChanges(self.memory.changes(), self.is_raw);
-        for row in (0..changes.len()).map(|index| changes.row(index)) {
-            self.spilled.push(row.key, row.subkey, row.value, row.change);
+        if changes.len() > 0 {
+            let moving = match &mut self.moving {
+                Some(moving) => moving,
+                none => none.insert(Moving::create(&self.disk)?),
+            };
+            moving.push(&changes)?;
         }
         drop(changes);
         self.memory = MemoryTable::default();
@@ -435,37 +441,21 @@ impl ChangedRows for MemoryChanges<'_> {
     }
 }
 
-/// First those of rows that are in runs by now.
-struct SpillChanges<'a> {
-    spilled: &'a Changes,
-    memory: MemoryChanges<'a>,
-}
-
-impl ChangedRows for SpillChanges<'_> {
-    fn len(&self) -> usize {
-        self.spilled.len() + self.memory.len()
-    }
-
-    fn row(&self, index: usize) -> ChangedRow<'_> {
-        match index.checked_sub(self.spilled.len()) {
-            None => self.spilled.row(index),
-            Some(index) => self.memory.row(index),
-        }
-    }
-}
-
 impl ChangingTable for SpillTable {
     fn changes(&self) -> Box<dyn ChangedRows + '_> {
-        let memory = MemoryChanges(self.memory.changes(), self.is_raw);
-        Box::new(SpillChanges { spilled: &self.spilled, memory })
+        Box::new(MemoryChanges(self.memory.changes(), self.is_raw))
+    }
+
+    fn take_moved(&mut self) -> Result<Option<MovedChanges>> {
+        self.moving.take().map(Moving::finish).transpose()
     }
 
     fn changed(&self) -> usize {
-        self.spilled.len() + self.memory.changed()
+        self.moving.as_ref().map_or(0, Moving::rows) + self.memory.changed()
     }
 
     fn forget_changes(&mut self) {
-        self.spilled = Changes::default();
+        self.moving = None;
         self.memory.forget_changes();
     }
 }
@@ -630,11 +620,12 @@ impl StateTable for SpillTable {
 
     fn memory(&self) -> usize {
         let runs = self.runs.iter().map(|live| live.run.memory()).sum::<usize>();
-        self.memory.memory() + self.spilled.memory() + runs
+        self.memory.memory() + self.moving.as_ref().map_or(0, Moving::memory) + runs
     }
 
     fn disk(&self) -> u64 {
-        self.runs.iter().map(|live| live.run.bytes()).sum()
+        let runs: u64 = self.runs.iter().map(|live| live.run.bytes()).sum();
+        runs + self.moving.as_ref().map_or(0, Moving::bytes)
     }
 
     fn set_memory_limit(&mut self, bytes: usize) {

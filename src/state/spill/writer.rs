@@ -5,11 +5,11 @@ use std::sync::Arc;
 use datafusion::execution::DiskManager;
 
 use super::bloom::Bloom;
-use super::disk::NewFile;
 use super::row::Row;
 use super::run::{Chunk, Extent, Run, bloom_hash};
 use crate::error::Result;
 use crate::state::NEVER;
+use crate::state::local_disk::NewFile;
 
 /// How large a block becomes: what one look-up reads.
 const BLOCK: u64 = 4096;

@@ -186,8 +186,7 @@ fn rows_beyond_the_limit_are_on_the_disk_and_expired_ones_leave_it() {
         table.get(&keys, None, &mut found).unwrap();
         assert!(found.positions.is_empty());
         table.put(&keys, None, &values, Some(&[i64::from(batch) * 1_000_000; 1000])).unwrap();
-        // With where the changed rows are, of which a table forgets only what was committed.
-        assert!(table.memory() < 2 * LIMIT, "{} bytes", table.memory());
+        assert!(table.memory() < LIMIT + LIMIT / 4, "{} bytes", table.memory());
     }
     assert_eq!(table.len(), 100_000);
     assert!(table.spills() > 5 && table.disk() > 3_000_000, "{} {}", table.spills(), table.disk());
@@ -262,8 +261,9 @@ fn no_more_of_the_disk_is_taken_than_datafusion_allows() {
     let values: ByteRows = (0..1000).map(|_| [1; 100]).collect();
     let put = |table: &mut SpillTable, from: u32| table.put(&numbers(from, from + 1000), None, &values, None);
     put(&mut table, 0).unwrap();
-    assert_eq!(disk.used_disk_space(), table.disk());
     assert!(table.disk() > 100_000, "{}", table.disk());
+    // What waits for the commit may be in a buffer.
+    assert!(disk.used_disk_space() > 100_000 && disk.used_disk_space() <= table.disk());
     let error = (1..10).find_map(|round| put(&mut table, round * 1000).err()).unwrap();
     assert!(error.to_string().contains("max_temp_directory_size"), "{error}");
     drop(table);

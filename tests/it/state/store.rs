@@ -182,7 +182,12 @@ fn on_a_disk() -> (tempfile::TempDir, Url) {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 proptest! {

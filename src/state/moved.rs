@@ -1,0 +1,87 @@
+//! Changes of a batch whose rows were moved to the local disk: they wait there for the commit.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::execution::DiskManager;
+
+use super::change_log::ChangedRows;
+use super::local_disk::{NewFile, SpilledFile, failed, read_at};
+use super::segment::{NewBlock, encode_divided};
+use crate::error::Result;
+
+/// Changes that are being gathered, as the blocks that the commit writes.
+#[derive(Debug)]
+pub(super) struct Moving {
+    file: NewFile,
+    blocks: VecDeque<Extent>,
+    bytes: u64,
+    rows: usize,
+}
+
+#[derive(Debug)]
+struct Extent {
+    bucket: u32,
+    rows: u32,
+    length: usize,
+}
+
+impl Moving {
+    pub(super) fn create(disk: &Arc<DiskManager>) -> Result<Self> {
+        Ok(Self { file: NewFile::create(disk)?, blocks: VecDeque::new(), bytes: 0, rows: 0 })
+    }
+
+    pub(super) fn push(&mut self, changes: &dyn ChangedRows) -> Result<()> {
+        for NewBlock { bucket, rows, packed } in encode_divided(changes)? {
+            self.file.write(&packed)?;
+            self.bytes += packed.len() as u64;
+            self.blocks.push_back(Extent { bucket, rows, length: packed.len() });
+        }
+        self.rows += changes.len();
+        Ok(())
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.blocks.capacity() * size_of::<Extent>()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn finish(self) -> Result<MovedChanges> {
+        Ok(MovedChanges { file: self.file.finish()?, blocks: self.blocks, at: 0 })
+    }
+}
+
+/// All of them, oldest first.
+#[derive(Debug)]
+pub(super) struct MovedChanges {
+    file: SpilledFile,
+    /// Those that were not read yet.
+    blocks: VecDeque<Extent>,
+    at: u64,
+}
+
+impl MovedChanges {
+    /// The next blocks, of about `bytes` bytes together; none if that was all. Reads from the disk.
+    pub(super) fn next(&mut self, bytes: usize) -> Result<Vec<NewBlock>> {
+        let mut next = Vec::new();
+        let mut read = 0;
+        while read < bytes
+            && let Some(Extent { bucket, rows, length }) = self.blocks.pop_front()
+        {
+            let mut packed = vec![0; length];
+            read_at(&self.file.file, self.at, &mut packed).map_err(|error| failed("read", error))?;
+            self.at += length as u64;
+            read += length;
+            next.push(NewBlock { bucket, rows, packed: Bytes::from(packed) });
+        }
+        Ok(next)
+    }
+}
