@@ -1,4 +1,4 @@
-//! How many bytes the values of an Avro schema take.
+//! Which bytes are values of an Avro schema.
 
 use std::collections::HashMap;
 
@@ -15,10 +15,18 @@ pub(super) struct Shape {
 #[derive(Debug, Clone)]
 enum Kind {
     Fixed(usize),
+    /// A byte that is 0 or 1.
+    Boolean,
     /// A number of one to ten bytes.
     Long,
+    /// A number of 32 bits.
+    Int,
+    /// A number below this one.
+    Below(usize),
     /// A length and as many bytes.
     Bytes,
+    /// The same, and they are UTF-8.
+    Text,
     Record(Vec<Kind>),
     List(Box<Kind>),
     Map(Box<Kind>),
@@ -66,11 +74,15 @@ impl Shape {
         }
         match kind {
             Kind::Fixed(length) => data.get(*length..),
+            Kind::Boolean => data.split_first().filter(|(byte, _)| **byte <= 1).map(|(_, rest)| rest),
             Kind::Long => long(data).map(|(_, rest)| rest),
-            Kind::Bytes => {
-                let (length, rest) = long(data)?;
-                rest.get(usize::try_from(length).ok()?..)
+            Kind::Int => long(data).filter(|(value, _)| i32::try_from(*value).is_ok()).map(|(_, rest)| rest),
+            Kind::Below(end) => {
+                let (index, rest) = long(data)?;
+                (usize::try_from(index).ok()? < *end).then_some(rest)
             }
+            Kind::Bytes => bytes(data).map(|(_, rest)| rest),
+            Kind::Text => bytes(data).filter(|(text, _)| str::from_utf8(text).is_ok()).map(|(_, rest)| rest),
             Kind::Record(fields) => {
                 fields.iter().try_fold(data, |data, field| self.skip(field, data, depth + 1))
             }
@@ -78,7 +90,7 @@ impl Shape {
                 self.skip_blocks(data, |data, count| self.skip_many(item, count, data, depth + 1))
             }
             Kind::Map(value) => self.skip_blocks(data, |data, count| {
-                let entry = Kind::Record(vec![Kind::Bytes, value.as_ref().clone()]);
+                let entry = Kind::Record(vec![Kind::Text, value.as_ref().clone()]);
                 self.skip_many(&entry, count, data, depth + 1)
             }),
             Kind::Union(branches) => {
@@ -111,6 +123,11 @@ impl Shape {
             }
         }
     }
+}
+
+fn bytes(data: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = long(data)?;
+    rest.split_at_checked(usize::try_from(length).ok()?)
 }
 
 fn long(data: &[u8]) -> Option<(i64, &[u8])> {
@@ -148,7 +165,10 @@ impl Names {
                 match object.get("type")? {
                     Value::String(name) => match name.as_str() {
                         "record" | "error" => self.record(object, space, depth),
-                        "enum" => self.name(object, space, Kind::Long),
+                        "enum" => {
+                            let symbols = object.get("symbols")?.as_array()?.len();
+                            self.name(object, space, Kind::Below(symbols))
+                        }
                         "fixed" => {
                             let size = usize::try_from(object.get("size")?.as_u64()?).ok()?;
                             self.name(object, space, Kind::Fixed(size))
@@ -167,11 +187,13 @@ impl Names {
     fn plain(&self, name: &str, space: &str) -> Option<Kind> {
         Some(match name {
             "null" => Kind::Fixed(0),
-            "boolean" => Kind::Fixed(1),
-            "int" | "long" => Kind::Long,
+            "boolean" => Kind::Boolean,
+            "int" => Kind::Int,
+            "long" => Kind::Long,
             "float" => Kind::Fixed(4),
             "double" => Kind::Fixed(8),
-            "bytes" | "string" => Kind::Bytes,
+            "bytes" => Kind::Bytes,
+            "string" => Kind::Text,
             name => {
                 let position = self.positions.get(&full_name(name, space));
                 Kind::Named(*position.or_else(|| self.positions.get(name))?)
@@ -235,6 +257,21 @@ mod tests {
             for end in 0..data.len() {
                 assert_eq!(shape.skip_all(1, &data[..end]), None, "{schema} {end}");
             }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_value_are_refused() {
+        for (schema, data) in [
+            (r#""boolean""#, &[2][..]),
+            (r#""int""#, &[0x80, 0x80, 0x80, 0x80, 0x10]),
+            (r#""string""#, &[2, 0xff]),
+            (r#"{"type":"map","values":"null"}"#, &[2, 2, 0xff, 0]),
+            (r#"{"type":"enum","name":"e","symbols":["a"]}"#, &[2]),
+            (r#"{"type":"enum","name":"e","symbols":["a"]}"#, &[1]),
+            (r#"["null","long"]"#, &[4, 0]),
+        ] {
+            assert_eq!(Shape::parse(schema).unwrap().skip_all(1, data), None, "{schema}");
         }
     }
 
