@@ -5,6 +5,7 @@ use std::fmt;
 use datafusion::arrow::datatypes::Field;
 use serde_json::{Value, json};
 
+use crate::functions::WINDOWS;
 use crate::types::recorded;
 
 /// What one stateful operator did in a batch.
@@ -47,8 +48,12 @@ impl fmt::Display for OperatorId {
 
 /// Columns as the definition of an operator records them.
 pub(crate) fn columns<'a>(fields: impl IntoIterator<Item = &'a Field>) -> Value {
-    fields
-        .into_iter()
-        .map(|field| json!({"name": field.name(), "dataType": recorded(field.data_type())}))
-        .collect()
+    let column = |field: &Field| {
+        let mut column = json!({"name": field.name(), "dataType": recorded(field.data_type())});
+        if let Some(windows) = field.metadata().get(WINDOWS) {
+            column["windows"] = windows.as_str().into();
+        }
+        column
+    };
+    fields.into_iter().map(column).collect()
 }

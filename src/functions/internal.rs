@@ -1,5 +1,6 @@
 //! The functions that plans with windows are rewritten to.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
@@ -11,7 +12,7 @@ use datafusion::logical_expr::{
 
 use super::finality::{Finality, Span, tag_of};
 use super::on_arrays::on_arrays;
-use super::windows::{Windows, start_field, window_fields, windows_from};
+use super::windows::{WINDOWS, Windows, start_field, window_fields, windows_from};
 
 /// What an internal function does with its only argument.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,6 +25,8 @@ enum Operation {
     Window(i64),
     /// Nothing, but the schema says that its values are final when this says.
     Tag(Option<Finality>),
+    /// Nothing, but the schema says that its values are the starts of these windows.
+    Mark(Windows),
 }
 
 /// The start of the window of `windows`, which tumble, that `time` is in.
@@ -50,6 +53,11 @@ pub(crate) fn tagged(value: Expr, finality: Option<Finality>) -> Expr {
         None => "not_event_time".into(),
     };
     call(name, Operation::Tag(finality), value)
+}
+
+/// `value`, whose column says that it holds the starts of `windows`.
+pub(crate) fn starts_of(value: Expr, windows: Windows) -> Expr {
+    call(format!("starts_of[{windows}]"), Operation::Mark(windows), value)
 }
 
 fn call(name: String, operation: Operation, argument: Expr) -> Expr {
@@ -102,12 +110,17 @@ impl ScalarUDFImpl for Internal {
                 all.extend(metadata);
                 return Ok(Arc::new(argument.as_ref().clone().with_metadata(all)));
             }
+            Operation::Mark(windows) => {
+                let mut all = argument.metadata().clone();
+                all.insert(WINDOWS.into(), windows.to_string());
+                return Ok(Arc::new(argument.as_ref().clone().with_metadata(all)));
+            }
         };
-        let field = Field::new(&self.name, data_type, argument.is_nullable());
-        Ok(Arc::new(match tag {
-            Some(tag) => field.with_metadata(Finality::metadata(Some(&tag))),
-            None => field,
-        }))
+        let mut metadata = tag.map_or_else(HashMap::new, |tag| Finality::metadata(Some(&tag)));
+        if let Operation::Start(windows) = &self.operation {
+            metadata.insert(WINDOWS.into(), windows.to_string());
+        }
+        Ok(Arc::new(Field::new(&self.name, data_type, argument.is_nullable()).with_metadata(metadata)))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
@@ -118,7 +131,7 @@ impl ScalarUDFImpl for Internal {
             Operation::Start(windows) => on_arrays(&argument, |times| windows.newest(times)),
             Operation::Starts(windows) => on_arrays(&argument, |times| Ok(Arc::new(windows.all(times)?))),
             Operation::Window(size) => on_arrays(&argument, |starts| windows_from(starts, *size)),
-            Operation::Tag(_) => Ok(argument),
+            Operation::Tag(_) | Operation::Mark(_) => Ok(argument),
         }
     }
 }

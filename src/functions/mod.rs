@@ -31,7 +31,7 @@ pub(crate) use decimal_division::decimal_division;
 pub(crate) use fields::{null_fields, null_safe_field};
 pub(crate) use final_at::final_at;
 pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, tag_of};
-pub(crate) use internal::{tagged, window_of, window_start, window_starts};
+pub(crate) use internal::{starts_of, tagged, window_of, window_start, window_starts};
 pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;
 pub(crate) use required::required;
@@ -39,4 +39,4 @@ pub(crate) use units::{unit_micros, unit_nanos};
 pub(crate) use window::{
     TIME_WINDOW, WindowCall, all_functions, is_event_time_function, literal, windows_of_exprs,
 };
-pub(crate) use windows::Windows;
+pub(crate) use windows::{WINDOWS, Windows};

@@ -1,5 +1,6 @@
 //! Where the windows of a column of times begin.
 
+use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -16,6 +17,10 @@ use super::units::{unit_micros, unit_nanos};
 
 /// In how many windows a time may be at most.
 const MOST_WINDOWS: i64 = 20_000;
+
+/// The key of the field metadata that says of which windows a column holds the starts. State is kept by
+/// these, and means something else by others.
+pub(crate) const WINDOWS: &str = "tidemill.windows";
 
 /// Windows of one size that begin at regular intervals. All lengths are in microseconds.
 ///
@@ -36,6 +41,19 @@ pub(super) struct Ticks {
     pub(super) size: i64,
     pub(super) slide: i64,
     pub(super) start: i64,
+}
+
+impl fmt::Display for Windows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}us", self.size)?;
+        if !self.is_tumbling() {
+            write!(f, " every {}us", self.slide)?;
+        }
+        if self.start != 0 {
+            write!(f, " from {}us", self.start)?;
+        }
+        Ok(())
+    }
 }
 
 impl Windows {

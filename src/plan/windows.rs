@@ -19,8 +19,8 @@ use super::union_times::with_common_times;
 use super::window_calls::{calls_in, event_time_of, get_field, in_use, refuse, unused_name, window_size};
 use crate::error::Result;
 use crate::functions::{
-    Finality, Span, WINDOW_END, WINDOW_START, WindowCall, Windows, tag_of, tagged, window_of, window_start,
-    window_starts, window_time,
+    Finality, Span, WINDOW_END, WINDOW_START, WindowCall, Windows, starts_of, tag_of, tagged, window_of,
+    window_start, window_starts, window_time,
 };
 
 /// The column of starts that sliding windows are unnested to.
@@ -210,7 +210,7 @@ struct Sliding {
 impl Sliding {
     fn start(&self) -> Expr {
         let finality = Finality::After(Span::micros(self.call.windows.size));
-        let column = Expr::Column(Column::new_unqualified(&self.column));
+        let column = starts_of(Expr::Column(Column::new_unqualified(&self.column)), self.call.windows);
         if self.is_event_time { tagged(column, Some(finality)) } else { column }
     }
 }

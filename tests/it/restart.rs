@@ -329,6 +329,42 @@ async fn inferred_columns_are_pinned_by_the_first_start() {
     }
 }
 
+/// State is kept by the starts of windows, which mean something else when windows are longer.
+#[tokio::test]
+async fn windows_stay_as_they_were() {
+    let calls = |window: &str| {
+        [
+            format!(
+                "SELECT window(ts, {window}) AS w, count(*) AS n FROM input GROUP BY window(ts, {window})"
+            ),
+            format!(
+                "SELECT w.start, n FROM (SELECT window(ts, {window}) AS w, count(DISTINCT id) AS n FROM input \
+                 GROUP BY window(ts, {window}))"
+            ),
+        ]
+    };
+    let [minute, hour] = ["'1 minute'", "'1 hour'"].map(calls);
+    let [sliding, faster] = ["'1 minute', '20 seconds'", "'1 minute', '10 seconds'"].map(calls);
+    let columns = [("id", DataType::Int64), ("ts", DataType::Timestamp(TimeUnit::Microsecond, None))];
+    for mode in [OutputMode::Update, OutputMode::Complete] {
+        for (before, after, windows) in [
+            (&minute, &hour, "60000000us and is 3600000000us"),
+            (&sliding, &faster, "60000000us every 20000000us and is 60000000us every 10000000us"),
+        ] {
+            for (before, after) in before.iter().zip(after) {
+                let place = Place::new();
+                place.put("in/0.json", "{\"id\":1,\"ts\":\"2026-01-01T00:00:00\"}\n");
+                let input = Input::new("input", "json", place.text("in")).schema(schema(&columns));
+                let job = Job::new(&place).inputs([input]).format("noop").out(None).mode(mode);
+                job.clone().sql(before.as_str()).run(&session()).await.unwrap();
+                job.clone().sql(before.as_str()).run(&session()).await.unwrap();
+                let found = differences(&job.sql(after.as_str())).await;
+                assert!(found.iter().any(|difference| difference.contains(windows)), "{after}: {found:?}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_query_that_needs_columns_that_came_later_is_refused_with_advice() {
     let place = Place::new();
