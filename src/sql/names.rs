@@ -118,7 +118,7 @@ fn name_of_item(item: &SelectItem, tables: &[String], style: Names) -> Option<St
         return Some(field);
     }
     if !is_computed(expr) {
-        return None;
+        return cast_column(expr);
     }
     let mut plain = expr.clone();
     let _ = plain.visit(&mut WithoutTables { tables });
@@ -146,6 +146,16 @@ fn field_name(expr: &Expr, tables: &[String]) -> Option<String> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+/// The column that `expr` casts: DataFusion names the result after it and its table.
+fn cast_column(expr: &Expr) -> Option<String> {
+    let (Expr::Cast { expr: inner, .. } | Expr::Nested(inner)) = expr else { return None };
+    match inner.as_ref() {
+        Expr::Identifier(name) => Some(folded(name)),
+        Expr::CompoundIdentifier(names) => names.last().map(folded),
+        inner => cast_column(inner),
     }
 }
 
@@ -177,11 +187,24 @@ impl VisitorMut for WithoutTables<'_> {
     type Break = ();
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::CompoundIdentifier(names) = expr
-            && let [table, column] = names.as_slice()
-            && self.tables.contains(&table.value.to_lowercase())
-        {
-            *expr = Expr::Identifier(column.clone());
+        let is_table = |name: &Ident| self.tables.contains(&name.value.to_lowercase());
+        match expr {
+            Expr::CompoundIdentifier(names) if is_table(&names[0]) => {
+                names.remove(0);
+                if let [column] = names.as_slice() {
+                    *expr = Expr::Identifier(column.clone());
+                }
+            }
+            Expr::CompoundFieldAccess { root, access_chain } => {
+                if let Expr::Identifier(name) = root.as_ref()
+                    && is_table(name)
+                    && let Some(AccessExpr::Dot(column)) = access_chain.first()
+                {
+                    **root = column.clone();
+                    access_chain.remove(0);
+                }
+            }
+            _ => {}
         }
         ControlFlow::Continue(())
     }

@@ -12,7 +12,8 @@ async fn columns_without_a_name_are_called_what_is_written() {
         ("max(bids.price), count(*)", vec!["max(price)", "count(*)"]),
         ("u.name, bids.u['name'] AS n", vec!["name", "n"]),
         ("u['name']", vec!["name"]),
-        ("1, price + 1", vec!["1", "price + 1"]),
+        ("1, price + 1, CAST(price AS VARCHAR)", vec!["1", "price + 1", "price"]),
+        ("CAST(CAST(bids.price AS INT) AS VARCHAR), (bidder)::VARCHAR", vec!["price", "bidder"]),
         ("bids.price, bidder", vec!["price", "bidder"]),
     ] {
         let outcome =
@@ -22,15 +23,15 @@ async fn columns_without_a_name_are_called_what_is_written() {
         assert_eq!(found, names, "{select}");
     }
     place.put("in/a.json", "{\"price\":1,\"bidder\":\"b\",\"u\":{\"name\":\"n\"}}\n");
-    let rows = place
-        .rows(
+    place
+        .run(
             "CREATE UNBOUNDED EXTERNAL TABLE input (price INT, u STRUCT<name VARCHAR>) STORED AS JSON LOCATION '$/in/';
              CREATE EXTERNAL TABLE o STORED AS PARQUET LOCATION '$/out/';
              CREATE STREAMING QUERY q TRIGGER ONCE CHECKPOINT LOCATION '$/cp' AS INSERT INTO o
-             SELECT u.name, price * 2, upper(input.u['name']) FROM input;
-             SELECT name, price_2, upper_u_name FROM o",
+             SELECT u.name, price * 2, upper(input.u['name']) FROM input",
         )
         .await;
+    let rows = place.rows("SELECT name, price_2, upper_u_name FROM o").await;
     assert_eq!(rows, ["n 2 N"]);
 }
 
