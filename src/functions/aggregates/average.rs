@@ -17,6 +17,7 @@ use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::format_state_name;
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 
+use super::distinct::{Distinct, OfTotal};
 use super::replacement::{Accumulation, Accumulators};
 use super::sum::{exact_type, sum_fields};
 use super::totals::{
@@ -39,6 +40,23 @@ impl Accumulation for Averages {
         let count = Field::new(format_state_name(args.name, "count"), DataType::UInt64, true);
         let [sum, carry] = sum_fields(args.name, input);
         Some(vec![Arc::new(count), sum, carry])
+    }
+
+    fn wrap(&self, accumulator: Box<dyn Accumulator>, args: &AccumulatorArgs) -> Box<dyn Accumulator> {
+        let input = args.expr_fields[0].data_type();
+        if !args.is_distinct || !input.is_decimal() {
+            return accumulator;
+        }
+        let Ok(quotient) = Quotient::new(args.name, input, args.return_type()) else { return accumulator };
+        macro_rules! distinct {
+            ($type:ty) => {
+                Box::new(Distinct::<$type, _>::new(
+                    accumulator,
+                    Average::<$type> { sum: i256::ZERO, rows: 0, quotient, kind: PhantomData },
+                ))
+            };
+        }
+        exact_type!(input, distinct, accumulator)
     }
 
     fn accumulators(&self, args: &AccumulatorArgs) -> DataFusionResult<Accumulators> {
@@ -211,6 +229,15 @@ struct Average<T> {
     rows: u64,
     quotient: Quotient,
     kind: PhantomData<fn() -> T>,
+}
+
+impl<T: ArrowPrimitiveType + Debug> OfTotal for Average<T>
+where
+    T::Native: Number,
+{
+    fn take_total(&mut self, sum: i256, rows: u64) {
+        (self.sum, self.rows) = (sum, rows);
+    }
 }
 
 impl<T: ArrowPrimitiveType + Debug> Accumulator for Average<T>

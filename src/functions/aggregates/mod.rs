@@ -2,6 +2,8 @@
 //! whose result does not depend on how the rows were divided into batches.
 
 mod average;
+mod distinct;
+mod extremes;
 mod moments;
 mod percentile;
 mod replacement;
@@ -11,6 +13,7 @@ mod totals;
 use std::sync::Arc;
 
 use datafusion::functions_aggregate::average::Avg;
+use datafusion::functions_aggregate::min_max::{Max, Min};
 use datafusion::functions_aggregate::sum::Sum;
 use datafusion::logical_expr::AggregateUDF;
 
@@ -24,6 +27,10 @@ pub(crate) fn replacement(function: &AggregateUDF, ansi_mode: bool) -> Option<Ar
         if ansi_mode { &sum::CHECKED } else { &sum::WRAPPING }
     } else if inner.is::<Avg>() {
         &average::BUILD
+    } else if inner.is::<Min>() {
+        &extremes::MIN
+    } else if inner.is::<Max>() {
+        &extremes::MAX
     } else {
         moments::build(inner.as_ref()).or_else(|| percentile::build(inner.as_ref()))?
     };

@@ -22,6 +22,12 @@ pub(super) trait Accumulation: std::fmt::Debug + Send + Sync {
     /// The accumulators of a call for which there are [`Accumulation::state_fields`].
     fn accumulators(&self, args: &AccumulatorArgs) -> DataFusionResult<Accumulators>;
 
+    /// Whether what is known of a table tells the result as well. Nothing tells it of floats, among which may
+    /// be NaNs.
+    fn keeps_statistics(&self) -> bool {
+        false
+    }
+
     /// The accumulator of the replaced function, with what has to be round it, if the call is left to that.
     fn wrap(&self, accumulator: Box<dyn Accumulator>, _: &AccumulatorArgs) -> Box<dyn Accumulator> {
         accumulator
@@ -195,8 +201,9 @@ impl AggregateUDFImpl for Replacement {
         self.inner.is_descending()
     }
 
-    fn value_from_stats(&self, _: &StatisticsArgs) -> Option<ScalarValue> {
-        None
+    fn value_from_stats(&self, args: &StatisticsArgs) -> Option<ScalarValue> {
+        let tells = self.build.keeps_statistics() && !args.return_type.is_floating();
+        tells.then(|| self.inner.value_from_stats(args)).flatten()
     }
 
     fn default_value(&self, data_type: &DataType) -> DataFusionResult<ScalarValue> {

@@ -16,6 +16,7 @@ use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::format_state_name;
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 
+use super::distinct::{Distinct, OfTotal};
 use super::replacement::{Accumulation, Accumulators};
 use super::totals::{
     GroupTotals, Number, beyond_all_types, exact, limit, low_and_carry, rows_as_states, total,
@@ -76,10 +77,10 @@ impl Accumulation for Sums {
         let result = SumResult { name: args.name.into(), data_type, wraps: self.wraps };
         macro_rules! distinct {
             ($type:ty) => {
-                Box::new(DistinctSum::<$type> {
-                    values: accumulator,
-                    sum: Sum { sum: i256::ZERO, rows: 0, result, kind: PhantomData },
-                })
+                Box::new(Distinct::<$type, _>::new(
+                    accumulator,
+                    Sum::<$type> { sum: i256::ZERO, rows: 0, result, kind: PhantomData },
+                ))
             };
         }
         if !args.is_distinct {
@@ -103,43 +104,6 @@ impl Accumulation for Sums {
             };
         }
         exact_type!(args.return_type(), accumulators, internal_err!("no exact sum of {}", args.return_type()))
-    }
-}
-
-/// A sum of distinct values, which DataFusion collects; added up here.
-#[derive(Debug)]
-struct DistinctSum<T> {
-    values: Box<dyn Accumulator>,
-    sum: Sum<T>,
-}
-
-impl<T: ArrowPrimitiveType + Debug> Accumulator for DistinctSum<T>
-where
-    T::Native: Number,
-{
-    fn update_batch(&mut self, values: &[ArrayRef]) -> DataFusionResult<()> {
-        self.values.update_batch(values)
-    }
-
-    fn merge_batch(&mut self, states: &[ArrayRef]) -> DataFusionResult<()> {
-        self.values.merge_batch(states)
-    }
-
-    fn state(&mut self) -> DataFusionResult<Vec<ScalarValue>> {
-        self.values.state()
-    }
-
-    fn evaluate(&mut self) -> DataFusionResult<ScalarValue> {
-        let state = self.values.state()?;
-        let [ScalarValue::List(values)] = state.as_slice() else {
-            return internal_err!("distinct values that are no list");
-        };
-        (self.sum.sum, self.sum.rows) = total(values.values().as_primitive::<T>())?;
-        self.sum.evaluate()
-    }
-
-    fn size(&self) -> usize {
-        size_of_val(self) + self.values.size()
     }
 }
 
@@ -223,6 +187,15 @@ struct Sum<T> {
     rows: u64,
     result: SumResult,
     kind: PhantomData<fn() -> T>,
+}
+
+impl<T: ArrowPrimitiveType + Debug> OfTotal for Sum<T>
+where
+    T::Native: Number,
+{
+    fn take_total(&mut self, sum: i256, rows: u64) {
+        (self.sum, self.rows) = (sum, rows);
+    }
 }
 
 impl<T: ArrowPrimitiveType + Debug> Accumulator for Sum<T>

@@ -161,19 +161,21 @@ async fn streamed(
     Ok(found.unwrap())
 }
 
-/// How far the results of `call` may differ, relatively.
-fn tolerance(call: &str) -> f64 {
+/// How far the results of `call` may differ: relatively, and absolutely.
+fn tolerance(call: &str) -> (f64, f64) {
     match call {
-        call if call.starts_with("approx_") => 0.05,
-        call if call.contains("f32") => 1e-5,
+        call if call.starts_with("approx_") => (0.05, 0.0),
+        // A double near 2^63 has no digits below 2^10, and these are sums and averages of such.
+        call if call.contains("ends") => (1e-9, 4096.0),
+        call if call.contains("f32") => (1e-5, 1e-11),
         // What the values differ by has nine digits less than the values.
-        call if call.contains("large") => 1e-6,
-        _ => 1e-9,
+        call if call.contains("large") => (1e-5, 1e-4),
+        _ => (1e-9, 1e-15),
     }
 }
 
 /// Whether two values are the same, but for the last digits of floats that were added up in another order.
-fn same(found: &ArrayRef, expected: &ArrayRef, row: usize, tolerance: f64) -> bool {
+fn same(found: &ArrayRef, expected: &ArrayRef, row: usize, (relative, absolute): (f64, f64)) -> bool {
     if found.is_null(row) || expected.is_null(row) {
         return found.is_null(row) == expected.is_null(row);
     }
@@ -185,11 +187,10 @@ fn same(found: &ArrayRef, expected: &ArrayRef, row: usize, tolerance: f64) -> bo
     let (found, expected) = (value(found), value(expected));
     found == expected
         || (found.is_nan() && expected.is_nan())
-        || (found - expected).abs() <= tolerance * expected.abs().max(1e-6)
+        || (found - expected).abs() <= relative * expected.abs() + absolute
 }
 
 #[tokio::test]
-#[ignore = "functions that depend on the order of rows differ, and it is not known yet whether the test or the engine is wrong"]
 async fn every_aggregate_gives_over_many_batches_what_it_gives_over_one() {
     let rows = rows().await;
     let oracle = crate::support::harness::session_in(1, tidemill::Environment::default());
@@ -198,7 +199,13 @@ async fn every_aggregate_gives_over_many_batches_what_it_gives_over_one() {
     let calls = applicable(&oracle).await;
     let mut failures = Vec::new();
     let mut refused = Vec::new();
-    let mut pending: Vec<Vec<String>> = calls.chunks(90).map(<[String]>::to_vec).collect();
+    // Where one call asks for an order, DataFusion may sort the rows for all; beside one over distinct values,
+    // the others see the rows in another order (docs/guarantees.md).
+    let (ordered, others): (Vec<_>, Vec<_>) =
+        calls.iter().cloned().partition(|call| call.contains("ORDER BY"));
+    let (distinct, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|call| call.contains("DISTINCT"));
+    let mut pending: Vec<Vec<String>> =
+        [ordered, distinct, others].iter().flat_map(|calls| calls.chunks(90)).map(<[_]>::to_vec).collect();
     while let Some(chunk) = pending.pop() {
         for key in ["0", "id % 3"] {
             let columns: Vec<String> =
@@ -241,6 +248,11 @@ async fn every_aggregate_gives_over_many_batches_what_it_gives_over_one() {
                 for (index, call) in chunk.iter().enumerate() {
                     let tolerance = tolerance(call);
                     let (found, expected) = (found.column(index + 1), expected.column(index + 1));
+                    if call.starts_with("any_value(") {
+                        // Any will do, but not none.
+                        assert_eq!(found.logical_null_count(), expected.logical_null_count(), "{call}");
+                        continue;
+                    }
                     if let Some(row) = (0..expected.len()).find(|row| !same(found, expected, *row, tolerance))
                     {
                         let text = |array: &ArrayRef| array_value_to_string(array, row).unwrap();
