@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
@@ -22,15 +23,22 @@ pub(crate) fn result_schema(plan: &LogicalPlan, session: &SessionState) -> Schem
     let claimed = plan.schema().inner();
     let analyzed = session.analyzer().execute_and_check(plan.clone(), session.config_options(), |_, _| {});
     let Ok(analyzed) = analyzed else { return Arc::clone(claimed) };
-    // The types of some functions follow from constants: `round(d, 2)` has two digits.
-    let constants = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
-    let analyzed = constants.optimize(analyzed.clone(), session, |_, _| {}).unwrap_or(analyzed);
+    let analyzed = with_constants(analyzed.clone(), session).unwrap_or(analyzed);
     if analyzed.schema().fields().len() != claimed.fields().len() {
         return Arc::clone(claimed);
     }
     let fields = claimed.fields().iter().zip(analyzed.schema().fields());
     let fields: Vec<FieldRef> = fields.map(|(claimed, real)| with_type_of(claimed, real)).collect();
     Arc::new(Schema::new_with_metadata(fields, claimed.metadata().clone()))
+}
+
+/// `plan` with its constants computed: the types of some functions follow from them, `round(d, 2)` has two
+/// digits.
+fn with_constants(plan: LogicalPlan, session: &SessionState) -> DataFusionResult<LogicalPlan> {
+    let optimizer = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
+    let plan = optimizer.optimize(plan, session, |_, _| {})?;
+    // The rule leaves the columns of a plan as they were.
+    plan.transform_up(|node| node.recompute_schema().map(Transformed::yes)).data()
 }
 
 fn with_type_of(claimed: &FieldRef, real: &Field) -> FieldRef {
