@@ -6,7 +6,8 @@ use std::sync::Arc;
 use clap::Args;
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemill::sql::{SqlSession, StartedQuery};
-use tidemill::{Trigger, WriteStream, guess_format};
+use tidemill::{Session, Trigger, WriteStream, guess_format};
+use url::Url;
 
 use super::exit::Exit;
 use super::job::Job;
@@ -80,7 +81,7 @@ pub(super) async fn run(options: &EtlOptions) -> Result<(), Exit> {
 
 async fn start(sql: &SqlSession, options: &EtlOptions) -> Result<StartedQuery, Exit> {
     let session = sql.session();
-    let from = input_format(options)?;
+    let from = input_format(session, options)?;
     let mut reader = session.read_stream().format(from).options(options.options.clone());
     if let Some(text) = &options.schema {
         reader = reader.schema(schema(sql, text).await?);
@@ -115,7 +116,7 @@ async fn schema(sql: &SqlSession, text: &str) -> Result<SchemaRef, Exit> {
     schema.map_err(|error| Exit::of(&error, script.describe(&error, (1, 1))))
 }
 
-fn input_format(options: &EtlOptions) -> Result<String, Exit> {
+fn input_format(session: &Session, options: &EtlOptions) -> Result<String, Exit> {
     if let Some(format) = &options.from {
         return Ok(format.to_lowercase());
     }
@@ -138,11 +139,27 @@ fn input_format(options: &EtlOptions) -> Result<String, Exit> {
         }
     }
     guess_format(&options.input).map(str::to_string).ok_or_else(|| {
+        if !is_plain && let Some(store) = unknown_store(session, &options.input) {
+            return Exit::usage(format!(
+                "no object store is registered for '{store}', where '{}' is: the tidemill command reads and \
+                 writes local files. Copy the files to a local directory, or write a program that registers the \
+                 store with SessionContext::register_object_store",
+                options.input
+            ));
+        }
         Exit::usage(format!(
             "cannot tell the format of '{}': say --from json, csv, parquet, text, arrow or avro",
             options.input
         ))
     })
+}
+
+/// The object store of `location`, if it is in one that the session does not know.
+fn unknown_store(session: &Session, location: &str) -> Option<String> {
+    let url = Url::parse(location).ok()?;
+    let runtime = session.context().runtime_env();
+    let is_unknown = runtime.object_store_registry.get_store(&url).is_err();
+    is_unknown.then(|| url[..url::Position::BeforePath].to_string())
 }
 
 fn output_format(options: &EtlOptions) -> String {

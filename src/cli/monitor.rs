@@ -82,7 +82,8 @@ impl Monitor {
         self.runs().values_mut().for_each(Run::finish);
     }
 
-    /// What `query` has done, in one line, and in further ones what it has left out and why nothing came.
+    /// What `query` has done, in one line, and in further ones which rows are flawed or left out and why
+    /// nothing came.
     pub(super) fn summary(&self, query: &StartedQuery) -> String {
         let name = query.query.name().unwrap_or("query").to_string();
         let place = query.location.clone().unwrap_or_else(|| query.target.clone());
@@ -97,9 +98,7 @@ impl Monitor {
         }
         let done = in_words(&totals, query.query.running_time());
         let mut summary = format!("{name}: {failed}{done}, in {place}");
-        if !totals.left_out.is_empty() {
-            summary += &format!("\n{name}: left out: {}", totals.left_out);
-        }
+        totals.flaws().iter().for_each(|flaw| summary += &format!("\n{name}: {flaw}"));
         if totals.left_out.late_rows > 0 {
             summary += " (late by the watermark; lateRowsPath keeps them)";
         }
@@ -147,9 +146,7 @@ impl Run {
             self.input_rate(),
             per_second(progress.processed_rows_per_second)
         );
-        if !self.totals.left_out.is_empty() {
-            message += &format!(", left out: {}", self.totals.left_out);
-        }
+        self.totals.flaws().iter().for_each(|flaw| message += &format!(", {flaw}"));
         if let Some(watermark) = &self.totals.watermark {
             message += &format!(", watermark {watermark}");
         }
@@ -200,9 +197,7 @@ fn line(progress: &StreamingQueryProgress) -> String {
     line += &format!("{} processed)", per_second(progress.processed_rows_per_second));
     let mut totals = RunTotals::default();
     totals.add(progress);
-    if !totals.left_out.is_empty() {
-        line += &format!(", left out: {}", totals.left_out);
-    }
+    totals.flaws().iter().for_each(|flaw| line += &format!(", {flaw}"));
     line
 }
 

@@ -66,8 +66,6 @@ fn words(totals: &RunTotals) -> String {
     if let Some(watermark) = &totals.watermark {
         words += &format!(", watermark {watermark}");
     }
-    if !totals.left_out.is_empty() {
-        words += &format!(", left out: {}", totals.left_out);
-    }
+    totals.flaws().iter().for_each(|flaw| words += &format!(", {flaw}"));
     words
 }

@@ -22,6 +22,8 @@ pub struct RunTotals {
     pub files: u64,
     /// What did not become a part of the result.
     pub left_out: LeftOut,
+    /// Malformed records that are rows all the same, with nulls for what does not fit (`PERMISSIVE`).
+    pub malformed_rows_kept: u64,
     /// Rows of state after the last batch.
     pub state_rows: u64,
     /// The watermark after the last batch, if there is one, ISO 8601.
@@ -36,7 +38,7 @@ pub struct RunTotals {
 pub struct LeftOut {
     /// Rows that came after the watermark had passed them.
     pub late_rows: u64,
-    /// Records that do not fit the columns.
+    /// Records that do not fit the columns, as far as they were not kept.
     pub malformed_rows: u64,
     /// Files older than `maxFileAge` allows.
     pub old_files: u64,
@@ -55,6 +57,7 @@ impl Default for RunTotals {
             output_rows: Some(0),
             files: 0,
             left_out: LeftOut::default(),
+            malformed_rows_kept: 0,
             state_rows: 0,
             watermark: None,
             waiting: None,
@@ -72,25 +75,47 @@ impl RunTotals {
         self.output_rows = self.output_rows.zip(written).map(|(before, written)| before + written);
         self.files += progress.sink.metrics.get("numFiles").and_then(|files| files.parse().ok()).unwrap_or(0);
         self.left_out.add(progress);
+        self.malformed_rows_kept += counted(progress, KEPT);
         let rows = |operator: &Value| operator.get("numRowsTotal").and_then(Value::as_u64);
         self.state_rows = progress.state_operators.iter().filter_map(rows).sum();
         self.watermark = progress.event_time.get("watermark").cloned();
         self.waiting = progress.event_time.get("waiting").cloned();
     }
+
+    /// What rows and files are not in the result, or not as they came, in words: `1 malformed record kept with
+    /// nulls`, and last `left out: 3 late rows`.
+    pub fn flaws(&self) -> Vec<String> {
+        let mut flaws = Vec::new();
+        match self.malformed_rows_kept {
+            0 => {}
+            1 => flaws.push("1 malformed record kept with nulls".to_string()),
+            count => flaws.push(format!("{count} malformed records kept with nulls")),
+        }
+        if !self.left_out.is_empty() {
+            flaws.push(format!("left out: {}", self.left_out));
+        }
+        flaws
+    }
+}
+
+/// The counter of malformed records that were kept.
+const KEPT: &str = "numMalformedRowsKept";
+
+/// What the counter `name` is in all sources together.
+fn counted(progress: &StreamingQueryProgress, name: &str) -> u64 {
+    let counts = progress.sources.iter().filter_map(|source| source.metrics.get(name));
+    counts.filter_map(|count| count.parse::<u64>().ok()).sum()
 }
 
 impl LeftOut {
     fn add(&mut self, progress: &StreamingQueryProgress) {
         let late = |operator: &Value| operator.get("numRowsDroppedByWatermark").and_then(Value::as_u64);
         self.late_rows += progress.state_operators.iter().filter_map(late).sum::<u64>();
-        for source in &progress.sources {
-            let count =
-                |name: &str| source.metrics.get(name).and_then(|count| count.parse().ok()).unwrap_or(0);
-            self.malformed_rows += count("numMalformedRows");
-            self.old_files += count("numFilesIgnoredByAge");
-            self.missing_files += count("numMissingFiles");
-            self.corrupt_files += count("numCorruptFiles");
-        }
+        let count = |name| counted(progress, name);
+        self.malformed_rows += count("numMalformedRows").saturating_sub(count(KEPT));
+        self.old_files += count("numFilesIgnoredByAge");
+        self.missing_files += count("numMissingFiles");
+        self.corrupt_files += count("numCorruptFiles");
     }
 
     /// Whether everything became a part of the result.
@@ -133,5 +158,13 @@ mod tests {
             "1 file older than maxFileAge"
         );
         assert!(LeftOut::default().is_empty() && !left_out.is_empty());
+        let kept = RunTotals { malformed_rows_kept: 2, ..RunTotals::default() };
+        assert_eq!(kept.flaws(), ["2 malformed records kept with nulls"]);
+        let both = RunTotals { malformed_rows_kept: 1, left_out, ..RunTotals::default() };
+        assert_eq!(
+            both.flaws(),
+            ["1 malformed record kept with nulls".to_string(), format!("left out: {left_out}")]
+        );
+        assert!(RunTotals::default().flaws().is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use datafusion::sql::parser::{DFParser, DFParserBuilder};
-use datafusion::sql::sqlparser::ast::{ColumnDef, Ident, ObjectName};
+use datafusion::sql::sqlparser::ast::{ColumnDef, DataType, Ident, ObjectName};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
@@ -381,7 +381,19 @@ impl<'d> StatementParser<'d> {
         if !matches!(token.token, Token::Word(_)) {
             return Err(expected("the name of a column", &token, &[]));
         }
-        self.parse(Parser::parse_column_def)
+        let column = self.parse(Parser::parse_column_def);
+        // At `MAP<` the parser stops; DataFusion knows no type for what it makes of `MAP(`.
+        let last = self.inner.parser.get_current_token();
+        let is_map = match &column {
+            Ok(column) => matches!(column.data_type, DataType::Map(..)),
+            Err(_) => is_word(&last.token, "MAP") && self.peek().token == Token::Lt,
+        };
+        if !is_map {
+            return column;
+        }
+        let message = "there are no columns of type MAP in SQL. Write STRUCT<name type, …> if the keys are known, \
+                       or VARCHAR, which takes an object of JSON as its text";
+        Err(error_at(message, token.span.start))
     }
 
     pub(super) fn object_name(&mut self, what: &str) -> Result<ObjectName> {

@@ -29,10 +29,11 @@ const SOURCE: &str = "CREATE UNBOUNDED EXTERNAL TABLE {} (column type, …, WATE
      STORED AS JSON LOCATION 'in/{}/'";
 const WINDOW: &str = "SELECT window.start, count(*) FROM t GROUP BY window(time, '1 minute'), with a slide \
      window(time, '10 minutes', '1 minute')";
+const NO_SESSIONS: &str = "windows of one length, window(time, '10 minutes'); there are no session windows";
 const EMIT: &str = "OUTPUT MODE UPDATE in CREATE STREAMING QUERY, which gives groups as they change, or OUTPUT MODE \
      APPEND, which gives them when they are final";
 
-const FOREIGN: [Foreign; 34] = [
+const FOREIGN: [Foreign; 36] = [
     statement(&["CREATE", "STREAMING", "TABLE"], "Databricks", QUERY_INTO_FILES),
     statement(&["CREATE", "OR", "REFRESH", "STREAMING", "TABLE"], "Databricks", QUERY_INTO_FILES),
     statement(&["CREATE", "STREAMING", "LIVE", "TABLE"], "Databricks", QUERY_INTO_FILES),
@@ -92,11 +93,9 @@ const FOREIGN: [Foreign; 34] = [
     clause(&["EMIT", "ON", "WINDOW", "CLOSE"], "RisingWave", EMIT),
     clause(&["WINDOW", "TUMBLING"], "ksqlDB", WINDOW),
     clause(&["WINDOW", "HOPPING"], "ksqlDB", WINDOW),
-    clause(
-        &["WINDOW", "SESSION"],
-        "ksqlDB",
-        "windows of one length, window(time, '10 minutes'); there are no session windows",
-    ),
+    clause(&["WINDOW", "SESSION"], "ksqlDB", NO_SESSIONS),
+    clause(&["SESSION", "(", "TABLE"], "Flink", NO_SESSIONS),
+    clause(&["SESSION", "(", "DATA", "=>"], "Flink", NO_SESSIONS),
     clause(&["LATERAL", "VIEW"], "Spark", "unnest: SELECT id, unnest(items) AS item FROM t"),
     clause(
         &["FOR", "SYSTEM_TIME", "AS", "OF"],
@@ -110,7 +109,7 @@ pub(super) fn signpost(tokens: &[TokenWithSpan]) -> Option<(String, Location)> {
     let words: Vec<&TokenWithSpan> = tokens.iter().filter(|token| is_significant(token)).collect();
     let starts = |from: usize, sought: &[&str]| {
         let mut found = words.iter().skip(from);
-        sought.iter().all(|word| found.next().is_some_and(|token| is_word(&token.token, word)))
+        sought.iter().all(|word| found.next().is_some_and(|token| is(&token.token, word)))
     };
     let is_create = starts(0, &["CREATE"]);
     for foreign in &FOREIGN {
@@ -132,7 +131,7 @@ pub(super) fn signpost(tokens: &[TokenWithSpan]) -> Option<(String, Location)> {
                     }
                 },
             );
-            let written = foreign.words.join(" ");
+            let written = foreign.words.join(" ").replace(" ( ", "(");
             let message =
                 format!("{written} is {}'s; write {}", foreign.of, foreign.instead.replace("{}", &name));
             return Some((message, words[place].span.start));
@@ -142,6 +141,16 @@ pub(super) fn signpost(tokens: &[TokenWithSpan]) -> Option<(String, Location)> {
         return table_of_others(&words);
     }
     None
+}
+
+/// Whether `token` is the word or sign `written`.
+fn is(token: &Token, written: &str) -> bool {
+    match token {
+        Token::Word(_) => is_word(token, written),
+        Token::LParen => written == "(",
+        Token::RArrow => written == "=>",
+        _ => false,
+    }
 }
 
 /// `CREATE TABLE … WITH ('connector' = …)` and `CREATE TABLE … USING format`.
@@ -228,10 +237,7 @@ const FUNCTIONS: [(&[&str], &str); 24] = [
         &["tumble_end", "hop_end", "windowend"],
         "window.end, in a query with GROUP BY window(time, '1 minute')",
     ),
-    (
-        &["session", "session_window", "session_start", "session_end"],
-        "windows of one length, window(time, '10 minutes'); there are no session windows",
-    ),
+    (&["session", "session_window", "session_start", "session_end"], NO_SESSIONS),
     (&["dropduplicates", "drop_duplicates"], "SELECT DISTINCT ON (key) … FROM t"),
     (
         &["watermark", "withwatermark"],

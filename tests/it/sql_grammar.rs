@@ -190,7 +190,7 @@ fn from_stream_means_the_table() {
 }
 
 /// A script, the line and column that the error must point to, and what it must say.
-const ERRORS: [(&str, u64, u64, &str); 50] = [
+const ERRORS: [(&str, u64, u64, &str); 53] = [
     // The streaming query.
     (
         "CREATE STREAMING QUREY q",
@@ -394,6 +394,25 @@ const ERRORS: [(&str, u64, u64, &str); 50] = [
         57,
         "WITH ORDER cannot be given for an unbounded table",
     ),
+    (
+        "CREATE UNBOUNDED EXTERNAL TABLE t (a STRUCT<s MAP<VARCHAR, BIGINT>>) STORED AS JSON",
+        1,
+        36,
+        "there are no columns of type MAP in SQL. Write STRUCT<name type, …> if the keys are known, or VARCHAR, which takes an object of JSON as its text",
+    ),
+    // What others have.
+    (
+        "SELECT * FROM SESSION(TABLE t, DESCRIPTOR(ts), '5 minutes')",
+        1,
+        15,
+        "SESSION(TABLE is Flink's; write windows of one length, window(time, '10 minutes'); there are no session windows",
+    ),
+    (
+        "SELECT * FROM TABLE(SESSION(DATA => TABLE t, GAP => INTERVAL '5' MINUTES))",
+        1,
+        21,
+        "SESSION(DATA => is Flink's; write windows of one length, window(time, '10 minutes'); there are no session windows",
+    ),
     // DataFusion's statements.
     ("SELECT 1;\nSELCT 2", 2, 1, "expected an SQL statement, found 'SELCT'; did you mean SELECT?"),
     (
@@ -439,6 +458,12 @@ fn column_lists() {
     assert_eq!(error, "expected a data type name, found the end of the statement at line 2, column 3");
     let error = parse_column_list("a INT b INT").unwrap_err().to_string();
     assert_eq!(error, "expected ',' or the end of the columns, found 'b' at line 1, column 7");
+    for maps in ["s MAP<VARCHAR,BIGINT>", "s MAP(VARCHAR, BIGINT)"] {
+        let error = parse_column_list(maps).unwrap_err().to_string();
+        assert!(error.starts_with("there are no columns of type MAP in SQL. Write STRUCT<"), "{error}");
+    }
+    let error = parse_column_list("map").unwrap_err().to_string();
+    assert!(error.starts_with("expected a data type name"), "{error}");
     let error = parse_column_list("").unwrap_err().to_string();
     assert_eq!(error, "expected the name of a column, found the end of the statement at line 1, column 1");
 }

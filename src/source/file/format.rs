@@ -83,16 +83,26 @@ impl FormatSpec {
         let mut compression = None;
         let mut row_options = BTreeMap::new();
         let mut values = ValueRules::default();
+        let mut enforce = false;
         for (option, (key, value)) in &given {
             if key == COMPRESSION {
                 compression = Some(parse_compression(option, value)?);
                 row_options.insert("compression".into(), value.trim().to_ascii_lowercase());
                 continue;
             }
-            if key != ENFORCE_SCHEMA && !set_value_rule(&mut values, option, key, value)? {
+            if key == ENFORCE_SCHEMA {
+                // It decides which files are refused, not what rows the others give.
+                enforce = value.eq_ignore_ascii_case("true");
+                continue;
+            }
+            if !set_value_rule(&mut values, option, key, value)? {
                 let settings = HashMap::from([(key.clone(), value.clone())]);
                 table.alter_with_string_hash_map(&settings).map_err(|error| {
-                    Error::option(option, value, format!("expected {}", reason_of(&error.strip_backtrace())))
+                    let expected = match ONE_BYTE.contains(&key.as_str()) {
+                        true => "one ASCII character".to_string(),
+                        false => reason_of(&error.strip_backtrace()),
+                    };
+                    Error::option(option, value, format!("expected {expected}"))
                 })?;
             }
             row_options.insert(key.clone(), value.clone());
@@ -103,7 +113,6 @@ impl FormatSpec {
                  compressed. Leave it out"
             )));
         }
-        let enforce = row_options.get(ENFORCE_SCHEMA).is_some_and(|value| value.eq_ignore_ascii_case("true"));
         let format = match name {
             "json" if table.json.newline_delimited => Format::Json(table.json),
             "json" => Format::JsonDocument(table.json),
@@ -160,6 +169,10 @@ impl FormatSpec {
 
 const COMPRESSION: &str = "format.compression";
 const ENFORCE_SCHEMA: &str = "enforceschema";
+
+/// DataFusion's options that are one byte.
+const ONE_BYTE: &[&str] =
+    &["format.delimiter", "format.quote", "format.escape", "format.comment", "format.terminator"];
 
 /// Options that say how values are read, in all formats that have types.
 const VALUES: &[&str] = &["timestampFormat", "dateFormat", "epochUnit"];
@@ -399,7 +412,11 @@ mod tests {
             ("json", "header", "true", "unknown option 'header' for the json source"),
             ("parquet", "mode", "PERMISSIVE", "unknown option"),
             ("csv", "header", "yes", "expected true or false"),
-            ("csv", "sep", "ab", "sep"),
+            ("csv", "sep", "::", "option 'sep' = '::' is not valid: expected one ASCII character"),
+            ("csv", "QUOTE", "»", "option 'QUOTE' = '»' is not valid: expected one ASCII character"),
+            ("csv", "format.escape", "ab", "expected one ASCII character"),
+            ("csv", "comment", "//", "expected one ASCII character"),
+            ("csv", "lineSep", "ab", "expected one ASCII character"),
             ("csv", "compression", "lzo", "gzip, bzip2"),
             ("parquet", "compression", "gzip", "does not apply"),
             ("csv", "null_regex", "(", "null_regex"),

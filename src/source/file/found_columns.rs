@@ -1,6 +1,6 @@
 //! Which columns the files of a batch have: one that none of them has is most likely misspelt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 /// Counts the columns of the table that no file of the batch had.
@@ -16,6 +16,8 @@ struct Counts {
     files: u64,
     /// How many of them lack a column.
     lacking: BTreeMap<String, u64>,
+    /// Columns that some record had, though its file may not be counted.
+    seen: BTreeSet<String>,
 }
 
 impl FoundColumns {
@@ -30,11 +32,16 @@ impl FoundColumns {
         *counts.lacking.entry(name.to_string()).or_default() += 1;
     }
 
+    /// A record has the column `name`, be it one of a file that is not counted because all are malformed.
+    pub(super) fn note_seen(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).seen.insert(name.to_string());
+    }
+
     /// The columns that all files lack.
     pub(super) fn missing(&self) -> Vec<String> {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let everywhere = counts.lacking.iter().filter(|(_, files)| **files >= counts.files);
-        everywhere.map(|(name, _)| name.clone()).collect()
+        everywhere.map(|(name, _)| name.clone()).filter(|name| !counts.seen.contains(name)).collect()
     }
 }
 
@@ -50,5 +57,7 @@ mod tests {
             lacking.iter().for_each(|name| columns.note_lack(name));
         }
         assert_eq!(columns.missing(), ["b"]);
+        columns.note_seen("b");
+        assert!(columns.missing().is_empty());
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::found_columns::{FoundColumns, MISSING_COLUMNS};
 use super::pinned::{CORRUPT_FILES, MISSING_FILES};
 use super::queue::FileQueue;
-use super::records::MALFORMED_ROWS;
+use super::records::{MALFORMED_ROWS, MALFORMED_ROWS_KEPT};
 use crate::error::{Error, Result};
 
 /// The metric of files that are not read because they are older than `maxFileAge`.
@@ -72,7 +72,7 @@ impl Report {
         let mut metrics: BTreeMap<String, String> =
             counts.into_iter().map(|(name, count)| (name.to_string(), count.to_string())).collect();
         let (_, scans) = std::mem::take(&mut *lock(&self.scans));
-        for name in [MALFORMED_ROWS, MISSING_FILES, CORRUPT_FILES] {
+        for name in [MALFORMED_ROWS, MALFORMED_ROWS_KEPT, MISSING_FILES, CORRUPT_FILES] {
             // Each scan of the batch reads all of it and so meets the same records and files.
             let count = scans
                 .iter()

@@ -41,6 +41,33 @@ fn a_summary_says_what_was_left_out_and_what_is_waited_for() {
 }
 
 #[test]
+fn a_summary_tells_malformed_records_that_are_kept_from_those_left_out() {
+    let folder = Folder::new();
+    folder.write("in/1.json", "{\"a\":1}\n{\"a\":\"x\"}\n{\"a\":\"y\"}\n");
+    for (mode, told) in [
+        ("PERMISSIVE", "etl: 2 malformed records kept with nulls"),
+        ("DROPMALFORMED", "etl: left out: 2 malformed rows"),
+    ] {
+        let option = format!("mode={mode}");
+        let (code, _, err) = folder.run(&[
+            "etl",
+            "in",
+            mode,
+            "--checkpoint",
+            &format!("ck-{mode}"),
+            "--schema",
+            "a INT",
+            "--option",
+            &option,
+            "--progress",
+            "none",
+        ]);
+        assert_eq!(code, 0, "{err}");
+        assert!(err.lines().any(|line| line == told), "{err}");
+    }
+}
+
+#[test]
 fn a_log_tells_a_healthy_life_in_a_few_lines() {
     let folder = Folder::new();
     hits(&folder, "1.json", &["12:01", "12:45"]);
@@ -70,7 +97,7 @@ fn errors_are_short_and_harmless() {
     folder.write("array/1.json", &format!("[{}]", elements.join(",")));
     let (code, _, err) = folder.run(&["etl", "array", "out", "--checkpoint", "ck"]);
     assert_ne!(code, 0);
-    assert!(err.len() < 3000 && err.contains("Set multiLine to true"), "{err}");
+    assert!(err.len() < 3000 && err.contains("JSON array, set multiLine to true"), "{err}");
 
     folder.write("evil/1.csv", "a,\u{1b}[31mb\u{1b}]0;title\u{7}\n1,2\n");
     let (code, _, err) = folder.run(&[
@@ -90,6 +117,14 @@ fn errors_are_short_and_harmless() {
     for (arguments, message) in [
         (vec!["etl", "nowhere", "out", "--checkpoint", "c"], "there is no directory or file 'nowhere'"),
         (vec!["etl", "array", "out", "--checkpoint", "c", "--from", "cvs"], "did you mean 'csv'?"),
+        (
+            vec!["etl", "s3://b/x", "out", "--checkpoint", "c"],
+            "no object store is registered for 's3://b', where 's3://b/x' is: the tidemill command reads and",
+        ),
+        (
+            vec!["etl", "array", "out", "--checkpoint", "c", "--schema", "s MAP<VARCHAR,BIGINT>"],
+            "there are no columns of type MAP in SQL",
+        ),
         (
             vec![
                 "sql",

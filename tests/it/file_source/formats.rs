@@ -157,15 +157,20 @@ async fn csv_dialects() {
 
 #[tokio::test]
 async fn a_header_that_names_other_columns_is_an_error() {
-    for (text, options) in
-        [("b,a\nx,1\n", &[][..]), ("a,b,c\n1,x,2\n", &[("mode", "DROPMALFORMED")]), ("1,x\n", &[])]
-    {
+    for (text, options, advice) in [
+        ("b,a\nx,1\n", &[][..], "set header to false; to ignore what headers say, set enforceSchema to true"),
+        ("a,b,c\n1,x,2\n", &[("mode", "DROPMALFORMED")], "set header to false"),
+        ("1,x\n", &[], "set enforceSchema to true"),
+        ("a\n1\n", &[], "start a new checkpoint with truncated_rows set to true"),
+        ("b\nx\n", &[], "set header to false"),
+    ] {
         let input = Input::new();
         input.write("f.csv", 1, text);
         let error = input.source("csv", &ab(), options).await.all().await.unwrap_err();
         assert!(matches!(error, Error::InputFile { .. }), "{error}");
         let message = error.to_string();
         assert!(message.contains("f.csv") && message.contains("matched by position"), "{message}");
+        assert!(message.trim_end_matches('.').ends_with(advice), "{message}");
     }
 }
 

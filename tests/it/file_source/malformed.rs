@@ -57,6 +57,11 @@ async fn malformed_json_in_every_mode() {
         (r#"{"a":2,}"#, "line 2: expected a key in quotes, found '}'", "-|-"),
         (r#"{"a":2 "b":"y"}"#, "line 2: expected a comma or }, found '\"'", "-|-"),
         (r#"{"a":02}"#, "line 2: expected the end of a number, found '2'", "-|-"),
+        (
+            r#"{"b":"\ud83d"}"#,
+            r"line 2: \ud83d is the first half of a surrogate pair, and the second does not follow it",
+            "-|-",
+        ),
         ("[1,2]", "line 2: it is no object", "-|-"),
         ("text", "line 2: expected true, false or null, found 'e'", "-|-"),
         (r#"{"a":2}{"a":3}"#, "line 2: there is more on the line than one record", "-|-"),

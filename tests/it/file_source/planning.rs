@@ -336,7 +336,14 @@ async fn a_million_entries_are_restored_into_little_memory() {
 #[tokio::test]
 async fn descriptions_and_definitions() {
     let input = ten();
-    let options = [("maxFilesPerTrigger", "1"), ("header", "TRUE"), ("sep", ";"), ("mode", "PERMISSIVE")];
+    let options = [
+        ("maxFilesPerTrigger", "1"),
+        ("header", "TRUE"),
+        ("sep", ";"),
+        ("mode", "PERMISSIVE"),
+        // May change between starts.
+        ("enforceSchema", "true"),
+    ];
     let provider = input.resolve("csv", "*", Some(ab()), &options).await.unwrap();
     assert_eq!(provider.description(), format!("FileSource[file://{}]", input.text("*")));
     assert_eq!((provider.format(), provider.schema_is_inferred()), ("csv", false));

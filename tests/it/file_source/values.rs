@@ -252,6 +252,46 @@ async fn columns_that_no_file_has_are_counted() {
     assert!(!reader.source.take_metrics().contains_key("missingColumns"));
 }
 
+/// How many columns the JSON `files` lack, as the metrics tell.
+async fn missing_columns(columns: &SchemaRef, options: &[(&str, &str)], files: &[&str]) -> Option<String> {
+    let input = Input::new();
+    for (number, text) in (1..).zip(files) {
+        input.write(&format!("{number}.json"), number, text);
+    }
+    let reader = input.source("json", columns, options).await;
+    reader.all().await.unwrap();
+    reader.source.take_metrics().remove("missingColumns")
+}
+
+#[tokio::test]
+async fn columns_of_malformed_records_are_not_missing() {
+    let columns = schema(&[("a", DataType::Int64), ("b", DataType::Int64)]);
+    for mode in ["PERMISSIVE", "DROPMALFORMED"] {
+        let lines: &[_] = &[("mode", mode)];
+        let document: &[_] = &[("mode", mode), ("multiLine", "true")];
+        for (options, files) in [
+            (lines, &["{\"a\":1}\n{\"a\":\"x\",\"b\":2}\n"][..]),
+            (lines, &["{\"a\":1}\n{\"b\":\"x\"}\n"]),
+            // Behind a malformed record.
+            (lines, &["{\"a\":\"x\"}\n{\"a\":1,\"b\":null}\n"]),
+            (lines, &["{\"a\":1}\n", "{\"a\":\"x\",\"b\":2}\n"]),
+            // Nothing is well-formed.
+            (lines, &["{\"a\":\"x\"}\n[1]\n"]),
+            (document, &["[1,2]"]),
+        ] {
+            assert_eq!(missing_columns(&columns, options, files).await, None, "{mode} {files:?}");
+        }
+        for (options, files) in [
+            (lines, &["{\"a\":\"x\"}\n{\"a\":1}\n"][..]),
+            (lines, &["{\"a\":1}\n", "{\"a\":\"x\"}\n"]),
+            (document, &["[1,{\"a\":1}]"]),
+        ] {
+            let missing = missing_columns(&columns, options, files).await;
+            assert_eq!(missing.as_deref(), Some("1"), "{mode} {files:?}");
+        }
+    }
+}
+
 fn not_null() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("a", DataType::Int64, false),

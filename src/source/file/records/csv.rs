@@ -238,7 +238,7 @@ impl RecordDecoder for CsvDecoder {
         self.dialect.split(raw, end, max)
     }
 
-    fn decode(&self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
+    fn decode(&mut self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
         let mut decoder = self.dialect.decoder(&self.schema, &self.columns.decoded, records.len());
         for record in records {
             take_record(&mut decoder, &self.dialect, &raw[record.clone()])?;
@@ -248,7 +248,7 @@ impl RecordDecoder for CsvDecoder {
     }
 
     /// Missing fields are null and surplus ones dropped, as in Spark (`UnivocityParser`).
-    fn salvage(&self, record: &[u8]) -> Result<Salvaged, ArrowError> {
+    fn salvage(&mut self, record: &[u8]) -> Result<Salvaged, ArrowError> {
         let record = self.dialect.fields(record);
         let shape = self.shape_error(&record).map(|reason| (None, reason));
         let mut first_bad = shape.or_else(|| self.encoding_error(&record));
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn splitting_and_decoding_agree_with_reading() {
         let text = b"\n1,x\r\n2,\"y\nz\"\n3,w";
-        let decoder = decoder(plain(), 10);
+        let mut decoder = decoder(plain(), 10);
         let records = decoder.split(text, true, 10);
         assert_eq!(records.len(), 3);
         assert_eq!(decoder.decode(text, &records).unwrap().num_rows(), 3);
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn what_can_be_kept_of_malformed_records() {
-        let decoder = decoder(plain(), 10);
+        let mut decoder = decoder(plain(), 10);
         for (record, a, b, column, reason) in [
             ("x,kept\n", None, Some("kept"), Some("a"), "'x' cannot be read as BIGINT"),
             ("1\n", Some(1), None, None, "the record has 1 fields and the table 2 columns"),

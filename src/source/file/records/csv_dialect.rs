@@ -1,5 +1,6 @@
 //! How a CSV file is written, and where its records and fields are.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder, Terminator};
@@ -263,11 +264,17 @@ impl CsvDialect {
         if long_enough && same {
             return Ok(());
         }
+        let advice = match names.len().cmp(&columns.len()) {
+            Ordering::Equal => "; to ignore what headers say, set enforceSchema to true",
+            Ordering::Less if same => {
+                "; to read files that lack the last columns, start a new checkpoint with truncated_rows set to true"
+            }
+            Ordering::Less | Ordering::Greater => "",
+        };
         let expected: Vec<&str> = columns.iter().map(|column| column.name().as_str()).collect();
         Err(format!(
             "its header names the columns ({}), but the table has ({}), and columns are matched by position. \
-             Put it right in the file or the schema; if the file has no header, set header to false; to ignore \
-             what headers say, set enforceSchema to true",
+             Put it right in the file or the schema; if the file has no header, set header to false{advice}",
             super::decoder::shorten(&names.join(", ")),
             expected.join(", ")
         ))

@@ -31,8 +31,9 @@ pub(super) trait RecordDecoder: Send {
     /// Where up to `max` whole records are, whether good or malformed. Empty only if there is none.
     fn split(&self, raw: &[u8], end: bool, max: usize) -> Vec<Range<usize>>;
 
-    /// Exactly one row for each of `records`, or an error if any of them is malformed.
-    fn decode(&self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError>;
+    /// Exactly one row for each of `records`, or an error if any of them is malformed. Must be reset before
+    /// it is fed again.
+    fn decode(&mut self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError>;
 
     /// Records that [`RecordDecoder::split`] found were passed over, up to the last byte of `raw`.
     fn passed(&mut self, _raw: &[u8]) {}
@@ -42,13 +43,14 @@ pub(super) trait RecordDecoder: Send {
         false
     }
 
-    /// Positions of the decoded columns that some record so far had; `None` if records have all.
+    /// Positions of the decoded columns that some record so far had, be it good or malformed; `None` if
+    /// records have all.
     fn found(&self) -> Option<Vec<usize>> {
         None
     }
 
-    /// What can be made of a malformed record.
-    fn salvage(&self, record: &[u8]) -> Result<Salvaged, ArrowError>;
+    /// What can be made of a malformed record. Must be reset before it is fed again.
+    fn salvage(&mut self, record: &[u8]) -> Result<Salvaged, ArrowError>;
 }
 
 /// How far [`RecordDecoder::feed`] came.

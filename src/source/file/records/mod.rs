@@ -44,6 +44,8 @@ use super::pinned::{BatchFiles, PinnedStore};
 
 /// Counts records that did not fit the schema.
 pub(super) const MALFORMED_ROWS: &str = "numMalformedRows";
+/// Counts those of them that are rows all the same, with nulls for what does not fit.
+pub(super) const MALFORMED_ROWS_KEPT: &str = "numMalformedRowsKept";
 
 /// How the records of a table are read; the same for all its scans and batches.
 #[derive(Debug, Clone)]
@@ -69,6 +71,7 @@ pub(super) struct RecordSource {
     batch_size: usize,
     metrics: ExecutionPlanMetricsSet,
     malformed: Count,
+    kept: Count,
 }
 
 impl RecordSource {
@@ -84,8 +87,20 @@ impl RecordSource {
     ) -> Self {
         let projection = SplitProjection::new(table.file_schema(), projection);
         let malformed = MetricBuilder::new(&metrics).global_counter(MALFORMED_ROWS);
+        let kept = MetricBuilder::new(&metrics).global_counter(MALFORMED_ROWS_KEPT);
         // DataFusion says how large batches are before it opens a file.
-        Self { rules, table, projection, files, found, bad_records, batch_size: 8192, metrics, malformed }
+        Self {
+            rules,
+            table,
+            projection,
+            files,
+            found,
+            bad_records,
+            batch_size: 8192,
+            metrics,
+            malformed,
+            kept,
+        }
     }
 }
 
@@ -165,10 +180,8 @@ impl RecordOpener {
         let batch_size = self.batch_size(file);
         let values = &self.source.rules.spec.values;
         Ok(match &self.source.rules.spec.format {
-            Format::Json(_) => Box::new(JsonDecoder::new(Arc::clone(columns), values, batch_size)?),
-            Format::JsonDocument(_) => {
-                Box::new(DocumentDecoder::new(Arc::clone(columns), values, batch_size)?)
-            }
+            Format::Json(_) => Box::new(JsonDecoder::new(columns, values, batch_size)?),
+            Format::JsonDocument(_) => Box::new(DocumentDecoder::new(columns, values, batch_size)?),
             Format::Csv(_, dialect) => Box::new(CsvDecoder::new(
                 Arc::clone(dialect),
                 Arc::clone(columns),
@@ -215,6 +228,7 @@ impl FileOpener for RecordOpener {
             columns: Arc::clone(&self.columns),
             mode: self.source.rules.mode,
             malformed: self.source.malformed.clone(),
+            kept: self.source.kept.clone(),
             bad_records,
             terminator: self.terminator(),
             batch_size: self.source.batch_size.max(1),

@@ -35,6 +35,8 @@ pub(super) struct ReaderContext {
     pub(super) found: Arc<FoundColumns>,
     pub(super) mode: ParseMode,
     pub(super) malformed: Count,
+    /// Those of them that are rows.
+    pub(super) kept: Count,
     pub(super) bad_records: Option<BadRecordWriter>,
     /// Ends a line.
     pub(super) terminator: u8,
@@ -67,8 +69,8 @@ pub(super) struct RecordReader {
     /// Whether a record in `buffer` is known to be malformed.
     trouble: bool,
     done: bool,
-    /// Whether there was any record.
-    has_records: bool,
+    /// Whether there was any record that is not malformed.
+    has_good_records: bool,
 }
 
 impl RecordReader {
@@ -88,7 +90,7 @@ impl RecordReader {
             end: false,
             trouble: false,
             done: false,
-            has_records: false,
+            has_good_records: false,
         }
     }
 
@@ -130,13 +132,20 @@ impl RecordReader {
         Ok(None)
     }
 
-    /// Tells which columns the records lack.
+    /// Tells which columns the records lack. What malformed records lack may be what is wrong with them, so
+    /// that on their own they only tell what they have.
     fn note_columns(&self) {
-        let Some(found) = self.decoder.found().filter(|_| self.has_records) else { return };
-        self.context.found.note_file();
-        let fields = self.context.columns.decoded_schema.fields().iter().enumerate();
-        let lacking = fields.filter(|(index, _)| !found.contains(index));
-        lacking.for_each(|(_, field)| self.context.found.note_lack(field.name()));
+        let Some(found) = self.decoder.found() else { return };
+        if self.has_good_records {
+            self.context.found.note_file();
+        }
+        for (index, field) in self.context.columns.decoded_schema.fields().iter().enumerate() {
+            match found.contains(&index) {
+                true => self.context.found.note_seen(field.name()),
+                false if self.has_good_records => self.context.found.note_lack(field.name()),
+                false => {}
+            }
+        }
     }
 
     /// From the byte at `at` on the file is not what it should be; what came before was given.
@@ -213,7 +222,7 @@ impl RecordReader {
                     None => self.advance(self.fed),
                 }
                 self.done = may_end && self.end && self.raw().is_empty();
-                self.has_records |= rows.is_some();
+                self.has_good_records |= rows.is_some();
                 let rows = rows.map(|rows| self.context.columns.good(&rows)).transpose();
                 rows.map_err(|error| self.broken(error))
             }
@@ -241,18 +250,19 @@ impl RecordReader {
         let last = last.end;
         let mut pieces = Vec::new();
         for group in records.chunks(TRY_TOGETHER) {
-            if let Ok(rows) = self.decoder.decode(self.raw(), group) {
+            if let Ok(rows) = self.decoder.decode(&self.buffer[self.start..], group) {
                 pieces.push((rows, None));
                 continue;
             }
             for record in group {
-                match self.decoder.decode(self.raw(), std::slice::from_ref(record)) {
+                let raw = &self.buffer[self.start..];
+                match self.decoder.decode(raw, std::slice::from_ref(record)) {
                     Ok(rows) => pieces.push((rows, None)),
                     Err(error) => pieces.extend(self.malformed(record.clone(), &error).await?),
                 }
             }
         }
-        self.has_records = true;
+        self.has_good_records |= pieces.iter().any(|(_, malformed)| malformed.is_none());
         self.decoder.passed(&self.buffer[self.start..self.start + last]);
         self.advance(last);
         self.decoder.reset().map_err(|error| self.broken(error))?;
@@ -289,7 +299,11 @@ impl RecordReader {
             writer.write(&url, line, &text, &reason).await?;
             return Ok(None);
         }
-        Ok((self.context.mode == ParseMode::Permissive).then_some((salvaged.row, Some(text))))
+        if self.context.mode != ParseMode::Permissive {
+            return Ok(None);
+        }
+        self.context.kept.add(1);
+        Ok(Some((salvaged.row, Some(text))))
     }
 
     /// The line of the file, from 1, on which the record at `at` begins.

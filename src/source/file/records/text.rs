@@ -85,12 +85,12 @@ impl RecordDecoder for TextDecoder {
         records
     }
 
-    fn decode(&self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
+    fn decode(&mut self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
         self.rows(raw, records)
     }
 
     /// What is not UTF-8 becomes U+FFFD.
-    fn salvage(&self, record: &[u8]) -> Result<Salvaged, ArrowError> {
+    fn salvage(&mut self, record: &[u8]) -> Result<Salvaged, ArrowError> {
         let text = String::from_utf8_lossy(without_line_end(record));
         let row = self.rows(text.as_bytes(), std::slice::from_ref(&(0..text.len())))?;
         let column = self.schema.fields().first().map(|field| field.name().clone());

@@ -1,7 +1,6 @@
 //! A JSON document per file (`multiLine`): an array of objects, or a single object.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
@@ -108,8 +107,6 @@ fn item(mut cursor: Cursor<'_>, then: Place, raw: &[u8], end: bool) -> Step {
 
 /// Decodes the objects of one document.
 pub(in crate::source::file::records) struct DocumentDecoder {
-    columns: Arc<RecordColumns>,
-    rules: ValueRules,
     batch_size: usize,
     rows: Rows,
     /// Where the bytes begin that were not flushed yet, and where those that were not fed.
@@ -120,12 +117,12 @@ pub(in crate::source::file::records) struct DocumentDecoder {
 impl DocumentDecoder {
     /// Decodes the decoded ones among `columns`; other fields are passed over.
     pub(in crate::source::file::records) fn new(
-        columns: Arc<RecordColumns>,
+        columns: &RecordColumns,
         rules: &ValueRules,
         batch_size: usize,
     ) -> Result<Self, ArrowError> {
-        let rows = Rows::new(&columns, rules)?;
-        Ok(Self { columns, rules: rules.clone(), batch_size, rows, start: Place::Start, place: Place::Start })
+        let rows = Rows::new(columns, rules)?;
+        Ok(Self { batch_size, rows, start: Place::Start, place: Place::Start })
     }
 }
 
@@ -183,12 +180,12 @@ impl RecordDecoder for DocumentDecoder {
         true
     }
 
-    fn decode(&self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
-        decode(Rows::new(&self.columns, &self.rules)?, raw, records)
+    fn decode(&mut self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
+        decode(&mut self.rows, raw, records)
     }
 
-    fn salvage(&self, record: &[u8]) -> Result<Salvaged, ArrowError> {
-        salvage(Rows::new(&self.columns, &self.rules)?, record)
+    fn salvage(&mut self, record: &[u8]) -> Result<Salvaged, ArrowError> {
+        salvage(&mut self.rows, record)
     }
 
     fn found(&self) -> Option<Vec<usize>> {

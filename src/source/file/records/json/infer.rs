@@ -106,7 +106,7 @@ impl Object {
         let mut cursor = Cursor::new(text, 0);
         if cursor.value()? != Token::Object {
             return Err(Broken::Wrong(
-                "it is no object. If it is a JSON array, Set multiLine to true".into(),
+                "it is no object. If it is a JSON array, set multiLine to true".into(),
             ));
         }
         let object = read_object(&mut cursor, text)?;

@@ -1,7 +1,6 @@
 //! JSON lines.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
@@ -13,8 +12,6 @@ use crate::source::file::values::ValueRules;
 
 /// Decodes one JSON object per line. Blank lines are no records, as in Spark.
 pub(in crate::source::file::records) struct JsonDecoder {
-    columns: Arc<RecordColumns>,
-    rules: ValueRules,
     batch_size: usize,
     rows: Rows,
     lines: u64,
@@ -26,12 +23,11 @@ pub(super) const MAX_BATCH_BYTES: usize = 256 << 20;
 impl JsonDecoder {
     /// Decodes the decoded ones among `columns`; other fields are passed over.
     pub(in crate::source::file::records) fn new(
-        columns: Arc<RecordColumns>,
+        columns: &RecordColumns,
         rules: &ValueRules,
         batch_size: usize,
     ) -> Result<Self, ArrowError> {
-        let rows = Rows::new(&columns, rules)?;
-        Ok(Self { columns, rules: rules.clone(), batch_size, rows, lines: 0 })
+        Ok(Self { batch_size, rows: Rows::new(columns, rules)?, lines: 0 })
     }
 }
 
@@ -41,10 +37,11 @@ pub(super) fn is_blank(line: &[u8]) -> bool {
 
 /// One row for each of `records`.
 pub(super) fn decode(
-    mut rows: Rows,
+    rows: &mut Rows,
     raw: &[u8],
     records: &[Range<usize>],
 ) -> Result<RecordBatch, ArrowError> {
+    rows.clear();
     for record in records {
         rows.read(&raw[record.clone()]).map_err(|flaw| ArrowError::JsonError(reason_of(flaw)))?;
     }
@@ -52,7 +49,8 @@ pub(super) fn decode(
 }
 
 /// What can be made of a malformed record.
-pub(super) fn salvage(mut rows: Rows, record: &[u8]) -> Result<Salvaged, ArrowError> {
+pub(super) fn salvage(rows: &mut Rows, record: &[u8]) -> Result<Salvaged, ArrowError> {
+    rows.clear();
     let (column, reason) = rows.salvage(record).unwrap_or_else(|| (None, "it cannot be decoded".into()));
     Ok(Salvaged { row: rows.finish()?, column, reason })
 }
@@ -104,12 +102,12 @@ impl RecordDecoder for JsonDecoder {
         records
     }
 
-    fn decode(&self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
-        decode(Rows::new(&self.columns, &self.rules)?, raw, records)
+    fn decode(&mut self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
+        decode(&mut self.rows, raw, records)
     }
 
-    fn salvage(&self, record: &[u8]) -> Result<Salvaged, ArrowError> {
-        salvage(Rows::new(&self.columns, &self.rules)?, record)
+    fn salvage(&mut self, record: &[u8]) -> Result<Salvaged, ArrowError> {
+        salvage(&mut self.rows, record)
     }
 
     fn found(&self) -> Option<Vec<usize>> {
@@ -119,6 +117,8 @@ impl RecordDecoder for JsonDecoder {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use datafusion::arrow::array::{Array, AsArray};
     use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
@@ -132,15 +132,16 @@ mod tests {
 
     fn decoder(batch_size: usize) -> JsonDecoder {
         let fields = vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)];
-        JsonDecoder::new(columns(fields, &[]), &ValueRules::default(), batch_size).unwrap()
+        JsonDecoder::new(&columns(fields, &[]), &ValueRules::default(), batch_size).unwrap()
     }
 
     fn a(batch: &RecordBatch) -> Vec<Option<i64>> {
         batch.column(0).as_primitive::<Int64Type>().iter().collect()
     }
 
-    fn decode_all(decoder: &JsonDecoder, raw: &str) -> Result<RecordBatch, ArrowError> {
-        decoder.decode(raw.as_bytes(), &decoder.split(raw.as_bytes(), true, 10))
+    fn decode_all(decoder: &mut JsonDecoder, raw: &str) -> Result<RecordBatch, ArrowError> {
+        let records = decoder.split(raw.as_bytes(), true, 10);
+        decoder.decode(raw.as_bytes(), &records)
     }
 
     #[test]
@@ -188,7 +189,7 @@ mod tests {
 
     #[test]
     fn good_fields_of_a_malformed_record_are_kept() {
-        let decoder = decoder(10);
+        let mut decoder = decoder(10);
         let salvaged = decoder.salvage(b"{\"a\":\"x\",\"b\":\"kept\"}\n").unwrap();
         assert_eq!(salvaged.column.as_deref(), Some("a"));
         assert_eq!(salvaged.reason, "'x' cannot be read as BIGINT");
@@ -206,18 +207,20 @@ mod tests {
 
     #[test]
     fn numbers_are_exact_and_of_repeated_keys_the_last_counts() {
-        let decoder = decoder(10);
-        let rows =
-            decode_all(&decoder, "{\"a\":1,\"a\":2}\n{\"a\":\"3\"}\n{\"a\":4.0}\n{\"a\":5e0,\"a\":null}\n")
-                .unwrap();
+        let mut decoder = decoder(10);
+        let rows = decode_all(
+            &mut decoder,
+            "{\"a\":1,\"a\":2}\n{\"a\":\"3\"}\n{\"a\":4.0}\n{\"a\":5e0,\"a\":null}\n",
+        )
+        .unwrap();
         assert_eq!(a(&rows), [Some(2), Some(3), Some(4), None]);
         for line in
             ["{\"a\":NaN}", "{\"a\":9223372036854775808}", "{\"a\":true}", "{\"a\":4.9}", "{\"a\":{}}"]
         {
-            assert!(decode_all(&decoder, line).is_err(), "{line}");
+            assert!(decode_all(&mut decoder, line).is_err(), "{line}");
         }
         let text = decode_all(
-            &decoder,
+            &mut decoder,
             "{\"b\":1}\n{\"b\":1.50}\n{\"b\":true}\n{\"b\":{\"x\": [1]}}\n{\"b\":\"\\u00e9\"}\n{\"b\":NaN}",
         )
         .unwrap();
@@ -229,8 +232,8 @@ mod tests {
     fn keys_match_without_case_if_that_is_unambiguous() {
         let read = |fields: &[&str], raw: &str| {
             let fields = fields.iter().map(|name| Field::new(*name, DataType::Int64, true)).collect();
-            let decoder = JsonDecoder::new(columns(fields, &[]), &ValueRules::default(), 10).unwrap();
-            decode_all(&decoder, raw).map(|rows| a(&rows))
+            let mut decoder = JsonDecoder::new(&columns(fields, &[]), &ValueRules::default(), 10).unwrap();
+            decode_all(&mut decoder, raw).map(|rows| a(&rows))
         };
         assert_eq!(read(&["userid"], "{\"userId\":7}\n{\"USERID\":8}").unwrap(), [Some(7), Some(8)]);
         assert_eq!(read(&["groesse"], "{\"GROESSE\":7}").unwrap(), [Some(7)]);
@@ -263,9 +266,9 @@ mod tests {
             map,
             Field::new_fixed_size_list("f", Field::new("item", DataType::Int32, true), 2, true),
         ];
-        let decoder = JsonDecoder::new(columns(fields, &[]), &ValueRules::default(), 10).unwrap();
+        let mut decoder = JsonDecoder::new(&columns(fields, &[]), &ValueRules::default(), 10).unwrap();
         let rows = decode_all(
-            &decoder,
+            &mut decoder,
             "{\"s\":{\"X\":1,\"y\":{}},\"l\":[{\"x\":2},null,{}],\"m\":{\"k\":3,\"n\":null},\"f\":[4,5]}\n{\"s\":null,\"l\":[],\"m\":{}}\n{}",
         )
         .unwrap();
@@ -275,7 +278,7 @@ mod tests {
         for line in
             ["{\"s\":[]}", "{\"l\":{}}", "{\"m\":{\"a\":1,\"a\":2}}", "{\"f\":[1]}", "{\"l\":[{\"x\":1.5}]}"]
         {
-            assert!(decode_all(&decoder, line).is_err(), "{line}");
+            assert!(decode_all(&mut decoder, line).is_err(), "{line}");
             let line = format!("{},\"m\":{{\"k\":9}}}}", line.trim_end_matches('}'));
             if let Ok(kept) = decoder.salvage(line.as_bytes()) {
                 assert!(kept.column.is_some() || kept.row.column(2).is_null(0), "{line}");
@@ -286,10 +289,10 @@ mod tests {
     #[test]
     fn columns_without_nulls() {
         let fields = vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)];
-        let decoder = JsonDecoder::new(columns(fields, &[0]), &ValueRules::default(), 10).unwrap();
-        assert!(decode_all(&decoder, "{\"a\":1}").is_ok());
+        let mut decoder = JsonDecoder::new(&columns(fields, &[0]), &ValueRules::default(), 10).unwrap();
+        assert!(decode_all(&mut decoder, "{\"a\":1}").is_ok());
         for line in ["{\"a\":null}", "{}", "{\"b\":\"kept\"}", "{\"a\":1,\"a\":null}"] {
-            assert!(decode_all(&decoder, line).is_err(), "{line}");
+            assert!(decode_all(&mut decoder, line).is_err(), "{line}");
         }
         let salvaged = decoder.salvage(b"{\"b\":\"kept\"}").unwrap();
         assert_eq!(salvaged.column.as_deref(), Some("a"));

@@ -370,7 +370,16 @@ fn unicode(digits: &[u8]) -> Result<(char, &[u8]), Broken> {
         (first, _) => ([first, 0], 4),
     };
     let used = if taken == 4 { &units[..1] } else { &units[..] };
-    let letter = char::decode_utf16(used.iter().copied()).next().and_then(Result::ok).ok_or_else(bad)?;
+    let letter = char::decode_utf16(used.iter().copied()).next().and_then(Result::ok).ok_or_else(|| {
+        Broken::Wrong(match first {
+            0xd800..0xdc00 => format!(
+                "\\u{first:04x} is the first half of a surrogate pair, and the second does not follow it"
+            ),
+            _ => format!(
+                "\\u{first:04x} is the second half of a surrogate pair, and the first does not stand before it"
+            ),
+        })
+    })?;
     Ok((letter, &digits[taken..]))
 }
 
@@ -493,6 +502,16 @@ mod tests {
         assert_eq!(text("\\u00e9\\ud83d\\ude00x").unwrap(), "é😀x");
         for wrong in ["\\x", "\\u12", "\\u12g4", "\\ud800", "\\ud800\\u0041", "\\udc00", "\\u+123"] {
             assert_eq!(text(wrong), None, "{wrong}");
+        }
+        for (half, missing) in [
+            ("\\ud83d", "the second does not follow it"),
+            ("\\ud83d\\u0041", "the second does not follow it"),
+            ("\\ude00", "the first does not stand before it"),
+        ] {
+            let Err(Broken::Wrong(reason)) = unescape(half.as_bytes(), &mut Vec::new()) else {
+                panic!("{half}")
+            };
+            assert!(reason.starts_with(&half[..6]) && reason.ends_with(missing), "{reason}");
         }
     }
 }
