@@ -105,6 +105,7 @@ mod tests {
         let sink = serde_json::json!({"files": ["part-0.parquet", "größe\n"]});
         CommitRecord {
             batch_id: 12,
+            query_id: None,
             next_batch_watermark_ms: -1,
             streams: Vec::new(),
             sink,

@@ -126,6 +126,11 @@ impl Checkpoint {
         self.fence.check().await
     }
 
+    /// The first batch whose commit record is there.
+    pub(crate) fn oldest_commit(&self) -> Option<u64> {
+        self.progress().commits.first().copied()
+    }
+
     /// The batch that is planned and not committed.
     pub(crate) fn unfinished(&self) -> Option<u64> {
         let progress = self.progress();

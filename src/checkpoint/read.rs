@@ -171,6 +171,9 @@ pub(super) async fn contents(storage: &dyn Storage) -> Result<Contents, Failure>
         cover.redundant.iter().map(move |(first, last)| layout::segment(source, *first, *last))
     });
     let redundant = redundant.collect();
+    if let (Some(metadata), Some((_, Some(commit)))) = (&metadata, records.get(&0)) {
+        check_query(metadata, commit)?;
+    }
     let recovery = recovery(decision, &mut records)?;
     Ok(Contents {
         recovered: Recovered { metadata, decision: recovery.0, history, last_commit: recovery.1 },
@@ -268,6 +271,21 @@ pub(super) async fn batch(
         return Err(Error::damaged(layout::commit(batch), reason).into());
     }
     Ok((planned.committed_by(&committed), Some(committed)))
+}
+
+/// Fails if the first batch was committed by the query in whose place this one is.
+fn check_query(metadata: &Metadata, commit: &CommitRecord) -> Result<(), Failure> {
+    match commit.query_id {
+        Some(id) if id != metadata.id => {
+            let reason = format!(
+                "query {id} was still writing it when query {} took the checkpoint over; nothing of it was published: \
+                 start with a new checkpoint",
+                metadata.id
+            );
+            Err(Error::damaged(layout::commit(0), reason).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How to go on, and the last commit.

@@ -77,7 +77,7 @@ pub struct SinkDefinition {
 pub struct OperatorDefinition {
     /// Its name in the plan.
     pub name: String,
-    /// What its state depends on: keys, aggregates, state fields, partition count, hash.
+    /// What its state depends on: keys, aggregates, state fields.
     pub details: BTreeMap<String, Value>,
 }
 
@@ -100,7 +100,7 @@ pub struct ColumnDefinition {
 pub struct Location {
     /// The way from the checkpoint's root, e.g. `../../data/bids`; the whole URL on another store.
     pub path: String,
-    /// SHA-free fingerprint (CRC32C, 8 hex digits) of the absolute URL.
+    /// The CRC32C of the absolute URL, 8 hex digits.
     pub fingerprint: String,
 }
 
@@ -145,6 +145,10 @@ pub struct SourceOffset {
 pub struct CommitRecord {
     /// The batch.
     pub batch_id: u64,
+    /// The id of the query, in the record of the first batch: until that is there, another query may take the
+    /// place of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_id: Option<Uuid>,
     /// The watermark for the next batch; 0 when there is none.
     pub next_batch_watermark_ms: i64,
     /// How far each stream has come whose watermark goes into it, in plan order; empty when there is

@@ -141,6 +141,7 @@ fn let_go(
     };
     let nothing = CommitRecord {
         batch_id: plan.batch_id,
+        query_id: None,
         next_batch_watermark_ms: plan.batch_watermark_ms,
         streams: Vec::new(),
         sink: Value::Null,
@@ -151,6 +152,7 @@ fn let_go(
     let before = last_commit.unwrap_or_else(|| nothing.clone());
     CommitRecord {
         batch_id: nothing.batch_id,
+        query_id: None,
         next_batch_watermark_ms: nothing.next_batch_watermark_ms,
         let_go: Some(let_go),
         ..before

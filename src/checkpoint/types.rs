@@ -95,7 +95,6 @@ pub enum Interval {
     MonthDayNano,
 }
 
-/// For people; nothing reads it.
 impl ColumnType {
     /// The same type in the one layout of text and bytes: Arrow has three of each, which hold the same values.
     pub(super) fn plain(&self) -> Self {

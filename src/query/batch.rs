@@ -143,6 +143,7 @@ impl BatchRunner {
         tracker.advance(&seen);
         let commit = CommitRecord {
             batch_id: record.batch_id,
+            query_id: (record.batch_id == 0).then_some(self.shared.id),
             next_batch_watermark_ms: tracker.global_ms(),
             streams: tracker.record(),
             sink: prepared.clone(),

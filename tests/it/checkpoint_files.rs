@@ -89,6 +89,7 @@ fn offsets(run: u128, batch: u64) -> OffsetsRecord {
 fn commit(run: u128, batch: u64) -> CommitRecord {
     CommitRecord {
         batch_id: batch,
+        query_id: None,
         next_batch_watermark_ms: batch as i64 * 10 + 10,
         streams: vec![],
         sink: json!({ "committedBy": run.to_string() }),

@@ -13,7 +13,7 @@ use tidemill::checkpoint::types::ColumnType;
 use tidemill::checkpoint::{Checkpoint, location_of};
 use tidemill::{Error, Result};
 use url::Url;
-use uuid::uuid;
+use uuid::{Uuid, uuid};
 
 use super::{raw, storage};
 
@@ -62,6 +62,7 @@ fn commit(batch: u64) -> CommitRecord {
     let sink = json!({ "files": [format!("part-{batch}-0.parquet")] });
     CommitRecord {
         batch_id: batch,
+        query_id: None,
         next_batch_watermark_ms: 0,
         streams: vec![],
         sink,
@@ -92,5 +93,24 @@ async fn the_example_is_real() -> Result<()> {
         }
     }
     assert!(lacking.is_empty(), "docs/checkpoint-format.md lacks:\n{lacking}");
+    Ok(())
+}
+
+/// The commit of a run whose place another query took, and which came too late to be told.
+#[tokio::test]
+async fn a_commit_of_another_query_is_named() -> Result<()> {
+    let storage = storage(&InMemory::new())?;
+    let (checkpoint, _) = Checkpoint::open(Arc::clone(&storage), Uuid::from_u128(1)).await?;
+    let own = metadata()?;
+    checkpoint.create_metadata(&own).await?;
+    checkpoint.write_offsets(&plan(0)).await?;
+    let other = Uuid::from_u128(7);
+    checkpoint.write_commit(&CommitRecord { query_id: Some(other), ..commit(0) }).await?;
+    let Err(error) = Checkpoint::open(Arc::clone(&storage), Uuid::from_u128(2)).await else {
+        panic!("the commit of {other} was taken for one of {}", own.id);
+    };
+    for part in ["commits/0", &other.to_string(), &own.id.to_string(), "start with a new checkpoint"] {
+        assert!(error.to_string().contains(part), "no '{part}' in: {error}");
+    }
     Ok(())
 }
