@@ -33,7 +33,7 @@ const LONGEST_POLLING_DELAY: Duration = Duration::from_secs(5);
 /// How often listeners hear that there is nothing to do (Spark's `noDataProgressEventInterval`).
 const IDLE_EVENT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// One run of a query. [`Execution::run`] consumes it.
+/// One run of a query, for one call of [`Execution::run`].
 #[derive(Debug)]
 pub(crate) struct Execution {
     pub(crate) runner: BatchRunner,
@@ -302,7 +302,6 @@ impl Execution {
         }
         let checkpoint = Arc::clone(&self.runner.checkpoint);
         let state = Arc::clone(&self.runner.state);
-        let committed = self.next_batch.saturating_sub(1);
         let sources = self.runner.sources.clone();
         let retain = self.min_batches_to_retain;
         self.maintenance = Some(tokio::spawn(async move {
@@ -317,7 +316,11 @@ impl Execution {
                 }
                 // Another run may need what this one would remove.
                 checkpoint.check_owner().await?;
-                state.maintain(committed, retain).await
+                // What the commit records that are there name stays there.
+                match checkpoint.oldest_commit() {
+                    Some(oldest) => state.maintain(oldest).await,
+                    None => Ok(()),
+                }
             };
             maintained.await.inspect_err(|error| {
                 // Nothing depends on it but tidiness; the next round tries again.

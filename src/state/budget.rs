@@ -28,6 +28,14 @@ pub(super) fn shares(limit: usize, used: &[usize]) -> Vec<usize> {
     shares
 }
 
+/// The share of each table in `limit` bytes when tables are made for these numbers of rows: in proportion to
+/// them, and never less than half of an equal share.
+pub(super) fn in_proportion(limit: usize, rows: &[usize]) -> Vec<usize> {
+    let all = rows.iter().sum::<usize>().max(1) as f64;
+    let equal = limit / 2 / rows.len().max(1);
+    rows.iter().map(|rows| equal + ((limit / 2) as f64 * (*rows as f64 / all)) as usize).collect()
+}
+
 /// The state's part of the memory of a DataFusion session.
 #[derive(Debug)]
 pub(super) struct Account(MemoryReservation);
@@ -52,6 +60,14 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_are_made_for_the_rows_that_come() {
+        assert_eq!(in_proportion(1000, &[]), [0; 0]);
+        assert_eq!(in_proportion(1000, &[0, 0]), [250, 250]);
+        assert_eq!(in_proportion(1000, &[900, 100]), [700, 300]);
+        assert!(in_proportion(1 << 30, &[699, 1]).iter().sum::<usize>() <= 1 << 30);
+    }
 
     #[test]
     fn small_tables_leave_memory_to_large_ones() {

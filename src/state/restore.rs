@@ -21,7 +21,7 @@ const CHUNK: usize = 4096;
 const CONCURRENT_OPENS: usize = 16;
 
 /// Makes an empty table.
-pub(super) type MakeTable = Arc<dyn Fn() -> Box<dyn ChangingTable> + Send + Sync>;
+pub(super) type MakeTable = Arc<dyn Fn(usize) -> Box<dyn ChangingTable> + Send + Sync>;
 
 type Tables = Arc<Vec<Mutex<Box<dyn ChangingTable>>>>;
 
@@ -50,7 +50,7 @@ pub(super) async fn restore(
             return Err(Error::damaged(&*file.path, problem));
         }
     }
-    let tables: Tables = Arc::new((0..operators * partitions).map(|_| Mutex::new(make())).collect());
+    let tables: Tables = Arc::new((0..operators * partitions).map(|table| Mutex::new(make(table))).collect());
     for number in 0..operators {
         let Ok(operator) = u32::try_from(number) else { break };
         let expired = manifest.operators.get(number).and_then(|known| known.expired);
@@ -66,7 +66,8 @@ pub(super) async fn restore(
         }
         stream::iter(restoring).buffer_unordered(threads).try_collect::<()>().await?;
     }
-    let tables = Arc::into_inner(tables).unwrap_or_default();
+    let tables = Arc::into_inner(tables)
+        .ok_or_else(|| Error::Invalid("state is still being restored, which is a bug".into()))?;
     Ok(tables.into_iter().map(|table| table.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
 }
 

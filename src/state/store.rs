@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::budget::{Account, shares};
+use super::budget::{Account, in_proportion, shares};
 use super::changing_table::LiveTable;
 use super::manifest::{Manifest, OperatorState, Segment, mergeable};
 use super::merge::{merge, off_thread};
@@ -102,8 +102,16 @@ impl StateStore {
     pub async fn open(storage: Arc<dyn Storage>, manifest: &Value, options: StateOptions) -> Result<Self> {
         let StateOptions { operators, partitions, memory_limit, disk, run_id } = options;
         let manifest = Manifest::from_record(manifest)?;
-        let share = memory_limit.map_or(usize::MAX, |limit| limit / (operators * partitions).max(1));
-        let make: MakeTable = Arc::new(move || Box::new(SpillTable::new(share, Arc::clone(&disk))));
+        // As they will be when the rows are there: how many bytes those take is not known yet.
+        let rows = |operator: usize| manifest.operators.get(operator).map_or(0, |known| known.rows as usize);
+        let expected: Vec<usize> =
+            (0..operators * partitions).map(|table| rows(table / partitions) / partitions).collect();
+        let limits = match memory_limit {
+            Some(limit) => in_proportion(limit, &expected),
+            None => vec![usize::MAX; expected.len()],
+        };
+        let make: MakeTable =
+            Arc::new(move |table| Box::new(SpillTable::new(limits[table], Arc::clone(&disk))));
         let restored = restore(&storage, &manifest, operators, partitions, make).await?;
         let mut tables = Vec::with_capacity(restored.len());
         for (index, table) in restored.into_iter().enumerate() {
@@ -315,22 +323,20 @@ impl StateStore {
         self.pace.end();
     }
 
-    /// Merges files as far as that is due, and removes those that only commit records older than
-    /// the last `min_batches_to_retain` name; `committed` is the last committed batch. May run beside
-    /// batches, but only once at a time. May be interrupted.
+    /// Merges files as far as that is due, and removes those that only commit records before that of batch
+    /// `oldest` name, the first that is kept. May run beside batches, but only once at a time. May be
+    /// interrupted.
     ///
     /// # Errors
     /// Those of the storage, and damaged files. The next call goes on where this one stopped.
-    pub async fn maintain(&self, committed: u64, min_batches_to_retain: u64) -> Result<()> {
+    pub async fn maintain(&self, oldest: u64) -> Result<()> {
         while let Some(merging) = self.next_merge() {
             if !self.merge(merging).await? {
                 break;
             }
         }
         let removable: Vec<String> = {
-            let is_old = |since: &Option<u64>| {
-                since.is_some_and(|since| since.saturating_add(min_batches_to_retain) <= committed)
-            };
+            let is_old = |since: &Option<u64>| since.is_some_and(|since| since <= oldest);
             let files = self.files();
             files.retired.iter().filter(|(since, _)| is_old(since)).map(|(_, path)| path.clone()).collect()
         };

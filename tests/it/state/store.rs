@@ -91,7 +91,7 @@ impl Query {
                 self.expire(*operator, *by)?;
                 self.commit().await
             }
-            Step::Maintain => self.store.maintain(self.batch.saturating_sub(1), 1).await,
+            Step::Maintain => self.store.maintain(self.batch.saturating_sub(1)).await,
             Step::Restart(partitions, memory) => {
                 let options = options(*partitions, *memory);
                 self.store = StateStore::open(Arc::clone(&self.storage), &self.manifest, options).await?;
