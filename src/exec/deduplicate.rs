@@ -39,6 +39,9 @@ pub(crate) struct StatefulDeduplicate {
     /// When a key can be forgotten: Int64 over the input, in microseconds since the epoch; null for
     /// never. Of several rows with a key that of the first counts.
     pub(crate) expiry: Option<Arc<dyn PhysicalExpr>>,
+    /// Whether keys without a time are forgotten when the groups without one are given
+    /// ([`Watermarks::nulls_final`](super::event_time::Watermarks::nulls_final)): they belong to those.
+    pub(crate) forgets_nulls: bool,
     pub(crate) schema: SchemaRef,
 }
 
@@ -82,7 +85,8 @@ impl StatefulWork for StatefulDeduplicate {
         batch: &Batch,
     ) -> DataFusionResult<Worked> {
         let finals = batch.watermarks.finals();
-        let mut work = Work { deduplicate: self, table, finals, passing: ByteRows::default() };
+        let nulls_final = batch.watermarks.nulls_final && self.forgets_nulls;
+        let mut work = Work { deduplicate: self, table, finals, nulls_final, passing: ByteRows::default() };
         let mut worked = Worked::default();
         for rows in rows {
             let rows = work.rows(rows, &mut worked.counters)?;
@@ -100,6 +104,8 @@ struct Work<'a> {
     table: &'a mut dyn StateTable,
     /// What is final in this batch.
     finals: Option<i64>,
+    /// Whether keys without a time are, too.
+    nulls_final: bool,
     /// The keys that were final already when they came; they are for this batch only.
     passing: ByteRows,
 }
@@ -182,15 +188,30 @@ impl Work<'_> {
 
     /// Forgets the keys that are final in this batch; how many there were.
     fn forget(self) -> DataFusionResult<usize> {
-        let (Some(upto), true) = (self.finals, self.deduplicate.expiry.is_some()) else { return Ok(0) };
+        if self.deduplicate.expiry.is_none() {
+            return Ok(0);
+        }
         let mut removed = self.passing.len();
         if !self.passing.is_empty() {
             self.table.remove(&self.passing, None)?;
         }
-        self.table.expire(upto, &mut |_, _, _, _| {
-            removed += 1;
-            Ok(())
-        })?;
+        if let Some(upto) = self.finals {
+            self.table.expire(upto, &mut |_, _, _, _| {
+                removed += 1;
+                Ok(())
+            })?;
+        }
+        if self.nulls_final {
+            let mut keys = ByteRows::default();
+            self.table.scan(&mut |key, _, _, expiry| {
+                if expiry.is_none_or(|expiry| expiry == NEVER) {
+                    keys.push(key);
+                }
+                Ok(())
+            })?;
+            self.table.remove(&keys, None)?;
+            removed += keys.len();
+        }
         Ok(removed)
     }
 }

@@ -141,6 +141,7 @@ impl Marks {
             operator: rewriter.next_operator(),
             keys: keys.len(),
             expires: self.expiry.is_some(),
+            forgets_nulls: self.expiry.is_some() && rewriter.mode == OutputMode::Append,
         };
         let expressions = keys.into_iter().chain(self.expiry.clone()).chain(filter.clone()).collect();
         *input =

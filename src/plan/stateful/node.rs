@@ -33,7 +33,7 @@ pub(super) enum Kind {
     Deduplicate { operator: usize, keys: usize },
     /// Marks the first row of each key. Expressions: as for `Deduplicate`, then which rows count, if
     /// not all.
-    MarkDistinct { operator: usize, keys: usize, expires: bool },
+    MarkDistinct { operator: usize, keys: usize, expires: bool, forgets_nulls: bool },
     /// A limit over the life of the query. No expressions.
     Limit { operator: usize, skip: u64, fetch: Option<u64> },
 }

@@ -109,15 +109,16 @@ impl Planning<'_> {
             Kind::Deduplicate { operator, keys } => {
                 let rest = self.expressions.split_off(keys);
                 let schema = self.input.schema();
-                self.deduplicate(operator, rest.into_iter().next(), Repeated::Drop, schema)
+                self.deduplicate(operator, (rest.into_iter().next(), false), Repeated::Drop, schema)
             }
-            Kind::MarkDistinct { operator, keys, expires } => {
+            Kind::MarkDistinct { operator, keys, expires, forgets_nulls } => {
                 let mut rest = self.expressions.split_off(keys).into_iter();
                 let expiry = if expires { rest.next() } else { None };
                 let mut fields = self.input.schema().fields().to_vec();
                 fields.extend(schema.fields().last().cloned());
                 let schema = Schema::new_with_metadata(fields, self.input.schema().metadata().clone());
-                self.deduplicate(operator, expiry, Repeated::Mark(rest.next()), Arc::new(schema))
+                let mark = Repeated::Mark(rest.next());
+                self.deduplicate(operator, (expiry, forgets_nulls), mark, Arc::new(schema))
             }
             Kind::Limit { operator, skip, fetch } => {
                 let work = StatefulLimit { skip, fetch, schema: self.input.schema() };
@@ -148,7 +149,7 @@ impl Planning<'_> {
     fn deduplicate(
         self,
         operator: usize,
-        expiry: Option<Arc<dyn PhysicalExpr>>,
+        (expiry, forgets_nulls): (Option<Arc<dyn PhysicalExpr>>, bool),
         repeated: Repeated,
         schema: SchemaRef,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
@@ -159,7 +160,7 @@ impl Planning<'_> {
             .map(|key| Ok(key.return_field(&input_schema)?.as_ref().clone()))
             .collect::<DataFusionResult<Vec<_>>>()?;
         let key_schema = Arc::new(Schema::new(fields));
-        let work = StatefulDeduplicate { key_schema, repeated, expiry, schema };
+        let work = StatefulDeduplicate { key_schema, repeated, expiry, forgets_nulls, schema };
         self.by_key(operator, Arc::clone(&self.input), self.expressions.clone(), work)
     }
 

@@ -47,3 +47,19 @@ async fn a_run_of_nothing_but_groups_without_a_time_gives_them() {
     job(&place).option("flushOnEnd", true).run(&session()).await.unwrap();
     assert_eq!(sums(&place), [(None, 2)]);
 }
+
+/// What was distinct in groups that were given counts again in those of the next run.
+#[tokio::test]
+async fn distinct_values_of_groups_without_a_time_are_counted_anew_by_the_next_run() {
+    let place = Place::new();
+    let rows =
+        |values: &[i64]| values.iter().map(|k| json!({ "k": k }).to_string() + "\n").collect::<String>();
+    let distinct = "SELECT date_trunc('minute', ts) AS m, count(DISTINCT k) AS k FROM t GROUP BY date_trunc('minute', ts)";
+    let job = job(&place).sql(distinct).option("flushOnEnd", true);
+    place.put("in/1.json", rows(&[1, 2, 2]));
+    job.run(&session()).await.unwrap();
+    assert_eq!(sums(&place), [(None, 2)]);
+    place.put("in/2.json", rows(&[1, 2, 3]));
+    job.run(&session()).await.unwrap();
+    assert_eq!(sums(&place), [(None, 2), (None, 3)]);
+}
