@@ -57,12 +57,12 @@ impl BatchRun {
             BatchWidth::Small => {
                 let run = async move {
                     match self.stages(&Workers::Oneself).await {
-                        Ok(report) => Ok(report),
+                        Ok(report) => Ok(Some(report)),
                         Err(Stopped::Failed(error)) => Err(error),
-                        Err(Stopped::Abandoned) => Ok(TaskReport::default()),
+                        Err(Stopped::Abandoned) => Ok(None),
                     }
                 };
-                tasks.all([run.boxed()]).await.map(|mut reports| reports.pop())
+                tasks.all([run.boxed()]).await.map(|reports| reports.into_iter().next().flatten())
             }
             BatchWidth::Wide => self.stages(&tasks).await.map(Some),
         };
@@ -130,13 +130,12 @@ impl Running {
         let parts: Vec<F> = (0..partitions)
             .map(|partition| each(Arc::clone(&plan), partition, Arc::clone(&self.context)))
             .collect();
-        // What went wrong with a source may have come through operators that made another error of it.
-        self.run_all(plan, parts, workers).await.map_err(|stopped| {
-            match (stopped, self.task.take_failure()) {
-                (Stopped::Failed(_), Some(error)) => Stopped::Failed(error),
-                (stopped, _) => stopped,
-            }
-        })
+        // What went wrong with a source may have come through operators that made another error of it, or none.
+        let given = self.run_all(plan, parts, workers).await;
+        match (given, self.task.take_failure()) {
+            (Ok(_) | Err(Stopped::Failed(_)), Some(error)) => Err(Stopped::Failed(error)),
+            (given, _) => given,
+        }
     }
 
     async fn run_all<T: Send + 'static>(
