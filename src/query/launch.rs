@@ -155,7 +155,7 @@ impl Launch {
             runner,
             manager: request.manager.clone(),
             clock: Arc::clone(&request.clock),
-            trigger: request.trigger,
+            trigger: request.trigger.effective(),
             descriptions,
             conf,
             min_batches_to_retain: request.min_batches_to_retain,

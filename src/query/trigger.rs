@@ -15,7 +15,7 @@ pub enum Trigger {
     AtOnce,
     /// Batches start at whole multiples of the interval since 1970-01-01T00:00:00Z, the first one
     /// immediately. A batch that takes longer is followed by the next one at once; ticks that were
-    /// missed are not made up for. An interval of zero is [`Trigger::AtOnce`].
+    /// missed are not made up for. An interval below a millisecond is [`Trigger::AtOnce`].
     ProcessingTime(Duration),
     /// Exactly one batch with everything that is there, whatever the limits of the sources say, and the
     /// batches without rows that the watermark makes due by that; then the query ends. After a crash
@@ -28,6 +28,14 @@ pub enum Trigger {
 }
 
 impl Trigger {
+    /// An interval too short for the clock is none.
+    pub(crate) fn effective(self) -> Self {
+        match self {
+            Trigger::ProcessingTime(interval) if interval.as_millis() == 0 => Trigger::AtOnce,
+            trigger => trigger,
+        }
+    }
+
     /// Whether the query ends by itself.
     pub fn ends(self) -> bool {
         matches!(self, Trigger::Once | Trigger::AvailableNow)
@@ -104,6 +112,17 @@ mod tests {
         // The ends of time are ticks like any other.
         assert!(wait(2000, i64::MAX, 0) <= 2000);
         assert!(wait(2000, i64::MIN, 0) <= 2000);
+    }
+
+    #[test]
+    fn an_interval_of_nothing_is_none() {
+        for (interval, effective) in [
+            (Duration::ZERO, Trigger::AtOnce),
+            (Duration::from_micros(999), Trigger::AtOnce),
+            (Duration::from_millis(1), Trigger::ProcessingTime(Duration::from_millis(1))),
+        ] {
+            assert_eq!(Trigger::ProcessingTime(interval).effective(), effective);
+        }
     }
 
     #[test]

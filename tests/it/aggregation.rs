@@ -3,6 +3,7 @@
 mod accumulators;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
@@ -333,4 +334,22 @@ async fn a_query_goes_on_when_memory_is_short() {
     let memory: u64 = operators.iter().map(|operator| operator["memoryUsedBytes"].as_u64().unwrap()).sum();
     let rows: u64 = operators.iter().map(|operator| operator["numRowsTotal"].as_u64().unwrap()).sum();
     assert!(rows > 100_000 && memory < 2_500_000, "{memory} bytes for {rows} rows");
+}
+
+/// An interval of nothing is no interval: a query without rows leaves the thread to others.
+#[tokio::test]
+async fn an_interval_of_nothing_starves_nobody() {
+    for interval in [Duration::ZERO, Duration::from_micros(999)] {
+        let session = Session::new();
+        let stream = MemoryStream::new(rows(&[]).schema());
+        session.register_source("feed", Arc::new(FeedFactory(stream.clone())));
+        let frame = session.read_stream().format("feed").load(None).await.unwrap();
+        let writer = frame.write_stream().format("noop").trigger(Trigger::ProcessingTime(interval));
+        let query = writer.start(None).await.unwrap();
+        stream.add_data(rows(&[("a", 1, 1)])).unwrap();
+        query.process_all_available().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        query.stop(StopMode::Finish).await.unwrap();
+        assert_eq!(query.last_progress().unwrap().num_input_rows, 1);
+    }
 }
