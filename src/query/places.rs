@@ -40,6 +40,14 @@ pub(super) fn check(
             )));
         }
     }
+    if let [(_, results), (_, late)] = written.as_slice()
+        && !(is_apart(results, late) && is_apart(late, results))
+    {
+        return Err(refused(format!(
+            "late rows go to '{late}', and the query writes to '{results}': readers of one would take the other's \
+             rows for its own"
+        )));
+    }
     for (what, place) in &written {
         let apart = is_apart(place, checkpoint) && path_below(checkpoint, place).is_none();
         if !apart {

@@ -567,3 +567,18 @@ async fn a_query_does_not_read_what_it_writes() {
     let hidden = Job::new(&place).out(Some(place.text("in/_out")));
     hidden.run(&session()).await.unwrap();
 }
+
+#[tokio::test]
+async fn late_rows_and_results_are_apart() {
+    let place = Place::new();
+    place.put("in/0.json", id_lines([0]));
+    for (out, late) in [("out", "out"), ("out", "out/late"), ("all/out", "all")] {
+        let job = Job::new(&place).out(Some(place.text(out))).option("lateRowsPath", place.text(late));
+        let error = job.start(&session()).await.unwrap_err().to_string();
+        assert!(error.contains("readers of one would take the other's rows for its own"), "{late}: {error}");
+    }
+    // Only then is it told that there are none.
+    let hidden = Job::new(&place).option("lateRowsPath", place.text("out/_late"));
+    let error = hidden.start(&session()).await.unwrap_err().to_string();
+    assert!(error.contains("this query has no late rows"), "{error}");
+}
