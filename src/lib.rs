@@ -30,7 +30,8 @@
 //! ```
 //!
 //! The layers, each importing only from those before it: `error`, `clock`, `id`, `options`,
-//! [`storage`], [`checkpoint`], [`source`], [`sink`], `plan`, `exec`, `query`, `session`, `sql`.
+//! [`storage`], [`checkpoint`], `types`, `memory`, [`state`], [`source`], [`sink`], [`functions`], `exec`,
+//! `plan`, `query`, `session`, [`sql`].
 //! `docs/architecture.md` says what each is for.
 #![warn(missing_docs)]
 

@@ -47,7 +47,7 @@ pub(crate) struct QueryShared {
     /// The look for new rows that was begun last, counted from 1.
     pub(crate) looks: AtomicU64,
     pub(crate) run_state: watch::Sender<RunState>,
-    /// Wakes the task from waiting for a trigger or for rows.
+    /// Wakes the task from waiting for rows; a trigger's interval it lets pass.
     pub(crate) wake: Notify,
     /// Ends the run after the batch in flight.
     pub(crate) finish: CancellationToken,
@@ -235,7 +235,7 @@ impl StreamingQuery {
         &self.shared.explain
     }
 
-    /// Ends the run and returns when it has ended. Fails only if the run had failed before.
+    /// Ends the run and returns when it has ended. Fails if the run had failed before, or fails meanwhile.
     pub async fn stop(&self, mode: StopMode) -> Result<()> {
         self.shared.finish.cancel();
         if mode == StopMode::Abandon {

@@ -49,7 +49,8 @@ pub struct QueryTerminated {
 /// [`StreamingQueryManager::add_listener`](super::StreamingQueryManager::add_listener).
 ///
 /// Calls for one query come in order, from the query's own task (`on_query_started` from the caller
-/// of `start`, before it returns), so a listener must be quick. A panic in it ends the query.
+/// of `start`, before it returns), so a listener must be quick. A panic in it is
+/// logged and harms no query.
 pub trait StreamingQueryListener: Debug + Send + Sync {
     /// A query has started.
     fn on_query_started(&self, event: &QueryStarted) {

@@ -23,7 +23,7 @@ pub(crate) const FLUSH_ON_END: &str = "flushOnEnd";
 pub(crate) struct StateSettings {
     /// How many partitions the state of an operator has; as many as the session has by default.
     pub(crate) partitions: Option<usize>,
-    /// How many bytes of memory all state may use; as many as it needs by default.
+    /// How many bytes of memory all state may use; half of the session's memory by default, if that has a limit.
     pub(crate) memory_limit: Option<usize>,
     /// Which of several watermarks counts.
     pub(crate) policy: Option<WatermarkPolicy>,

@@ -246,8 +246,16 @@ impl ArenaTable {
         Ok(())
     }
 
-    /// Moves the last live records out of pages that are mostly dead.
+    /// Moves the last live records out of pages that are mostly dead, and forgets where rows expired once.
     fn tidy(&mut self) {
+        if self.expiries.are_stale(self.rows as usize) {
+            self.expiries.clear();
+            for page in 0..self.arena.pages() {
+                for place in self.arena.live_in(page) {
+                    self.expiries.add(self.arena.get(place).expiry, (place, self.arena.generation(place)));
+                }
+            }
+        }
         while let Some(places) = self.arena.next_sparse() {
             for place in places {
                 let new = self.arena.settle(place);
@@ -336,6 +344,24 @@ mod tests {
         }
         let (memory, live) = (table.arena.memory(), table.arena.live());
         assert!(memory <= live * 2, "{memory} bytes for {live}");
+        Ok(())
+    }
+
+    #[test]
+    fn rows_that_are_put_again_and_again_have_one_expiry_each() -> Result<()> {
+        let mut table = ArenaTable::default();
+        let keys = rows((0..10u32).map(|key| key.to_be_bytes().to_vec()));
+        for batch in 0..20_000usize {
+            let values = rows((0..10).map(|row| vec![1; 10 + (batch + row) % 50]));
+            table.put(&keys, &values, Some(&[86_400_000_000; 10]))?;
+        }
+        assert!(table.expiries.memory() < 200_000, "{} bytes", table.expiries.memory());
+        let mut expired = 0;
+        table.expire(86_400_000_000, &mut |_, _, _, _| {
+            expired += 1;
+            Ok(())
+        })?;
+        assert_eq!(expired, 10);
         Ok(())
     }
 

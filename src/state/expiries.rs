@@ -9,8 +9,11 @@ use super::table::NEVER;
 /// of the one bucket that is looked through in vain are those of a second.
 const BUCKET: i64 = 1_000_000;
 
-/// The places of rows, with their generations, by expiry, in buckets. A place may be there although its row is gone or expires
-/// at another time by now: whoever takes places out has a look at the rows.
+/// So many places may be stale in any case.
+const STALE_FROM: usize = 1 << 12;
+
+/// The places of rows, with their generations, by expiry, in buckets. A place may be there although its row is
+/// gone or expires at another time by now: whoever takes places out has a look at the rows.
 #[derive(Debug, Default)]
 pub(super) struct Expiries {
     buckets: BTreeMap<i64, Vec<(Place, u32)>>,
@@ -31,6 +34,18 @@ impl Expiries {
         }
     }
 
+    /// Whether it is worth gathering the places of `rows` rows anew: most of those here are of rows that are
+    /// elsewhere by now.
+    pub(super) fn are_stale(&self, rows: usize) -> bool {
+        self.places > 2 * rows + STALE_FROM
+    }
+
+    /// Removes all places.
+    pub(super) fn clear(&mut self) {
+        self.buckets.clear();
+        self.places = 0;
+    }
+
     /// Notes an expiry that a row has, or had.
     pub(super) fn note(&mut self, expiry: i64) {
         if expiry != NEVER {
@@ -38,8 +53,7 @@ impl Expiries {
         }
     }
 
-    /// Takes out the next bucket in which rows may expire by `upto`: whether all of them do, and their
-    /// places.
+    /// Takes out the next bucket in which rows may expire by `upto`, with their places.
     pub(super) fn take(&mut self, upto: i64) -> Option<(i64, Vec<(Place, u32)>)> {
         let entry = self.buckets.first_entry()?;
         if entry.key().saturating_mul(BUCKET) > upto {

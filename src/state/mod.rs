@@ -5,11 +5,8 @@
 //! microseconds of event or processing time, whatever the operator counts in; rows with an expiry
 //! can be taken out by it without looking at the others.
 //!
-//! That is enough for all that keep state: an aggregation keeps a row of partial aggregates per
-//! group, deduplication a row without a value per key, a join the rows of one side under
-//! their join key (the subkey is a running number, the value the row and its matched flag), session
-//! windows the open windows of a key (the subkey is the start), user-defined state its named values,
-//! list elements and map entries (in the subkey), with expiries for their TTL and as timers.
+//! An aggregation keeps a row of partial aggregates per group, or the parts of long lists under subkeys;
+//! deduplication keeps a row without a value per key.
 //!
 //! Which partition a key belongs to follows from [`partition_of`], and is recorded nowhere: a
 //! checkpoint holds the rows of an operator, whatever the number of partitions was.

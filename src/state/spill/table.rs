@@ -620,7 +620,10 @@ impl StateTable for SpillTable {
 
     fn memory(&self) -> usize {
         let runs = self.runs.iter().map(|live| live.run.memory()).sum::<usize>();
-        self.memory.memory() + self.moving.as_ref().map_or(0, Moving::memory) + runs
+        let moving = self.moving.as_ref().map_or(0, Moving::memory);
+        let name =
+            |(key, subkey): &Name| key.capacity() + subkey.capacity() + size_of::<(Name, Option<Older>)>();
+        self.memory.memory() + moving + runs + self.looked.keys().map(name).sum::<usize>()
     }
 
     fn disk(&self) -> u64 {
