@@ -21,6 +21,9 @@ use futures::StreamExt;
 use super::ast::CreateExternalTable;
 use super::partitioned;
 use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::plan::SnapshotTable;
+use crate::source::file::FileTable;
 use crate::storage::object_store_of;
 
 /// A table of `CREATE EXTERNAL TABLE`, as it stands in the catalog.
@@ -86,7 +89,11 @@ impl ExternalTable {
 
     /// Looks at the files again.
     pub(super) async fn refresh(&self, state: &SessionState) -> Result<()> {
-        let Some(factory) = state.table_factories().get(&self.command.file_type) else { return Ok(()) };
+        let own = self.is_read_as_a_stream();
+        let factory = state.table_factories().get(&self.command.file_type);
+        if !own && factory.is_none() {
+            return Ok(());
+        }
         if self.command.locations.is_empty() {
             return Err(Error::Invalid(format!(
                 "table '{}' needs LOCATION '…': {} tables are made of files",
@@ -94,13 +101,49 @@ impl ExternalTable {
                 self.command.file_type
             )));
         }
-        let readable = if self.declared().is_some() || self.has_files(state).await? {
-            Some(partitioned::readable(factory.as_ref(), state, &self.command).await?)
-        } else {
-            None
+        let readable = match factory {
+            _ if self.declared().is_none() && !self.has_files(state).await? => None,
+            _ if own => Some(self.snapshot(state).await?),
+            Some(factory) => Some(partitioned::readable(factory.as_ref(), state, &self.command).await?),
+            None => None,
         };
         self.set_readable(readable);
         Ok(())
+    }
+
+    /// Whether a streaming query's reader gives its rows. DataFusion's readers change values without a word
+    /// where those do not fit the columns, find columns by exact name only, or by position. They have nothing to
+    /// change where the columns are those of the files.
+    fn is_read_as_a_stream(&self) -> bool {
+        let converts = match self.format.as_str() {
+            "json" | "csv" | "text" | "avro" | "arrow" => true,
+            "parquet" => self.declared().is_some(),
+            _ => false,
+        };
+        converts && self.command.locations.len() == 1
+    }
+
+    async fn snapshot(&self, state: &SessionState) -> Result<Arc<dyn TableProvider>> {
+        let mut options = Options::default();
+        for (name, value) in self.options.iter().filter(|(name, _)| !is_of_the_sink(name)) {
+            if name.eq_ignore_ascii_case("badRecordsPath") {
+                return Err(Error::option(
+                    name,
+                    value,
+                    "records are put aside by streaming queries only: leave it out, or set mode",
+                ));
+            }
+            options.set(name, value);
+        }
+        // Nobody waits for a file that is being written, nor for the first one.
+        for (name, value) in [("minFileAge", "0 seconds"), ("allowMissingPath", "true")] {
+            options.set(name, value);
+        }
+        let location = self.location().unwrap_or_default();
+        let partitions = self.partitioned_by().to_vec();
+        let table =
+            FileTable::resolve(&self.format, location, self.declared(), partitions, options, state).await?;
+        Ok(Arc::new(SnapshotTable::new(table)))
     }
 
     /// Has `table` read in place of files.
@@ -214,8 +257,8 @@ impl TableProvider for ExternalTable {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         self.check_readable()?;
         match self.readable() {
-            Some(table) if table.table_type() == TableType::View => {
-                // What is read are values made of texts; DataFusion writes the values itself.
+            Some(table) if table.table_type() == TableType::View || self.is_read_as_a_stream() => {
+                // DataFusion writes the values itself.
                 let factories =
                     state.as_any().downcast_ref::<SessionState>().map(SessionState::table_factories);
                 let factory = factories.and_then(|factories| factories.get(&self.command.file_type));
@@ -235,6 +278,24 @@ fn directory(location: &str) -> String {
     if location.ends_with('/') || is_pattern || is_file { location.into() } else { format!("{location}/") }
 }
 
+/// Whether an option is the file sink's alone.
+fn is_of_the_sink(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let name = name.strip_prefix("format.").unwrap_or(&name);
+    name.contains("::")
+        || matches!(
+            name,
+            "maxrecordsperfile"
+                | "targetfilesize"
+                | "ignorenullfields"
+                | "existingoutput"
+                | "quoteall"
+                | "ignoreleadingwhitespace"
+                | "ignoretrailingwhitespace"
+                | "compression_level"
+        )
+}
+
 /// What DataFusion's readers have to know of the options of a table; those of the file sink alone
 /// are left out.
 fn read_options(format: &str, options: &[(String, String)]) -> HashMap<String, String> {
@@ -246,20 +307,9 @@ fn read_option(format: &str, name: &str, value: &str) -> Option<(String, String)
     let key = lower.strip_prefix("format.").unwrap_or(&lower);
     let is_text = matches!(format, "csv" | "json");
     let (key, value) = match (key, format) {
-        (
-            "maxrecordsperfile"
-            | "targetfilesize"
-            | "ignorenullfields"
-            | "existingoutput"
-            | "quoteall"
-            | "ignoreleadingwhitespace"
-            | "ignoretrailingwhitespace"
-            | "compression_level",
-            _,
-        ) => return None,
+        _ if is_of_the_sink(name) => return None,
         // Parquet and Arrow files say themselves how they are compressed.
         ("compression", _) if !is_text => return None,
-        (key, _) if key.contains("::") => return None,
         ("compression", _) if value.eq_ignore_ascii_case("none") => ("compression", "uncompressed".into()),
         ("header", "csv") => ("has_header", value.to_ascii_lowercase()),
         ("sep" | "delimiter", "csv") => ("delimiter", value.replace("\\t", "\t")),

@@ -308,7 +308,7 @@ async fn the_census_knows_every_kind_of_call() {
     found.extend(kinds(&before_maintenance(98, 3).await.census().await));
     // Old files of state are merged beside the batches: how far that comes before the end is not fixed.
     for _ in 0..20 {
-        found.extend(kinds(&windows(9, Ending::Flushed).await.census().await));
+        found.extend(kinds(&windows(14, Ending::Flushed).await.census().await));
         if found.contains("delete state") {
             break;
         }
@@ -381,7 +381,7 @@ async fn any_call_may_go_wrong_with_two_streams_that_take_turns() {
 
 #[tokio::test]
 async fn any_call_may_go_wrong_while_state_is_merged_and_purged() {
-    windows(7, Ending::Flushed).await.check().await;
+    windows(14, Ending::Flushed).await.check().await;
 }
 
 /// Late rows whose batch was committed are published where they were staged, whatever the next start
@@ -434,7 +434,7 @@ async fn the_restart_may_crash_with_state_too() {
 
 #[tokio::test]
 async fn the_restart_may_crash_while_state_is_merged_and_purged_too() {
-    crash_twice(windows(7, Ending::Flushed).await, (7, 15)).await;
+    crash_twice(windows(14, Ending::Flushed).await, (7, 15)).await;
 }
 
 /// Crashes at one call in `step`, and again at one call in `again` of the restart, each time a little

@@ -2,6 +2,7 @@
 
 mod aggregates;
 mod arithmetic;
+mod bounded;
 mod equality;
 mod null_times;
 mod text;

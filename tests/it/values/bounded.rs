@@ -1,0 +1,85 @@
+//! Bounded tables of files give what a streaming query over the same files gives.
+
+use datafusion::arrow::util::display::array_value_to_string;
+use tidemill::Session;
+use tidemill::sql::{SqlOutcome, SqlSession};
+
+use crate::support::harness::Place;
+
+/// The rows of `select` over the table `t` of `definition`, or why there are none.
+async fn rows(place: &Place, definition: &str, select: &str) -> Result<Vec<String>, String> {
+    let sql = SqlSession::new(Session::new());
+    let script = format!("CREATE EXTERNAL TABLE t {definition}; {select}").replace('$', &place.text(""));
+    let mut outcomes = sql.run(&script).await.map_err(|error| error.to_string())?;
+    let Some(SqlOutcome::Rows(frame)) = outcomes.pop() else { return Err("no rows".into()) };
+    let batches = frame.collect().await.map_err(|error| tidemill::Error::from(error).to_string())?;
+    let mut rows = Vec::new();
+    for batch in &batches {
+        for row in 0..batch.num_rows() {
+            let values = batch.columns().iter().map(|column| array_value_to_string(column, row).unwrap());
+            rows.push(values.collect::<Vec<_>>().join("|"));
+        }
+    }
+    rows.sort();
+    Ok(rows)
+}
+
+#[tokio::test]
+async fn numbers_are_exact_or_refused_and_fields_found_without_case() {
+    let place = Place::new();
+    place.put("in/a.json", "{\"a\":5.0,\"userId\":7}\n{\"a\":1e3,\"userId\":8}\n");
+    let table = "(a INT, userid BIGINT) STORED AS JSON LOCATION '$/in/'";
+    assert_eq!(rows(&place, table, "SELECT * FROM t").await.unwrap(), ["1000|8", "5|7"]);
+    assert_eq!(rows(&place, table, "SELECT count(*) FROM t WHERE a > 5").await.unwrap(), ["1"]);
+    place.put("in/b.json", "{\"a\":4.9,\"userId\":9}\n");
+    let error = rows(&place, table, "SELECT * FROM t").await.unwrap_err();
+    assert!(error.contains("b.json") && error.contains("4.9"), "{error}");
+    let dropping = format!("{table} OPTIONS ('mode' 'DROPMALFORMED')");
+    assert_eq!(rows(&place, &dropping, "SELECT sum(userid) FROM t").await.unwrap(), ["15"]);
+}
+
+#[tokio::test]
+async fn columns_of_csv_files_are_those_that_their_headers_name() {
+    let place = Place::new();
+    place.put("in/a.csv", "b,a\n1,2\n");
+    let table = "(a INT, b INT) STORED AS CSV LOCATION '$/in/' OPTIONS ('header' 'true')";
+    let error = rows(&place, table, "SELECT a, b FROM t").await.unwrap_err();
+    assert!(error.contains("a.csv"), "{error}");
+    place.put("null/a.csv", "a,b\n1,N/A\n");
+    let table = "(a INT, b INT) STORED AS CSV LOCATION '$/null/' OPTIONS ('nullValue' 'N/A')";
+    assert_eq!(rows(&place, table, "SELECT a, b IS NULL FROM t").await.unwrap(), ["1|true"]);
+}
+
+#[tokio::test]
+async fn declared_columns_of_parquet_files_are_found_without_case() {
+    let place = Place::new();
+    let sql = SqlSession::new(Session::new());
+    let copy = format!(
+        "COPY (SELECT 7 AS \"userId\", CAST(NULL AS INT) AS n) TO '{}' STORED AS PARQUET",
+        place.text("in/a.parquet")
+    );
+    std::fs::create_dir_all(place.path("in")).unwrap();
+    let mut outcomes = sql.run(&copy).await.unwrap();
+    if let Some(SqlOutcome::Rows(frame)) = outcomes.pop() {
+        frame.collect().await.unwrap();
+    }
+    let table = "(userid BIGINT) STORED AS PARQUET LOCATION '$/in/'";
+    assert_eq!(rows(&place, table, "SELECT * FROM t WHERE userid = 7").await.unwrap(), ["7"]);
+    let required = "(n INT NOT NULL) STORED AS PARQUET LOCATION '$/in/'";
+    let error = rows(&place, required, "SELECT * FROM t").await.unwrap_err();
+    assert!(error.contains("a.parquet"), "{error}");
+    let inferred = "STORED AS PARQUET LOCATION '$/in/'";
+    assert_eq!(rows(&place, inferred, "SELECT \"userId\" FROM t").await.unwrap(), ["7"]);
+}
+
+/// What was inserted is read back, also values that are in directory names, and null among them.
+#[tokio::test]
+async fn tables_can_be_inserted_into_and_read_back() {
+    for (format, options) in [("JSON", ""), ("CSV", "OPTIONS ('header' 'true')"), ("PARQUET", "")] {
+        let place = Place::new();
+        std::fs::create_dir_all(place.path("out")).unwrap();
+        let table = format!("(a INT, k VARCHAR) STORED AS {format} LOCATION '$/out/' {options}");
+        let insert = "INSERT INTO t VALUES (1, 'x'), (2, 'y'); SELECT a, k FROM t";
+        assert_eq!(rows(&place, &table, insert).await.unwrap_or_default(), ["1|x", "2|y"], "{format}");
+    }
+}
