@@ -8,7 +8,7 @@ use datafusion::execution::DiskManager;
 
 use super::change_log::ChangedRows;
 use super::local_disk::{NewFile, SpilledFile, failed, read_at};
-use super::segment::{NewBlock, encode_divided};
+use super::segment::{DIVIDE_FROM, NewBlock, encode, encode_divided};
 use crate::error::Result;
 
 /// Changes that are being gathered, as the blocks that the commit writes.
@@ -17,6 +17,8 @@ pub(super) struct Moving {
     file: NewFile,
     blocks: VecDeque<Extent>,
     bytes: u64,
+    /// How many bytes the rows have themselves.
+    unpacked: usize,
     rows: usize,
 }
 
@@ -29,11 +31,14 @@ struct Extent {
 
 impl Moving {
     pub(super) fn create(disk: &Arc<DiskManager>) -> Result<Self> {
-        Ok(Self { file: NewFile::create(disk)?, blocks: VecDeque::new(), bytes: 0, rows: 0 })
+        Ok(Self { file: NewFile::create(disk)?, blocks: VecDeque::new(), bytes: 0, unpacked: 0, rows: 0 })
     }
 
     pub(super) fn push(&mut self, changes: &dyn ChangedRows) -> Result<()> {
-        for NewBlock { bucket, rows, packed } in encode_divided(changes)? {
+        // Few rows are read as a whole later; of many, a bucket at a time.
+        self.unpacked += changes.bytes();
+        let blocks = if self.unpacked < DIVIDE_FROM { encode(changes)? } else { encode_divided(changes)? };
+        for NewBlock { bucket, rows, packed } in blocks {
             self.file.write(&packed)?;
             self.bytes += packed.len() as u64;
             self.blocks.push_back(Extent { bucket, rows, length: packed.len() });
