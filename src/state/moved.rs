@@ -9,6 +9,7 @@ use datafusion::execution::DiskManager;
 use super::change_log::ChangedRows;
 use super::local_disk::{NewFile, SpilledFile, failed, read_at};
 use super::segment::{DIVIDE_FROM, NewBlock, encode, encode_divided};
+use super::segment_writer::PART;
 use crate::error::Result;
 
 /// Changes that are being gathered, as the blocks that the commit writes.
@@ -74,6 +75,11 @@ pub(super) struct MovedChanges {
 }
 
 impl MovedChanges {
+    /// Whether reading all of it takes no longer than a thread would to begin.
+    pub(super) fn is_small(&self) -> bool {
+        self.blocks.iter().map(|block| block.length).sum::<usize>() <= PART
+    }
+
     /// The next blocks, of about `bytes` bytes together; none if that was all. Reads from the disk.
     pub(super) fn next(&mut self, bytes: usize) -> Result<Vec<NewBlock>> {
         let mut next = Vec::new();

@@ -299,8 +299,14 @@ impl StateStore {
         for Encoded { operator, moved, blocks } in encoded {
             if let Some(mut moved) = moved {
                 loop {
-                    let next;
-                    (moved, next) = off_thread(move || moved.next(PART).map(|next| (moved, next))).await?;
+                    let next = if moved.is_small() {
+                        moved.next(PART)?
+                    } else {
+                        let next;
+                        (moved, next) =
+                            off_thread(move || moved.next(PART).map(|next| (moved, next))).await?;
+                        next
+                    };
                     if next.is_empty() {
                         break;
                     }
