@@ -116,7 +116,7 @@ impl ExternalTable {
     /// change where the columns are those of the files.
     fn is_read_as_a_stream(&self) -> bool {
         let converts = match self.format.as_str() {
-            "json" | "csv" | "text" | "avro" | "arrow" => true,
+            "json" | "csv" | "avro" | "arrow" => true,
             "parquet" => self.declared().is_some(),
             _ => false,
         };
@@ -125,7 +125,10 @@ impl ExternalTable {
 
     async fn snapshot(&self, state: &SessionState) -> Result<Arc<dyn TableProvider>> {
         let mut options = Options::default();
-        for (name, value) in self.options.iter().filter(|(name, _)| !is_of_the_sink(name)) {
+        // Files of other formats say themselves how they are to be read; the rest is for their writer.
+        let is_text = matches!(self.format.as_str(), "json" | "csv");
+        let is_read = |name: &str| !is_of_the_sink(name) && (is_text || FileTable::has_option(name));
+        for (name, value) in self.options.iter().filter(|(name, _)| is_read(name)) {
             if name.eq_ignore_ascii_case("badRecordsPath") {
                 return Err(Error::option(
                     name,

@@ -124,6 +124,11 @@ pub struct FileTable {
 }
 
 impl FileTable {
+    /// Whether the option says which files are read, and when, whatever their format.
+    pub(crate) fn has_option(name: &str) -> bool {
+        options::COMMON.iter().any(|option| option.eq_ignore_ascii_case(name))
+    }
+
     /// The formats of this build.
     pub const FORMATS: &'static [&'static str] = format::NAMES;
 

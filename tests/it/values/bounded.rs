@@ -83,3 +83,22 @@ async fn tables_can_be_inserted_into_and_read_back() {
         assert_eq!(rows(&place, &table, insert).await.unwrap_or_default(), ["1|x", "2|y"], "{format}");
     }
 }
+
+/// Options of the writer of a table say nothing to its reader.
+#[tokio::test]
+async fn options_of_the_writer_do_not_keep_a_table_from_being_read() {
+    let place = Place::new();
+    for (format, options) in [
+        ("PARQUET", "'compression' 'zstd(3)', 'max_row_group_size' '1000', 'compression::a' 'snappy'"),
+        ("ARROW", "'compression' 'zstd', 'maxRecordsPerFile' '5'"),
+        ("JSON", "'compression' 'gzip', 'ignoreNullFields' 'false', 'existingOutput' 'error'"),
+        ("CSV", "'compression' 'gzip', 'quoteAll' 'true', 'nullValue' 'x', 'header' 'true', 'sep' ';'"),
+    ] {
+        let table = format!("(a INT) STORED AS {format} LOCATION '$/{format}/' OPTIONS ({options})");
+        assert_eq!(rows(&place, &table, "SELECT count(*) FROM t").await.unwrap(), ["0"], "{format}");
+    }
+    // A table of text is only written to.
+    let text = "(a INT) STORED AS TEXT LOCATION '$/text/'";
+    let error = rows(&place, text, "SELECT * FROM t").await.unwrap_err();
+    assert!(error.contains("TEXT is only written to"), "{error}");
+}
