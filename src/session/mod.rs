@@ -215,9 +215,11 @@ impl Session {
     /// use tidemill::prelude::*;
     ///
     /// let folder = tempfile::tempdir().unwrap();
-    /// std::fs::write(folder.path().join("a.json"), "{\"word\":\"to\"}\n{\"word\":\"be\"}\n{\"word\":\"to\"}\n").unwrap();
+    /// let texts = folder.path().join("texts");
+    /// std::fs::create_dir(&texts).unwrap();
+    /// std::fs::write(texts.join("a.json"), "{\"word\":\"to\"}\n{\"word\":\"be\"}\n{\"word\":\"to\"}\n").unwrap();
     /// let session = Session::new();
-    /// let words = session.read_stream().format("json").load(folder.path()).await?;
+    /// let words = session.read_stream().format("json").load(&texts).await?;
     /// let counts = words.aggregate(vec![col("word")], vec![count(lit(1)).alias("times")])?;
     /// let checkpoint = folder.path().join("checkpoint").display().to_string();
     /// let query = counts
