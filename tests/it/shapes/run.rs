@@ -98,7 +98,7 @@ pub async fn run(
     let steps = Fed::steps(table);
     let first = table_batch(steps[0].table);
     let world = World {
-        folder: tempfile::tempdir().unwrap(),
+        folder: crate::support::harness::scratch(),
         streams: [MemoryStream::new(stream_schema()), MemoryStream::new(stream_schema())],
         table: Arc::new(MemTable::try_new(first.schema(), vec![vec![first]]).unwrap()),
         clock: Arc::default(),

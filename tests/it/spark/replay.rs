@@ -45,7 +45,7 @@ struct Scene<'a> {
 /// Runs `case`; gives the batches of each step.
 pub async fn replay(case: &Case) -> Result<Vec<Vec<Batch>>> {
     let streams = case.streams.keys().map(|name| (name.clone(), MemoryStream::new(schema()))).collect();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::support::harness::scratch();
     let mut scene = Scene { case, streams, sink: Capture::default(), folder, running: None };
     scene.start(Trigger::default()).await?;
     scene.running().process_all_available().await?;

@@ -240,7 +240,7 @@ pub struct World {
 impl World {
     pub fn new(spec: Spec) -> Self {
         let streams = vec![MemoryStream::new(schema()), MemoryStream::new(schema())];
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::support::harness::scratch();
         Self { spec, streams, sink: Capture::default(), folder, fed: vec![vec![], vec![]] }
     }
 
