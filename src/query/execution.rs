@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{select_all, try_join_all};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
@@ -26,10 +26,19 @@ use crate::source::{Admission, SourceBatch};
 
 /// How long to wait before looking for new rows again, at least (Spark's `pollingDelay`).
 const POLLING_DELAY: Duration = Duration::from_millis(10);
-/// …and how long at most, once nothing has come for ten times as long.
+/// …and how long at most, once nothing has come for ten times as long, if looking costs little.
 const IDLE_POLLING_DELAY: Duration = Duration::from_millis(200);
 /// …and at most, when looking itself takes long.
 const LONGEST_POLLING_DELAY: Duration = Duration::from_secs(5);
+/// When all sources say when rows arrive, it is looked all the same, after so long.
+const LOOK_ANYWAY: Duration = Duration::from_secs(10);
+/// Between two looks there are so many times as long as the first took, so that listing a large directory
+/// does not become what the machine is busy with…
+const PAUSE: u32 = 10;
+/// …and so many times when nothing has come for long: a query that has nothing to do costs next to nothing.
+const IDLE_PAUSE: u32 = 1000;
+/// Timers are not more precise than that.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 /// How often listeners hear that there is nothing to do (Spark's `noDataProgressEventInterval`).
 const IDLE_EVENT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -362,14 +371,38 @@ impl Execution {
         self.runner.sources.iter().any(|source| source.is_waiting())
     }
 
-    /// Waits before looking again, ten times as long as looking took: listing a large directory must not
-    /// become what the machine is busy with. The longer nothing has come, the less often it is looked.
+    /// Waits until a source says that rows have arrived. Sources that cannot say that are asked again, the
+    /// less often the longer nothing has come.
     async fn await_rows(&self, look_took: Duration, idle: Duration) {
-        let idle_delay = (idle / 10).min(IDLE_POLLING_DELAY);
-        let delay = (look_took * 10).max(idle_delay).clamp(POLLING_DELAY, LONGEST_POLLING_DELAY);
+        let looked = self.clock.elapsed();
+        let pause = look_took.saturating_mul(PAUSE).min(LONGEST_POLLING_DELAY);
+        let idle_pause = look_took.saturating_mul(IDLE_PAUSE);
+        let sources = &self.runner.sources;
+        let arrivals: Vec<_> = sources.iter().filter_map(|source| source.arrivals()).collect();
+        let delay = if arrivals.len() == sources.len() {
+            LOOK_ANYWAY.max(idle_pause)
+        } else {
+            let idle_delay = (idle / 10).min(IDLE_POLLING_DELAY.max(idle_pause));
+            pause.max(idle_delay).clamp(POLLING_DELAY, LONGEST_POLLING_DELAY)
+        };
+        let delay = match self.tracker.until_idle() {
+            Some(idle) if self.runner.plan.waits_for_watermark() => delay.min(idle.max(SHORTEST_SLEEP)),
+            _ => delay,
+        };
+        let arrived = async {
+            if arrivals.is_empty() {
+                return std::future::pending().await;
+            }
+            select_all(arrivals).await;
+            let rest = pause.saturating_sub(self.since(looked));
+            if rest >= SHORTEST_SLEEP {
+                self.clock.sleep(rest).await;
+            }
+        };
         tokio::select! {
             () = self.runner.shared.finish.cancelled() => {}
             () = self.runner.shared.wake.notified() => {}
+            () = arrived => {}
             () = self.clock.sleep(delay) => {}
         }
     }

@@ -139,6 +139,14 @@ impl WatermarkTracker {
         }
     }
 
+    /// In how long the next stream becomes idle, seen from the beginning of the trigger.
+    pub(crate) fn until_idle(&self) -> Option<Duration> {
+        let idle_after_ms = self.idle_after_ms?;
+        let left = self.streams.iter().map(|stream| idle_after_ms.saturating_sub(self.idle_ms(stream)));
+        let next_ms = left.filter(|left_ms| *left_ms > 0).min()?;
+        Some(Duration::from_millis(next_ms.unsigned_abs()))
+    }
+
     /// Lets everything up to `upto_ms` be final.
     pub(crate) fn flush(&mut self, upto_ms: i64) {
         self.global_ms = self.global_ms.max(upto_ms);

@@ -10,8 +10,11 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::sync::watch;
 
 use super::{Admission, Source, SourceBatch, SourceContext, SourceProvider, SourceScan};
 use crate::checkpoint::records::SourceDefinition;
@@ -57,12 +60,14 @@ use crate::types::columns;
 pub struct MemoryStream {
     schema: SchemaRef,
     rows: Arc<Mutex<Vec<RecordBatch>>>,
+    /// How many times rows were added.
+    length: Arc<watch::Sender<usize>>,
 }
 
 impl MemoryStream {
     /// A stream of rows of `schema`, empty at first.
     pub fn new(schema: SchemaRef) -> Self {
-        Self { schema, rows: Arc::default() }
+        Self { schema, rows: Arc::default(), length: Arc::new(watch::Sender::new(0)) }
     }
 
     /// Adds rows; gives the offset after them: how many times rows were added.
@@ -79,6 +84,7 @@ impl MemoryStream {
         }
         let mut all = self.lock();
         all.push(rows);
+        self.length.send_replace(all.len());
         Ok(all.len() as u64)
     }
 
@@ -204,6 +210,16 @@ impl Source for MemoryReader {
         let batch = SourceBatch { start: recorded(position.taken), end: recorded(end), entries: Vec::new() };
         position.taken = end;
         Ok(batch)
+    }
+
+    fn arrivals(&self) -> Option<BoxFuture<'_, ()>> {
+        let taken = self.position().taken;
+        let mut length = self.stream.length.subscribe();
+        let more = async move {
+            // The sender lives as long as the stream, so waiting cannot fail.
+            let _ = length.wait_for(|length| *length > taken).await;
+        };
+        Some(more.boxed())
     }
 
     fn latest_offset(&self) -> Value {

@@ -22,6 +22,7 @@ use datafusion::catalog::Session;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::future::BoxFuture;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use url::Url;
@@ -137,6 +138,20 @@ pub trait Source: Debug + Send + Sync {
     /// yet, so that it is worth looking again soon.
     fn is_waiting(&self) -> bool {
         false
+    }
+
+    /// Completes when there may be something new: what wakes a query with the default trigger. `None`, as
+    /// without this method, says that the source cannot tell; it is asked again and again then.
+    ///
+    /// It is called after a [`Source::plan`] that gave an empty batch, and
+    /// - misses nothing: what has come since that `plan` began completes it at once, what comes later as
+    ///   soon as it is there, and so does an error that the next `plan` is to give;
+    /// - may complete for nothing, which costs one `plan`;
+    /// - may be dropped before it completes and asked for again.
+    ///
+    /// `plan` stays the truth: it is called every now and then, whatever this says.
+    fn arrivals(&self) -> Option<BoxFuture<'_, ()>> {
+        None
     }
 
     /// The newest offset the source knows of, for the progress; `null` if unknown.

@@ -14,6 +14,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use futures::future::BoxFuture;
 use futures::{TryStreamExt, stream};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -47,9 +48,47 @@ pub trait OffsetSource: Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Completes when there may be more than `end` rows; see [`Source::arrivals`] for what is promised. `None`:
+    /// this cannot tell, and [`OffsetSource::end`] is asked again and again.
+    fn arrivals(&self, end: u64) -> Option<BoxFuture<'_, ()>> {
+        let _ = end;
+        None
+    }
+
     /// The most rows of a batch, unless it is to take everything.
     fn most_rows(&self) -> u64 {
         u64::MAX
+    }
+}
+
+#[async_trait]
+impl<S: OffsetSource + ?Sized> OffsetSource for Arc<S> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        (**self).schema()
+    }
+
+    async fn end(&self) -> Result<u64> {
+        (**self).end().await
+    }
+
+    async fn read(&self, from: u64, to: u64) -> Result<Vec<RecordBatch>> {
+        (**self).read(from, to).await
+    }
+
+    async fn done(&self, end: u64) -> Result<()> {
+        (**self).done(end).await
+    }
+
+    fn arrivals(&self, end: u64) -> Option<BoxFuture<'_, ()>> {
+        (**self).arrivals(end)
+    }
+
+    fn most_rows(&self) -> u64 {
+        (**self).most_rows()
     }
 }
 
@@ -171,6 +210,11 @@ impl Source for Reader {
         let start = position.taken;
         position.taken = position.last.unwrap_or(end).min(start.saturating_add(most)).max(start);
         Ok(SourceBatch { start: recorded(start), end: recorded(position.taken), entries: Vec::new() })
+    }
+
+    fn arrivals(&self) -> Option<BoxFuture<'_, ()>> {
+        let taken = self.position().taken;
+        self.source.arrivals(taken)
     }
 
     fn latest_offset(&self) -> Value {

@@ -16,6 +16,8 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::net::TcpStream;
@@ -281,6 +283,11 @@ impl Source for SocketSource {
         let batch = SourceBatch { start: recorded(run.taken), end: recorded(end), entries: Vec::new() };
         run.taken = end;
         Ok(batch)
+    }
+
+    fn arrivals(&self) -> Option<BoxFuture<'_, ()>> {
+        let taken = self.run().taken;
+        Some(async move { self.lines.wait_for_more(taken).await }.boxed())
     }
 
     fn latest_offset(&self) -> Value {

@@ -9,6 +9,8 @@ mod avro;
 #[cfg(feature = "avro")]
 mod avro_shape;
 mod batches;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod bell;
 mod clean;
 mod deal;
 mod disk;

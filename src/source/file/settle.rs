@@ -7,10 +7,11 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::queue::UnreadFile;
-use super::watch::{Watch, Writer};
+use super::watch::{Bell, Watch, Writer};
 
 /// A file on the local disk, as the disk tells of it.
 #[derive(Debug)]
@@ -28,11 +29,24 @@ pub(super) struct Settling {
     started: SystemTime,
     min_age: Duration,
     watch: Option<Watch>,
+    /// Whether the kernel tells of everything in the directories that the look came by.
+    is_watched: bool,
     /// The look that goes on: when it began, and until which word of the kernel.
     look: (SystemTime, u64),
     waiting: HashMap<Box<str>, Sighting>,
     /// Those of them that the look has seen.
     still_waiting: HashMap<Box<str>, Sighting>,
+}
+
+/// What there is to wait for.
+#[derive(Debug)]
+pub(super) struct Outlook {
+    /// Rings when something happens; `None` if not everything that happens is told.
+    pub(super) bell: Option<Arc<Bell>>,
+    /// Whether something has happened already.
+    pub(super) has_news: bool,
+    /// When the next file is taken to be complete, if nothing happens.
+    pub(super) next_of_age: Option<Duration>,
 }
 
 /// A file as it was first seen, and when that was.
@@ -46,12 +60,12 @@ struct Sighting {
 impl Settling {
     /// For a run that begins now.
     pub(super) fn new(min_age: Duration) -> Self {
-        let watch = if min_age.is_zero() { None } else { Watch::new() };
         let now = SystemTime::now();
         Self {
             started: now,
             min_age,
-            watch,
+            watch: None,
+            is_watched: false,
             look: (now, 0),
             waiting: HashMap::new(),
             still_waiting: HashMap::new(),
@@ -60,14 +74,30 @@ impl Settling {
 
     /// From now on the kernel tells of files in `directory`, which is at `path` below the base.
     pub(super) fn watch(&mut self, directory: &Path, path: &str) {
-        if let Some(watch) = &mut self.watch {
-            watch.add(directory, path);
+        if self.watch.is_none() {
+            self.watch = Watch::new();
+        }
+        self.is_watched &= self.watch.as_mut().is_some_and(|watch| watch.add(directory, path));
+    }
+
+    /// What the last look has left to wait for.
+    pub(super) fn outlook(&mut self) -> Outlook {
+        let (now, clock) = (Instant::now(), self.look.0);
+        let left = |file: &Sighting| {
+            let seen = now.saturating_duration_since(file.since);
+            seen.max(clock.duration_since(file.modified).unwrap_or_default())
+        };
+        Outlook {
+            bell: self.watch.as_ref().filter(|_| self.is_watched).and_then(Watch::bell),
+            has_news: self.watch.as_mut().is_some_and(Watch::has_news),
+            next_of_age: self.waiting.values().map(|file| self.min_age.saturating_sub(left(file))).min(),
         }
     }
 
     /// Begins to look at files.
     pub(super) fn begin(&mut self) {
-        let told = self.watch.as_mut().map_or(0, Watch::read);
+        let told = self.watch.as_mut().map_or(0, Watch::begin);
+        self.is_watched = true;
         self.look = (SystemTime::now(), told);
     }
 
@@ -140,7 +170,7 @@ mod tests {
     }
 
     fn without_kernel() -> Settling {
-        Settling { watch: None, ..Settling::new(AGE) }
+        Settling::new(AGE)
     }
 
     fn complete(settling: &mut Settling, file: &DiskFile) -> bool {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::logical_expr::Expr;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use object_store::ObjectStore;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -47,6 +49,8 @@ pub(super) struct FileStreamSource {
     recorded_newest_ms: Mutex<Option<i64>>,
     /// Whether the last listing left files for later that may not be complete.
     is_waiting: AtomicBool,
+    /// Whether the kernel tells of everything that happens to the files.
+    is_watched: AtomicBool,
 }
 
 /// How far the source has read.
@@ -87,7 +91,26 @@ impl FileStreamSource {
             report: Arc::default(),
             recorded_newest_ms: Mutex::new(None),
             is_waiting: AtomicBool::new(false),
+            is_watched: AtomicBool::new(false),
         })
+    }
+
+    /// Returns when it is worth listing the files again.
+    async fn await_files(&self) {
+        loop {
+            let outlook = self.progress.lock().await.settling.outlook();
+            let Some(bell) = outlook.bell.filter(|_| !outlook.has_news) else { return };
+            let of_age = async {
+                match outlook.next_of_age {
+                    Some(left) => tokio::time::sleep(left).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = bell.rung() => {}
+                () = of_age => return,
+            }
+        }
     }
 
     fn limit(&self, admission: Admission) -> Limit {
@@ -119,6 +142,7 @@ impl FileStreamSource {
             progress.next_look_at_known = Some(Instant::now() + pause);
         }
         self.is_waiting.store(progress.settling.waiting().len() > 0, Ordering::Relaxed);
+        self.is_watched.store(progress.settling.outlook().bell.is_some(), Ordering::Relaxed);
         if listed.from_log && self.table.options().clean_source != CleanSource::Off {
             return Err(Error::Invalid(format!(
                 "'{}' holds the output of a streaming query, whose log names its files, so cleanSource must be \
@@ -327,6 +351,10 @@ impl Source for FileStreamSource {
 
     fn is_waiting(&self) -> bool {
         self.is_waiting.load(Ordering::Relaxed)
+    }
+
+    fn arrivals(&self) -> Option<BoxFuture<'_, ()>> {
+        self.is_watched.load(Ordering::Relaxed).then(|| self.await_files().boxed())
     }
 
     fn latest_offset(&self) -> Value {

@@ -26,6 +26,8 @@ pub(super) struct Lines {
     buffer: Mutex<Buffer>,
     /// Tells the task that receives that there may be room again.
     room: Notify,
+    /// Tells the source that there are more lines, or will be no more.
+    news: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +69,18 @@ impl Lines {
         }
     }
 
+    /// Returns when more than `count` lines were received, or no more will be.
+    pub(super) async fn wait_for_more(&self, count: u64) {
+        let is_there = || {
+            let buffer = self.lock();
+            buffer.received > count || buffer.ended.is_some()
+        };
+        // As above.
+        while !is_there() {
+            self.news.notified().await;
+        }
+    }
+
     /// Adds lines that were received.
     pub(super) fn push(&self, rows: RecordBatch) {
         if rows.num_rows() == 0 {
@@ -77,11 +91,13 @@ impl Lines {
         buffer.received = chunk.end();
         buffer.bytes = buffer.bytes.saturating_add(chunk.bytes);
         buffer.chunks.push_back(chunk);
+        self.news.notify_one();
     }
 
     /// No more lines come, after those that were added.
     pub(super) fn end(&self, ended: Ended) {
         self.lock().ended = Some(ended);
+        self.news.notify_one();
     }
 
     /// Why no more lines come after the first `count`, if that is so; once.
