@@ -15,6 +15,7 @@
 //!
 //! This layer knows neither Arrow nor DataFusion.
 
+mod copy;
 pub(crate) mod definition;
 mod fence;
 pub mod frame;
@@ -29,9 +30,11 @@ pub mod records;
 mod recovered;
 mod recovery;
 mod replan;
+mod rewind;
 pub mod types;
 mod verify;
 
+pub use copy::{Copied, copy, copying};
 pub use inspect::{Batch, Inspection, Restart, inspect};
 pub use location::{location_of, place_of, same_place};
 pub use log::Checkpoint;
@@ -39,4 +42,5 @@ pub use maintain::Forget;
 pub use recovered::{Recovered, Recovery};
 pub use recovery::Finding;
 pub use replan::{BatchStatus, BatchSummary, batches, planned, replan};
+pub use rewind::{Rewinding, UndoneBatch, rewind, rewinding};
 pub use verify::{Report, verify};

@@ -5,9 +5,14 @@ use std::sync::Arc;
 
 use clap::Subcommand;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use tidemill::checkpoint::{BatchStatus, BatchSummary, batches, planned, replan};
+use tidemill::checkpoint::{
+    BatchStatus, BatchSummary, Checkpoint, Copied, Rewinding, batches, copy, copying, place_of, planned,
+    replan, rewind, rewinding,
+};
 use tidemill::id::{IdGenerator, RandomIds};
 use tidemill::storage::{DefaultStorageProvider, Durability, Storage, StorageProvider, resolve_location};
+
+use url::Url;
 
 use super::ProgressMode;
 use super::exit::Exit;
@@ -30,6 +35,38 @@ pub(super) enum CheckpointCommand {
     Replan {
         /// The checkpoint's directory or URL
         checkpoint: String,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Go back to a batch, so that everything after it is done again
+    ///
+    /// The next start goes on after that batch, with the state and the positions in the sources that the
+    /// query had then. What it gives for the batches after it is written again: the command says what the
+    /// sink has of them already. The input must still be there. A run of the query that is still at work is
+    /// ended.
+    Rewind {
+        /// The checkpoint's directory or URL
+        checkpoint: String,
+        /// The batch that is to be the last one
+        #[arg(long, value_name = "BATCH")]
+        to: u64,
+        /// Remove the files that a file sink has of the batches after it
+        #[arg(long)]
+        remove_output: bool,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Copy a checkpoint, also while its query runs
+    ///
+    /// The copy is of one moment between two batches. A start on it does what a start on the original
+    /// would have done at that moment: give it another place for its results.
+    Copy {
+        /// The checkpoint's directory or URL
+        checkpoint: String,
+        /// The directory or URL of the copy
+        to: String,
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
@@ -58,6 +95,15 @@ pub(super) async fn run(command: &CheckpointCommand) -> Result<(), Exit> {
                 ),
             }
         }
+        CheckpointCommand::Rewind { checkpoint, to, remove_output, dry_run } => {
+            go_back(open(checkpoint)?, *to, *remove_output, *dry_run).await?
+        }
+        CheckpointCommand::Copy { checkpoint, to: _, dry_run: true } => {
+            copied("would copy", &copying(open(checkpoint)?.as_ref()).await?)
+        }
+        CheckpointCommand::Copy { checkpoint, to, dry_run: false } => {
+            copied("copied", &copy(open(checkpoint)?.as_ref(), open(to)?.as_ref()).await?)
+        }
     };
     let printer = Printer::new(Monitor::new(ProgressMode::None), Format::Table);
     printer.text(&text).map_err(|error| Exit::output(&error))
@@ -66,6 +112,94 @@ pub(super) async fn run(command: &CheckpointCommand) -> Result<(), Exit> {
 fn open(checkpoint: &str) -> Result<Arc<dyn Storage>, Exit> {
     let storages = DefaultStorageProvider::new(Arc::new(RuntimeEnv::default()));
     Ok(storages.open(&resolve_location(checkpoint)?, Durability::Disk)?)
+}
+
+fn copied(verb: &str, copied: &Copied) -> String {
+    let Copied { last_batch, files, bytes } = copied;
+    let done =
+        last_batch.map_or("no batch is done".into(), |last| format!("batch {last} is the last one done"));
+    format!("{verb} {files} files, {bytes} bytes: {done}\n")
+}
+
+/// Goes back to a batch, or says what that would mean.
+async fn go_back(
+    storage: Arc<dyn Storage>,
+    to: u64,
+    remove_output: bool,
+    dry_run: bool,
+) -> Result<String, Exit> {
+    let plan = rewinding(&*storage, to).await?;
+    let Some(last) = plan.undone.last().map(|batch| batch.batch_id) else {
+        return Ok(format!("batch {to} is the last one: there is nothing to go back over\n"));
+    };
+    let metadata = Checkpoint::read_metadata(&*storage).await?;
+    let Some(sink) = metadata.map(|metadata| metadata.definition.sink) else { return Ok(nothing()) };
+    let place = sink.location.as_ref().and_then(|place| place_of(place, storage.url()));
+    let output = Output::of(&plan);
+    let has = output.describe(&sink.format, place.as_ref().map(Url::as_str));
+    let undone = match plan.undone.as_slice() {
+        [one] => format!("batch {}", one.batch_id),
+        _ => format!("the batches {} to {last}", to + 1),
+    };
+    if dry_run {
+        let also =
+            if remove_output && !output.files.is_empty() { " These files would be removed" } else { "" };
+        return Ok(format!("would go back to batch {to}: {undone} would be done again. {has}{also}\n"));
+    }
+    if remove_output && !output.files.is_empty() {
+        let Some(place) = place else {
+            return Err(Exit::usage(
+                "the checkpoint does not say where the output is, so it cannot be removed".to_string(),
+            ));
+        };
+        let storages = DefaultStorageProvider::new(Arc::new(RuntimeEnv::default()));
+        let directory = storages.open(&place, Durability::Disk)?;
+        for file in &output.files {
+            directory.delete(file).await?;
+        }
+    }
+    rewind(storage, RandomIds.next_id(), to).await?;
+    let removed = if remove_output && !output.files.is_empty() { " These files were removed" } else { "" };
+    Ok(format!("went back to batch {to}: the next start does {undone} again. {has}{removed}\n"))
+}
+
+/// What the sink has of the batches that are undone.
+struct Output {
+    /// How many rows, as far as the commits say.
+    rows: u64,
+    batches: usize,
+    /// The files of a file sink, below its directory.
+    files: Vec<String>,
+}
+
+impl Output {
+    fn of(plan: &Rewinding) -> Self {
+        let sinks: Vec<_> = plan.undone.iter().filter_map(|batch| batch.sink.as_ref()).collect();
+        let files = sinks.iter().filter_map(|sink| sink["files"].as_array()).flatten();
+        Self {
+            rows: sinks.iter().filter_map(|sink| sink["numRows"].as_u64()).sum(),
+            batches: sinks.len(),
+            files: files.filter_map(|file| file["to"].as_str().map(ToString::to_string)).collect(),
+        }
+    }
+
+    fn describe(&self, format: &str, place: Option<&str>) -> String {
+        if self.batches == 0 {
+            return "The sink has nothing of that.".to_string();
+        }
+        let place = place.map_or(String::new(), |place| format!(" in {place}"));
+        let has = format!("The sink ({format}{place}) has {} rows of that already", self.rows);
+        match self.files.first() {
+            Some(first) => format!(
+                "{has}, in {} files, {first} the first: remove them (--remove-output), or readers see those rows twice.",
+                self.files.len()
+            ),
+            None if self.rows == 0 => format!("{has}."),
+            None => {
+                format!("{has}: unless it tells repeated batches by their number, it will have them twice.")
+            }
+        }
+    }
 }
 
 fn nothing() -> String {

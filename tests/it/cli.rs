@@ -489,6 +489,56 @@ fn a_batch_that_cannot_be_run_is_let_go_by_the_command_that_the_error_names() {
 }
 
 #[test]
+fn a_checkpoint_can_be_gone_back_in_and_copied() {
+    let folder = Folder::new();
+    folder.write("job.sql", &copy_script("TRIGGER AVAILABLE NOW"));
+    for file in ["a", "b", "c"] {
+        folder.write(&format!("in/{file}.json"), &format!("{{\"id\":1,\"name\":\"{file}\"}}\n"));
+        assert_eq!(folder.run(&["run", "job.sql"]).0, 0);
+    }
+    let names = || {
+        let table = "CREATE EXTERNAL TABLE o STORED AS JSON LOCATION 'out'";
+        let query = "SELECT string_agg(name, ' ' ORDER BY name) FROM o";
+        let (_, out, _) = folder.run(&["sql", "--format", "csv", "-c", &format!("{table}; {query}")]);
+        out.lines().nth(1).unwrap_or_default().to_string()
+    };
+    assert_eq!(names(), "a b c");
+    let command = |arguments: &[&str]| folder.run(&[&["checkpoint"], arguments].concat());
+    let (code, out, err) = command(&["copy", "checkpoint", "copy", "--dry-run"]);
+    assert!(
+        code == 0 && out.starts_with("would copy ") && out.contains("batch 2 is the last one"),
+        "{out}{err}"
+    );
+    let (code, out, err) = command(&["copy", "checkpoint", "copy"]);
+    assert!(code == 0 && out.starts_with("copied "), "{out}{err}");
+    assert_eq!(folder.run(&["check", "copy"]).0, 0);
+    let (code, _, err) = command(&["copy", "checkpoint", "copy"]);
+    assert!(code == 1 || code == 2, "{err}");
+    assert!(err.contains("there is a checkpoint in"), "{err}");
+
+    let (code, out, err) = command(&["rewind", "checkpoint", "--to", "0", "--dry-run"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.starts_with(
+            "would go back to batch 0: the batches 1 to 2 would be done again. The sink (json in file:///"
+        ),
+        "{out}"
+    );
+    assert!(out.contains("has 2 rows of that already, in 2 files"), "{out}");
+    let (code, out, err) = command(&["rewind", "checkpoint", "--to", "0", "--remove-output"]);
+    assert!(code == 0 && out.starts_with("went back to batch 0: the next start does"), "{out}{err}");
+    assert!(out.ends_with("These files were removed\n"), "{out}");
+    assert_eq!(names(), "a");
+    assert_eq!(folder.run(&["run", "job.sql"]).0, 0);
+    assert_eq!(names(), "a b c");
+    let (_, out, _) = command(&["rewind", "checkpoint", "--to", "1"]);
+    assert!(out.starts_with("batch 1 is the last one"), "{out}");
+    let (code, _, err) = command(&["rewind", "checkpoint", "--to", "7"]);
+    assert!(code != 0 && err.contains("batch 7 is not among the batches that are done"), "{err}");
+    assert_eq!(folder.run(&["check", "checkpoint"]).0, 0);
+}
+
+#[test]
 fn check_finds_damage() {
     let folder = Folder::new();
     folder.write("in/a.json", "{\"id\":1,\"name\":\"a\"}\n");
