@@ -10,8 +10,9 @@ use tidemill::prelude::*;
 use tidemill::{Error, Result};
 
 /// Writes the rows of one batch.
-async fn write(output: PathBuf, batch: u64, rows: Vec<RecordBatch>) -> Result<()> {
-    if rows.is_empty() {
+async fn write(output: PathBuf, batch: u64, rows: DataFrame) -> Result<()> {
+    let rows = rows.collect().await?;
+    if rows.iter().all(|rows| rows.num_rows() == 0) {
         return Ok(());
     }
     let (staged, path) = (output.join(format!(".{batch}")), output.join(format!("{batch}.csv")));
@@ -34,7 +35,7 @@ async fn main() -> Result<()> {
     let query = invoices
         .filter(col("\"Quantity\"").lt(lit(0)))?
         .write_stream()
-        .foreach_batch(move |batch, rows| write(output.clone(), batch, rows))
+        .foreach_batch(move |rows, batch| write(output.clone(), batch, rows))
         .trigger(Trigger::AvailableNow)
         .option("checkpointLocation", checkpoint)
         .start(None)

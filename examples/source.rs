@@ -44,7 +44,8 @@ async fn main() -> tidemill::Result<()> {
         .query("SELECT square FROM squares WHERE square % 2 = 0")
         .await?
         .write_stream()
-        .foreach_batch(|batch, rows| async move {
+        .foreach_batch(|rows, batch| async move {
+            let rows = rows.collect().await?;
             let sum: u64 =
                 rows.iter().flat_map(|rows| rows.column(0).as_primitive::<UInt64Type>().values()).sum();
             println!("batch {batch}: the even squares add up to {sum}");

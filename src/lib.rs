@@ -37,6 +37,7 @@
 
 pub mod checkpoint;
 pub mod clock;
+pub mod conformance;
 pub mod error;
 mod exec;
 pub mod functions;

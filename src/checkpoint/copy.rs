@@ -192,6 +192,16 @@ fn state_files(manifest: &Value) -> Vec<StateFile> {
     serde_json::from_value::<Manifest>(manifest.clone()).map_or_else(|_| Vec::new(), |known| known.segments)
 }
 
+/// Copies the state that a commit names.
+pub(super) async fn copy_state(from: &dyn Storage, to: &dyn Storage, manifest: &Value) -> Result<()> {
+    for StateFile { file, bytes } in state_files(manifest) {
+        if unless_gone(copy_file(from, to, &file, bytes).await)?.is_none() {
+            return Err(Error::damaged(file, "it is gone, and a commit names it"));
+        }
+    }
+    Ok(())
+}
+
 async fn copy_file(from: &dyn Storage, to: &dyn Storage, path: &str, size: u64) -> Result<(), Stopped> {
     if to.size(path).await? == Some(size) {
         // Of an attempt before this one.

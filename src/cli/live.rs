@@ -28,11 +28,11 @@ pub(super) async fn run(query: LiveQuery, printer: &Printer) -> Result<Printed, 
     }
     let schema = Arc::clone(query.frame.schema().inner());
     let (sender, mut batches) = mpsc::channel::<Vec<RecordBatch>>(1);
-    let writer = query.frame.write_stream().trigger(query.trigger).foreach_batch(move |_, rows| {
+    let writer = query.frame.write_stream().trigger(query.trigger).foreach_batch(move |rows, _| {
         let sender = sender.clone();
         async move {
             // Nobody wants them any more: the query is being stopped.
-            let _ = sender.send(rows).await;
+            let _ = sender.send(rows.collect().await?).await;
             Ok(())
         }
     });

@@ -11,6 +11,7 @@ mod job;
 mod live;
 mod monitor;
 mod output;
+mod replay;
 mod settings;
 mod shell;
 mod signals;
@@ -90,6 +91,24 @@ enum Command {
     /// Look into a checkpoint, or get a query past a batch that cannot be run
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// Run a batch of a checkpoint again and show what it gives, without changing anything
+    ///
+    /// The batch is read again from its recorded offsets, with the state from before it, by the streaming
+    /// query of the script: the one that the checkpoint is of, or a changed one (filters and projections may
+    /// be others, keys and aggregates may not). The input must still be there.
+    Replay {
+        /// The checkpoint's directory or URL
+        checkpoint: String,
+        /// The batch
+        #[arg(long)]
+        batch: u64,
+        /// The script with the query
+        #[arg(long, value_name = "FILE")]
+        sql: String,
+        /// How rows are printed
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     /// Show what a query remembers, as of a batch that its checkpoint still has
     ///
     /// Without --operator: how much every stateful operator remembers. With it: its rows, that is
@@ -104,6 +123,9 @@ enum Command {
         /// As of this batch instead of the last one
         #[arg(long)]
         batch: Option<u64>,
+        /// Show what changed from after one batch to after another: - is gone, + is new
+        #[arg(long, num_args = 2, value_names = ["FROM", "TO"], conflicts_with = "batch")]
+        diff: Option<Vec<u64>>,
         /// How rows are printed
         #[arg(long, value_enum, default_value_t)]
         format: Format,
@@ -251,8 +273,12 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Check { checkpoint, format } => check::run(&checkpoint, format).await,
         Command::Checkpoint(command) => checkpoint::run(&command).await,
         Command::Describe { checkpoint, format } => describe::run(&checkpoint, format).await,
-        Command::State { checkpoint, operator, batch, format } => {
-            state::run(&checkpoint, operator, batch, format).await
+        Command::Replay { checkpoint, batch, sql, format } => {
+            replay::run(&checkpoint, batch, &sql, format).await
         }
+        Command::State { checkpoint, operator, batch, diff, format } => match diff.as_deref() {
+            Some([from, to]) => state::diff(&checkpoint, operator, (*from, *to), format).await,
+            _ => state::run(&checkpoint, operator, batch, format).await,
+        },
     }
 }

@@ -44,6 +44,7 @@ pub(crate) struct QueryShared {
     pub(crate) name: Option<String>,
     pub(crate) explain: String,
     started: Instant,
+    restarts: AtomicU64,
     /// The look for new rows that was begun last, counted from 1.
     pub(crate) looks: AtomicU64,
     pub(crate) run_state: watch::Sender<RunState>,
@@ -74,6 +75,7 @@ impl QueryShared {
             name,
             explain,
             started: Instant::now(),
+            restarts: AtomicU64::new(0),
             looks: AtomicU64::new(0),
             run_state: watch::Sender::new(RunState::default()),
             wake: Notify::new(),
@@ -114,6 +116,10 @@ impl QueryShared {
         }
         report.totals.add(&progress);
         report.progress.push_back(progress);
+    }
+
+    pub(crate) fn count_restart(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Records the end of the run and wakes everybody who waits for it.
@@ -218,6 +224,11 @@ impl StreamingQuery {
     /// What this run has done so far, all its batches together.
     pub fn totals(&self) -> RunTotals {
         self.shared.totals()
+    }
+
+    /// How many times this run has failed and started again by itself (`restartOnFailure`).
+    pub fn restarts(&self) -> u64 {
+        self.shared.restarts.load(Ordering::Relaxed)
     }
 
     /// How long this run has been going on, or went on until its end.

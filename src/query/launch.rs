@@ -17,6 +17,7 @@ use super::log::RunLog;
 use super::pinned::pin_inferred_schemas;
 use super::places;
 use super::request::StartRequest;
+use super::restart::RestartPolicy;
 use crate::checkpoint::records::{
     CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition,
 };
@@ -24,7 +25,7 @@ use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::memory;
-use crate::plan::{ResultShape, StreamingPlan, bind, result_schema, with_meanings};
+use crate::plan::{ResultShape, StreamingPlan, bind, result_keys, result_schema, with_meanings};
 use crate::sink::Sink;
 use crate::source::{Source, SourceBatch, SourceContext, SourceProvider};
 use crate::state::{StateOptions, StateStore};
@@ -58,7 +59,8 @@ impl Launch {
         let is_pinned = is_inferred && has_committed(known.as_ref(), storage.as_ref()).await?;
         let pinned = known.as_ref().filter(|_| is_pinned);
         let (logical, providers) = pin_inferred_schemas(&request.plan.logical, pinned)?;
-        let sink = (request.make_sink)(result_schema(&logical, &request.plan.state))?;
+        let keys = result_keys(&logical);
+        let sink = (request.make_sink)(result_schema(&logical, &request.plan.state), keys)?;
         sink.check_output_mode(request.output_mode)?;
         places::check(&providers, sink.as_ref(), request.late_rows.as_ref(), storage.url())?;
         let id = known.as_ref().map_or_else(|| request.ids.next_id(), |known| known.id);
@@ -68,6 +70,10 @@ impl Launch {
     /// Where the checkpoint is, if it outlives the run.
     pub(super) fn checkpoint(&self) -> Option<&Url> {
         self.request.checkpoint.as_ref()
+    }
+
+    pub(super) fn restart_policy(&self) -> Option<RestartPolicy> {
+        self.request.restart.clone()
     }
 
     /// Takes the checkpoint over and takes up where it says. May be repeated when the execution that

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::late_rows::{LateTarget, MakeLateSink};
 use super::manager::StreamingQueryManager;
+use super::restart::RestartPolicy;
 use super::running::IfRunning;
 use super::settings::StateSettings;
 use super::trigger::Trigger;
@@ -25,8 +26,8 @@ pub(crate) struct QueryPlan {
     pub(crate) state: SessionState,
 }
 
-/// Makes the sink once the columns of the result are known.
-pub(crate) type MakeSink = Arc<dyn Fn(SchemaRef) -> Result<Arc<dyn Sink>> + Send + Sync>;
+/// Makes the sink once the columns of the result are known, and which of them tell its rows apart.
+pub(crate) type MakeSink = Arc<dyn Fn(SchemaRef, Vec<String>) -> Result<Arc<dyn Sink>> + Send + Sync>;
 
 /// Everything a start needs.
 pub(crate) struct StartRequest {
@@ -43,6 +44,8 @@ pub(crate) struct StartRequest {
     pub(crate) durability: Durability,
     /// What to do while another process runs the query; `None` is not to look.
     pub(crate) if_running: Option<IfRunning>,
+    /// Whether it starts again by itself when it fails.
+    pub(crate) restart: Option<RestartPolicy>,
     pub(crate) min_batches_to_retain: u64,
     pub(crate) state: StateSettings,
     pub(crate) manager: StreamingQueryManager,

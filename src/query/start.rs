@@ -16,12 +16,13 @@ use super::listener::{QueryStarted, QueryTerminated};
 use super::manager::CheckpointLease;
 use super::progress::iso_timestamp;
 use super::request::{MakeSink, QueryPlan, StartRequest};
+use super::restart::Restarts;
 use super::running::Running;
 use super::settings::StateSettings;
 use crate::checkpoint::inspect;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StreamingQueryException};
-use crate::plan::{StreamingPlan, bind, check, result_schema};
+use crate::plan::{StreamingPlan, bind, check, result_keys, result_schema};
 use crate::sink::OutputMode;
 use crate::storage::Durability;
 
@@ -70,7 +71,7 @@ pub(crate) async fn explain(
 ) -> Result<String> {
     check::check(&plan.logical, output_mode)?;
     let providers = bind::sources_of(&plan.logical);
-    let sink = make_sink(result_schema(&plan.logical, &plan.state))?;
+    let sink = make_sink(result_schema(&plan.logical, &plan.state), result_keys(&plan.logical))?;
     sink.check_output_mode(output_mode)?;
     let sources = create_sources(&providers, Uuid::nil(), &plan.state, &clock)?;
     let shape = state.shape(output_mode, &plan.state);
@@ -173,25 +174,49 @@ impl Run {
 ///
 /// A run that this one took the checkpoint over from may have had one last write on its way, which
 /// then stands where this one wants to write. That write counts, so this run takes up anew after it.
-async fn run_all(mut launch: Launch, mut execution: Execution) -> Run {
+///
+/// With `restartOnFailure`, one that fails takes up anew from the checkpoint, as a start would.
+async fn run_all(mut launch: Launch, execution: Execution) -> Run {
+    let shared = Arc::clone(&execution.runner.shared);
+    let clock = Arc::clone(&execution.clock);
+    let mut restarts = Restarts::new(launch.restart_policy());
+    let mut batch = None;
     let mut overlaps = 0;
+    let mut opened = Ok(execution);
     loop {
-        match execution.run().await {
-            Ok(Ended::Done) => return Run::of(Ok(()), &launch, &execution),
-            Ok(Ended::Overlapped(error)) if overlaps == MOST_OVERLAPS => {
-                return Run::of(Err(error), &launch, &execution);
+        let ended = match opened {
+            Ok(mut execution) => {
+                let ended = match execution.run().await {
+                    Ok(Ended::Done) => return Run::of(Ok(()), &launch, &execution),
+                    Ok(Ended::Overlapped(error)) if overlaps < MOST_OVERLAPS => {
+                        tracing::info!(%error, "takes up again from the checkpoint");
+                        overlaps += 1;
+                        Ok(())
+                    }
+                    Ok(Ended::Overlapped(error)) | Err(error) => Err(error),
+                };
+                batch = Some(execution.current_batch());
+                // Its state may be large, and is read anew: it ends here.
+                ended.map_err(|error| Run::of(Err(error), &launch, &execution))
             }
-            Ok(Ended::Overlapped(error)) => tracing::info!(%error, "takes up again from the checkpoint"),
-            Err(error) => return Run::of(Err(error), &launch, &execution),
-        }
-        overlaps += 1;
-        let batch = Some(execution.current_batch());
-        // Its state may be large, and is read anew.
-        drop(execution);
-        execution = match launch.open().await {
-            Ok(execution) => execution,
-            Err(error) => return Run { ended: Err(error), batch, advice: None },
+            Err(error) => Err(Run { ended: Err(error), batch, advice: None }),
         };
+        if let Err(mut run) = ended {
+            let wait =
+                run.ended.as_ref().err().and_then(|error| Some((error, restarts.after(error, batch)?)));
+            let Some((error, wait)) = wait else {
+                run.advice = run.advice.or(restarts.told());
+                return run;
+            };
+            tracing::warn!("{} failed and starts again in {wait:?}: {error}", shared.label());
+            shared.count_restart();
+            shared.set_status(&format!("Restarting after: {error}"), false, false);
+            tokio::select! {
+                () = shared.finish.cancelled() => return run,
+                () = clock.sleep(wait) => {}
+            }
+        }
+        opened = launch.open().await;
     }
 }
 
@@ -216,7 +241,8 @@ impl CheckpointPlace {
                 running: None,
             });
         }
-        let sink = (request.make_sink)(result_schema(&request.plan.logical, &request.plan.state))?;
+        let QueryPlan { logical, state } = &request.plan;
+        let sink = (request.make_sink)(result_schema(logical, state), result_keys(logical))?;
         if !sink.is_ephemeral() {
             return Err(Error::Invalid(format!(
                 "{} needs the option 'checkpointLocation' (in SQL: CHECKPOINT LOCATION '…'): a directory \

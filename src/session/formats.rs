@@ -10,11 +10,11 @@ use datafusion::execution::session_state::SessionState;
 
 use crate::error::{Error, Result};
 use crate::options::{Options, nearest};
-use crate::sink::Sink;
 use crate::sink::console::ConsoleSink;
 use crate::sink::file::{FileSink, OutputFormat};
 use crate::sink::memory::MemorySink;
 use crate::sink::noop::NoopSink;
+use crate::sink::{OutputMode, Sink};
 use crate::source::SourceProvider;
 use crate::source::file::FileTable;
 use crate::source::rate::RateTable;
@@ -55,6 +55,11 @@ pub struct SinkRequest {
     pub path: Option<String>,
     /// The columns of the query's result.
     pub schema: SchemaRef,
+    /// The columns of the result that tell its rows apart, if the query says so: those that it groups by. In
+    /// update mode a row replaces the one before it with the same values in them. Empty if they are not known.
+    pub keys: Vec<String>,
+    /// Which rows of the result it is given.
+    pub output_mode: OutputMode,
     /// The columns that become directories.
     pub partition_by: Vec<String>,
     /// The options, without those of the query itself (`checkpointLocation`, …).

@@ -1,6 +1,6 @@
 //! Describing a streaming query.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use datafusion::arrow::datatypes::Schema;
 use datafusion::arrow::record_batch::RecordBatch;
@@ -10,13 +10,14 @@ use datafusion::prelude::DataFrame;
 use super::formats::SinkRequest;
 use super::path::IntoPath;
 use super::{SessionInner, link};
+use crate::checkpoint::stage_replay;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::query::{
-    self, IfRunning, LateTarget, MakeLateSink, MakeSink, QueryPlan, StartRequest, StateSettings,
-    StreamingQuery, Trigger,
+    self, IfRunning, LateTarget, MakeLateSink, MakeSink, QueryPlan, RestartPolicy, StartRequest,
+    StateSettings, StreamingQuery, Trigger,
 };
-use crate::sink::{ForeachBatchSink, OutputMode, Sink};
+use crate::sink::{ForeachWriter, OutputMode, OwnCode};
 use crate::storage::{DefaultStorageProvider, Durability, StorageProvider, resolve_location};
 
 /// How many offsets and commits a checkpoint keeps (Spark's `minBatchesToRetain`).
@@ -63,7 +64,7 @@ pub struct DataStreamWriter {
     partition_by: Vec<String>,
     options: Options,
     /// In place of a sink of the format.
-    foreach: Option<ForeachBatchSink>,
+    code: Option<OwnCode>,
 }
 
 /// The options of the query itself, taken out of those that the sink sees.
@@ -73,6 +74,7 @@ struct QueryOptions {
     output_mode: OutputMode,
     durability: Durability,
     if_running: Option<IfRunning>,
+    restart: Option<RestartPolicy>,
     min_batches_to_retain: u64,
     state: StateSettings,
     /// Where late rows go, and in which format.
@@ -89,7 +91,7 @@ impl DataStreamWriter {
             query_name: None,
             partition_by: Vec::new(),
             options: Options::default(),
-            foreach: None,
+            code: None,
         }
     }
 
@@ -106,8 +108,13 @@ impl DataStreamWriter {
         self
     }
 
-    /// Gives the rows of each batch, with its number, to `function`, in place of a format: Spark's
-    /// `foreachBatch`. See [`ForeachBatchSink`] for what happens after a crash.
+    /// Gives each batch, with its number, to `function`, in place of a format: Spark's `foreachBatch`.
+    ///
+    /// The batch is an ordinary DataFrame of the query's session over rows that are kept until the function is
+    /// done: it may be used several times, and nothing is computed again. The function is called once per
+    /// batch, also for one without rows, and before the batch is committed. An error or a panic of it fails the
+    /// query. After that, and after a crash before the commit, it is called again with the same rows and
+    /// number; who needs each batch once keeps the number with what it writes.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -118,8 +125,9 @@ impl DataStreamWriter {
     /// let numbers = session.read_stream().format("rate").option("rowsPerSecond", 1000).load(None).await?;
     /// let query = numbers
     ///     .write_stream()
-    ///     .foreach_batch(|batch, rows| async move {
-    ///         println!("batch {batch}: {} rows", rows.iter().map(|rows| rows.num_rows()).sum::<usize>());
+    ///     .foreach_batch(|rows, batch| async move {
+    ///         let even = rows.clone().filter((col("value") % lit(2)).eq(lit(0)))?.count().await?;
+    ///         println!("batch {batch}: {} rows, {even} of them even", rows.count().await?);
     ///         Ok(())
     ///     })
     ///     .start(None)
@@ -129,10 +137,56 @@ impl DataStreamWriter {
     /// ```
     pub fn foreach_batch<F, D>(mut self, function: F) -> Self
     where
-        F: Fn(u64, Vec<RecordBatch>) -> D + Send + Sync + 'static,
+        F: Fn(DataFrame, u64) -> D + Send + Sync + 'static,
         D: Future<Output = Result<()>> + Send + 'static,
     {
-        self.foreach = Some(ForeachBatchSink::new(function));
+        self.code = Some(OwnCode::batch(function));
+        self
+    }
+
+    /// Gives the rows of each partition of each batch to a writer that `make` makes, in place of a format:
+    /// Spark's `foreach`. [`ForeachWriter`] says what is called when.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> tidemill::Result<()> {
+    /// use tidemill::prelude::*;
+    /// use tidemill::{Error, Result, sink::ForeachWriter};
+    ///
+    /// #[derive(Default)]
+    /// struct Print {
+    ///     rows: usize,
+    /// }
+    ///
+    /// #[async_trait::async_trait]
+    /// impl ForeachWriter for Print {
+    ///     async fn open(&mut self, partition: usize, epoch: u64) -> Result<bool> {
+    ///         println!("partition {partition} of batch {epoch}");
+    ///         Ok(true)
+    ///     }
+    ///
+    ///     async fn process(&mut self, rows: &RecordBatch) -> Result<()> {
+    ///         self.rows += rows.num_rows();
+    ///         Ok(())
+    ///     }
+    ///
+    ///     async fn close(&mut self, error: Option<&Error>) -> Result<()> {
+    ///         println!("{} rows, error: {error:?}", self.rows);
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let session = Session::new();
+    /// let numbers = session.read_stream().format("rate").option("rowsPerSecond", 1000).load(None).await?;
+    /// let query = numbers.write_stream().foreach(Print::default).start(None).await?;
+    /// query.stop(StopMode::Finish).await
+    /// # }
+    /// ```
+    pub fn foreach<W: ForeachWriter + 'static>(
+        mut self,
+        make: impl Fn() -> W + Send + Sync + 'static,
+    ) -> Self {
+        self.code = Some(OwnCode::partition(make));
         self
     }
 
@@ -179,8 +233,9 @@ impl DataStreamWriter {
     /// If the query cannot run incrementally, does not fit its checkpoint, uses a name or checkpoint
     /// that an active query uses, or anything about it is not valid. Errors of batches come through
     /// the [`StreamingQuery`].
-    pub async fn start(self, path: impl IntoPath) -> Result<StreamingQuery> {
-        query::start(self.request(path.into_path())?).await
+    pub async fn start(mut self, path: impl IntoPath) -> Result<StreamingQuery> {
+        let options = self.take_query_options()?;
+        query::start(self.request(path.into_path(), options)?).await
     }
 
     /// What [`start`](Self::start) would do with the checkpoint, in words: where it would go on, or what it
@@ -188,14 +243,49 @@ impl DataStreamWriter {
     ///
     /// # Errors
     /// As [`DataStreamWriter::start`], but for a checkpoint of another query.
-    pub async fn explain_restart(self, path: impl IntoPath) -> Result<Option<String>> {
-        query::explain_restart(self.request(path.into_path())?).await
+    pub async fn explain_restart(mut self, path: impl IntoPath) -> Result<Option<String>> {
+        let options = self.take_query_options()?;
+        query::explain_restart(self.request(path.into_path(), options)?).await
     }
 
-    fn request(mut self, path: Option<String>) -> Result<StartRequest> {
+    /// Runs a batch of the checkpoint again, with the offsets that it had and with the state from before it, and
+    /// gives the rows that this query has for it. Nothing is changed, neither in the checkpoint nor in the sink:
+    /// to find out what a batch has given, or what another query would have. The input must still be there.
+    ///
+    /// # Errors
+    /// If the files of the batch or of the one before it are not there any more, if the query does not fit
+    /// the checkpoint (filters and projections may be others, keys and aggregates may not), or if the batch fails.
+    pub async fn replay(mut self, checkpoint: &str, batch: u64) -> Result<Vec<RecordBatch>> {
+        let (state, _) = self.frame.clone().into_parts();
+        let storages = storages(link(state.config())?.as_ref(), state.runtime_env());
+        let directory = tempfile::Builder::new().prefix("tidemill-replay").tempdir();
+        let directory =
+            directory.map_err(|error| Error::storage("create", "a temporary directory", error))?;
+        let place = directory.path().display().to_string();
+        let [from, to] = [checkpoint, place.as_str()]
+            .map(|place| storages.open(&resolve_location(place)?, Durability::Process));
+        let (code, kept) = OwnCode::keep(batch);
+        stage_replay(&*from?, &*to?, batch, code.definition()).await?;
+        let mut options = self.take_query_options()?;
+        options.checkpoint = Some(place);
+        options.durability = Durability::Process;
+        (options.late_rows, options.if_running, options.restart, options.query_name) =
+            (None, None, None, None);
+        // What is left is the sink's.
+        self = Self { code: Some(code), options: Options::default(), partition_by: Vec::new(), ..self };
+        let query = query::start(self.trigger(Trigger::Once).request(None, options)?).await?;
+        let ended = query.await_termination().await;
+        let rows = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (rows, ended) {
+            (Some(rows), _) => Ok(rows),
+            (None, Err(error)) => Err(error),
+            (None, Ok(())) => Err(Error::Invalid(format!("batch {batch} was not run again"))),
+        }
+    }
+
+    fn request(self, path: Option<String>, options: QueryOptions) -> Result<StartRequest> {
         let (state, plan) = self.frame.clone().into_parts();
         let session = link(state.config())?;
-        let options = self.take_query_options()?;
         let storages = storages(&session, state.runtime_env());
         let checkpoint = options.checkpoint.as_deref().map(resolve_location).transpose()?;
         let make_sink = self.sink_maker(path, &options, &session, &storages, &state);
@@ -211,6 +301,7 @@ impl DataStreamWriter {
             checkpoint,
             durability: options.durability,
             if_running: options.if_running,
+            restart: options.restart.clone(),
             min_batches_to_retain: options.min_batches_to_retain,
             state: options.state.clone(),
             manager: session.manager.clone(),
@@ -266,6 +357,7 @@ impl DataStreamWriter {
             output_mode,
             durability,
             if_running,
+            restart: RestartPolicy::take(&mut self.options)?,
             min_batches_to_retain,
             state: StateSettings::take(&mut self.options)?,
             late_rows: self.take_late_rows()?,
@@ -295,7 +387,8 @@ impl DataStreamWriter {
         state: &SessionState,
     ) -> MakeLateSink {
         let formats = Arc::clone(&session.formats);
-        let request = blank_request(options, storages, state);
+        let request =
+            SinkRequest { output_mode: OutputMode::Append, ..blank_request(options, storages, state) };
         Arc::new(move |format, path, schema| {
             let format = format.to_ascii_lowercase();
             let factory = formats.sink(&format)?;
@@ -320,13 +413,21 @@ impl DataStreamWriter {
             query_name: options.query_name.clone(),
             ..blank_request(options, storages, state)
         };
-        let foreach = self.foreach.clone();
-        Arc::new(move |schema| {
-            if let Some(sink) = &foreach {
-                request.options.deny_unknown("a query with foreach_batch", &[])?;
-                return Ok(Arc::new(sink.clone()) as Arc<dyn Sink>);
+        let code = self.code.clone();
+        Arc::new(move |schema, keys| {
+            let Some(code) = &code else {
+                return formats.sink(&request.format)?.create(SinkRequest {
+                    schema,
+                    keys,
+                    ..request.clone()
+                });
+            };
+            let context = format!("a query with {}", code.name());
+            request.options.deny_unknown(&context, &[])?;
+            if !request.partition_by.is_empty() {
+                return Err(Error::Invalid(format!("{context} has no directories to partition by")));
             }
-            formats.sink(&request.format)?.create(SinkRequest { schema, ..request.clone() })
+            Ok(code.sink(schema, request.state.clone()))
         })
     }
 }
@@ -342,6 +443,8 @@ fn blank_request(
         path: None,
         // Known when the sink is made.
         schema: Arc::new(Schema::empty()),
+        keys: Vec::new(),
+        output_mode: options.output_mode,
         partition_by: Vec::new(),
         options: Options::default(),
         query_name: None,

@@ -29,7 +29,8 @@ use crate::storage::Storage;
 
 pub use console::ConsoleSink;
 pub use file::{FileSink, OutputFormat};
-pub use foreach::ForeachBatchSink;
+pub use foreach::ForeachWriter;
+pub(crate) use foreach::OwnCode;
 pub use memory::{MemorySink, MemoryTable};
 pub use noop::NoopSink;
 

@@ -51,6 +51,8 @@ pub struct SqlSession {
     pub(super) trigger: Option<Trigger>,
     /// Options of every streaming query, unless it has its own.
     pub(super) options: Options,
+    /// The checkpoint and the batch that streaming queries are run over instead of being started.
+    replay: Option<(String, u64)>,
     /// The newest run of each query that was started here, by name.
     started: Mutex<Vec<StartedQuery>>,
 }
@@ -86,7 +88,7 @@ pub struct StartedQuery {
 impl SqlSession {
     /// Runs SQL on `session`.
     pub fn new(session: Session) -> Self {
-        Self { session, trigger: None, options: Options::default(), started: Mutex::default() }
+        Self { session, trigger: None, options: Options::default(), replay: None, started: Mutex::default() }
     }
 
     /// The session.
@@ -104,6 +106,13 @@ impl SqlSession {
     #[must_use]
     pub fn with_options(self, options: Options) -> Self {
         Self { options, ..self }
+    }
+
+    /// Has streaming queries not started: each gives the rows that it has for `batch` of `checkpoint` instead, see
+    /// [`DataStreamWriter::replay`](crate::DataStreamWriter::replay).
+    #[must_use]
+    pub fn replaying(self, checkpoint: impl Into<String>, batch: u64) -> Self {
+        Self { replay: Some((checkpoint.into(), batch)), ..self }
     }
 
     /// The options of all streaming queries that do not set them themselves.
@@ -203,6 +212,9 @@ impl SqlSession {
             Statement::DataFusion(statement) => self.batch(&planner, statement.as_ref().clone()).await,
             Statement::CreateExternalTable(table) => self.create_table(&planner, table).await,
             Statement::CreateStreamingQuery(query) => {
+                if let Some((checkpoint, batch)) = &self.replay {
+                    return self.replay_query(&planner, query, (checkpoint, *batch)).await;
+                }
                 let started = self.start_query(&planner, query).await?;
                 self.remember(&started);
                 Ok(SqlOutcome::Query(started))

@@ -64,6 +64,17 @@ impl SqlSession {
         Ok(StartedQuery { query: started, trigger, target, format, location })
     }
 
+    /// What `query` gives for a batch of a checkpoint.
+    pub(super) async fn replay_query(
+        &self,
+        planner: &Planner<'_>,
+        query: &CreateStreamingQuery,
+        (checkpoint, batch): (&str, u64),
+    ) -> Result<SqlOutcome> {
+        let writer = self.prepare(planner, &query.plan).await?.writer;
+        Ok(SqlOutcome::Table(writer.replay(checkpoint, batch).await?))
+    }
+
     pub(super) async fn explain_query(
         &self,
         planner: &Planner<'_>,

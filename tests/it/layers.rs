@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers from the bottom up. A layer imports only from those before it; of those that stand
 /// side by side only [`FOUNDATION`] know one another.
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 15] = [
     &FOUNDATION,
     &["storage"],
     &["checkpoint"],
@@ -18,6 +18,7 @@ const LAYERS: [&[&str]; 14] = [
     &["plan"],
     &["query"],
     &["session"],
+    &["conformance"],
     &["sql"],
     &["cli"],
     &["main"],

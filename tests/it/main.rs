@@ -1,8 +1,10 @@
 //! The integration tests, in one binary: each links DataFusion, and that is what costs time.
 
 mod aggregation;
+mod checkpoint_care;
 mod checkpoint_files;
 mod cli;
+mod conformance;
 mod crash_matrix;
 mod disk_full;
 mod documents;
@@ -14,13 +16,16 @@ mod golden;
 mod kill_loop;
 mod layers;
 mod matrix;
+mod own_code;
 mod plan_once;
 mod power_loss;
 mod prefix;
+mod push;
 mod refused;
 mod regressions;
 mod replan;
 mod restart;
+mod restart_policy;
 mod shapes;
 mod simulation;
 mod sinks;

@@ -5,9 +5,10 @@ use std::fs;
 use std::future::pending;
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{Int64Array, RecordBatch};
@@ -162,6 +163,16 @@ async fn a_source_of_a_program_that_tells_of_arrivals_is_not_asked_in_vain() {
     query.stop(StopMode::Finish).await.unwrap();
 }
 
+/// Puts a file in place of which the disk says that writing was not the last that happened to it.
+fn complete(path: &Path, id: i64) {
+    let hidden = path.with_file_name(".staged");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&hidden, id_lines([id])).unwrap();
+    let file = fs::File::options().write(true).open(&hidden).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+    fs::rename(hidden, path).unwrap();
+}
+
 /// Files reach a directory in many ways.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
@@ -183,12 +194,12 @@ async fn files_wake_their_query_however_they_come() {
         &|| put(&at("0.json"), id_lines([0])),
         &|| fs::write(at("1.json"), id_lines([1])).unwrap(),
         &|| {
-            fs::write(place.path("outside.json"), id_lines([2])).unwrap();
+            complete(&place.path("outside.json"), 2);
             fs::hard_link(place.path("outside.json"), at("2.json")).unwrap();
         },
-        &|| put(&place.path("in/k=1/3.json"), id_lines([3])),
+        &|| complete(&place.path("in/k=1/3.json"), 3),
         &|| {
-            put(&place.path("staged/4.json"), id_lines([4]));
+            complete(&place.path("staged/4.json"), 4);
             fs::rename(place.path("staged"), place.path("in/k=2")).unwrap();
         },
         &|| {

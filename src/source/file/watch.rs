@@ -259,6 +259,7 @@ pub(super) use super::bell::Bell;
 mod tests {
     use std::fs::File;
     use std::io::Write as _;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -279,11 +280,12 @@ mod tests {
         drop(file);
         watch.read();
         assert!(watch.has_news(), "what comes while files are looked at is news afterwards");
-        for change in [
-            |at: &dyn Fn(&str) -> std::path::PathBuf| std::fs::hard_link(at("a"), at("b")).unwrap(),
+        let changes: [fn(&dyn Fn(&str) -> PathBuf); 3] = [
+            |at| std::fs::hard_link(at("a"), at("b")).unwrap(),
             |at| std::fs::rename(at("a"), at("c")).unwrap(),
             |at| std::fs::create_dir(at("k=1")).unwrap(),
-        ] {
+        ];
+        for change in changes {
             watch.begin();
             assert!(!watch.has_news());
             change(&at);

@@ -76,3 +76,80 @@ fn state_says_what_there_is_if_there_is_no_such_thing() {
     assert_eq!(code, 2);
     assert!(err.contains("has no state: its query remembers no rows"), "{err}");
 }
+
+#[test]
+fn a_diff_shows_what_a_batch_has_changed() {
+    let folder = Folder::new();
+    folder.write(
+        "job.sql",
+        "CREATE UNBOUNDED EXTERNAL TABLE input (k VARCHAR, v BIGINT) STORED AS JSON LOCATION 'in';\n\
+         CREATE EXTERNAL TABLE out STORED AS NOOP;\n\
+         CREATE STREAMING QUERY q OUTPUT MODE UPDATE TRIGGER AVAILABLE NOW CHECKPOINT LOCATION 'cp' \
+         AS INSERT INTO out SELECT k, count(*) AS n FROM input GROUP BY k;\n",
+    );
+    for (file, rows) in [("0", "ab"), ("1", "bc"), ("2", "")] {
+        let lines: String = rows.chars().map(|k| format!("{{\"k\":\"{k}\",\"v\":1}}\n")).collect();
+        folder.write(&format!("in/{file}.json"), if lines.is_empty() { "\n" } else { &lines });
+        let (code, _, err) = folder.run(&["run", "job.sql", "--progress", "none"]);
+        assert_eq!(code, 0, "{err}");
+    }
+    let diff = |from: &str, to: &str| {
+        let (code, out, err) = folder.run(&["state", "cp", "--diff", from, to, "--format", "csv"]);
+        assert_eq!(code, 0, "{err}");
+        let cells = |line: &str| line.split(',').take(3).collect::<Vec<_>>().join(",");
+        out.lines().skip(1).map(cells).collect::<Vec<_>>()
+    };
+    assert_eq!(diff("0", "1"), ["-,b,1", "+,b,2", "+,c,1"]);
+    assert_eq!(diff("1", "0"), ["+,b,1", "-,b,2", "-,c,1"]);
+    assert!(diff("1", "1").is_empty());
+    let (code, out, _) = folder.run(&["state", "cp", "--diff", "0", "1"]);
+    assert!(code == 0 && out.starts_with("operator 0:\n") && out.contains("change"), "{out}");
+    assert_eq!(folder.run(&["state", "cp", "--diff", "0", "9"]).0, 2, "there is no batch 9");
+}
+
+#[test]
+fn a_batch_can_be_replayed_with_its_query_and_with_a_changed_one() {
+    let folder = Folder::new();
+    let script = |select: &str, filter: &str| {
+        format!(
+            "CREATE UNBOUNDED EXTERNAL TABLE input (k VARCHAR, v BIGINT) STORED AS JSON LOCATION 'in';\n\
+             CREATE EXTERNAL TABLE o STORED AS JSON LOCATION 'out';\n\
+             CREATE EXTERNAL TABLE n STORED AS NOOP;\n\
+             CREATE STREAMING QUERY q OUTPUT MODE UPDATE TRIGGER AVAILABLE NOW CHECKPOINT LOCATION 'cp' \
+             AS INSERT INTO n SELECT {select} FROM input WHERE {filter} GROUP BY k;\n"
+        )
+    };
+    folder.write("job.sql", &script("k, count(*) AS n, sum(v) AS v", "v > 0"));
+    for (file, rows) in
+        [("0", [("a", 1), ("b", 2)]), ("1", [("b", 3), ("c", 4)]), ("2", [("a", 5), ("b", 6)])]
+    {
+        let lines = rows.map(|(k, v)| format!("{{\"k\":\"{k}\",\"v\":{v}}}\n")).concat();
+        folder.write(&format!("in/{file}.json"), &lines);
+        let (code, _, err) = folder.run(&["run", "job.sql", "--progress", "none"]);
+        assert_eq!(code, 0, "{err}");
+    }
+    let files = || {
+        let listed = std::process::Command::new("find").arg(folder.0.path().join("cp")).output().unwrap();
+        String::from_utf8(listed.stdout).unwrap()
+    };
+    let before = files();
+    let replay = |batch: &str| {
+        let (code, out, err) =
+            folder.run(&["replay", "cp", "--batch", batch, "--sql", "job.sql", "--format", "csv"]);
+        assert_eq!(code, 0, "{err}");
+        let mut rows: Vec<String> = out.lines().skip(1).map(ToString::to_string).collect();
+        rows.sort();
+        rows
+    };
+    assert_eq!(replay("0"), ["a,1,1", "b,1,2"]);
+    assert_eq!(replay("1"), ["b,2,5", "c,1,4"]);
+    assert_eq!(replay("2"), ["a,2,6", "b,3,11"]);
+    folder.write("job.sql", &script("k, count(*) AS n, sum(v) AS v", "v > 5"));
+    assert_eq!(replay("2"), ["b,3,11"]);
+    assert_eq!(files(), before);
+    let (code, _, err) = folder.run(&["replay", "cp", "--batch", "3", "--sql", "job.sql"]);
+    assert!(code != 0 && err.contains("the files of batch 3 are not there"), "{err}");
+    folder.write("job.sql", &script("k, max(v) AS n, sum(v) AS v", "v > 0"));
+    let (code, _, err) = folder.run(&["replay", "cp", "--batch", "1", "--sql", "job.sql"]);
+    assert!(code != 0 && err.contains("does not fit its checkpoint"), "{err}");
+}
