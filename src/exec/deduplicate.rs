@@ -12,7 +12,7 @@ use datafusion::physical_plan::PhysicalExpr;
 use super::batch::Batch;
 use super::keyed_rows::KeyedRows;
 use super::operator::{OperatorCounters, columns};
-use super::stateful::{StatefulWork, Worked};
+use super::stateful::{StatefulWork, Tables, Worked};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 
@@ -69,21 +69,17 @@ impl StatefulWork for StatefulDeduplicate {
         self.expiry.iter().chain(filter).collect()
     }
 
-    fn definition(&self) -> OperatorDefinition {
+    fn definitions(&self) -> Vec<OperatorDefinition> {
         let name = match self.repeated {
             Repeated::Drop => "deduplicate",
             Repeated::Mark(_) => "distinct",
         };
         let keys = columns(self.key_schema.fields().iter().map(AsRef::as_ref));
-        OperatorDefinition { name: name.into(), details: [("keys".to_string(), keys)].into() }
+        vec![OperatorDefinition { name: name.into(), details: [("keys".to_string(), keys)].into() }]
     }
 
-    fn run(
-        &self,
-        rows: Vec<KeyedRows>,
-        table: &mut dyn StateTable,
-        batch: &Batch,
-    ) -> DataFusionResult<Worked> {
+    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked> {
+        let table = tables.first;
         let finals = batch.watermarks.finals();
         let nulls_final = batch.watermarks.nulls_final && self.forgets_nulls;
         let mut work = Work { deduplicate: self, table, finals, nulls_final, passing: ByteRows::default() };

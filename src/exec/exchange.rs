@@ -8,7 +8,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 
 use super::keyed_rows::{KeyedRows, Partitions};
-use super::stateful::Stateful;
+use super::stateful::Divided;
 use crate::state::{ByteRows, RowBytes, hash_key, partition_of};
 
 /// No rows for any of `partitions`.
@@ -16,35 +16,43 @@ pub(crate) fn nothing(partitions: usize) -> Partitions {
     std::iter::repeat_with(Vec::new).take(partitions).collect()
 }
 
-/// Divides rows among the state partitions of `operator`, to each in their order.
+/// Divides the rows that come by the input `number` of an operator among its state partitions, to each in
+/// their order.
 pub(crate) async fn divide(
-    operator: &Stateful,
+    number: usize,
+    input: &Divided,
+    partitions: usize,
     mut rows: SendableRecordBatchStream,
 ) -> DataFusionResult<Partitions> {
-    let mut divided = nothing(operator.operator.state_partitions);
+    let mut divided = nothing(partitions);
     while let Some(batch) = rows.next().await.transpose()? {
         if batch.num_rows() > 0 {
-            divide_batch(operator, batch, &mut divided)?;
+            divide_batch(number, input, batch, &mut divided)?;
         }
     }
     Ok(divided)
 }
 
-fn divide_batch(operator: &Stateful, rows: RecordBatch, into: &mut Partitions) -> DataFusionResult<()> {
+fn divide_batch(
+    number: usize,
+    input: &Divided,
+    rows: RecordBatch,
+    into: &mut Partitions,
+) -> DataFusionResult<()> {
     let count = rows.num_rows();
-    let columns = operator
+    let columns = input
         .keys
         .iter()
         .map(|key| key.evaluate(&rows)?.into_array(count))
         .collect::<DataFusionResult<Vec<_>>>()?;
-    let keys = operator.codec.encode(&columns, count)?;
+    let keys = input.codec.encode(&columns, count)?;
     let hashes: Vec<u64> = (0..count).map(|row| hash_key(keys.row(row))).collect();
     let mut indices: Vec<Vec<u32>> = vec![Vec::new(); into.len()];
     for (index, hash) in (0u32..).zip(&hashes) {
         indices[partition_of(*hash, into.len())].push(index);
     }
     if let Some(all) = indices.iter().position(|indices| indices.len() == count) {
-        into[all].push(KeyedRows { rows, keys: Box::new(keys), hashes });
+        into[all].push(KeyedRows { input: number, rows, keys: Box::new(keys), hashes });
         return Ok(());
     }
     for (partition, indices) in into.iter_mut().zip(indices) {
@@ -55,7 +63,7 @@ fn divide_batch(operator: &Stateful, rows: RecordBatch, into: &mut Partitions) -
         let keys: ByteRows = places().map(|row| keys.row(row)).collect();
         let hashes = places().map(|row| hashes[row]).collect();
         let rows = take_record_batch(&rows, &UInt32Array::from(indices))?;
-        partition.push(KeyedRows { rows, keys: Box::new(keys), hashes });
+        partition.push(KeyedRows { input: number, rows, keys: Box::new(keys), hashes });
     }
     Ok(())
 }

@@ -8,6 +8,8 @@ use crate::state::RowBytes;
 
 /// Some rows of one state partition, and what their keys are.
 pub(crate) struct KeyedRows {
+    /// Which of the operator's inputs they came by.
+    pub(crate) input: usize,
     pub(crate) rows: RecordBatch,
     /// The key of each row as bytes.
     pub(crate) keys: Box<dyn RowBytes + Send>,

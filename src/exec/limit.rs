@@ -8,7 +8,7 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use super::batch::Batch;
 use super::keyed_rows::KeyedRows;
-use super::stateful::{StatefulWork, Worked};
+use super::stateful::{StatefulWork, Tables, Worked};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Error;
 use crate::state::{ByteRows, Found, RowBytes, StateTable};
@@ -44,12 +44,13 @@ impl StatefulWork for StatefulLimit {
         Vec::new()
     }
 
-    fn definition(&self) -> OperatorDefinition {
+    fn definitions(&self) -> Vec<OperatorDefinition> {
         let details = [("skip".to_string(), self.skip.into()), ("fetch".to_string(), self.fetch.into())];
-        OperatorDefinition { name: "limit".into(), details: details.into() }
+        vec![OperatorDefinition { name: "limit".into(), details: details.into() }]
     }
 
-    fn run(&self, rows: Vec<KeyedRows>, table: &mut dyn StateTable, _: &Batch) -> DataFusionResult<Worked> {
+    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, _: &Batch) -> DataFusionResult<Worked> {
+        let table = tables.first;
         let before = seen(table)?;
         let mut seen = before;
         let mut worked = Worked::default();

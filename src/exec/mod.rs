@@ -9,6 +9,8 @@ pub(crate) mod deduplicate;
 mod driven;
 pub(crate) mod event_time;
 mod exchange;
+pub(crate) mod groups;
+pub(crate) mod join;
 pub(crate) mod keyed_rows;
 pub(crate) mod late;
 pub(crate) mod limit;

@@ -63,7 +63,8 @@ pub(crate) trait Behaviour: Debug + Send + Sync + Sized + 'static {
 #[derive(Debug)]
 pub(crate) struct Node<B> {
     behaviour: Arc<B>,
-    input: Option<Arc<dyn ExecutionPlan>>,
+    /// What is below: nothing below a leaf, and several only below an operator with state.
+    inputs: Vec<Arc<dyn ExecutionPlan>>,
     /// Shared by all resets of the node, so that resetting a plan recomputes nothing.
     properties: Arc<PlanProperties>,
 }
@@ -71,27 +72,32 @@ pub(crate) struct Node<B> {
 impl<B: Behaviour> Node<B> {
     /// A node without anything below.
     pub(crate) fn leaf(behaviour: B) -> Arc<dyn ExecutionPlan> {
-        Self::make(Arc::new(behaviour), None)
+        Self::make(Arc::new(behaviour), Vec::new())
     }
 
     /// A node over `input`.
     pub(crate) fn over(input: Arc<dyn ExecutionPlan>, behaviour: B) -> Arc<dyn ExecutionPlan> {
-        Self::make(Arc::new(behaviour), Some(input))
+        Self::over_all(vec![input], behaviour)
     }
 
-    fn make(behaviour: Arc<B>, input: Option<Arc<dyn ExecutionPlan>>) -> Arc<dyn ExecutionPlan> {
-        let inputs = input.as_ref().map_or(0, |input| input.output_partitioning().partition_count());
+    /// A node over several inputs.
+    pub(crate) fn over_all(inputs: Vec<Arc<dyn ExecutionPlan>>, behaviour: B) -> Arc<dyn ExecutionPlan> {
+        Self::make(Arc::new(behaviour), inputs)
+    }
+
+    fn make(behaviour: Arc<B>, inputs: Vec<Arc<dyn ExecutionPlan>>) -> Arc<dyn ExecutionPlan> {
+        let partitions = inputs.first().map_or(0, |input| input.output_partitioning().partition_count());
         let properties = PlanProperties::new(
             EquivalenceProperties::new(behaviour.schema()),
-            Partitioning::UnknownPartitioning(behaviour.partitions(inputs)),
+            Partitioning::UnknownPartitioning(behaviour.partitions(partitions)),
             EmissionType::Incremental,
             Boundedness::Bounded,
         )
-        .with_scheduling_type(match input {
-            Some(_) => SchedulingType::NonCooperative,
-            None => SchedulingType::Cooperative,
+        .with_scheduling_type(match inputs.is_empty() {
+            false => SchedulingType::NonCooperative,
+            true => SchedulingType::Cooperative,
         });
-        Arc::new(Self { behaviour, input, properties: Arc::new(properties) })
+        Arc::new(Self { behaviour, inputs, properties: Arc::new(properties) })
     }
 
     /// What `plan` does, if it is such a node.
@@ -100,9 +106,9 @@ impl<B: Behaviour> Node<B> {
     }
 
     /// What `plan` does and what is below it, if it is such a node.
-    pub(crate) fn parts(plan: &Arc<dyn ExecutionPlan>) -> Option<(&Arc<B>, &Arc<dyn ExecutionPlan>)> {
+    pub(crate) fn parts(plan: &Arc<dyn ExecutionPlan>) -> Option<(&Arc<B>, &[Arc<dyn ExecutionPlan>])> {
         let node = plan.downcast_ref::<Self>()?;
-        Some((&node.behaviour, node.input.as_ref()?))
+        Some((&node.behaviour, &node.inputs))
     }
 }
 
@@ -122,11 +128,11 @@ impl<B: Behaviour> ExecutionPlan for Node<B> {
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        self.input.iter().collect()
+        self.inputs.iter().collect()
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        self.input.iter().map(|_| false).collect()
+        self.inputs.iter().map(|_| false).collect()
     }
 
     fn apply_expressions(
@@ -138,16 +144,15 @@ impl<B: Behaviour> ExecutionPlan for Node<B> {
 
     fn replace_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         options: ReplaceChildrenOptions,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let behaviour = Arc::clone(&self.behaviour);
-        let input = children.pop();
         Ok(match options.children_properties {
             ChildrenPropertiesMode::Keep => {
-                Arc::new(Self { behaviour, input, properties: Arc::clone(&self.properties) })
+                Arc::new(Self { behaviour, inputs: children, properties: Arc::clone(&self.properties) })
             }
-            ChildrenPropertiesMode::Recompute => Self::make(behaviour, input),
+            ChildrenPropertiesMode::Recompute => Self::make(behaviour, children),
         })
     }
 
@@ -160,8 +165,8 @@ impl<B: Behaviour> ExecutionPlan for Node<B> {
 
     fn reset_state(self: Arc<Self>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let behaviour = self.behaviour.fresh().map_or_else(|| Arc::clone(&self.behaviour), Arc::new);
-        let (input, properties) = (self.input.clone(), Arc::clone(&self.properties));
-        Ok(Arc::new(Self { behaviour, input, properties }))
+        let (inputs, properties) = (self.inputs.clone(), Arc::clone(&self.properties));
+        Ok(Arc::new(Self { behaviour, inputs, properties }))
     }
 
     fn execute(
@@ -169,7 +174,7 @@ impl<B: Behaviour> ExecutionPlan for Node<B> {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> DataFusionResult<SendableRecordBatchStream> {
-        self.behaviour.execute(self.input.as_ref(), partition, context)
+        self.behaviour.execute(self.inputs.first(), partition, context)
     }
 }
 

@@ -15,7 +15,7 @@ use super::exchange::{divide, nothing};
 use super::keyed_rows::Partitions;
 use super::report::{Finished, TaskReport};
 use super::stages::{Stage, Stages};
-use super::stateful::{Stateful, Worked};
+use super::stateful::{Stateful, Tables, Worked};
 use super::task::{Results, Task};
 use super::workers::{Stopped, Workers};
 use crate::error::{Error, Result};
@@ -77,22 +77,29 @@ impl BatchRun {
         let Self { batch, stages, session, state, sink } = self;
         let agenda = stages.agenda();
         let mut report = TaskReport::default();
-        let mut results: Vec<Results> = Vec::with_capacity(stages.stateful.len());
-        let input_of = |stage: &Stage, results: &mut Vec<Results>| -> BTreeMap<usize, Results> {
-            stage.inputs.iter().map(|operator| (*operator, std::mem::take(&mut results[*operator]))).collect()
+        // By operator. What one gives is read by one stage, for a plan is a tree.
+        let mut results: BTreeMap<usize, Results> = BTreeMap::new();
+        let input_of = |stage: &Stage, results: &mut BTreeMap<usize, Results>| -> BTreeMap<usize, Results> {
+            stage.inputs.iter().filter_map(|operator| results.remove_entry(operator)).collect()
         };
-        for (operator, stage) in stages.stateful {
-            let task = Running::new(Task::new(Arc::clone(&batch), input_of(&stage, &mut results)), &session);
-            let read = |plan, partition, context| read(plan, partition, context, Arc::clone(&operator));
-            let divided: Vec<Partitions> = task.run(stage.plan, workers, read).await?;
-            report.absorb(task.task.close());
-            // The rows of the first partition come first: a batch that is run again adds up floating-point
-            // numbers in the same order.
+        for (operator, inputs) in stages.stateful {
             let mut rows = nothing(operator.operator.state_partitions);
-            for divided in divided {
-                rows.iter_mut().zip(divided).for_each(|(rows, more)| rows.extend(more));
+            for (number, stage) in inputs.into_iter().enumerate() {
+                let task =
+                    Running::new(Task::new(Arc::clone(&batch), input_of(&stage, &mut results)), &session);
+                let read = |plan, partition, context| {
+                    read(plan, partition, context, (Arc::clone(&operator), number))
+                };
+                let divided: Vec<Partitions> = task.run(stage.plan, workers, read).await?;
+                report.absorb(task.task.close());
+                // The rows of the first partition come first: a batch that is run again adds up
+                // floating-point numbers in the same order.
+                for divided in divided {
+                    rows.iter_mut().zip(divided).for_each(|(rows, more)| rows.extend(more));
+                }
             }
-            results.push(work(&operator, rows, (&batch, &state), workers, &mut report).await?);
+            let given = work(&operator, rows, (&batch, &state), workers, &mut report).await?;
+            results.insert(operator.operator.id, given);
         }
         let task =
             Running::new(Task::new(Arc::clone(&batch), input_of(&stages.last, &mut results)), &session);
@@ -168,25 +175,35 @@ async fn work(
     let id = operator.operator.id;
     let parts = rows.into_iter().enumerate().map(|(partition, rows)| {
         let (operator, batch, state) = (Arc::clone(operator), Arc::clone(batch), Arc::clone(state));
-        move || operator.work.run(rows, &mut *state.table(id, partition), &batch).map_err(Error::from)
+        move || {
+            let mut first = state.table(id, partition);
+            let mut second = (operator.tables > 1).then(|| state.table(id + 1, partition));
+            let second = second.as_mut().map(|table| &mut **table);
+            operator.work.run(rows, Tables { first: &mut *first, second }, &batch).map_err(Error::from)
+        }
     });
     let mut results = Results::new();
-    for (partition, Worked { rows, counters }) in workers.all_blocking(parts).await?.into_iter().enumerate() {
+    let given = workers.all_blocking(parts).await?;
+    for (partition, Worked { rows, counters, second }) in given.into_iter().enumerate() {
         report.operators.entry(id).or_default().add(&counters);
+        if operator.tables > 1 {
+            report.operators.entry(id + 1).or_default().add(&second);
+        }
         report.finished.push(Finished::State { operator: id, partition });
         results.push(rows);
     }
     Ok(results)
 }
 
-/// Divides the rows of a partition among the state partitions of an operator.
+/// Divides the rows of a partition of an operator's input among its state partitions.
 async fn read(
     plan: Arc<dyn ExecutionPlan>,
     partition: usize,
     context: Arc<TaskContext>,
-    operator: Arc<Stateful>,
+    (operator, input): (Arc<Stateful>, usize),
 ) -> Result<Partitions> {
-    Ok(divide(&operator, plan.execute(partition, context)?).await?)
+    let rows = plan.execute(partition, context)?;
+    Ok(divide(input, &operator.inputs[input], operator.operator.state_partitions, rows).await?)
 }
 
 /// Writes a partition with a writer of the sink; gives what its `close` gave.

@@ -38,9 +38,9 @@ pub(crate) struct Stage {
 /// that whatever these leave unread, no row is missing in any state.
 #[derive(Debug)]
 pub(crate) struct Stages {
-    /// For each stateful operator, by number, what gives its input. An operator's number is above those
-    /// that it depends on.
-    pub(crate) stateful: Vec<(Arc<Stateful>, Stage)>,
+    /// For each stateful operator, by number, what gives each of its inputs. An operator's number is above
+    /// those that it depends on.
+    pub(crate) stateful: Vec<(Arc<Stateful>, Vec<Stage>)>,
     /// What gives the rows for the sink.
     pub(crate) last: Stage,
     /// What has to be read to its end: its name, and how many partitions it has.
@@ -54,18 +54,23 @@ impl Stages {
         let plan = plan.transform_up(|node| cutting.node(node)).data()?;
         let Cutting { mut stateful, driven, .. } = cutting;
         stateful.sort_by_key(|(operator, _)| operator.operator.id);
-        if stateful.iter().enumerate().any(|(number, (operator, _))| number != operator.operator.id) {
-            return Err(Error::Invalid(
-                "the stateful operators are numbered with gaps, which is a bug".into(),
-            ));
+        let mut next = 0;
+        for (operator, _) in &stateful {
+            if operator.operator.id != next {
+                return Err(Error::Invalid(
+                    "the stateful operators are numbered with gaps, which is a bug".into(),
+                ));
+            }
+            next += operator.tables;
         }
         Ok(Self { stateful, last: Stage::of(plan), driven: driven.into() })
     }
 
     /// The same, with nothing executed yet.
     pub(crate) fn fresh(&self) -> Result<Self> {
-        let stateful =
-            self.stateful.iter().map(|(operator, stage)| Ok((Arc::clone(operator), stage.fresh()?)));
+        let stateful = self.stateful.iter().map(|(operator, stages)| {
+            Ok((Arc::clone(operator), stages.iter().map(Stage::fresh).collect::<Result<_>>()?))
+        });
         Ok(Self {
             stateful: stateful.collect::<Result<Vec<_>>>()?,
             last: self.last.fresh()?,
@@ -132,7 +137,7 @@ impl Agenda {
 /// What was cut off so far.
 #[derive(Default)]
 struct Cutting {
-    stateful: Vec<(Arc<Stateful>, Stage)>,
+    stateful: Vec<(Arc<Stateful>, Vec<Stage>)>,
     driven: Vec<(String, usize)>,
 }
 
@@ -141,13 +146,14 @@ impl Cutting {
         &mut self,
         node: Arc<dyn ExecutionPlan>,
     ) -> DataFusionResult<Transformed<Arc<dyn ExecutionPlan>>> {
-        if let Some((operator, input)) = Node::<Stateful>::parts(&node) {
+        if let Some((operator, inputs)) = Node::<Stateful>::parts(&node) {
             let leaf = StageInput {
                 operator: operator.operator,
                 schema: operator.schema(),
                 partitions: operator.partitions(0),
             };
-            self.stateful.push((Arc::clone(operator), Stage::of(Arc::clone(input))));
+            let stages = inputs.iter().map(|input| Stage::of(Arc::clone(input))).collect();
+            self.stateful.push((Arc::clone(operator), stages));
             return Ok(Transformed::yes(Node::leaf(leaf)));
         }
         if Node::<StreamScan>::of(&node).is_none() && Node::<EventTimeWatermark>::of(&node).is_none() {

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::internal_err;
 use datafusion::error::Result as DataFusionResult;
@@ -32,23 +32,45 @@ pub(crate) trait StatefulWork: Debug + Send + Sync {
     /// The expressions it evaluates.
     fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>>;
 
-    /// What its state depends on.
-    fn definition(&self) -> OperatorDefinition;
+    /// What the state in each of its tables depends on; there is at least one.
+    fn definitions(&self) -> Vec<OperatorDefinition>;
 
     /// Takes all rows of one state partition in `batch`, in their order, and gives what becomes of them.
-    fn run(
-        &self,
-        rows: Vec<KeyedRows>,
-        table: &mut dyn StateTable,
-        batch: &Batch,
-    ) -> DataFusionResult<Worked>;
+    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked>;
+}
+
+/// The tables of an operator in one state partition.
+pub(crate) struct Tables<'a> {
+    pub(crate) first: &'a mut (dyn StateTable + 'static),
+    /// The second, if the operator has two.
+    pub(crate) second: Option<&'a mut (dyn StateTable + 'static)>,
 }
 
 /// What an operator gave for one state partition.
 #[derive(Debug, Default)]
 pub(crate) struct Worked {
     pub(crate) rows: Vec<RecordBatch>,
+    /// What was done to the first table.
     pub(crate) counters: OperatorCounters,
+    /// What was done to the second, if there is one.
+    pub(crate) second: OperatorCounters,
+}
+
+/// How the rows of one input are divided among the state partitions.
+#[derive(Debug)]
+pub(crate) struct Divided {
+    /// Which rows belong together. Without keys, all do.
+    pub(crate) keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// The keys as bytes.
+    pub(crate) codec: RowCodec,
+}
+
+impl Divided {
+    pub(crate) fn new(schema: &Schema, keys: Vec<Arc<dyn PhysicalExpr>>) -> DataFusionResult<Self> {
+        let fields = keys.iter().map(|key| key.return_field(schema)).collect::<DataFusionResult<Vec<_>>>()?;
+        let codec = RowCodec::keys(fields.iter().map(AsRef::as_ref))?;
+        Ok(Self { keys, codec })
+    }
 }
 
 /// The place of an operator with state in a plan. Nothing of it is executed there: the plan is cut at it, see
@@ -56,11 +78,11 @@ pub(crate) struct Worked {
 #[derive(Debug)]
 pub(crate) struct Stateful {
     pub(crate) operator: OperatorId,
-    /// Which rows belong together. Without keys, all do.
-    pub(crate) keys: Vec<Arc<dyn PhysicalExpr>>,
-    /// The keys as bytes.
-    pub(crate) codec: RowCodec,
+    /// One for each of its inputs. Equal keys of different inputs are equal as bytes.
+    pub(crate) inputs: Vec<Divided>,
     pub(crate) work: Arc<dyn StatefulWork>,
+    /// How many tables of state it has. It is known by as many numbers, which follow one another.
+    pub(crate) tables: usize,
     /// Whether what all state partitions give is one partition for what is above.
     pub(crate) gathers: bool,
 }
@@ -74,11 +96,23 @@ impl Stateful {
         work: Arc<dyn StatefulWork>,
         gathers: bool,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let schema = input.schema();
-        let fields =
-            keys.iter().map(|key| key.return_field(&schema)).collect::<DataFusionResult<Vec<_>>>()?;
-        let codec = RowCodec::keys(fields.iter().map(AsRef::as_ref))?;
-        Ok(Node::over(input, Self { operator, keys, codec, work, gathers }))
+        Self::over_all(vec![(input, keys)], operator, work, gathers)
+    }
+
+    /// Does `work` on the rows of several inputs, each divided by its keys.
+    pub(crate) fn over_all(
+        inputs: Vec<(Arc<dyn ExecutionPlan>, Vec<Arc<dyn PhysicalExpr>>)>,
+        operator: OperatorId,
+        work: Arc<dyn StatefulWork>,
+        gathers: bool,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let (mut plans, mut divided) = (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
+        for (plan, keys) in inputs {
+            divided.push(Divided::new(&plan.schema(), keys)?);
+            plans.push(plan);
+        }
+        let tables = work.definitions().len();
+        Ok(Node::over_all(plans, Self { operator, inputs: divided, work, tables, gathers }))
     }
 }
 
@@ -88,8 +122,12 @@ impl Behaviour for Stateful {
     }
 
     fn describe(&self) -> String {
-        let keys: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
-        format!("{}, keys=[{}]{}", self.operator, keys.join(", "), self.work.describe())
+        let keys = |input: &Divided| {
+            let keys: Vec<String> = input.keys.iter().map(ToString::to_string).collect();
+            format!(", keys=[{}]", keys.join(", "))
+        };
+        let keys: String = self.inputs.iter().map(keys).collect();
+        format!("{}{keys}{}", self.operator, self.work.describe())
     }
 
     fn schema(&self) -> SchemaRef {
@@ -97,7 +135,7 @@ impl Behaviour for Stateful {
     }
 
     fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        self.keys.iter().chain(self.work.expressions()).collect()
+        self.inputs.iter().flat_map(|input| &input.keys).chain(self.work.expressions()).collect()
     }
 
     fn partitions(&self, _: usize) -> usize {

@@ -23,21 +23,28 @@ const MICROS_PER_DAY: i64 = 86_400_000_000;
 /// The expression that gives the watermark, in microseconds since the epoch, from which on no row
 /// can come any more that has the value of `value`; null for null. Beyond the range of time it is
 /// `i64::MAX`: never.
-pub(crate) fn final_at(value: Expr, finality: &Finality) -> Expr {
-    ScalarUDF::new_from_impl(FinalAt::new(finality.clone())).call(vec![value])
+///
+/// Rows may come so many microseconds after the watermark has passed their event time as `delay` says.
+pub(crate) fn final_at(value: Expr, finality: &Finality, delay: i64) -> Expr {
+    ScalarUDF::new_from_impl(FinalAt::new(finality.clone(), delay)).call(vec![value])
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct FinalAt {
     finality: Finality,
+    /// In microseconds.
+    delay: i64,
     name: String,
     signature: Signature,
 }
 
 impl FinalAt {
-    fn new(finality: Finality) -> Self {
-        let name = format!("final_at[{finality}]");
-        Self { finality, name, signature: Signature::any(1, Volatility::Immutable) }
+    fn new(finality: Finality, delay: i64) -> Self {
+        let name = match delay {
+            0 => format!("final_at[{finality}]"),
+            delay => format!("final_at[{finality}, {delay}us later]"),
+        };
+        Self { finality, delay, name, signature: Signature::any(1, Volatility::Immutable) }
     }
 }
 
@@ -67,6 +74,10 @@ impl ScalarUDFImpl for FinalAt {
                 let ends = datafusion::arrow::compute::nullif(ends, &nulls_of(&values)?)?;
                 after(&ends, &Span::default())?
             }
+        };
+        let times = match self.delay {
+            0 => times,
+            delay => times.unary(|time| time.saturating_add(delay)),
         };
         Ok(ColumnarValue::Array(Arc::new(times)))
     }
@@ -179,7 +190,7 @@ mod tests {
     use super::*;
 
     fn run(values: ArrayRef, tag: &str) -> Vec<Option<i64>> {
-        let function = FinalAt::new(tag.parse().unwrap());
+        let function = FinalAt::new(tag.parse().unwrap(), 0);
         let args = ScalarFunctionArgs {
             arg_fields: vec![Arc::new(Field::new("c", values.data_type().clone(), true))],
             number_rows: values.len(),

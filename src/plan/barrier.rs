@@ -46,7 +46,7 @@ use crate::error::Result;
 /// `plan`, which is bound and not optimised yet, with barriers under everything over unbounded tables that
 /// the optimiser may not move.
 pub(super) fn hold(plan: LogicalPlan) -> Result<LogicalPlan> {
-    Ok(plan.transform_up(hold_node)?.data)
+    Ok(plan.transform_up_with_subqueries(hold_node)?.data)
 }
 
 /// `plan`, which is optimised, without barriers.
@@ -118,7 +118,7 @@ fn hold_join(mut join: Join) -> DataFusionResult<Transformed<LogicalPlan>> {
 /// nothing of the row at all.
 fn may_change(predicate: &Expr) -> bool {
     let has_no_columns = predicate.column_refs().is_empty() && !matches!(predicate, Expr::Literal(..));
-    predicate.is_volatile() || has_no_columns || has_subquery(predicate)
+    predicate.is_volatile() || (has_no_columns && !predicate.contains_outer()) || has_subquery(predicate)
 }
 
 fn has_subquery(predicate: &Expr) -> bool {

@@ -22,6 +22,8 @@ const ZONES_OF_UNEVEN_HOURS: [&str; 2] = ["Australia/Lord_Howe", "Australia/LHI"
 pub(crate) struct EventTimeKey {
     raw: Expr,
     finality: Finality,
+    /// How long after the watermark has passed their event time rows may come, in microseconds.
+    delay: i64,
 }
 
 impl EventTimeKey {
@@ -33,7 +35,13 @@ impl EventTimeKey {
 
     /// The same, from the value of the key.
     pub(crate) fn final_at_key(&self, key: Expr) -> Expr {
-        final_at(key, &self.finality)
+        final_at(key, &self.finality, self.delay)
+    }
+
+    /// The same key of rows that may come so many microseconds after the watermark has passed their event
+    /// time.
+    pub(crate) fn delayed(self, delay: i64) -> Self {
+        Self { delay, ..self }
     }
 
     /// What the column of the key is tagged with.
@@ -46,7 +54,7 @@ impl EventTimeKey {
 /// `expr`, a key over rows of `schema`, if it becomes final as the watermark advances.
 pub(crate) fn event_time_key(expr: &Expr, schema: &DFSchema) -> Option<EventTimeKey> {
     let finality = finality_of(expr, schema)?;
-    Some(EventTimeKey { raw: expr.clone().unalias(), finality })
+    Some(EventTimeKey { raw: expr.clone().unalias(), finality, delay: 0 })
 }
 
 /// When the values of `expr` over rows of `schema` are final, if they ever are.

@@ -218,8 +218,8 @@ fn scans_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, Arc<dyn SourceScan>)> 
 }
 
 fn operators_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, OperatorDefinition)> {
-    let own = Node::<Stateful>::of(plan).map(|node| (node.operator.id, node.work.definition()));
-    own.into_iter().chain(plan.children().into_iter().flat_map(operators_of)).collect()
+    let own = Node::<Stateful>::of(plan).map(|node| (node.operator.id..).zip(node.work.definitions()));
+    own.into_iter().flatten().chain(plan.children().into_iter().flat_map(operators_of)).collect()
 }
 
 fn late_filters_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, SchemaRef)> {

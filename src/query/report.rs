@@ -118,7 +118,7 @@ fn state_operators(runner: &BatchRunner, outcome: &BatchOutcome) -> Vec<Value> {
         .map(|(id, definition)| {
             let counters = outcome.report.operators.get(&id).copied().unwrap_or_default();
             let usage = runner.state.usage(id);
-            json!({
+            let mut report = json!({
                 "operatorName": definition.name,
                 "numRowsTotal": usage.rows,
                 "numRowsUpdated": counters.updated,
@@ -131,7 +131,11 @@ fn state_operators(runner: &BatchRunner, outcome: &BatchOutcome) -> Vec<Value> {
                     "numDroppedDuplicateRows": counters.duplicates,
                     "localDiskBytes": usage.disk,
                 },
-            })
+            });
+            if definition.details.get("forgotten").is_some_and(|when| when == "never") {
+                report["customMetrics"]["stateGrows"] = true.into();
+            }
+            report
         })
         .collect()
 }

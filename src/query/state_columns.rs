@@ -48,6 +48,8 @@ impl StateColumns {
         for aggregate in list(definition.details.get("aggregates")) {
             fields_of_values.extend(fields(aggregate.get("state"))?);
         }
+        // Those of the rows that a join remembers.
+        fields_of_values.extend(fields(definition.details.get("columns"))?);
         let mut columns = keys.clone();
         let values = if definition.name == "limit" {
             columns.push(Field::new("rows_seen", DataType::Int64, true));

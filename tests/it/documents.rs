@@ -85,6 +85,11 @@ fn folder() -> TempDir {
     };
     write("data/hits/1.json", &(hit(200, 1) + &hit(404, 2) + &hit(200, 25)));
     write("data/hits/2.json", &hit(200, 58));
+    let event = |column: &str, ad: u32, minute: u32| {
+        format!("{{\"ad\":{ad},\"{column}\":\"2026-11-21T12:{minute:02}:00\"}}\n")
+    };
+    write("data/impressions/1.json", &(event("shown", 1, 1) + &event("shown", 2, 2)));
+    write("data/clicks/1.json", &(event("clicked", 1, 5) + &event("clicked", 1, 7)));
     for directory in ["sql", "examples/data/retail"] {
         for file in std::fs::read_dir(Path::new(ROOT).join(directory)).unwrap() {
             let path = file.unwrap().path();

@@ -13,6 +13,7 @@ mod examples;
 mod file_source;
 mod generated_sources;
 mod golden;
+mod joins;
 mod kill_loop;
 mod layers;
 mod matrix;

@@ -55,13 +55,17 @@ pub const MODES: [OutputMode; 3] = [OutputMode::Append, OutputMode::Update, Outp
 const OK: Cell = Ok(());
 const NO_AGGREGATION: Cell = Err("output mode complete");
 const NEVER_FINAL: Cell = Err("an aggregation over an unbounded table, in output mode append");
-const TWO_STREAMS: Cell = Err("a join of two unbounded tables");
+const NO_BOUND: Cell = Err("a LeftAnti join of two streams without a bound of time");
+const JOIN_UPDATE: Cell = Err("a join of a stream with an aggregation, in output mode update");
+const JOIN_COMPLETE: Cell = Err("a join of a stream with an aggregation, in output mode complete");
 const SORTED: Cell = Err("ORDER BY over an unbounded table");
 const OVER: Cell = Err("a window function (OVER) over an unbounded table");
 const AGAIN: Cell = Err("an aggregation over an aggregation, in output mode update");
 const LIMITED: Cell = Err("LIMIT or OFFSET over an aggregation, in output mode update");
 const MIXED: Cell = Err("UNION of an unbounded and a bounded table");
 const SUBQUERY: Cell = Err("a subquery expression over an unbounded table");
+const SUBQUERY_OF_TABLE: Cell =
+    Err("a subquery expression over an unbounded table, in a filter of a bounded one");
 
 /// Query, then append, update, complete.
 pub const MATRIX: &[(&str, [Cell; 3])] = &[
@@ -86,7 +90,7 @@ pub const MATRIX: &[(&str, [Cell; 3])] = &[
     ),
     ("SELECT * FROM s ORDER BY k", [SORTED, SORTED, SORTED]),
     ("SELECT row_number() OVER (ORDER BY v) FROM s", [OVER, OVER, OVER]),
-    ("SELECT * FROM t WHERE k IN (SELECT k FROM s)", [SUBQUERY, SUBQUERY, SUBQUERY]),
+    ("SELECT * FROM t WHERE k IN (SELECT k FROM s)", [SUBQUERY_OF_TABLE; 3]),
     ("SELECT k, (SELECT max(v) FROM s2) FROM s", [SUBQUERY, SUBQUERY, SUBQUERY]),
     // Aggregations.
     ("SELECT count(*) FROM s", [NEVER_FINAL, OK, OK]),
@@ -127,7 +131,7 @@ pub const MATRIX: &[(&str, [Cell; 3])] = &[
     ("SELECT k FROM s UNION SELECT k FROM u", [OK, OK, OK]),
     ("SELECT k FROM s EXCEPT SELECT k FROM t", [OK, OK, OK]),
     ("SELECT k FROM s INTERSECT SELECT k FROM t", [OK, OK, OK]),
-    ("SELECT k FROM s EXCEPT SELECT k FROM u", [TWO_STREAMS; 3]),
+    ("SELECT k FROM s EXCEPT SELECT k FROM u", [NO_BOUND, NO_BOUND, JOIN_COMPLETE]),
     (
         "SELECT k FROM t EXCEPT SELECT k FROM s",
         [
@@ -217,14 +221,14 @@ pub const MATRIX: &[(&str, [Cell; 3])] = &[
     ),
     (
         "SELECT a.n, b.v FROM (SELECT k, count(*) AS n FROM s GROUP BY k) a JOIN s2 b ON a.k = b.k",
-        [NEVER_FINAL, TWO_STREAMS, TWO_STREAMS],
+        [NEVER_FINAL, JOIN_UPDATE, JOIN_COMPLETE],
     ),
     (
         "SELECT k, n FROM (SELECT k, count(*) AS n FROM s GROUP BY k) WHERE n > (SELECT max(c) FROM t)",
         [NEVER_FINAL, OK, OK],
     ),
     ("SELECT arrow_cast(v, 'Int32') AS v FROM s UNION ALL SELECT v FROM u", [OK, OK, NO_AGGREGATION]),
-    ("SELECT k FROM s INTERSECT SELECT k FROM u", [TWO_STREAMS; 3]),
+    ("SELECT k FROM s INTERSECT SELECT k FROM u", [OK, OK, JOIN_COMPLETE]),
     ("SELECT k FROM s EXCEPT ALL SELECT k FROM t", [OK, OK, NO_AGGREGATION]),
     ("SELECT k FROM s UNION SELECT k FROM t", [MIXED; 3]),
     ("SELECT map {'a': v} AS m, count(*) FROM s GROUP BY 1", [NEVER_FINAL, OK, OK]),
@@ -238,16 +242,31 @@ pub const MATRIX: &[(&str, [Cell; 3])] = &[
         [OK, OK, OK],
     ),
     // Joins of streams.
-    ("SELECT * FROM s JOIN s2 ON s.k = s2.k", [TWO_STREAMS; 3]),
-    ("SELECT * FROM s LEFT JOIN s2 ON s.k = s2.k AND s.ts = s2.ts", [TWO_STREAMS; 3]),
-    ("SELECT * FROM s LEFT SEMI JOIN s2 ON s.k = s2.k", [TWO_STREAMS; 3]),
-    ("SELECT * FROM s LEFT ANTI JOIN s2 ON s.k = s2.k", [TWO_STREAMS; 3]),
-    ("SELECT * FROM s JOIN s x ON s.k = x.k", [TWO_STREAMS; 3]),
-    ("SELECT * FROM s CROSS JOIN s2", [TWO_STREAMS; 3]),
+    ("SELECT * FROM s JOIN s2 ON s.k = s2.k", [OK, OK, NO_AGGREGATION]),
+    ("SELECT * FROM s LEFT JOIN s2 ON s.k = s2.k AND s.ts = s2.ts", [OK, OK, NO_AGGREGATION]),
+    ("SELECT * FROM s LEFT SEMI JOIN s2 ON s.k = s2.k", [OK, OK, NO_AGGREGATION]),
+    ("SELECT * FROM s LEFT ANTI JOIN s2 ON s.k = s2.k", [NO_BOUND, NO_BOUND, NO_AGGREGATION]),
+    ("SELECT * FROM s JOIN s x ON s.k = x.k", [OK, OK, NO_AGGREGATION]),
+    ("SELECT * FROM s CROSS JOIN s2", [OK, OK, NO_AGGREGATION]),
+    ("SELECT * FROM s FULL JOIN s2 ON s.k = s2.k AND s.ts = s2.ts", [OK, OK, NO_AGGREGATION]),
+    (
+        "SELECT * FROM s LEFT JOIN s2 ON s.k = s2.k AND s2.ts BETWEEN s.ts - INTERVAL '5 seconds' AND s.ts",
+        [OK, OK, NO_AGGREGATION],
+    ),
+    (
+        "SELECT * FROM s WHERE NOT EXISTS \
+         (SELECT 1 FROM s2 WHERE s2.k = s.k AND s2.ts < s.ts AND s2.ts >= s.ts - INTERVAL '1 minute')",
+        [OK, OK, NO_AGGREGATION],
+    ),
+    ("SELECT * FROM s WHERE k IN (SELECT k FROM s2 WHERE s2.ts < s.ts)", [OK, OK, NO_AGGREGATION]),
+    ("SELECT * FROM s WHERE k NOT IN (SELECT k FROM s2 WHERE s2.ts < s.ts)", [OK, OK, NO_AGGREGATION]),
+    ("SELECT * FROM s WHERE v = 1 OR EXISTS (SELECT 1 FROM s2 WHERE s2.ts = s.ts)", [OK, OK, NO_AGGREGATION]),
+    ("SELECT s.k, count(*) FROM s JOIN s2 ON s.k = s2.k GROUP BY s.k", [NEVER_FINAL, OK, OK]),
+    ("SELECT s.ts, count(*) FROM s JOIN s2 ON s.ts = s2.ts GROUP BY s.ts", [OK, OK, OK]),
     (
         "SELECT a.k, a.n, b.n FROM (SELECT k, count(*) AS n FROM s GROUP BY k) a \
          FULL JOIN (SELECT k, count(*) AS n FROM s2 GROUP BY k) b ON a.k = b.k",
-        [NEVER_FINAL, TWO_STREAMS, OK],
+        [NEVER_FINAL, JOIN_UPDATE, OK],
     ),
 ];
 

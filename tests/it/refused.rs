@@ -25,8 +25,16 @@ const REFUSED: [(&str, &str, &str); 21] = [
         "a window function (OVER)",
         "window function to the result",
     ),
-    ("SELECT a.id FROM a JOIN b ON a.id = b.id", "a join of two unbounded tables", "bounded table"),
-    ("SELECT x.id FROM a x JOIN a y ON x.id = y.id", "a join of two unbounded tables", "bounded table"),
+    (
+        "SELECT a.id FROM a LEFT JOIN b ON a.id = b.id",
+        "a Left join of two streams without a bound of time",
+        "Give the right side a watermark",
+    ),
+    (
+        "SELECT a.id FROM a FULL JOIN b ON a.id = b.id",
+        "a Full join of two streams without a bound of time",
+        "join by equal windows",
+    ),
     (
         "SELECT a.id FROM a FULL JOIN t ON a.id = t.id",
         "a Full join that keeps rows of the bounded table",
@@ -50,12 +58,12 @@ const REFUSED: [(&str, &str, &str); 21] = [
     (
         "SELECT id, (SELECT max(id) FROM b) FROM a",
         "a subquery expression over an unbounded table",
-        "IN and scalar",
+        "Keep scalar subqueries",
     ),
     (
-        "SELECT id FROM a WHERE EXISTS (SELECT 1 FROM b WHERE b.id = a.id)",
-        "a subquery expression over an unbounded table",
-        "Keep EXISTS",
+        "SELECT id FROM a WHERE NOT EXISTS (SELECT 1 FROM b WHERE b.id = a.id)",
+        "a LeftAnti join of two streams without a bound of time",
+        "use an inner join",
     ),
     (
         "SELECT id FROM a UNION ALL SELECT id FROM t",
@@ -63,7 +71,7 @@ const REFUSED: [(&str, &str, &str); 21] = [
         "with a batch query",
     ),
     ("SELECT id FROM t EXCEPT SELECT id FROM a", "keeps rows of the bounded table", ""),
-    ("SELECT id FROM a INTERSECT ALL SELECT id FROM b", "a join of two unbounded tables", ""),
+    ("SELECT id FROM a EXCEPT SELECT id FROM b", "a LeftAnti join of two streams", ""),
     ("SELECT id FROM t", "a query without an unbounded table", "Run it as a batch query"),
     ("SELECT 1 AS id", "a query without an unbounded table", "Run it as a batch query"),
 ];

@@ -9,7 +9,6 @@
 //! ([`StateLayout::Parts`](partial::StateLayout)); expiry: when the group is final, for groups that
 //! ever are.
 
-mod groups;
 mod partial;
 mod work;
 

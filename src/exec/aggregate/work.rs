@@ -8,14 +8,14 @@ use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::physical_plan::PhysicalExpr;
 
-use super::groups::{Groups, Reordered};
 use super::partial::{Partials, StateLayout};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
 use crate::exec::batch::Batch;
+use crate::exec::groups::{Groups, Reordered};
 use crate::exec::keyed_rows::KeyedRows;
 use crate::exec::operator::columns;
-use crate::exec::stateful::{StatefulWork, Worked};
+use crate::exec::stateful::{StatefulWork, Tables, Worked};
 use crate::sink::OutputMode;
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 
@@ -57,20 +57,16 @@ impl StatefulWork for StatefulAggregate {
         self.expiry.iter().collect()
     }
 
-    fn definition(&self) -> OperatorDefinition {
+    fn definitions(&self) -> Vec<OperatorDefinition> {
         let details = [
             ("keys".to_string(), columns(self.partials.key_schema.fields().iter().map(AsRef::as_ref))),
             ("aggregates".to_string(), self.partials.definition().unwrap_or_default()),
         ];
-        OperatorDefinition { name: "aggregate".into(), details: details.into() }
+        vec![OperatorDefinition { name: "aggregate".into(), details: details.into() }]
     }
 
-    fn run(
-        &self,
-        rows: Vec<KeyedRows>,
-        table: &mut dyn StateTable,
-        batch: &Batch,
-    ) -> DataFusionResult<Worked> {
+    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked> {
+        let table = tables.first;
         let mut worked = Worked::default();
         let results = &mut worked.rows;
         let touched = self.touched(rows);
@@ -101,7 +97,7 @@ impl StatefulAggregate {
     fn touched(&self, parts: Vec<KeyedRows>) -> Touched {
         let mut groups = Groups::of_rows(parts.iter().map(|part| part.hashes.len()).sum());
         let width = self.partials.key_schema.fields().len();
-        let parts = parts.into_iter().map(|KeyedRows { rows, keys, hashes }| {
+        let parts = parts.into_iter().map(|KeyedRows { rows, keys, hashes, .. }| {
             let numbers = groups.add(&*keys, &hashes);
             (rows.columns()[width..].to_vec(), numbers)
         });

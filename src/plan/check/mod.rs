@@ -6,6 +6,7 @@
 
 mod aggregate;
 mod join;
+mod subqueries;
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +46,7 @@ pub(crate) fn check(plan: &LogicalPlan, mode: OutputMode) -> Result<()> {
             "Run it as a batch query, or read a table from read_stream() or CREATE UNBOUNDED EXTERNAL TABLE",
         );
     }
-    check_subqueries(plan)?;
+    subqueries::check(plan)?;
     check_functions(plan)?;
     let plan = expand_windows(plan.clone())?;
     match (flow(&plan, mode)?, mode) {
@@ -63,6 +64,7 @@ pub(crate) fn check(plan: &LogicalPlan, mode: OutputMode) -> Result<()> {
 fn flow(plan: &LogicalPlan, mode: OutputMode) -> Result<Flow> {
     let inputs = plan.inputs().into_iter().map(|input| flow(input, mode)).collect::<Result<Vec<_>>>()?;
     if !inputs.is_empty() && inputs.iter().all(|input| *input == Flow::Bounded) {
+        subqueries::check_bounded(plan)?;
         return Ok(Flow::Bounded);
     }
     match (plan, inputs.as_slice()) {
@@ -72,13 +74,13 @@ fn flow(plan: &LogicalPlan, mode: OutputMode) -> Result<Flow> {
         (_, []) => Ok(Flow::Bounded),
         (
             LogicalPlan::Projection(_)
-            | LogicalPlan::Filter(_)
             | LogicalPlan::SubqueryAlias(_)
             | LogicalPlan::Subquery(_)
             | LogicalPlan::Repartition(_)
             | LogicalPlan::Unnest(_),
             [input],
         ) => Ok(*input),
+        (LogicalPlan::Filter(filter), [input]) => subqueries::check_filter(filter, *input, mode),
         (LogicalPlan::Union(union), inputs) => check_union(union, inputs),
         (LogicalPlan::Join(join), [left, right]) => join::check(join, *left, *right),
         // In complete mode, what is above an aggregation is batch work over its whole result.
@@ -212,23 +214,6 @@ fn refuse_node(plan: &LogicalPlan) -> Result<Flow> {
             "Give write_stream() a SELECT",
         ),
     }
-}
-
-/// No subquery expression may read an unbounded table.
-fn check_subqueries(plan: &LogicalPlan) -> Result<()> {
-    plan.apply(|node| {
-        node.apply_subqueries(|subquery| {
-            if is_unbounded(subquery) {
-                refuse(
-                    "a subquery expression over an unbounded table",
-                    "its value would change with every batch",
-                    "Keep EXISTS, IN and scalar subqueries to bounded tables",
-                )?;
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })
-    })?;
-    Ok(())
 }
 
 /// Functions that are planned and can be evaluated nowhere.

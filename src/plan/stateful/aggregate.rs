@@ -8,6 +8,7 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 
+use super::join::delay_below;
 use super::node::{Kind, StreamingNode};
 use super::rewrite::{Rewriter, has_row_format};
 use crate::error::Error;
@@ -26,7 +27,8 @@ pub(super) fn stateful_aggregate(
     // In complete mode nothing is ever forgotten, and so nothing is late.
     let key = match rewriter.mode {
         OutputMode::Complete => None,
-        _ => final_key(&group_expr, input.schema()),
+        _ => final_key(&group_expr, input.schema())
+            .map(|(index, key)| (index, key.delayed(delay_below(&input)))),
     };
     let late_at = key.as_ref().map(|(_, key)| key);
     let mut input = (*input).clone();

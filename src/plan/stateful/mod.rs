@@ -5,6 +5,8 @@
 //! No rule of the optimiser ever sees them.
 
 mod aggregate;
+mod bounds;
+mod join;
 mod node;
 mod planner;
 mod rewrite;

@@ -15,6 +15,7 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
+use super::join::{JoinNode, PlanningJoin};
 use super::node::{Kind, StreamingNode};
 use crate::exec::aggregate::{Partials, StatefulAggregate};
 use crate::exec::deduplicate::{Repeated, StatefulDeduplicate};
@@ -63,6 +64,18 @@ impl ExtensionPlanner for StreamingNodePlanner {
         session: &dyn Session,
         context: &PhysicalPlanningContext,
     ) -> DataFusionResult<Option<Arc<dyn ExecutionPlan>>> {
+        // In the small plan, what all state partitions give is one partition for what is above.
+        let small = session.config().target_partitions() == 1;
+        if let (Some(join), [left, right]) = (node.as_any().downcast_ref::<JoinNode>(), inputs) {
+            let planning = PlanningJoin {
+                join,
+                inputs: [left, right],
+                physical: &|expr, schema| planner.create_physical_expr(expr, schema, session, context),
+                state_partitions: self.state_partitions,
+                small,
+            };
+            return planning.plan().map(Some);
+        }
         let (Some(node), [input]) = (node.as_any().downcast_ref::<StreamingNode>(), inputs) else {
             return Ok(None);
         };
@@ -76,8 +89,7 @@ impl ExtensionPlanner for StreamingNodePlanner {
             input: Arc::clone(input),
             expressions,
             state_partitions: self.state_partitions,
-            // In the small plan, what all state partitions give is one partition for what is above.
-            small: session.config().target_partitions() == 1,
+            small,
         };
         planning.plan().map(Some)
     }

@@ -7,10 +7,12 @@ use datafusion::common::{DFSchemaRef, ScalarValue};
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, FetchType, Limit, LogicalPlan, LogicalPlanBuilder, SkipType, lit, when,
+    Aggregate, Expr, ExprSchemable, FetchType, Join, Limit, LogicalPlan, LogicalPlanBuilder, SkipType, lit,
+    when,
 };
 
 use super::aggregate::stateful_aggregate;
+use super::join::{OPERATORS, delay_below, stateful_join};
 use super::node::{Kind, StreamingNode, WatermarkDelay};
 use crate::error::{Error, Result};
 use crate::exec::codec::RowCodec;
@@ -76,6 +78,9 @@ impl Rewriter {
             }
             LogicalPlan::Aggregate(aggregate) => stateful_aggregate(self, aggregate).map(Transformed::yes),
             LogicalPlan::Limit(limit) => self.limit(limit).map(Transformed::yes),
+            LogicalPlan::Join(join) if is_stream(&join.left) && is_stream(&join.right) => {
+                self.join(join).map(Transformed::yes)
+            }
             LogicalPlan::Extension(extension) => {
                 let node = extension.node.as_any();
                 if let Some(watermark) = node.downcast_ref::<Watermark>() {
@@ -114,8 +119,7 @@ impl Rewriter {
     /// A group is known, and final, as soon as its first row is there.
     fn distinct(&mut self, aggregate: Aggregate) -> DataFusionResult<LogicalPlan> {
         let Aggregate { input, group_expr, schema, .. } = aggregate;
-        let keys: Vec<EventTimeKey> =
-            group_expr.iter().filter_map(|key| event_time_key(key, input.schema())).collect();
+        let keys: Vec<EventTimeKey> = group_expr.iter().filter_map(|key| self.key(key, &input)).collect();
         let operator = self.next_operator();
         let (input, expiry) = self.expiring((*input).clone(), operator, keys.first());
         let names = schema.iter().map(|(qualifier, field)| (qualifier.cloned(), field.name().clone()));
@@ -148,7 +152,7 @@ impl Rewriter {
         let keys: Vec<Expr> = node.columns().iter().cloned().map(Expr::Column).collect();
         let operator = self.next_operator();
         let (input, expiry) = if node.within_watermark() {
-            let (key, delay_ms) = event_time_of(&input).ok_or_else(|| Error::UnsupportedQuery {
+            let (key, delay_ms) = self.event_time_of(&input).ok_or_else(|| Error::UnsupportedQuery {
                 operator: "drop_duplicates_within_watermark".into(),
                 reason: "its input has no watermark, so a key could never be forgotten".into(),
                 advice: "Define one with with_watermark(column, delay) before it, or use drop_duplicates"
@@ -164,7 +168,7 @@ impl Rewriter {
             };
             (input, time.map(until).transpose()?)
         } else {
-            let key = keys.iter().find_map(|key| event_time_key(key, input.schema()));
+            let key = keys.iter().find_map(|key| self.key(key, &input));
             self.expiring(input, operator, key.as_ref())
         };
         let kind = Kind::Deduplicate { operator, keys: keys.len() };
@@ -183,6 +187,25 @@ impl Rewriter {
         let expiry = key.final_at_raw();
         let filtered = StreamingNode::over(input, Kind::LateFilter { operator }, vec![expiry.clone()]);
         (filtered, Some(expiry))
+    }
+
+    fn join(&mut self, join: Join) -> DataFusionResult<LogicalPlan> {
+        let (plan, waits) = stateful_join(join, self.operators)?;
+        self.operators += OPERATORS;
+        self.waits |= waits;
+        Ok(plan)
+    }
+
+    /// `expr`, a key over the rows of `input`, if it becomes final as the watermark advances.
+    fn key(&self, expr: &Expr, input: &LogicalPlan) -> Option<EventTimeKey> {
+        Some(event_time_key(expr, input.schema())?.delayed(delay_below(input)))
+    }
+
+    /// The column of `plan` that is an event time, and the delay of its watermark.
+    fn event_time_of(&self, plan: &LogicalPlan) -> Option<(EventTimeKey, i64)> {
+        let columns = plan.schema().columns();
+        let key = columns.into_iter().find_map(|column| self.key(&Expr::Column(column), plan))?;
+        Some((key, delay_of(plan)?))
     }
 
     fn limit(&mut self, limit: Limit) -> DataFusionResult<LogicalPlan> {
@@ -230,16 +253,6 @@ fn is_whole(plan: &LogicalPlan) -> bool {
 
 fn contains(plan: &LogicalPlan, found: &dyn Fn(&LogicalPlan) -> bool) -> bool {
     found(plan) || plan.inputs().iter().any(|input| contains(input, found))
-}
-
-/// The column of `plan` that is an event time, and the delay of its watermark.
-fn event_time_of(plan: &LogicalPlan) -> Option<(EventTimeKey, i64)> {
-    let key = plan
-        .schema()
-        .columns()
-        .into_iter()
-        .find_map(|column| event_time_key(&Expr::Column(column), plan.schema()))?;
-    Some((key, delay_of(plan)?))
 }
 
 /// The longest delay of the watermarks below.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tidemill::OutputMode;
 
-use super::model::{Agg, COLUMNS, Expr, Final, Group, NAMES, Rel, unit};
+use super::model::{Agg, Bound, COLUMNS, Expr, Final, Group, NAMES, Rel, Streams, unit};
 use super::values::{Row, Value};
 
 type Names = Vec<(String, Final)>;
@@ -38,6 +38,23 @@ struct Op {
     late: u64,
     /// Microseconds.
     delay: i64,
+    /// How much later than their event time says the rows of each input may come; microseconds.
+    delays: Vec<i64>,
+    /// Of a join: all rows of each side.
+    sides: [Vec<Kept>; 2],
+    /// Of each side of a join.
+    bounds: [Vec<Bound>; 2],
+    /// What is given out and forgotten up to the last batch.
+    now: Option<i64>,
+}
+
+/// A row of a join.
+#[derive(Debug)]
+struct Kept {
+    row: Row,
+    is_new: bool,
+    matched: bool,
+    given: bool,
 }
 
 /// Floor division, for times before 1970.
@@ -165,7 +182,15 @@ impl Op {
             (Rel::Within(stream, _), Some(delays)) => delays[*stream] * 1000,
             _ => 0,
         };
+        let bounds = match rel {
+            Rel::Streams(join) => [0, 1].map(|side| join.bounds(side, delays.is_some())),
+            _ => [vec![], vec![]],
+        };
         Self {
+            delays: rel.inputs().into_iter().map(Rel::delay).collect(),
+            sides: [vec![], vec![]],
+            bounds,
+            now: None,
             rel: rel.clone(),
             inputs,
             names,
@@ -223,6 +248,7 @@ impl Op {
                 out
             }
             Rel::Group(group) => self.group(group, rows, batch),
+            Rel::Streams(join) => self.join(join, [rows, inputs.remove(0)], batch),
             Rel::Distinct(_) => {
                 let all: Vec<usize> = (0..names.len()).collect();
                 self.deduplicate(rows, &all, None, batch)
@@ -294,6 +320,7 @@ impl Op {
                 Some(time) => row[time].int(),
                 None => columns.iter().filter_map(|column| self.names[*column].1.of(&row[*column])).min(),
             };
+            let final_at = final_at.map(|at| at + self.later());
             if self.is_late(final_at, batch) {
                 continue;
             }
@@ -320,6 +347,7 @@ impl Op {
     fn group(&mut self, group: &Group, rows: Vec<Row>, batch: &Batch) -> Vec<Row> {
         let names = self.names.clone();
         let complete = batch.mode == OutputMode::Complete;
+        let later = self.later();
         let finality: Vec<Final> = group.keys.iter().map(|(key, _)| group.input.part(key, &names)).collect();
         let all: Vec<usize> = (0..group.keys.len()).collect();
         let sets = group.sets.clone().unwrap_or_else(|| vec![all]);
@@ -327,7 +355,8 @@ impl Op {
             if complete {
                 return None;
             }
-            finality.iter().zip(key).filter_map(|(finality, value)| finality.of(value)).min()
+            let at = finality.iter().zip(key).filter_map(|(finality, value)| finality.of(value)).min();
+            at.map(|at| at + later)
         };
         let mut changed = BTreeSet::new();
         if group.keys.is_empty() {
@@ -370,6 +399,125 @@ impl Op {
         let out = out.collect();
         self.groups.retain(|key, _| !is_final(key));
         out
+    }
+
+    /// How much later than their event time says the rows may come.
+    fn later(&self) -> i64 {
+        self.delays.first().copied().unwrap_or(0)
+    }
+
+    /// When nothing can match a row of a side any more, if that is ever so; before all time if nothing can
+    /// ever.
+    fn hopeless_at(&self, join: &Streams, side: usize, row: &Row) -> Option<i64> {
+        let names = |side: usize| join.sides[side].columns(true);
+        let key = |(left, right): &(String, String)| {
+            positions(&[if side == 0 { left } else { right }.clone()], &names(side))[0]
+        };
+        let is_null = |column: usize| row[column].is_null();
+        if join.on.iter().map(key).any(is_null) {
+            return Some(i64::MIN);
+        }
+        if join.within.is_some() && is_null(positions(&["ts".to_string()], &names(side))[0]) {
+            return Some(i64::MIN);
+        }
+        let later = self.delays[1 - side];
+        self.bounds[side]
+            .iter()
+            .filter_map(|bound| Some(bound.finality.of(&row[bound.own])? + bound.offset + later))
+            .min()
+    }
+
+    fn join(&mut self, join: &Streams, rows: [Vec<Row>; 2], batch: &Batch) -> Vec<Row> {
+        for (side, rows) in rows.into_iter().enumerate() {
+            self.sides[side].iter_mut().for_each(|kept| kept.is_new = false);
+            for row in rows {
+                // By what makes rows of the other side hopeless.
+                let later = self.delays[side];
+                let others = self.bounds[1 - side].iter();
+                let final_at =
+                    others.filter_map(|bound| Some(bound.finality.of(&row[bound.other])? + later)).min();
+                if !self.is_late(final_at, batch) {
+                    self.sides[side].push(Kept { row, is_new: true, matched: false, given: false });
+                }
+            }
+        }
+        self.now = batch.now;
+        let widths = [0, 1].map(|side| join.sides[side].columns(true).len());
+        let mut out = Vec::new();
+        let places: Vec<(usize, usize)> = join
+            .on
+            .iter()
+            .map(|(left, right)| {
+                let place = |side: usize, name: &String| {
+                    positions(std::slice::from_ref(name), &join.sides[side].columns(true))[0]
+                };
+                (place(0, left), place(1, right))
+            })
+            .collect();
+        let times = join.within.map(|within| {
+            (within, [0, 1].map(|side| positions(&["ts".to_string()], &join.sides[side].columns(true))[0]))
+        });
+        let both: Names = {
+            let right = join.sides[1]
+                .columns(true)
+                .into_iter()
+                .map(|(name, finality)| (format!("{name}2"), finality));
+            join.sides[0].columns(true).into_iter().chain(right).collect()
+        };
+        let [left, right] = &mut self.sides;
+        for one in left.iter_mut() {
+            for other in right.iter_mut().filter(|other| one.is_new || other.is_new) {
+                let equal =
+                    places.iter().all(|(a, b)| !one.row[*a].is_null() && one.row[*a] == other.row[*b]);
+                let in_time = times.is_none_or(|((before, after), [a, b])| {
+                    match (one.row[a].int(), other.row[b].int()) {
+                        (Some(a), Some(b)) => a - before <= b && b <= a + after,
+                        _ => false,
+                    }
+                });
+                let pair: Row = one.row.iter().chain(&other.row).cloned().collect();
+                if equal && in_time && join.condition.as_ref().is_none_or(|more| is_true(more, &pair, &both))
+                {
+                    (one.matched, other.matched) = (true, true);
+                    if join.kind.only().is_none() {
+                        out.push(pair);
+                    }
+                }
+            }
+        }
+        for side in [0, 1] {
+            let nulls: Row = vec![Value::Null; widths[1 - side]];
+            for index in 0..self.sides[side].len() {
+                let kept = &self.sides[side][index];
+                let hopeless = self.hopeless_at(join, side, &kept.row);
+                let is_hopeless =
+                    hopeless.is_some_and(|at| at == i64::MIN || batch.now.is_some_and(|now| at <= now));
+                let gives = match join.kind.only() == Some(side) && join.kind.is_semi() {
+                    true => kept.matched,
+                    false => join.kind.waits()[side] && !kept.matched && is_hopeless,
+                };
+                if gives && !kept.given {
+                    let row = kept.row.clone();
+                    out.push(match (join.kind.only(), side) {
+                        (Some(_), _) => row,
+                        (None, 0) => row.into_iter().chain(nulls.clone()).collect(),
+                        (None, _) => nulls.iter().cloned().chain(row).collect(),
+                    });
+                    self.sides[side][index].given = true;
+                }
+            }
+        }
+        out
+    }
+
+    /// How many rows a join needs to remember.
+    fn still_matching(&self, join: &Streams) -> usize {
+        let is_needed = |side: usize, kept: &Kept| {
+            let decided = join.kind.only() == Some(side) && kept.matched;
+            let hopeless = self.hopeless_at(join, side, &kept.row);
+            !decided && hopeless.is_none_or(|at| at != i64::MIN && self.now.is_none_or(|now| at > now))
+        };
+        [0, 1].map(|side| self.sides[side].iter().filter(|kept| is_needed(side, kept)).count()).iter().sum()
     }
 
     fn all(&self) -> Vec<&Op> {
@@ -486,6 +634,7 @@ impl Interpreter {
                 self.mode != OutputMode::Complete && keys.into_iter().any(|key| key != Final::Never)
             }
             Rel::Within(..) => true,
+            Rel::Streams(_) => op.bounds.iter().any(|bounds| !bounds.is_empty()),
             Rel::Distinct(_) => op.names.iter().any(|(_, finality)| *finality != Final::Never),
             Rel::DistinctOn(_, columns) => {
                 positions(columns, &op.names).iter().any(|column| op.names[*column].1 != Final::Never)
@@ -506,7 +655,12 @@ impl Interpreter {
         let mut stateful = all.iter().filter(|op| {
             matches!(
                 op.rel,
-                Rel::Group(_) | Rel::Distinct(_) | Rel::DistinctOn(..) | Rel::Within(..) | Rel::Limit(..)
+                Rel::Group(_)
+                    | Rel::Distinct(_)
+                    | Rel::DistinctOn(..)
+                    | Rel::Within(..)
+                    | Rel::Limit(..)
+                    | Rel::Streams(_)
             )
         });
         let (op, None) = (stateful.next()?, stateful.next()) else { return None };
@@ -514,6 +668,7 @@ impl Interpreter {
             Rel::Limit(..) => None,
             Rel::Group(group) if group.aggregates.iter().any(|(agg, _)| agg.distinct || grows(agg)) => None,
             Rel::Group(_) => Some(op.groups.len()),
+            Rel::Streams(join) => Some(op.still_matching(join)),
             _ => Some(op.seen.len()),
         }
     }

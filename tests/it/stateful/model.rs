@@ -88,6 +88,17 @@ impl Expr {
         }
     }
 
+    /// With other names of columns.
+    fn renamed(&self, name: &dyn Fn(&str) -> String) -> Self {
+        match self {
+            Expr::Col(column) => Expr::Col(name(column)),
+            Expr::Op(left, operator, right) => {
+                Expr::Op(Box::new(left.renamed(name)), operator, Box::new(right.renamed(name)))
+            }
+            other => other.clone(),
+        }
+    }
+
     /// When rows are final by their value of this expression.
     pub fn finality(&self, columns: &[(String, Final)]) -> Final {
         let exact = |time: &Expr, length: i64| match time.finality(columns) {
@@ -176,6 +187,169 @@ pub enum Rel {
     Sort(Box<Rel>, Vec<(String, bool)>, Option<usize>),
     /// With the table `names (name, factor)`; or all rows of the left side too.
     Join(Box<Rel>, bool),
+    /// Of two streams.
+    Streams(Box<Streams>),
+}
+
+/// Which rows a join of streams gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Inner,
+    Left,
+    Right,
+    Full,
+    Semi,
+    Anti,
+    RightSemi,
+    RightAnti,
+    Exists,
+    NotExists,
+}
+
+impl Kind {
+    /// Whether rows of the left and of the right side are given that have no match.
+    pub fn waits(self) -> [bool; 2] {
+        [
+            matches!(self, Kind::Left | Kind::Full | Kind::Anti | Kind::NotExists),
+            matches!(self, Kind::Right | Kind::Full | Kind::RightAnti),
+        ]
+    }
+
+    /// The side whose rows are given alone, if one's are.
+    pub fn only(self) -> Option<usize> {
+        match self {
+            Kind::Inner | Kind::Left | Kind::Right | Kind::Full => None,
+            Kind::Semi | Kind::Anti | Kind::Exists | Kind::NotExists => Some(0),
+            Kind::RightSemi | Kind::RightAnti => Some(1),
+        }
+    }
+
+    /// Whether a row is given because it has a match.
+    pub fn is_semi(self) -> bool {
+        matches!(self, Kind::Semi | Kind::Exists | Kind::RightSemi)
+    }
+}
+
+/// A join of streams. Its columns are those of the left side, then those of the right, whose names end in 2.
+#[derive(Debug, Clone)]
+pub struct Streams {
+    pub kind: Kind,
+    pub sides: [Rel; 2],
+    /// Columns of the left and the right side that are equal.
+    pub on: Vec<(String, String)>,
+    /// How long before and after the left side's `ts` that of the right is; microseconds.
+    pub within: Option<(i64, i64)>,
+    /// Over the columns of both, as the result calls them.
+    pub condition: Option<Expr>,
+}
+
+impl Streams {
+    /// For a row of a side: which of its columns bounds the time of which of the other's, by how much.
+    pub fn bounds(&self, side: usize, watermark: bool) -> Vec<Bound> {
+        let [own, other] = [side, 1 - side].map(|side| self.sides[side].columns(watermark));
+        let place =
+            |columns: &[(String, Final)], name: &str| columns.iter().position(|(column, _)| column == name);
+        let mut bounds = Vec::new();
+        for (left, right) in &self.on {
+            let (mine, theirs) = if side == 0 { (left, right) } else { (right, left) };
+            let (mine, theirs) = (place(&own, mine).unwrap(), place(&other, theirs).unwrap());
+            if other[theirs].1 != Final::Never {
+                bounds.push(Bound {
+                    own: mine,
+                    other: theirs,
+                    finality: other[theirs].1,
+                    offset: 0,
+                    is_equal: true,
+                });
+            }
+        }
+        if let Some((before, after)) = self.within {
+            let offset = if side == 0 { after } else { before };
+            let (mine, theirs) = (place(&own, "ts").unwrap(), place(&other, "ts").unwrap());
+            if other[theirs].1 != Final::Never {
+                bounds.push(Bound {
+                    own: mine,
+                    other: theirs,
+                    finality: other[theirs].1,
+                    offset,
+                    is_equal: false,
+                });
+            }
+        }
+        bounds
+    }
+
+    /// How long after the watermark has passed their event time rows come.
+    pub fn delay(&self) -> i64 {
+        let delays = [self.sides[0].delay(), self.sides[1].delay()];
+        let behind = [0, 1].map(|side| {
+            let bounds = self.bounds(side, true).into_iter();
+            let later = bounds.map(|bound| if bound.is_equal { 0 } else { bound.offset + delays[1 - side] });
+            later.min().unwrap_or(0)
+        });
+        behind.into_iter().chain(delays).fold(0, i64::max)
+    }
+
+    fn sql(&self) -> String {
+        let [left, right] = [self.sides[0].columns(false), self.sides[1].columns(false)];
+        let mut condition: Vec<String> =
+            self.on.iter().map(|(left, right)| format!("l.{left} = r.{right}")).collect();
+        if let Some((before, after)) = self.within {
+            let interval = |length: i64| format!("INTERVAL '{} milliseconds'", length / 1000);
+            condition.push(format!(
+                "r.ts BETWEEN l.ts - {} AND l.ts + {}",
+                interval(before),
+                interval(after)
+            ));
+        }
+        if let Some(more) = &self.condition {
+            let qualified = |name: &str| match name.strip_suffix('2') {
+                Some(name) => format!("r.{name}"),
+                None => format!("l.{name}"),
+            };
+            condition.push(more.renamed(&qualified).sql());
+        }
+        let condition = condition.join(" AND ");
+        let of_left = left.iter().map(|(name, _)| format!("l.{name} AS {name}"));
+        let of_right = right.iter().map(|(name, _)| format!("r.{name} AS {name}2"));
+        let [l, r] = [self.sides[0].table(), self.sides[1].table()];
+        let join = match self.kind {
+            Kind::Inner => "JOIN",
+            Kind::Left => "LEFT JOIN",
+            Kind::Right => "RIGHT JOIN",
+            Kind::Full => "FULL JOIN",
+            Kind::Semi => "LEFT SEMI JOIN",
+            Kind::Anti => "LEFT ANTI JOIN",
+            Kind::RightSemi => "RIGHT SEMI JOIN",
+            Kind::RightAnti => "RIGHT ANTI JOIN",
+            Kind::Exists | Kind::NotExists => {
+                let not = if self.kind == Kind::Exists { "" } else { "NOT " };
+                let columns: Vec<String> = of_left.collect();
+                return format!(
+                    "SELECT {} FROM {l} AS l WHERE {not}EXISTS (SELECT 1 FROM {r} AS r WHERE {condition})",
+                    columns.join(", ")
+                );
+            }
+        };
+        let columns: Vec<String> = match self.kind.only() {
+            None => of_left.chain(of_right).collect(),
+            Some(0) => of_left.collect(),
+            Some(_) => of_right.collect(),
+        };
+        format!("SELECT {} FROM {l} AS l {join} {r} AS r ON {condition}", columns.join(", "))
+    }
+}
+
+/// That the time of a row of the other side is at most something of a row's.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    /// Columns of this side and of the other.
+    pub own: usize,
+    pub other: usize,
+    pub finality: Final,
+    /// Microseconds.
+    pub offset: i64,
+    pub is_equal: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -263,6 +437,15 @@ impl Rel {
             | Rel::Sort(input, ..)
             | Rel::Join(input, _) => vec![input],
             Rel::Group(group) => vec![&group.input],
+            Rel::Streams(join) => join.sides.iter().collect(),
+        }
+    }
+
+    /// How long after the watermark has passed their event time rows come; microseconds.
+    pub fn delay(&self) -> i64 {
+        match self {
+            Rel::Streams(join) => join.delay(),
+            other => other.inputs().into_iter().map(Rel::delay).max().unwrap_or(0),
         }
     }
 
@@ -325,6 +508,15 @@ impl Rel {
                 let rest = group.aggregates.iter().map(|(_, name)| (name.clone(), Final::Never));
                 keys.chain(rest).collect()
             }
+            Rel::Streams(join) => {
+                let [left, right] = [0, 1].map(|side| join.sides[side].columns(watermark));
+                let right = right.into_iter().map(|(name, finality)| (format!("{name}2"), finality));
+                match join.kind.only() {
+                    None => left.into_iter().chain(right).collect(),
+                    Some(0) => left,
+                    Some(_) => right.collect(),
+                }
+            }
             Rel::Join(input, _) => {
                 let mut columns = input.columns(watermark);
                 columns.push(("factor".into(), Final::Never));
@@ -383,6 +575,7 @@ impl Rel {
                 }
             }
             Rel::Group(group) => group.sql(),
+            Rel::Streams(join) => join.sql(),
             Rel::Distinct(input) => format!("SELECT DISTINCT * FROM {}", input.table()),
             Rel::DistinctOn(input, columns) => {
                 format!("SELECT DISTINCT ON ({}) * FROM {}", columns.join(", "), input.table())

@@ -2,7 +2,7 @@
 
 use tidemill::OutputMode;
 
-use super::model::{Agg, Expr, Rel, agg, bin, col, op};
+use super::model::{Agg, Expr, Kind, Rel, SECOND, Streams, agg, bin, col, op};
 
 /// A query with its mode and its watermarks.
 #[derive(Debug, Clone)]
@@ -268,7 +268,100 @@ impl Rel {
     }
 }
 
+/// Streams joined by `k`, within so many seconds before and after the left side's time.
+pub fn joined(kind: Kind, sides: [Rel; 2], within: Option<(i64, i64)>) -> Rel {
+    let within = within.map(|(before, after)| (before * SECOND, after * SECOND));
+    let on = vec![("k".to_string(), "k".to_string())];
+    Rel::Streams(Box::new(Streams { kind, sides, on, within, condition: None }))
+}
+
+impl Rel {
+    /// A join with a further condition.
+    fn and(self, condition: Expr) -> Self {
+        let Rel::Streams(mut join) = self else { panic!("only of joins") };
+        join.condition = Some(condition);
+        Rel::Streams(join)
+    }
+
+    /// A join by other columns.
+    fn by(self, columns: &[(&str, &str)]) -> Self {
+        let Rel::Streams(mut join) = self else { panic!("only of joins") };
+        join.on = columns.iter().map(|(left, right)| ((*left).to_string(), (*right).to_string())).collect();
+        Rel::Streams(join)
+    }
+}
+
+const KINDS: [Kind; 10] = [
+    Kind::Inner,
+    Kind::Left,
+    Kind::Right,
+    Kind::Full,
+    Kind::Semi,
+    Kind::Anti,
+    Kind::RightSemi,
+    Kind::RightAnti,
+    Kind::Exists,
+    Kind::NotExists,
+];
+
+/// Joins of streams with one another, and what is below and above them.
+fn joins() -> Vec<Spec> {
+    let both = || [Rel::Stream(0), Rel::Stream(1)];
+    let few = |stream| Rel::Stream(stream).project(vec![(col("ts"), "ts"), (col("k"), "k"), (col("v"), "v")]);
+    let less = op(col("v"), "<", col("v2"));
+    let mut specs = Vec::new();
+    for kind in KINDS {
+        for within in [(5, 10), (0, 3), (20, -2)] {
+            specs.push(timed(joined(kind, both(), Some(within)), Append));
+        }
+        specs.push(timed(joined(kind, both(), Some((4, 4))), Update));
+        specs.push(timed(joined(kind, both(), Some((8, 8))).and(less.clone()), Append));
+        specs.push(timed(joined(kind, both(), Some((6, 0))).by(&[]), Append));
+        specs.push(timed(joined(kind, both(), Some((2, 9))).by(&[("k", "v"), ("name", "name")]), Append));
+        specs.push(timed(joined(kind, both(), None).by(&[("ts", "ts")]), Append));
+        // The same stream twice, with one delay.
+        let same = timed(joined(kind, [few(0), few(0)], Some((3, 3))), Append);
+        specs.push(Spec { delays: Some(vec![5000, 5000]), ..same });
+        if !kind.waits().contains(&true) {
+            specs.push(untimed(joined(kind, both(), None), Append));
+            specs.push(timed(joined(kind, both(), None).and(less.clone()), Append));
+            specs.push(untimed(joined(kind, both(), None).and(less.clone()), Update));
+        }
+        let windows = |stream| few(stream).windowed(10, 10, 0);
+        specs.push(timed(joined(kind, [windows(0), windows(1)], None).by(&[("w", "w"), ("k", "k")]), Append));
+    }
+    for kind in [Kind::Inner, Kind::Left, Kind::Semi, Kind::NotExists] {
+        let counted = || vec![agg("count", "*"), agg("sum", "v")];
+        let windows = || vec![(bin(10), "t")];
+        for mode in [Append, Update] {
+            specs.push(timed(joined(kind, both(), Some((5, 10))).group(windows(), counted()), mode));
+        }
+        let by_key = vec![(col("k"), "k")];
+        specs.push(timed(joined(kind, both(), Some((5, 10))).group(by_key.clone(), counted()), Complete));
+        let mut times = vec![(col("ts"), "ts"), (col("k"), "k")];
+        if kind.only().is_none() {
+            // Without a column of the right side, DataFusion takes the left join away.
+            times.push((col("v2"), "v2"));
+        }
+        specs.push(timed(joined(kind, both(), Some((5, 10))).project(times).distinct(), Append));
+        let of_windows = |stream| {
+            let keys = vec![(col("w"), "w"), (col("k"), "k")];
+            few(stream).windowed(10, 10, 0).group(keys, counted())
+        };
+        let by = [("w", "w"), ("k", "k")];
+        specs.push(timed(joined(kind, [of_windows(0), of_windows(1)], None).by(&by), Append));
+        // Three streams: the rows of the first join come later than their time says.
+        let columns = vec![(col("ts"), "ts"), (col("k"), "k"), (col("v"), "v")];
+        let two = joined(kind, [few(0), few(1)], Some((5, 10))).project(columns);
+        let three = joined(Kind::Left, [two.clone(), few(1)], Some((2, 3)));
+        specs.push(Spec { delays: Some(vec![5000, 5000, 5000]), ..timed(three, Append) });
+        let other_way = joined(Kind::Full, [few(0), two], Some((4, 1)));
+        specs.push(Spec { delays: Some(vec![5000, 5000, 5000]), ..timed(other_way, Append) });
+    }
+    specs
+}
+
 /// All of them.
 pub fn all() -> Vec<Spec> {
-    [by_aggregate(), by_time(), around(), above_complete(), without_groups(), chained()].concat()
+    [by_aggregate(), by_time(), around(), above_complete(), without_groups(), chained(), joins()].concat()
 }

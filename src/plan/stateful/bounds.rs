@@ -1,0 +1,271 @@
+//! When the rows of one side of a join can be forgotten: what its condition says of time.
+//!
+//! A row of one side is of no use any more when no row that can still come to the other side can match it.
+//! Rows come there whose event time is above the watermark; so it is enough that the condition bounds that
+//! time from above by columns of the row, or that a time has to be equal.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::{DFSchema, NullEquality};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Join, Operator, lit, when};
+use datafusion::scalar::ScalarValue;
+
+use crate::functions::{Finality, Span, final_at, interval, literal};
+use crate::plan::event_time::finality_of;
+
+/// When rows of one side are forgotten, and what follows from it.
+#[derive(Debug, Default)]
+pub(super) struct Forgetting {
+    /// From which watermark on a row can be forgotten, by each of the bounds, over its columns: `i64::MIN`
+    /// for a row that nothing can match.
+    pub(super) finals: Vec<Expr>,
+    /// Over the columns of the other side: from which watermark on a row is late, because what it might
+    /// match is forgotten.
+    pub(super) late: Vec<Expr>,
+    /// How much longer than until its event time has passed a row is remembered at most, if that is known;
+    /// microseconds.
+    pub(super) behind: Option<i64>,
+}
+
+impl Forgetting {
+    /// When a row can be forgotten; `None` if it never can.
+    pub(super) fn expiry(&self) -> Option<Expr> {
+        least(&self.finals)
+    }
+
+    /// When a row of the other side is late; `None` if none ever is.
+    pub(super) fn late(&self) -> Option<Expr> {
+        least(&self.late)
+    }
+
+    fn add(&mut self, expiry: Expr, late: Expr, behind: Option<i64>) {
+        self.finals.push(expiry);
+        if !self.late.contains(&late) {
+            self.late.push(late);
+        }
+        self.behind = match (self.behind, behind) {
+            (Some(known), Some(more)) => Some(known.min(more)),
+            (known, more) => known.or(more),
+        };
+    }
+}
+
+fn least(times: &[Expr]) -> Option<Expr> {
+    match times {
+        [] => None,
+        [only] => Some(only.clone()),
+        several => Some(datafusion::functions::core::expr_fn::least(several.to_vec())),
+    }
+}
+
+/// One side of a join, as the other sees it.
+struct Other<'a> {
+    schema: &'a DFSchema,
+    /// How far behind the watermark its event times may be.
+    delay: i64,
+}
+
+/// When the rows of the left side, or of the right, are forgotten. `delays` says how far behind the
+/// watermark the event times of each side may be.
+pub(super) fn forgetting(join: &Join, of_left: bool, delays: [i64; 2]) -> Forgetting {
+    let (own, other, delay) = match of_left {
+        true => (join.left.schema(), join.right.schema(), delays[1]),
+        false => (join.right.schema(), join.left.schema(), delays[0]),
+    };
+    let other = Other { schema: other, delay };
+    let mut found = Forgetting::default();
+    for (left, right) in &join.on {
+        let (mine, theirs) = if of_left { (left, right) } else { (right, left) };
+        let Some(finality) = finality_of(theirs, other.schema) else { continue };
+        let null = match join.null_equality {
+            NullEquality::NullEqualsNothing => i64::MIN,
+            NullEquality::NullEqualsNull => i64::MAX,
+        };
+        let when_final = |key: &Expr| final_at(key.clone(), &finality, other.delay);
+        found.add(known(mine, when_final(mine), null), when_final(theirs), Some(0));
+    }
+    for condition in join.filter.iter().flat_map(split_conjunction) {
+        for (low, high) in orders(condition) {
+            add_bound(&mut found, Bound { low, high, offset: 0 }, own, &other);
+        }
+    }
+    found
+}
+
+/// What `condition` says of which of two is at most the other, loosely.
+fn orders(condition: &Expr) -> Vec<(Expr, Expr)> {
+    match condition {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let (left, right) = (left.as_ref().clone(), right.as_ref().clone());
+            match op {
+                Operator::Lt | Operator::LtEq => vec![(left, right)],
+                Operator::Gt | Operator::GtEq => vec![(right, left)],
+                Operator::Eq => vec![(left.clone(), right.clone()), (right, left)],
+                _ => Vec::new(),
+            }
+        }
+        Expr::Between(between) if !between.negated => {
+            let value = between.expr.as_ref();
+            vec![
+                (between.low.as_ref().clone(), value.clone()),
+                (value.clone(), between.high.as_ref().clone()),
+            ]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// `low <= high + offset`, in nanoseconds.
+#[derive(Debug)]
+struct Bound {
+    low: Expr,
+    high: Expr,
+    offset: i128,
+}
+
+/// Adds what `bound` says of the other side's time: that it is at most something of this side.
+fn add_bound(found: &mut Forgetting, bound: Bound, own: &DFSchema, other: &Other<'_>) {
+    if bound.low.is_volatile() || bound.high.is_volatile() {
+        return;
+    }
+    let Some(Bound { low, high, offset }) = alone(bound, own, other.schema) else { return };
+    if !is_of(&low, other.schema) || !is_of(&high, own) {
+        return;
+    }
+    let same_type = match (low.get_type(other.schema), high.get_type(own)) {
+        (Ok(DataType::Timestamp(_, low)), Ok(DataType::Timestamp(_, high))) => {
+            low.is_some() == high.is_some()
+        }
+        (Ok(low), Ok(high)) => low == high && offset == 0,
+        _ => false,
+    };
+    let Some(Finality::After(span)) = finality_of(&low, other.schema).filter(|_| same_type) else { return };
+    // Rounded up: a row that is remembered for too long does no harm.
+    let Ok(offset) = i64::try_from((offset + 999).div_euclid(1_000)) else { return };
+    let Some(micros) = span.micros.checked_add(offset).and_then(|sum| sum.checked_add(other.delay)) else {
+        return;
+    };
+    let is_fixed = |span: &Span| (span.months, span.days) == (0, 0);
+    let behind = match finality_of(&high, own) {
+        Some(Finality::After(mine)) if is_fixed(&mine) && is_fixed(&span) => micros.checked_sub(mine.micros),
+        Some(_) => Some(offset.saturating_add(other.delay)),
+        None => None,
+    };
+    let late = final_at(low, &Finality::After(span.clone()), other.delay);
+    let expiry = final_at(high.clone(), &Finality::After(Span { micros, ..span }), 0);
+    found.add(known(&high, expiry, i64::MIN), late, behind);
+}
+
+/// `time`, or `null` where `value` is null.
+fn known(value: &Expr, time: Expr, null: i64) -> Expr {
+    // A CASE with an ELSE can always be made.
+    when(value.clone().is_null(), lit(null)).otherwise(time.clone()).unwrap_or(time)
+}
+
+/// Whether all columns of `expr` are of `schema`, and there are some.
+fn is_of(expr: &Expr, schema: &DFSchema) -> bool {
+    let columns = expr.column_refs();
+    !columns.is_empty() && columns.into_iter().all(|column| schema.has_column(column))
+}
+
+/// The bound with a time of the other side alone on its lower side, as far as that can be.
+fn alone(bound: Bound, own: &DFSchema, other: &DFSchema) -> Option<Bound> {
+    let Bound { low, high, offset } = bound;
+    let both = Arc::new(own.join(other).ok()?);
+    let (low, low_offset) = without_offset(low, &both);
+    let (high, high_offset) = without_offset(high, &both);
+    let offset = offset.checked_add(high_offset)?.checked_sub(low_offset)?;
+    let again = |low, high, offset| alone(Bound { low, high, offset }, own, other);
+    // A difference of times on one side, a length on the other.
+    match (difference(&low), fixed(&high)) {
+        (Some((time, from)), Some(length)) => return again(time, from, offset.checked_add(length)?),
+        (Some(_), None) if !is_of(&high, own) && !is_of(&high, other) => return None,
+        _ => {}
+    }
+    if let (Some(length), Some((time, from))) = (fixed(&low), difference(&high)) {
+        return again(from, time, offset.checked_sub(length)?);
+    }
+    Some(Bound { low, high, offset })
+}
+
+/// The two times whose difference `expr` is.
+fn difference(expr: &Expr) -> Option<(Expr, Expr)> {
+    match expr {
+        Expr::Cast(Cast { expr, field })
+            if matches!(field.data_type(), DataType::Interval(_) | DataType::Duration(_)) =>
+        {
+            difference(expr)
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) if fixed(right).is_none() => {
+            Some((left.as_ref().clone(), right.as_ref().clone()))
+        }
+        _ => None,
+    }
+}
+
+/// A time without the lengths of time that are added to it, and their sum in nanoseconds.
+fn without_offset(expr: Expr, schema: &DFSchema) -> (Expr, i128) {
+    match &expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let (time, length) = match (op, fixed(left), fixed(right)) {
+                (Operator::Plus, _, Some(length)) => (left, length),
+                (Operator::Plus, Some(length), None) => (right, length),
+                (Operator::Minus, _, Some(length)) => (left, -length),
+                _ => return (expr, 0),
+            };
+            if !adds_exactly(time, if fixed(right).is_some() { right } else { left }, schema) {
+                return (expr, 0);
+            }
+            let (time, more) = without_offset(time.as_ref().clone(), schema);
+            (time, more + length)
+        }
+        // A cast to a finer unit is exact, before the sum as after it.
+        Expr::Cast(Cast { expr: inner, field }) if is_finer(inner, field.data_type(), schema) => {
+            let (time, length) = without_offset(inner.as_ref().clone(), schema);
+            (Expr::Cast(Cast { expr: Box::new(time), field: Arc::clone(field) }), length)
+        }
+        _ => (expr, 0),
+    }
+}
+
+/// Whether `length` added to `time` is always the same length: days are not where clocks change.
+fn adds_exactly(time: &Expr, length: &Expr, schema: &DFSchema) -> bool {
+    let has_days = match literal(length) {
+        Some(ScalarValue::IntervalMonthDayNano(Some(length))) => length.days != 0,
+        Some(ScalarValue::IntervalDayTime(Some(length))) => length.days != 0,
+        _ => false,
+    };
+    match time.get_type(schema) {
+        Ok(DataType::Timestamp(_, zone)) => {
+            let is_utc = zone.is_none_or(|zone| matches!(zone.as_ref(), "UTC" | "+00:00" | "Z"));
+            is_utc || !has_days
+        }
+        _ => false,
+    }
+}
+
+fn is_finer(inner: &Expr, to: &DataType, schema: &DFSchema) -> bool {
+    match (inner.get_type(schema), to) {
+        (Ok(DataType::Timestamp(from, zone)), DataType::Timestamp(to, to_zone)) => {
+            zone == *to_zone && from <= *to
+        }
+        _ => false,
+    }
+}
+
+/// The length of time that a literal says, in nanoseconds, if it is the same wherever it is added.
+fn fixed(expr: &Expr) -> Option<i128> {
+    let value = literal(expr)?;
+    match value {
+        ScalarValue::DurationSecond(Some(length)) => Some(i128::from(length) * 1_000_000_000),
+        ScalarValue::DurationMillisecond(Some(length)) => Some(i128::from(length) * 1_000_000),
+        ScalarValue::DurationMicrosecond(Some(length)) => Some(i128::from(length) * 1_000),
+        ScalarValue::DurationNanosecond(Some(length)) => Some(i128::from(length)),
+        value => match interval(&value)? {
+            (0, nanos) => Some(nanos),
+            _ => None,
+        },
+    }
+}
