@@ -79,7 +79,9 @@ pub mod prelude {
     pub use datafusion::arrow::record_batch::RecordBatch;
     pub use datafusion::prelude::*;
 
-    pub use crate::functions::{sliding_window, sliding_window_from, window, window_time};
+    pub use crate::functions::{
+        session_window, session_window_by, sliding_window, sliding_window_from, window, window_time,
+    };
     pub use crate::{
         EventTime, OutputMode, ReadStream, Session, StopMode, StreamingQuery, Trigger, WriteStream,
     };

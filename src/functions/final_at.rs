@@ -65,7 +65,7 @@ impl ScalarUDFImpl for FinalAt {
         let values = args.args[0].to_array(args.number_rows)?;
         let times = match &self.finality {
             Finality::After(span) => after(&values, span)?,
-            Finality::Window { .. } => {
+            Finality::Window { .. } | Finality::Session { .. } => {
                 let Some(ends) = values.as_struct_opt().and_then(|window| window.column_by_name(WINDOW_END))
                 else {
                     return exec_err!("expected windows, found {}", values.data_type());

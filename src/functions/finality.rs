@@ -12,6 +12,10 @@ pub(crate) const TAG: &str = "tidemill.event_time";
 /// Takes away what a column inherited: metadata can be overwritten, but not removed.
 const NO_TAG: &str = "none";
 
+/// What the tags of sessions are.
+const SESSION: &str = "session";
+const UNTIMED_SESSION: &str = "untimed session";
+
 /// The field of a window after whose time it is final.
 pub(crate) const WINDOW_END: &str = "end";
 
@@ -27,6 +31,12 @@ pub(crate) enum Finality {
     Window {
         /// From start to end in microseconds, if all windows are of one size.
         size: Option<i64>,
+    },
+    /// The column holds the sessions that rows would be alone, which are still to be merged: they end where
+    /// windows do.
+    Session {
+        /// Whether their times are event times; if not, none is ever final.
+        timed: bool,
     },
 }
 
@@ -77,6 +87,9 @@ impl Finality {
         match (self, other) {
             (Finality::Window { .. }, Finality::Window { .. }) => Some(Finality::Window { size: None }),
             (Finality::After(a), Finality::After(b)) => a.longer(b).map(Finality::After),
+            (Finality::Session { timed: a }, Finality::Session { timed: b }) => {
+                Some(Finality::Session { timed: *a && *b })
+            }
             _ => None,
         }
     }
@@ -89,7 +102,9 @@ impl Finality {
         match (self, data_type) {
             (Finality::After(_), DataType::Timestamp(_, _)) => true,
             (Finality::After(span), DataType::Date32) => span.zone.is_some(),
-            (Finality::Window { .. }, DataType::Struct(fields)) => is_window(fields),
+            (Finality::Window { .. } | Finality::Session { .. }, DataType::Struct(fields)) => {
+                is_window(fields)
+            }
             _ => false,
         }
     }
@@ -101,6 +116,11 @@ pub(crate) fn is_window(fields: &Fields) -> bool {
         field.name() == name && matches!(field.data_type(), DataType::Timestamp(_, _))
     };
     matches!(fields.as_ref(), [start, end] if is_time(start, WINDOW_START) && is_time(end, WINDOW_END))
+}
+
+/// Whether a column holds sessions that are still to be merged.
+pub(crate) fn is_session(field: &Field) -> bool {
+    matches!(tag_of(field), Some(Finality::Session { .. }))
 }
 
 /// When the values of a column are final, if its schema says so.
@@ -115,6 +135,8 @@ impl fmt::Display for Finality {
             Finality::After(span) => span.fmt(f),
             Finality::Window { size: None } => f.write_str("window"),
             Finality::Window { size: Some(size) } => write!(f, "window+{size}us"),
+            Finality::Session { timed: true } => f.write_str(SESSION),
+            Finality::Session { timed: false } => f.write_str(UNTIMED_SESSION),
         }
     }
 }
@@ -140,6 +162,11 @@ impl FromStr for Finality {
     type Err = UnknownTag;
 
     fn from_str(text: &str) -> Result<Self, UnknownTag> {
+        match text {
+            SESSION => return Ok(Finality::Session { timed: true }),
+            UNTIMED_SESSION => return Ok(Finality::Session { timed: false }),
+            _ => {}
+        }
         match text.strip_prefix("window") {
             None => Ok(Finality::After(text.parse()?)),
             Some("") => Ok(Finality::Window { size: None }),
@@ -199,6 +226,8 @@ mod tests {
             (Finality::After(Span { zone, ..Span::default() }), "0@Europe/Berlin"),
             (Finality::Window { size: None }, "window"),
             (Finality::Window { size: Some(5) }, "window+5us"),
+            (Finality::Session { timed: true }, "session"),
+            (Finality::Session { timed: false }, "untimed session"),
         ] {
             assert_eq!(finality.to_string(), text);
             assert_eq!(text.parse(), Ok(finality));

@@ -73,7 +73,8 @@ fn micros(value: &ScalarValue, what: &str) -> DataFusionResult<i64> {
     }
 }
 
-fn from_text(text: &str) -> Option<i64> {
+/// A length in microseconds, if `text` is one.
+pub(super) fn from_text(text: &str) -> Option<i64> {
     let text = text.trim();
     let (sign, length) = match text.strip_prefix('-') {
         Some(length) => (-1, length),

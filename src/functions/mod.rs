@@ -16,10 +16,12 @@ mod lengths;
 mod local_date;
 mod on_arrays;
 mod required;
+mod session_window;
 mod units;
 mod window;
 mod windows;
 
+pub use session_window::{session_window, session_window_by};
 pub use window::{sliding_window, sliding_window_from, window, window_time};
 
 pub(crate) use aggregates::replacement;
@@ -30,7 +32,7 @@ pub(crate) use date_bin::{NANOS_PER_DAY, interval};
 pub(crate) use decimal_division::decimal_division;
 pub(crate) use fields::{null_fields, null_safe_field};
 pub(crate) use final_at::final_at;
-pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, tag_of};
+pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, is_session, tag_of};
 pub(crate) use internal::{starts_of, tagged, window_of, window_start, window_starts};
 pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;

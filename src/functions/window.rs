@@ -19,6 +19,7 @@ use super::finality::{Finality, WINDOW_END, is_window, tag_of};
 use super::internal::Internal;
 use super::lengths::windows_of;
 use super::on_arrays::on_arrays;
+use super::session_window::{SessionWindow, session_window_function};
 use super::windows::{Windows, last_moment_type, last_moments, window_fields, windows_from};
 
 static WINDOW: LazyLock<Arc<ScalarUDF>> =
@@ -36,6 +37,7 @@ pub(crate) const TIME_WINDOW: &str = "time_window";
 pub(crate) fn all_functions() -> Vec<Arc<ScalarUDF>> {
     let mut functions =
         [&*WINDOW, &*TIME_WINDOW_FUNCTION, &*WINDOW_TIME, &*DATE_BIN].map(Arc::clone).to_vec();
+    functions.push(session_window_function());
     functions.extend(condition_functions());
     functions
 }
@@ -135,6 +137,7 @@ pub(crate) fn is_event_time_function(function: &ScalarUDF) -> bool {
     let implementation: &dyn Any = function.inner().as_ref();
     implementation.is::<WindowFunction>()
         || implementation.is::<WindowTimeFunction>()
+        || implementation.is::<SessionWindow>()
         || implementation.is::<Internal>()
 }
 

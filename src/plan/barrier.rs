@@ -41,6 +41,7 @@ use datafusion::logical_expr::{
 };
 
 use super::bind::reads_stream;
+use super::sessions::groups_by_session;
 use crate::error::Result;
 
 /// `plan`, which is bound and not optimised yet, with barriers under everything over unbounded tables that
@@ -75,6 +76,8 @@ fn hold_node(node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
         LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.iter().any(Expr::is_volatile) => {
             Ok(Transformed::yes(Barrier::over(LogicalPlan::Aggregate(aggregate))))
         }
+        // Nor is a filter on a session one on its rows.
+        node if groups_by_session(&node) => Ok(Transformed::yes(Barrier::over(node))),
         node => Ok(Transformed::no(node)),
     }
 }

@@ -53,7 +53,8 @@ impl EventTimeKey {
 
 /// `expr`, a key over rows of `schema`, if it becomes final as the watermark advances.
 pub(crate) fn event_time_key(expr: &Expr, schema: &DFSchema) -> Option<EventTimeKey> {
-    let finality = finality_of(expr, schema)?;
+    let finality =
+        finality_of(expr, schema).filter(|finality| *finality != Finality::Session { timed: false })?;
     Some(EventTimeKey { raw: expr.clone().unalias(), finality, delay: 0 })
 }
 

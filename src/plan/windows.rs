@@ -15,6 +15,8 @@ use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Logi
 use super::bounded::simplify_bounded;
 use super::distinct_on::keep_first_rows;
 use super::event_time::finality_of;
+use super::sessions::{session_key, without_sessionless};
+use super::top_n::keep_first_ranks;
 use super::union_times::with_common_times;
 use super::window_calls::{calls_in, event_time_of, get_field, in_use, refuse, unused_name, window_size};
 use crate::error::Result;
@@ -35,7 +37,7 @@ const STARTS: &str = "__window_start";
 /// # Errors
 /// If sliding windows are used where there cannot be several rows for one.
 pub(crate) fn expand_windows(plan: LogicalPlan) -> Result<LogicalPlan> {
-    Ok(rewrite(keep_first_rows(simplify_bounded(plan)?)?, true)?)
+    Ok(rewrite(keep_first_ranks(keep_first_rows(simplify_bounded(plan)?)?)?, true)?)
 }
 
 /// The same for a plan that is run once, in which nobody asks for tags.
@@ -49,7 +51,15 @@ fn rewrite(plan: LogicalPlan, tags: bool) -> DataFusionResult<LogicalPlan> {
         let node = if node.inputs().is_empty() { node } else { node.recompute_schema()? };
         let node = match node {
             LogicalPlan::Aggregate(aggregate) => {
+                if !tags && session_key(&aggregate.group_expr, aggregate.input.schema()).is_some() {
+                    return refuse(
+                        "session_window() groups the rows of streaming queries only: these are of bounded tables. Read \
+                         them from an unbounded one, with the trigger AVAILABLE NOW and the option flushOnEnd"
+                            .into(),
+                    );
+                }
                 let aggregate = if tags { tag_groups(aggregate)? } else { aggregate };
+                let aggregate = without_sessionless(aggregate)?;
                 expand_aggregate(aggregate)?
             }
             LogicalPlan::Projection(projection) => {
@@ -138,7 +148,13 @@ fn results_of(aggregate: Aggregate, schema: &DFSchema, starts: &[Start]) -> Data
         let replaced = match start {
             Some(start) => window_of(Expr::Column(Column::new_unqualified(&start.name)), start.size),
             None if index >= keys && tag_of(field).is_some() => tagged(column, None),
-            None => return column,
+            // They are merged then.
+            None => match tag_of(field) {
+                Some(Finality::Session { timed }) => {
+                    tagged(column, timed.then_some(Finality::Window { size: None }))
+                }
+                _ => return column,
+            },
         };
         changed = true;
         replaced.alias_qualified(qualifier.cloned(), field.name())

@@ -17,7 +17,11 @@ const REFUSED: [(&str, &str, &str); 21] = [
         "an aggregation over an unbounded table",
         "Define a watermark",
     ),
-    ("SELECT DISTINCT ON (id) id FROM a ORDER BY id, v", "DISTINCT ON with ORDER BY", "Leave ORDER BY out"),
+    (
+        "SELECT DISTINCT ON (id) id FROM a ORDER BY id, v",
+        "the first ranks of an unbounded table, in output mode append",
+        "Use output mode update or complete",
+    ),
     ("SELECT id FROM a ORDER BY id", "ORDER BY over an unbounded table", "sort when reading"),
     ("SELECT id FROM a ORDER BY id LIMIT 3", "ORDER BY over an unbounded table", "sort when reading"),
     (

@@ -45,6 +45,8 @@ pub(crate) struct Partials {
     pub(crate) key_schema: SchemaRef,
     /// The key's columns as bytes.
     pub(crate) keys: RowCodec,
+    /// The columns of the state.
+    pub(crate) state_fields: Vec<Arc<Field>>,
     /// The state's columns as bytes.
     pub(crate) states: RowCodec,
     pub(crate) layout: StateLayout,
@@ -75,7 +77,7 @@ impl Partials {
         let key_schema = Arc::new(Schema::new(schema.fields()[..key_columns].to_vec()));
         let keys = RowCodec::keys(key_schema.fields().iter().map(AsRef::as_ref))?;
         let states = RowCodec::values(state_fields.iter().map(AsRef::as_ref))?;
-        Ok(Self { functions, widths, key_schema, keys, states, layout })
+        Ok(Self { functions, widths, key_schema, keys, state_fields, states, layout })
     }
 
     /// The functions, with the columns of their states, as a checkpoint records them.

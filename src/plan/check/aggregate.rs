@@ -8,6 +8,7 @@ use super::{Flow, refuse};
 use crate::error::Result;
 use crate::exec::codec::RowCodec;
 use crate::plan::group_key::{final_key, group_keys};
+use crate::plan::sessions::session_key;
 use crate::sink::OutputMode;
 
 /// How the rows of an aggregation come.
@@ -22,7 +23,15 @@ pub(super) fn check(aggregate: &Aggregate, input: Flow, mode: OutputMode) -> Res
     check_keys(aggregate)?;
     let sets = aggregate.group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_)));
     // A group without functions is known for good when its first row is there.
-    let only_keys = aggregate.aggr_expr.is_empty() && !sets;
+    let has_session = session_key(&aggregate.group_expr, aggregate.input.schema()).is_some();
+    if has_session && mode == OutputMode::Update {
+        return refuse(
+            "a group by session_window, in output mode update",
+            "a session that was given may be merged with another later, and would have to be taken back",
+            "Use output mode append with a watermark, or complete",
+        );
+    }
+    let only_keys = aggregate.aggr_expr.is_empty() && !sets && !has_session;
     let becomes_final = final_key(&aggregate.group_expr, aggregate.input.schema()).is_some();
     match mode {
         OutputMode::Complete => Ok(Flow::Whole),

@@ -9,6 +9,7 @@ mod join;
 mod subqueries;
 #[cfg(test)]
 mod tests;
+mod top_n;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
@@ -16,6 +17,7 @@ use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Union};
 
 use super::deduplicate::Deduplicate;
 use super::stream_table::{is_unbounded, stream_table_of};
+use super::top_n::TopN;
 use super::watermark::Watermark;
 use super::windows::expand_windows;
 use crate::error::{Error, Result};
@@ -100,6 +102,9 @@ fn flow(plan: &LogicalPlan, mode: OutputMode) -> Result<Flow> {
         (LogicalPlan::Limit(_), [input]) => check_limit(*input),
         (LogicalPlan::Extension(extension), [input]) => {
             let node = extension.node.as_any();
+            if let Some(first) = TopN::of(plan) {
+                return top_n::check(first, *input, mode);
+            }
             if let Some(rows) = node.downcast_ref::<Deduplicate>() {
                 check_columns(rows.input().schema(), rows.columns().to_vec(), "drop_duplicates by")?;
             }
@@ -179,25 +184,31 @@ fn check_limit(input: Flow) -> Result<Flow> {
     }
 }
 
+fn refuse_sort() -> Result<Flow> {
+    refuse(
+        "ORDER BY over an unbounded table",
+        "a row that comes later may belong before rows already written",
+        "Leave ORDER BY out and sort when reading the result; or use output mode complete, with LIMIT or an \
+         aggregation",
+    )
+}
+
 /// Operators that work only on a whole result, or not at all.
 fn refuse_node(plan: &LogicalPlan) -> Result<Flow> {
     match plan {
         LogicalPlan::Distinct(_) => refuse(
-            "DISTINCT ON with ORDER BY, over an unbounded table",
-            "a row that comes later may belong before one that was given",
-            "Leave ORDER BY out: the first row to come is kept; or use first_value(… ORDER BY …) with GROUP BY",
+            "DISTINCT ON over an aggregation",
+            "a row that was given may change, and another be the first",
+            "Use output mode complete, or append with a watermark",
         ),
         LogicalPlan::Window(_) => refuse(
             "a window function (OVER) over an unbounded table",
             "its result for a row would change with rows that come later",
-            "Aggregate first and use output mode complete, or write the rows with an append query and apply the \
-             window function to the result",
+            "Ask for the first ranks only (row_number() OVER (PARTITION BY … ORDER BY …) AS n … WHERE n <= 10, or QUALIFY) in \
+             output mode update; or aggregate first and use output mode complete; or write the rows with an append \
+             query and apply the window function to the result",
         ),
-        LogicalPlan::Sort(_) => refuse(
-            "ORDER BY over an unbounded table",
-            "a row that comes later may belong before rows already written",
-            "Leave ORDER BY out and sort when reading the result, or aggregate and use output mode complete",
-        ),
+        LogicalPlan::Sort(_) => refuse_sort(),
         LogicalPlan::RecursiveQuery(_) => refuse(
             "a recursive query over an unbounded table",
             "it would have to be run over all rows again with every batch",

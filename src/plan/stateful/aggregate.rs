@@ -12,8 +12,9 @@ use super::join::delay_below;
 use super::node::{Kind, StreamingNode};
 use super::rewrite::{Rewriter, has_row_format};
 use crate::error::Error;
-use crate::plan::event_time::EventTimeKey;
+use crate::plan::event_time::{EventTimeKey, event_time_key};
 use crate::plan::group_key::final_key;
+use crate::plan::sessions::session_key;
 use crate::sink::OutputMode;
 
 /// `aggregate` with state: late rows left out below it, the first of several equal arguments marked
@@ -24,11 +25,16 @@ pub(super) fn stateful_aggregate(
 ) -> DataFusionResult<LogicalPlan> {
     let Aggregate { input, group_expr, aggr_expr, .. } = aggregate;
     let sets = group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_)));
+    let session = session_key(&group_expr, input.schema());
+    let delay = delay_below(&input);
     // In complete mode nothing is ever forgotten, and so nothing is late.
     let key = match rewriter.mode {
         OutputMode::Complete => None,
-        _ => final_key(&group_expr, input.schema())
-            .map(|(index, key)| (index, key.delayed(delay_below(&input)))),
+        _ => match session {
+            Some(index) => event_time_key(&group_expr[index], input.schema()).map(|key| (index, key)),
+            None => final_key(&group_expr, input.schema()),
+        }
+        .map(|(index, key)| (index, key.delayed(delay))),
     };
     let late_at = key.as_ref().map(|(_, key)| key);
     let mut input = (*input).clone();
@@ -37,7 +43,7 @@ pub(super) fn stateful_aggregate(
     if late_at.is_some() {
         (input, raw_expiry) = rewriter.expiring(input, placeholder, late_at);
     }
-    let mut marks = Marks { expiry: raw_expiry, made: Vec::new() };
+    let mut marks = Marks { expiry: raw_expiry, made: Vec::new(), of_sessions: session.is_some() };
     let aggr_expr = aggr_expr
         .into_iter()
         .map(|expr| marks.make_plain(rewriter, expr, &group_expr, sets, &mut input))
@@ -45,6 +51,11 @@ pub(super) fn stateful_aggregate(
     let operator = rewriter.next_operator();
     let input = number_late_filter(input, placeholder, operator)?;
     let plain = Aggregate::try_new(Arc::new(input), group_expr, aggr_expr)?;
+    if let Some(session) = session {
+        let (mode, delay) = (rewriter.mode, key.map(|_| delay));
+        let kind = Kind::Sessions { operator, mode, session, delay };
+        return Ok(StreamingNode::over(LogicalPlan::Aggregate(plain), kind, Vec::new()));
+    }
     let expiry = key.map(|(index, key)| final_at(&key, index, &plain.schema));
     let node = StreamingNode::over(
         LogicalPlan::Aggregate(plain),
@@ -74,6 +85,8 @@ fn number_late_filter(plan: LogicalPlan, from: usize, to: usize) -> DataFusionRe
 /// The columns that mark first sightings below one aggregation.
 struct Marks {
     expiry: Option<Expr>,
+    /// Whether the groups are of sessions.
+    of_sessions: bool,
     /// The arguments and filter of each, and its column.
     made: Vec<(Vec<Expr>, Option<Expr>, Column)>,
 }
@@ -92,6 +105,15 @@ impl Marks {
         let Expr::AggregateFunction(mut function) = expr.clone().unalias() else { return Ok(expr) };
         if !function.params.distinct {
             return Ok(expr);
+        }
+        if self.of_sessions {
+            return Err(Error::UnsupportedQuery {
+                operator: format!("{name} of sessions"),
+                reason: "the distinct values of two sessions would have to be united when these are merged"
+                    .into(),
+                advice: "Use array_agg, or an approximate function such as approx_distinct".into(),
+            }
+            .into());
         }
         if sets {
             return Err(Error::UnsupportedQuery {

@@ -78,7 +78,8 @@ pub(super) fn forgetting(join: &Join, of_left: bool, delays: [i64; 2]) -> Forget
     let mut found = Forgetting::default();
     for (left, right) in &join.on {
         let (mine, theirs) = if of_left { (left, right) } else { (right, left) };
-        let Some(finality) = finality_of(theirs, other.schema) else { continue };
+        let is_merged = |finality: &Finality| !matches!(finality, Finality::Session { .. });
+        let Some(finality) = finality_of(theirs, other.schema).filter(is_merged) else { continue };
         let null = match join.null_equality {
             NullEquality::NullEqualsNothing => i64::MIN,
             NullEquality::NullEqualsNull => i64::MAX,

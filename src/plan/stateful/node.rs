@@ -8,6 +8,7 @@ use datafusion::common::{DFSchemaRef, internal_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
 
+use crate::exec::top_n::Rank;
 use crate::sink::OutputMode;
 
 /// A watermark of the plan.
@@ -28,12 +29,18 @@ pub(super) enum Kind {
     LateFilter { operator: usize },
     /// Over an `Aggregate`. Expressions: when a group is final, over the group's keys, if ever.
     Aggregate { operator: usize, mode: OutputMode },
+    /// Over an `Aggregate` by a session, which is this one of the keys. So many microseconds after its end a
+    /// session is final, if ever. No expressions.
+    Sessions { operator: usize, mode: OutputMode, session: usize, delay: Option<i64> },
     /// Drops all rows but the first of each key. Expressions: the `keys`, then when a key can be
     /// forgotten, if ever.
     Deduplicate { operator: usize, keys: usize },
     /// Marks the first row of each key. Expressions: as for `Deduplicate`, then which rows count, if
     /// not all.
     MarkDistinct { operator: usize, keys: usize, expires: bool, forgets_nulls: bool },
+    /// Keeps the rows with the first ranks of each key. Expressions: the `keys`, then what to sort by, each with
+    /// whether descending and nulls first, then when a key is final, if ever.
+    TopN { operator: usize, mode: OutputMode, keys: usize, order: Vec<(bool, bool)>, rank: Rank, limit: u64 },
     /// A limit over the life of the query. No expressions.
     Limit { operator: usize, skip: u64, fetch: Option<u64> },
 }
@@ -87,8 +94,10 @@ impl UserDefinedLogicalNodeCore for StreamingNode {
             Kind::Watermark { .. } => "EventTimeWatermark",
             Kind::LateFilter { .. } => "LateFilter",
             Kind::Aggregate { .. } => "StatefulAggregate",
+            Kind::Sessions { .. } => "StatefulSessions",
             Kind::Deduplicate { .. } => "StatefulDeduplicate",
             Kind::MarkDistinct { .. } => "MarkDistinct",
+            Kind::TopN { .. } => "StatefulTopN",
             Kind::Limit { .. } => "StatefulLimit",
         }
     }
@@ -123,9 +132,19 @@ impl UserDefinedLogicalNodeCore for StreamingNode {
             Kind::Aggregate { operator, mode } => {
                 write!(f, "operator={operator}, mode={mode}, final=[{}]", list(&self.expressions))
             }
+            Kind::Sessions { operator, mode, delay, .. } => {
+                let delay = delay.map_or_else(|| "never".into(), |delay| format!("end+{delay}us"));
+                write!(f, "operator={operator}, mode={mode}, final={delay}")
+            }
             Kind::Deduplicate { operator, keys } | Kind::MarkDistinct { operator, keys, .. } => {
                 let (keys, rest) = self.expressions.split_at(*keys);
                 write!(f, "operator={operator}, keys=[{}], final=[{}]", list(keys), list(rest))
+            }
+            Kind::TopN { operator, mode, keys, order, rank, limit } => {
+                let (keys, rest) = self.expressions.split_at(*keys);
+                let (order, rest) = rest.split_at(order.len());
+                write!(f, "operator={operator}, mode={mode}, {rank}<={limit}, keys=[{}]", list(keys))?;
+                write!(f, ", order=[{}], final=[{}]", list(order), list(rest))
             }
             Kind::Limit { operator, skip, fetch } => {
                 let fetch = fetch.map_or_else(|| "None".into(), |fetch| fetch.to_string());

@@ -18,12 +18,15 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 use super::join::{JoinNode, PlanningJoin};
 use super::node::{Kind, StreamingNode};
 use crate::exec::aggregate::{Partials, StatefulAggregate};
+use crate::exec::codec::RowCodec;
 use crate::exec::deduplicate::{Repeated, StatefulDeduplicate};
 use crate::exec::late::LateFilter;
 use crate::exec::limit::StatefulLimit;
 use crate::exec::node::Node;
 use crate::exec::operator::OperatorId;
+use crate::exec::sessions::StatefulSessions;
 use crate::exec::stateful::{Stateful, StatefulWork};
+use crate::exec::top_n::{Rank, SortColumn, StatefulTopN};
 use crate::exec::watermark::EventTimeWatermark;
 use crate::plan::static_tables::StaticTablePlanner;
 use crate::sink::OutputMode;
@@ -107,7 +110,7 @@ struct Planning<'a> {
 impl Planning<'_> {
     fn plan(mut self) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let schema = Arc::clone(self.node.schema.inner());
-        match self.node.kind {
+        match self.node.kind.clone() {
             Kind::Watermark { index, delay_ms } => {
                 let column = self.expression()?;
                 Ok(Node::over(self.input, EventTimeWatermark { index, column, delay_ms, schema }))
@@ -118,6 +121,13 @@ impl Planning<'_> {
                 Ok(Node::over(self.input, LateFilter { operator, expiry, schema }))
             }
             Kind::Aggregate { operator, mode } => self.aggregate(operator, mode),
+            Kind::Sessions { operator, mode, session, delay } => {
+                let (partials, schema, input) = self.two_steps()?;
+                let mut keys = columns_of(&partials);
+                keys.remove(session);
+                let work = StatefulSessions::new(partials, session, schema, mode, delay)?;
+                self.by_key(operator, input, keys, work)
+            }
             Kind::Deduplicate { operator, keys } => {
                 let rest = self.expressions.split_off(keys);
                 let schema = self.input.schema();
@@ -131,6 +141,9 @@ impl Planning<'_> {
                 let schema = Schema::new_with_metadata(fields, self.input.schema().metadata().clone());
                 let mark = Repeated::Mark(rest.next());
                 self.deduplicate(operator, (expiry, forgets_nulls), mark, Arc::new(schema))
+            }
+            Kind::TopN { operator, mode, keys, order, rank, limit } => {
+                self.top_n((operator, mode), keys, &order, (rank, limit))
             }
             Kind::Limit { operator, skip, fetch } => {
                 let work = StatefulLimit { skip, fetch, schema: self.input.schema() };
@@ -176,21 +189,62 @@ impl Planning<'_> {
         self.by_key(operator, Arc::clone(&self.input), self.expressions.clone(), work)
     }
 
+    fn top_n(
+        mut self,
+        (operator, mode): (usize, OutputMode),
+        keys: usize,
+        order: &[(bool, bool)],
+        (rank, limit): (Rank, u64),
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let input_schema = self.input.schema();
+        let mut rest = self.expressions.split_off(keys);
+        let expiry = rest.split_off(order.len()).pop();
+        let field = |expr: &Arc<dyn PhysicalExpr>| expr.return_field(&input_schema);
+        let order = rest
+            .into_iter()
+            .zip(order)
+            .map(|(expr, (descending, nulls_first))| {
+                let field = field(&expr)?;
+                SortColumn::new(expr, field, *descending, *nulls_first)
+            })
+            .collect::<DataFusionResult<Vec<_>>>()?;
+        let mut fields = input_schema.fields().to_vec();
+        fields.extend(self.node.schema.fields().last().cloned());
+        let work = StatefulTopN {
+            order,
+            rank,
+            limit,
+            keys: self.expressions.iter().map(field).collect::<DataFusionResult<_>>()?,
+            values: RowCodec::values(input_schema.fields().iter().map(AsRef::as_ref))?,
+            schema: Arc::new(Schema::new_with_metadata(fields, input_schema.metadata().clone())),
+            input: input_schema,
+            mode,
+            expiry,
+        };
+        self.by_key(operator, Arc::clone(&self.input), self.expressions.clone(), work)
+    }
+
     /// DataFusion has planned the aggregation in two steps; the first is kept, and the second gives
-    /// way to one that remembers.
-    fn aggregate(mut self, operator: usize, mode: OutputMode) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    /// way to one that remembers: its functions, the columns of its results, and the first step.
+    fn two_steps(&self) -> DataFusionResult<(Partials, SchemaRef, Arc<dyn ExecutionPlan>)> {
         let not_two_steps = || internal_datafusion_err!("an aggregation that is not planned in two steps");
         let last = self.input.downcast_ref::<AggregateExec>().ok_or_else(not_two_steps)?;
         let partial_plan = Arc::clone(last.input());
         let partial = partial_plan.downcast_ref::<AggregateExec>().ok_or_else(not_two_steps)?;
-        let partials = Partials::of(partial)?;
-        let schema = last.schema();
-        let keys = partials.key_schema.fields().iter().enumerate();
-        let keys = keys
-            .map(|(index, field)| Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>)
-            .collect();
+        Ok((Partials::of(partial)?, last.schema(), partial_plan))
+    }
+
+    fn aggregate(mut self, operator: usize, mode: OutputMode) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let (partials, schema, input) = self.two_steps()?;
+        let keys = columns_of(&partials);
         let expiry = self.expressions.pop();
         let work = StatefulAggregate { partials, schema, mode, expiry };
-        self.by_key(operator, partial_plan, keys, work)
+        self.by_key(operator, input, keys, work)
     }
+}
+
+/// The columns of the key of a partial aggregation.
+fn columns_of(partials: &Partials) -> Vec<Arc<dyn PhysicalExpr>> {
+    let keys = partials.key_schema.fields().iter().enumerate();
+    keys.map(|(index, field)| Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>).collect()
 }

@@ -19,6 +19,8 @@ use crate::exec::codec::RowCodec;
 use crate::plan::bind::BoundTable;
 use crate::plan::deduplicate::Deduplicate;
 use crate::plan::event_time::{EventTimeKey, event_time_key};
+use crate::plan::sessions::session_key;
+use crate::plan::top_n::TopN;
 use crate::plan::watermark::Watermark;
 use crate::sink::OutputMode;
 
@@ -70,6 +72,9 @@ impl Rewriter {
         }
         // In complete mode an aggregation gives its whole result, so all above is batch work.
         if self.mode == OutputMode::Complete && node.inputs().iter().all(|input| is_whole(input)) {
+            if let Some(first) = TopN::of(&node) {
+                return first.in_batch().map(Transformed::yes);
+            }
             return Ok(Transformed::no(node));
         }
         match node {
@@ -85,6 +90,9 @@ impl Rewriter {
                 let node = extension.node.as_any();
                 if let Some(watermark) = node.downcast_ref::<Watermark>() {
                     Ok(Transformed::yes(self.watermark(watermark, extension.node.schema())))
+                } else if let Some(first) = node.downcast_ref::<TopN>() {
+                    let schema = Arc::clone(extension.node.schema());
+                    Ok(Transformed::yes(self.top_n(first, schema)))
                 } else if let Some(deduplicate) = node.downcast_ref::<Deduplicate>() {
                     self.deduplicate(deduplicate).map(Transformed::yes)
                 } else {
@@ -113,7 +121,8 @@ impl Rewriter {
     /// Whether an aggregation only tells which groups there are.
     fn is_distinct(&self, aggregate: &Aggregate) -> bool {
         let sets = aggregate.group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_)));
-        aggregate.aggr_expr.is_empty() && !sets && self.mode != OutputMode::Complete
+        let has_session = session_key(&aggregate.group_expr, aggregate.input.schema()).is_some();
+        aggregate.aggr_expr.is_empty() && !sets && !has_session && self.mode != OutputMode::Complete
     }
 
     /// A group is known, and final, as soon as its first row is there.
@@ -196,6 +205,28 @@ impl Rewriter {
         Ok(plan)
     }
 
+    fn top_n(&mut self, first: &TopN, schema: DFSchemaRef) -> LogicalPlan {
+        let input = first.input.clone();
+        let operator = self.next_operator();
+        let keys: Vec<Expr> = first.keys.iter().cloned().map(Expr::Column).collect();
+        let key = match self.mode {
+            OutputMode::Complete => None,
+            _ => keys.iter().find_map(|key| self.key(key, &input)),
+        };
+        let (input, expiry) = self.expiring(input, operator, key.as_ref());
+        let kind = Kind::TopN {
+            operator,
+            mode: self.mode,
+            keys: keys.len(),
+            order: first.order.iter().map(|order| (order.descending, order.nulls_first)).collect(),
+            rank: first.rank,
+            limit: first.limit,
+        };
+        let order = first.order.iter().map(|order| Expr::Column(order.column.clone()));
+        let expressions = keys.into_iter().chain(order).chain(expiry).collect();
+        StreamingNode { kind, expressions, input, schema }.into_plan()
+    }
+
     /// `expr`, a key over the rows of `input`, if it becomes final as the watermark advances.
     fn key(&self, expr: &Expr, input: &LogicalPlan) -> Option<EventTimeKey> {
         Some(event_time_key(expr, input.schema())?.delayed(delay_below(input)))
@@ -241,7 +272,9 @@ fn is_stream(plan: &LogicalPlan) -> bool {
 /// unbounded table but through an aggregation that gives its whole result.
 fn is_whole(plan: &LogicalPlan) -> bool {
     if let Some(node) = StreamingNode::of(plan)
-        && matches!(node.kind, Kind::Aggregate { mode: OutputMode::Complete, .. })
+        && let Kind::Aggregate { mode, .. } | Kind::Sessions { mode, .. } | Kind::TopN { mode, .. } =
+            node.kind
+        && mode == OutputMode::Complete
     {
         return true;
     }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tidemill::OutputMode;
 
-use super::model::{Agg, Bound, COLUMNS, Expr, Final, Group, NAMES, Rel, Streams, unit};
+use super::model::{
+    Agg, Bound, COLUMNS, Expr, Final, Group, NAMES, Rel, SECOND, Sessions, Streams, Top, unit,
+};
 use super::values::{Row, Value};
 
 type Names = Vec<(String, Final)>;
@@ -44,6 +46,8 @@ struct Op {
     sides: [Vec<Kept>; 2],
     /// Of each side of a join.
     bounds: [Vec<Bound>; 2],
+    /// Groups by sessions: the key, the start and end, and the rows of each.
+    sessions: Vec<(Row, (i64, i64), Vec<Row>)>,
     /// What is given out and forgotten up to the last batch.
     now: Option<i64>,
 }
@@ -177,7 +181,9 @@ impl Op {
             Some(input) => input.columns(delays.is_some()),
             None => Rel::Stream(0).columns(delays.is_some()),
         };
-        let has_group = rel.inputs().iter().any(|input| contains(input, &|rel| matches!(rel, Rel::Group(_))));
+        let has_group = rel.inputs().iter().any(|input| {
+            contains(input, &|rel| matches!(rel, Rel::Group(_) | Rel::Sessions(_) | Rel::Top(_)))
+        });
         let delay = match (rel, delays) {
             (Rel::Within(stream, _), Some(delays)) => delays[*stream] * 1000,
             _ => 0,
@@ -189,6 +195,7 @@ impl Op {
         Self {
             delays: rel.inputs().into_iter().map(Rel::delay).collect(),
             sides: [vec![], vec![]],
+            sessions: vec![],
             bounds,
             now: None,
             rel: rel.clone(),
@@ -248,6 +255,8 @@ impl Op {
                 out
             }
             Rel::Group(group) => self.group(group, rows, batch),
+            Rel::Top(top) => self.top(top, rows, batch),
+            Rel::Sessions(sessions) => self.group_by_session(sessions, rows, batch),
             Rel::Streams(join) => self.join(join, [rows, inputs.remove(0)], batch),
             Rel::Distinct(_) => {
                 let all: Vec<usize> = (0..names.len()).collect();
@@ -398,6 +407,129 @@ impl Op {
         });
         let out = out.collect();
         self.groups.retain(|key, _| !is_final(key));
+        out
+    }
+
+    /// The ranks of rows, in their order.
+    fn ranks(&self, top: &Top, rows: &[Row]) -> Vec<(i64, Row)> {
+        let columns: Vec<(usize, bool)> = top
+            .order
+            .iter()
+            .map(|(name, descending)| (positions(std::slice::from_ref(name), &self.names)[0], *descending))
+            .collect();
+        let compare = |a: &Row, b: &Row| {
+            let by = columns.iter().map(|(column, descending)| {
+                match (a[*column].is_null(), b[*column].is_null()) {
+                    (true, true) => std::cmp::Ordering::Equal,
+                    (true, false) => std::cmp::Ordering::Greater,
+                    (false, true) => std::cmp::Ordering::Less,
+                    _ if *descending => b[*column].cmp(&a[*column]),
+                    _ => a[*column].cmp(&b[*column]),
+                }
+            });
+            by.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
+        };
+        let mut sorted = rows.to_vec();
+        sorted.sort_by(compare);
+        let mut ranks: Vec<(i64, Row)> = Vec::new();
+        for (index, row) in sorted.into_iter().enumerate() {
+            let rank = match ranks.last() {
+                None => 1,
+                Some((last, before)) if top.function != "row_number" && compare(before, &row).is_eq() => {
+                    *last
+                }
+                Some((last, _)) if top.function == "dense_rank" => last + 1,
+                Some(_) => index as i64 + 1,
+            };
+            ranks.push((rank, row));
+        }
+        ranks.retain(|(rank, _)| *rank <= top.limit);
+        ranks
+    }
+
+    fn top(&mut self, top: &Top, rows: Vec<Row>, batch: &Batch) -> Vec<Row> {
+        let (names, later) = (self.names.clone(), self.later());
+        let keys = positions(&top.keys, &names);
+        let complete = batch.mode == OutputMode::Complete;
+        let final_at = |key: &Row| {
+            let values = keys.iter().zip(key).filter_map(|(column, value)| names[*column].1.of(value));
+            values.min().filter(|_| !complete).map(|at| at + later)
+        };
+        let mut before: BTreeMap<Row, Vec<(i64, Row)>> = BTreeMap::new();
+        for row in rows {
+            let key: Row = keys.iter().map(|column| row[*column].clone()).collect();
+            if self.is_late(final_at(&key), batch) {
+                continue;
+            }
+            let known = self.groups.get(&(0, key.clone())).cloned().unwrap_or_default();
+            before.entry(key.clone()).or_insert_with(|| self.ranks(top, &known));
+            self.groups.entry((0, key)).or_default().push(row);
+        }
+        let is_final =
+            |key: &(usize, Row)| matches!((final_at(&key.1), batch.now), (Some(at), Some(now)) if at <= now);
+        let mut out = Vec::new();
+        for (key, rows) in &self.groups {
+            for (rank, row) in self.ranks(top, rows) {
+                let gives = match batch.mode {
+                    OutputMode::Complete => true,
+                    OutputMode::Append => is_final(key),
+                    OutputMode::Update => {
+                        before.get(&key.1).is_some_and(|known| !known.contains(&(rank, row.clone())))
+                    }
+                };
+                if gives {
+                    out.push(row.into_iter().chain([Value::Int(rank)]).collect());
+                }
+            }
+        }
+        self.groups.retain(|key, _| !is_final(key));
+        out
+    }
+
+    fn group_by_session(&mut self, sessions: &Sessions, rows: Vec<Row>, batch: &Batch) -> Vec<Row> {
+        let names = self.names.clone();
+        let later = self.later();
+        let time = positions(&["ts".to_string()], &names)[0];
+        let is_timed = names[time].1 != Final::Never && batch.mode != OutputMode::Complete;
+        let keys = positions(&sessions.keys, &names);
+        for row in rows {
+            let gap = match sessions.by_row {
+                true => row[positions(&["v".to_string()], &names)[0]].int().map(|seconds| seconds * SECOND),
+                false => Some(sessions.gap),
+            };
+            let (Some(start), Some(gap)) = (row[time].int(), gap.filter(|gap| *gap > 0)) else { continue };
+            let (mut start, mut end) = (start, start + gap);
+            if self.is_late(is_timed.then_some(end + later), batch) {
+                continue;
+            }
+            let key: Row = keys.iter().map(|key| row[*key].clone()).collect();
+            let mut all = vec![];
+            // Every session of the key that it touches becomes one with it.
+            let mut rest = vec![];
+            for (other, times, rows) in std::mem::take(&mut self.sessions) {
+                if other == key && times.0 <= end && start <= times.1 {
+                    (start, end) = (start.min(times.0), end.max(times.1));
+                    all.extend(rows);
+                } else {
+                    rest.push((other, times, rows));
+                }
+            }
+            all.push(row);
+            rest.push((key, (start, end), all));
+            self.sessions = rest;
+        }
+        let is_final = |end: i64| is_timed && batch.now.is_some_and(|now| end + later <= now);
+        let given = self
+            .sessions
+            .iter()
+            .filter(|(_, (_, end), _)| batch.mode == OutputMode::Complete || is_final(*end));
+        let out = given.map(|(key, (start, end), rows)| {
+            let window = Value::List(vec![Value::Time(*start), Value::Time(*end)]);
+            let values = sessions.aggregates.iter().map(|(agg, _)| compute(agg, rows, &names));
+            std::iter::once(window).chain(key.iter().cloned()).chain(values).collect()
+        });
+        let out = out.collect();
+        self.sessions.retain(|(_, (_, end), _)| !is_final(*end));
         out
     }
 
@@ -634,6 +766,14 @@ impl Interpreter {
                 self.mode != OutputMode::Complete && keys.into_iter().any(|key| key != Final::Never)
             }
             Rel::Within(..) => true,
+            Rel::Top(top) => {
+                let mut keys = positions(&top.keys, &op.names).into_iter();
+                self.mode != OutputMode::Complete && keys.any(|key| op.names[key].1 != Final::Never)
+            }
+            Rel::Sessions(_) => {
+                self.mode != OutputMode::Complete
+                    && op.names.iter().any(|(_, finality)| *finality != Final::Never)
+            }
             Rel::Streams(_) => op.bounds.iter().any(|bounds| !bounds.is_empty()),
             Rel::Distinct(_) => op.names.iter().any(|(_, finality)| *finality != Final::Never),
             Rel::DistinctOn(_, columns) => {
@@ -661,6 +801,8 @@ impl Interpreter {
                     | Rel::Within(..)
                     | Rel::Limit(..)
                     | Rel::Streams(_)
+                    | Rel::Sessions(_)
+                    | Rel::Top(_)
             )
         });
         let (op, None) = (stateful.next()?, stateful.next()) else { return None };
@@ -669,6 +811,8 @@ impl Interpreter {
             Rel::Group(group) if group.aggregates.iter().any(|(agg, _)| agg.distinct || grows(agg)) => None,
             Rel::Group(_) => Some(op.groups.len()),
             Rel::Streams(join) => Some(op.still_matching(join)),
+            Rel::Sessions(_) => Some(op.sessions.len()),
+            Rel::Top(top) => Some(op.groups.values().map(|rows| op.ranks(top, rows).len()).sum()),
             _ => Some(op.seen.len()),
         }
     }

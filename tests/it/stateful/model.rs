@@ -189,6 +189,77 @@ pub enum Rel {
     Join(Box<Rel>, bool),
     /// Of two streams.
     Streams(Box<Streams>),
+    /// The rows with the first ranks, as `n`.
+    Top(Box<Top>),
+    /// By `session_window(ts, gap)` as `w`, and other keys.
+    Sessions(Box<Sessions>),
+}
+
+/// The first rows of each key.
+#[derive(Debug, Clone)]
+pub struct Top {
+    pub input: Rel,
+    pub function: &'static str,
+    pub keys: Vec<String>,
+    /// Columns with "descending"; nulls last.
+    pub order: Vec<(String, bool)>,
+    pub limit: i64,
+    /// Whether it is written with QUALIFY.
+    pub qualify: bool,
+}
+
+impl Top {
+    fn sql(&self) -> String {
+        let direction = |descending: &bool| if *descending { "DESC" } else { "ASC" };
+        let order = self
+            .order
+            .iter()
+            .map(|(name, descending)| format!("{name} {} NULLS LAST", direction(descending)));
+        let order = order.collect::<Vec<_>>().join(", ");
+        let over = match self.keys.is_empty() {
+            true => format!("{}() OVER (ORDER BY {order})", self.function),
+            false => {
+                format!("{}() OVER (PARTITION BY {} ORDER BY {order})", self.function, self.keys.join(", "))
+            }
+        };
+        match self.qualify {
+            true => {
+                format!("SELECT *, {over} AS n FROM {} QUALIFY n < {}", self.input.table(), self.limit + 1)
+            }
+            false => format!(
+                "SELECT * FROM (SELECT *, {over} AS n FROM {}) WHERE n <= {}",
+                self.input.table(),
+                self.limit
+            ),
+        }
+    }
+}
+
+/// Groups by sessions.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    pub input: Rel,
+    /// Microseconds.
+    pub gap: i64,
+    /// Whether the gap is `v` seconds instead.
+    pub by_row: bool,
+    pub keys: Vec<String>,
+    pub aggregates: Vec<(Agg, String)>,
+}
+
+impl Sessions {
+    fn sql(&self) -> String {
+        let gap = match self.by_row {
+            true => "arrow_cast(v, 'Duration(Second)')".to_string(),
+            false => format!("'{} milliseconds'", self.gap / 1000),
+        };
+        let session = format!("session_window(ts, {gap})");
+        let columns = std::iter::once(format!("{session} AS w")).chain(self.keys.iter().cloned());
+        let aggregates = self.aggregates.iter().map(|(agg, name)| format!("{} AS {name}", agg.sql()));
+        let columns: Vec<String> = columns.chain(aggregates).collect();
+        let keys: Vec<String> = std::iter::once(session).chain(self.keys.iter().cloned()).collect();
+        format!("SELECT {} FROM {} GROUP BY {}", columns.join(", "), self.input.table(), keys.join(", "))
+    }
 }
 
 /// Which rows a join of streams gives.
@@ -438,6 +509,8 @@ impl Rel {
             | Rel::Join(input, _) => vec![input],
             Rel::Group(group) => vec![&group.input],
             Rel::Streams(join) => join.sides.iter().collect(),
+            Rel::Sessions(sessions) => vec![&sessions.input],
+            Rel::Top(top) => vec![&top.input],
         }
     }
 
@@ -508,6 +581,21 @@ impl Rel {
                 let rest = group.aggregates.iter().map(|(_, name)| (name.clone(), Final::Never));
                 keys.chain(rest).collect()
             }
+            Rel::Top(top) => {
+                let mut columns = top.input.columns(watermark);
+                columns.push(("n".into(), Final::Never));
+                columns
+            }
+            Rel::Sessions(sessions) => {
+                let known = sessions.input.columns(watermark);
+                let keys = sessions
+                    .keys
+                    .iter()
+                    .map(|key| known.iter().find(|(name, _)| name == key).unwrap().clone());
+                let session = ("w".to_string(), when(Final::End));
+                let rest = sessions.aggregates.iter().map(|(_, name)| (name.clone(), Final::Never));
+                std::iter::once(session).chain(keys).chain(rest).collect()
+            }
             Rel::Streams(join) => {
                 let [left, right] = [0, 1].map(|side| join.sides[side].columns(watermark));
                 let right = right.into_iter().map(|(name, finality)| (format!("{name}2"), finality));
@@ -576,6 +664,8 @@ impl Rel {
             }
             Rel::Group(group) => group.sql(),
             Rel::Streams(join) => join.sql(),
+            Rel::Sessions(sessions) => sessions.sql(),
+            Rel::Top(top) => top.sql(),
             Rel::Distinct(input) => format!("SELECT DISTINCT * FROM {}", input.table()),
             Rel::DistinctOn(input, columns) => {
                 format!("SELECT DISTINCT ON ({}) * FROM {}", columns.join(", "), input.table())

@@ -2,7 +2,7 @@
 
 use tidemill::OutputMode;
 
-use super::model::{Agg, Expr, Kind, Rel, SECOND, Streams, agg, bin, col, op};
+use super::model::{Agg, Expr, Kind, Rel, SECOND, Sessions, Streams, Top, agg, bin, col, op};
 
 /// A query with its mode and its watermarks.
 #[derive(Debug, Clone)]
@@ -361,7 +361,95 @@ fn joins() -> Vec<Spec> {
     specs
 }
 
+/// `input` by sessions with a gap of so many seconds, or of `v` seconds, and other keys.
+pub fn sessions(input: Rel, gap: Option<i64>, keys: &[&str], aggregates: Vec<Agg>) -> Rel {
+    let aggregates =
+        aggregates.into_iter().enumerate().map(|(index, agg)| (agg, format!("a{index}"))).collect();
+    let keys = keys.iter().map(|key| (*key).to_string()).collect();
+    let (gap, by_row) = (gap.unwrap_or(0) * SECOND, gap.is_none());
+    Rel::Sessions(Box::new(Sessions { input, gap, by_row, keys, aggregates }))
+}
+
+fn by_session() -> Vec<Spec> {
+    let some = || vec![agg("count", "*"), agg("sum", "v"), agg("max", "name"), agg("avg", "f")];
+    let values = || vec![agg("count", "v"), agg("median", "v"), agg("min", "ts")];
+    let mut specs = Vec::new();
+    for gap in [Some(1), Some(3), Some(12), None] {
+        for keys in [&[][..], &["k"], &["name", "k"]] {
+            specs.push(timed(sessions(stream(), gap, keys, some()), Append));
+            specs.push(timed(sessions(stream(), gap, keys, values()), Append));
+        }
+        specs.push(timed(sessions(stream(), gap, &["k"], some()), Complete));
+        specs.push(untimed(sessions(stream(), gap, &["name"], some()), Complete));
+        specs.push(timed(sessions(union(), gap, &["k"], some()), Append));
+        specs.push(timed(sessions(stream(), gap, &["k"], vec![]), Append));
+        let above = sessions(stream(), gap, &["k"], some()).project(vec![(col("a0"), "n"), (col("k"), "k")]);
+        specs.push(timed(above, Append));
+        specs.push(timed(
+            sessions(stream(), gap, &["k"], some()).filter(op(col("a0"), ">", Expr::Int(1))),
+            Append,
+        ));
+        let few =
+            |stream| Rel::Stream(stream).project(vec![(col("ts"), "ts"), (col("k"), "k"), (col("v"), "v")]);
+        // Rows without a gap are left out below the join already, where they are not late.
+        if gap.is_some() {
+            let pairs = joined(Kind::Inner, [few(0), few(1)], Some((5, 10)));
+            specs.push(timed(sessions(pairs, gap, &["k"], vec![agg("count", "*")]), Append));
+        }
+    }
+    specs
+}
+
+/// The first rows of each key by some columns, which may be descending.
+pub fn top(input: Rel, function: &'static str, keys: &[&str], order: &[(&str, bool)], limit: i64) -> Rel {
+    let keys = keys.iter().map(|key| (*key).to_string()).collect();
+    let order = order.iter().map(|(name, descending)| ((*name).to_string(), *descending)).collect();
+    Rel::Top(Box::new(Top { input, function, keys, order, limit, qualify: limit == 2 }))
+}
+
+fn tops() -> Vec<Spec> {
+    let binned = || {
+        let names = ["id", "k", "name", "v", "f"];
+        let rest = names.map(|name| (col(name), name));
+        stream().project([(bin(10), "t")].into_iter().chain(rest).collect())
+    };
+    let mut specs = Vec::new();
+    for (function, order) in [
+        ("row_number", vec![("v", true), ("id", false)]),
+        ("row_number", vec![("name", false), ("f", true), ("id", true)]),
+        ("rank", vec![("v", false)]),
+        ("dense_rank", vec![("name", true), ("v", true)]),
+    ] {
+        for limit in [1, 2, 5] {
+            for mode in [Update, Complete] {
+                specs.push(untimed(top(stream(), function, &["k"], &order, limit), mode));
+            }
+            specs.push(untimed(top(stream(), function, &["name", "b"], &order, limit), Update));
+            for mode in MODES {
+                specs.push(timed(top(binned(), function, &["t", "k"], &order, limit), mode));
+            }
+            specs.push(untimed(top(stream(), function, &[], &order, limit), Update));
+        }
+    }
+    let best = || top(binned(), "row_number", &["t"], &[("v", true), ("id", false)], 2);
+    let counted = vec![agg("count", "*"), agg("sum", "n")];
+    specs.push(timed(best().group(vec![(col("t"), "t")], counted.clone()), Append));
+    specs.push(timed(best().group(vec![(col("k"), "k")], counted), Complete));
+    specs
+}
+
 /// All of them.
 pub fn all() -> Vec<Spec> {
-    [by_aggregate(), by_time(), around(), above_complete(), without_groups(), chained(), joins()].concat()
+    [
+        by_aggregate(),
+        by_time(),
+        around(),
+        above_complete(),
+        without_groups(),
+        chained(),
+        joins(),
+        by_session(),
+        tops(),
+    ]
+    .concat()
 }

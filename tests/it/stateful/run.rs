@@ -211,7 +211,9 @@ fn bounded(rows: &[Vec<Row>]) -> SessionContext {
 /// Queries whose result over bounded tables is defined by DataFusion, whatever the order of rows.
 fn is_plain(rel: &Rel) -> bool {
     let waits = matches!(rel, Rel::Streams(join) if join.kind.waits().contains(&true));
-    let other = waits || matches!(rel, Rel::Within(..) | Rel::DistinctOn(..) | Rel::Limit(..));
+    let other = waits
+        || matches!(rel, Rel::Sessions(_))
+        || matches!(rel, Rel::Within(..) | Rel::DistinctOn(..) | Rel::Limit(..));
     !other && rel.inputs().into_iter().all(is_plain)
 }
 
@@ -225,7 +227,8 @@ async fn the_interpreter_agrees_with_datafusion_when_all_rows_come_at_once() {
             history.next().into_iter().zip(&mut all).for_each(|(rows, all)| all.extend(rows));
             all
         });
-        let has_group = spec.rel.sql().contains("GROUP BY") || matches!(spec.rel, Rel::Group(_));
+        let has_group =
+            spec.rel.sql().contains("GROUP BY") || matches!(spec.rel, Rel::Group(_) | Rel::Top(_));
         let mode = if has_group { OutputMode::Complete } else { OutputMode::Append };
         let expected = Interpreter::new(&spec.rel, mode, None, false).batch(&rows);
         let frame = bounded(&rows).sql(&spec.rel.sql()).await.unwrap();
@@ -300,6 +303,14 @@ fn to_crash() -> Vec<Spec> {
         queries::timed(joined(Kind::Full, both(), Some((5, 10))), OutputMode::Append),
         queries::timed(joined(Kind::Anti, both(), Some((3, 3))), OutputMode::Append),
         queries::untimed(joined(Kind::Semi, both(), None), OutputMode::Append),
+        queries::untimed(
+            queries::top(stream(), "row_number", &["k"], &[("v", true), ("id", false)], 2),
+            OutputMode::Update,
+        ),
+        queries::timed(
+            queries::sessions(stream(), Some(4), &["k"], vec![agg("count", "*"), agg("sum", "f")]),
+            OutputMode::Append,
+        ),
     ]
 }
 

@@ -1,0 +1,356 @@
+//! The first rows of each key.
+//!
+//! **State**: key: the key columns; subkey: the columns to sort by, in their order as bytes, then the batch and
+//! the row's number in it; value: the row; expiry: when the key is final, if it ever is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, UInt64Array};
+use datafusion::arrow::compute::{concat_batches, take};
+use datafusion::arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
+use datafusion::arrow::record_batch::RecordBatchOptions;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::physical_plan::PhysicalExpr;
+use serde_json::json;
+
+use super::batch::Batch;
+use super::codec::RowCodec;
+use super::groups::Groups;
+use super::keyed_rows::KeyedRows;
+use super::operator::columns;
+use super::stateful::{StatefulWork, Tables, Worked};
+use crate::checkpoint::records::OperatorDefinition;
+use crate::sink::OutputMode;
+use crate::state::{ByteRows, NEVER, RowBytes, StateTable};
+
+/// How rows are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Rank {
+    /// One by one; of equal rows the one that came first is first.
+    RowNumber,
+    /// Equal rows have the rank of the first of them.
+    Rank,
+    /// The same, without gaps after them.
+    DenseRank,
+}
+
+impl fmt::Display for Rank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Rank::RowNumber => "row_number",
+            Rank::Rank => "rank",
+            Rank::DenseRank => "dense_rank",
+        })
+    }
+}
+
+/// A column that rows are sorted by.
+#[derive(Debug)]
+pub(crate) struct SortColumn {
+    expr: Arc<dyn PhysicalExpr>,
+    codec: RowCodec,
+    field: Arc<Field>,
+    descending: bool,
+    nulls_first: bool,
+}
+
+impl SortColumn {
+    pub(crate) fn new(
+        expr: Arc<dyn PhysicalExpr>,
+        field: Arc<Field>,
+        descending: bool,
+        nulls_first: bool,
+    ) -> DataFusionResult<Self> {
+        // Text that nothing follows has no end, and would sort by what comes behind it here.
+        let codec = RowCodec::keys([field.as_ref(), &Field::new("end", DataType::Boolean, false)])?;
+        Ok(Self { expr, codec, field, descending, nulls_first })
+    }
+
+    /// Bytes that sort as the column does.
+    fn encode(&self, rows: &RecordBatch) -> DataFusionResult<Vec<Vec<u8>>> {
+        let column = self.expr.evaluate(rows)?.into_array(rows.num_rows())?;
+        let nulls = column.logical_nulls();
+        let end: ArrayRef = Arc::new(BooleanArray::from(vec![false; rows.num_rows()]));
+        let plain = self.codec.encode(&[column, end], rows.num_rows())?;
+        let encoded = (0..rows.num_rows()).map(|row| {
+            let is_null = nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+            let mark = match (is_null, self.nulls_first) {
+                (false, _) => 1,
+                (true, true) => 0,
+                (true, false) => 2,
+            };
+            let turn = if self.descending { 0xff } else { 0 };
+            std::iter::once(mark).chain(plain.row(row).iter().map(|byte| byte ^ turn)).collect()
+        });
+        Ok(encoded.collect())
+    }
+}
+
+/// Keeps the rows with the first ranks, and gives them as the output mode has it: those of keys that are
+/// final, those whose rank has changed, or all.
+#[derive(Debug)]
+pub(crate) struct StatefulTopN {
+    pub(crate) order: Vec<SortColumn>,
+    pub(crate) rank: Rank,
+    pub(crate) limit: u64,
+    pub(crate) keys: Vec<Arc<Field>>,
+    pub(crate) values: RowCodec,
+    pub(crate) input: SchemaRef,
+    /// That of the input, and the rank.
+    pub(crate) schema: SchemaRef,
+    pub(crate) mode: OutputMode,
+    /// When a key is final: Int64 over the input, in microseconds since the epoch.
+    pub(crate) expiry: Option<Arc<dyn PhysicalExpr>>,
+}
+
+impl StatefulWork for StatefulTopN {
+    fn name(&self) -> &'static str {
+        "StatefulTopNExec"
+    }
+
+    fn describe(&self) -> String {
+        let order: Vec<String> = self.order.iter().map(|order| order.expr.to_string()).collect();
+        let expiry = self.expiry.as_ref().map_or_else(String::new, |expiry| format!(", final={expiry}"));
+        format!(", {}<={}, order=[{}], mode={}{expiry}", self.rank, self.limit, order.join(", "), self.mode)
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        self.order.iter().map(|order| &order.expr).chain(&self.expiry).collect()
+    }
+
+    fn definitions(&self) -> Vec<OperatorDefinition> {
+        let order: Vec<_> = self
+            .order
+            .iter()
+            .map(|order| {
+                let (descending, first) = (order.descending, order.nulls_first);
+                json!({"name": order.field.name(), "descending": descending, "nullsFirst": first})
+            })
+            .collect();
+        let details = [
+            ("keys".to_string(), columns(self.keys.iter().map(AsRef::as_ref))),
+            ("columns".to_string(), columns(self.input.fields().iter().map(AsRef::as_ref))),
+            ("order".to_string(), order.into()),
+            ("rank".to_string(), self.rank.to_string().into()),
+            ("limit".to_string(), self.limit.into()),
+        ];
+        vec![OperatorDefinition { name: "topN".into(), details: details.into() }]
+    }
+
+    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked> {
+        let table = tables.first;
+        let mut worked = Worked::default();
+        if !rows.is_empty() {
+            self.add(rows, table, batch, &mut worked)?;
+        }
+        let mut finished = Finished::default();
+        match (self.mode, batch.watermarks.finals(), &self.expiry) {
+            (OutputMode::Complete, _, _) => {
+                table.scan(&mut |key, subkey, value, _| finished.add(key, subkey, value))?;
+            }
+            (mode, Some(upto), Some(_)) => {
+                let mut removed = 0;
+                table.expire(upto, &mut |key, subkey, value, _| {
+                    removed += 1;
+                    if mode == OutputMode::Append { finished.add(key, subkey, value) } else { Ok(()) }
+                })?;
+                worked.counters.removed += removed;
+            }
+            _ => {}
+        }
+        finished.give(self, &mut worked.rows)?;
+        Ok(worked)
+    }
+}
+
+/// What a subkey ends with: the batch and the row.
+const ARRIVAL: usize = 12;
+
+/// The ranks of rows that are sorted by their subkeys.
+struct Ranks<'a> {
+    rank: Rank,
+    number: u64,
+    current: u64,
+    last: Option<&'a [u8]>,
+}
+
+impl<'a> Ranks<'a> {
+    fn new(rank: Rank) -> Self {
+        Self { rank, number: 0, current: 0, last: None }
+    }
+
+    fn next(&mut self, subkey: &'a [u8]) -> u64 {
+        let by = &subkey[..subkey.len().saturating_sub(ARRIVAL)];
+        self.number += 1;
+        if self.last != Some(by) || self.rank == Rank::RowNumber {
+            self.current = if self.rank == Rank::DenseRank { self.current + 1 } else { self.number };
+        }
+        self.last = Some(by);
+        self.current
+    }
+}
+
+impl StatefulTopN {
+    /// Brings the rows that are remembered up to date.
+    fn add(
+        &self,
+        rows: Vec<KeyedRows>,
+        table: &mut dyn StateTable,
+        batch: &Batch,
+        worked: &mut Worked,
+    ) -> DataFusionResult<()> {
+        let mut groups = Groups::of_rows(rows.iter().map(|keyed| keyed.hashes.len()).sum());
+        let mut numbers = Vec::new();
+        for keyed in &rows {
+            numbers.extend(groups.add(&*keyed.keys, &keyed.hashes));
+        }
+        let new = concat_batches(&self.input, rows.iter().map(|keyed| &keyed.rows))?;
+        let (mut subkeys, mut values) = (ByteRows::default(), ByteRows::default());
+        let mut members: Vec<Vec<usize>> = vec![Vec::new(); groups.len()];
+        table.get_all(&groups.keys, &mut |group, subkey, value, _| {
+            members[group].push(subkeys.len());
+            subkeys.push(subkey);
+            values.push(value);
+            Ok(())
+        })?;
+        let stored = subkeys.len();
+        for (row, subkey) in self.subkeys(&new, batch)?.into_iter().enumerate() {
+            members[numbers[row]].push(stored + row);
+            subkeys.push(&subkey);
+        }
+        let expiries = self.expiries(&new)?;
+        let (mut gone, mut kept) = ((ByteRows::default(), ByteRows::default()), Vec::new());
+        let (mut given, mut ranks_given) = (Vec::new(), Vec::new());
+        for (group, mut rows) in members.into_iter().enumerate() {
+            let mut before = Ranks::new(self.rank);
+            let old: Vec<u64> = rows
+                .iter()
+                .take_while(|row| **row < stored)
+                .map(|row| before.next(subkeys.row(*row)))
+                .collect();
+            let first = rows.first().copied().unwrap_or_default();
+            rows.sort_unstable_by_key(|row| (subkeys.row(*row), *row));
+            let mut ranks = Ranks::new(self.rank);
+            for row in rows {
+                let rank = ranks.next(subkeys.row(row));
+                let is_new = row >= stored;
+                if rank > self.limit {
+                    if !is_new {
+                        gone.0.push(groups.keys.row(group));
+                        gone.1.push(subkeys.row(row));
+                    }
+                    continue;
+                }
+                if is_new {
+                    kept.push((group, row));
+                }
+                if self.mode == OutputMode::Update && (is_new || old[row - first] != rank) {
+                    given.push(row as u32);
+                    ranks_given.push(rank);
+                }
+            }
+        }
+        table.remove(&gone.0, Some(&gone.1))?;
+        worked.counters.removed += gone.0.len() as u64;
+        if !kept.is_empty() {
+            let rows: UInt32Array =
+                kept.iter().map(|(_, row)| (row - stored) as u32).collect::<Vec<_>>().into();
+            let columns = new.columns().iter().map(|column| Ok(take(column, &rows, None)?));
+            let columns = columns.collect::<DataFusionResult<Vec<ArrayRef>>>()?;
+            let values = self.values.encode(&columns, kept.len())?;
+            let names: ByteRows = kept.iter().map(|(group, _)| groups.keys.row(*group)).collect();
+            let those: ByteRows = kept.iter().map(|(_, row)| subkeys.row(*row)).collect();
+            let expiries: Option<Vec<i64>> =
+                expiries.map(|expiries| kept.iter().map(|(_, row)| expiries[row - stored]).collect());
+            table.put(&names, Some(&those), &values, expiries.as_deref())?;
+            worked.counters.updated += kept.len() as u64;
+        }
+        if !given.is_empty() {
+            let known = self.rows(self.values.decode_all(&values)?, stored)?;
+            let all = concat_batches(&self.input, [&known, &new])?;
+            let rows = UInt32Array::from(given);
+            let columns = all.columns().iter().map(|column| Ok(take(column, &rows, None)?));
+            self.give(columns.collect::<DataFusionResult<_>>()?, ranks_given, &mut worked.rows)?;
+        }
+        Ok(())
+    }
+
+    /// What new rows are sorted by, with when they came.
+    fn subkeys(&self, rows: &RecordBatch, batch: &Batch) -> DataFusionResult<Vec<Vec<u8>>> {
+        let mut subkeys = vec![Vec::new(); rows.num_rows()];
+        for column in &self.order {
+            let encoded = column.encode(rows)?;
+            subkeys.iter_mut().zip(encoded).for_each(|(subkey, bytes)| subkey.extend(bytes));
+        }
+        for (row, subkey) in subkeys.iter_mut().enumerate() {
+            subkey.extend(batch.identity.batch_id.to_be_bytes());
+            subkey.extend((row as u32).to_be_bytes());
+        }
+        Ok(subkeys)
+    }
+
+    fn expiries(&self, rows: &RecordBatch) -> DataFusionResult<Option<Vec<i64>>> {
+        let Some(expiry) = &self.expiry else { return Ok(None) };
+        let times = expiry.evaluate(rows)?.into_array(rows.num_rows())?;
+        Ok(Some(times.as_primitive::<Int64Type>().iter().map(|time| time.unwrap_or(NEVER)).collect()))
+    }
+
+    fn rows(&self, columns: Vec<ArrayRef>, rows: usize) -> DataFusionResult<RecordBatch> {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.input), columns, &options)?)
+    }
+
+    fn give(
+        &self,
+        mut columns: Vec<ArrayRef>,
+        ranks: Vec<u64>,
+        results: &mut Vec<RecordBatch>,
+    ) -> DataFusionResult<()> {
+        columns.push(Arc::new(UInt64Array::from(ranks)));
+        results.push(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
+        Ok(())
+    }
+}
+
+/// Rows of keys that are given whole.
+#[derive(Default)]
+struct Finished {
+    keys: ByteRows,
+    subkeys: ByteRows,
+    values: ByteRows,
+}
+
+impl Finished {
+    fn add(&mut self, key: &[u8], subkey: &[u8], value: &[u8]) -> crate::error::Result<()> {
+        self.keys.push(key);
+        self.subkeys.push(subkey);
+        self.values.push(value);
+        Ok(())
+    }
+
+    fn give(self, work: &StatefulTopN, results: &mut Vec<RecordBatch>) -> DataFusionResult<()> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let mut order: Vec<usize> = (0..self.keys.len()).collect();
+        order.sort_unstable_by_key(|row| (self.keys.row(*row), self.subkeys.row(*row)));
+        let mut ranks = Vec::with_capacity(order.len());
+        let mut counting = Ranks::new(work.rank);
+        let mut last = None;
+        for row in &order {
+            let key = self.keys.row(*row);
+            if last != Some(key) {
+                counting = Ranks::new(work.rank);
+                last = Some(key);
+            }
+            ranks.push(counting.next(self.subkeys.row(*row)));
+        }
+        let columns = work.values.decode(order.iter().map(|row| self.values.row(*row)))?;
+        work.give(columns, ranks, results)
+    }
+}

@@ -1,0 +1,335 @@
+//! The first rows of each key, by an order: `row_number() OVER (PARTITION BY … ORDER BY …) <= n` and its kin.
+//!
+//! A rank changes with the rows that come later; but which rows have one of the first `n` ranks can be kept up
+//! to date with `n` rows per key. So a filter on a rank makes the window function below it a [`TopN`].
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Column, DFSchema, DFSchemaRef, internal_err};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::functions_window::rank::{dense_rank_udwf, rank_udwf};
+use datafusion::functions_window::row_number::row_number_udwf;
+use datafusion::logical_expr::expr::{Sort as SortExpr, WindowFunction};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{
+    BinaryExpr, Distinct, DistinctOn, Expr, Extension, FetchType, Filter, LogicalPlan, LogicalPlanBuilder,
+    Operator, Projection, SkipType, UserDefinedLogicalNodeCore, Window, WindowFrame, lit,
+};
+
+use super::bind::reads_stream;
+use super::window_calls::unused_name;
+use crate::exec::top_n::Rank;
+use crate::functions::literal;
+
+/// The column with the rank.
+const RANK: &str = "__rank";
+
+/// A column to sort by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Hash)]
+pub(crate) struct Order {
+    pub(crate) column: Column,
+    pub(crate) descending: bool,
+    pub(crate) nulls_first: bool,
+}
+
+/// Those rows of `input` whose rank among the rows with their key is at most `limit`, with the rank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TopN {
+    pub(crate) input: LogicalPlan,
+    pub(crate) keys: Vec<Column>,
+    pub(crate) order: Vec<Order>,
+    pub(crate) limit: u64,
+    pub(crate) rank: Rank,
+    schema: DFSchemaRef,
+}
+
+impl TopN {
+    fn over(
+        input: LogicalPlan,
+        partition: Vec<Expr>,
+        order: Vec<SortExpr>,
+        (rank, limit): (Rank, u64),
+    ) -> DataFusionResult<LogicalPlan> {
+        let mut taken = input.schema().field_names();
+        let mut computed = Vec::new();
+        let mut column = |expr: Expr| match expr {
+            Expr::Column(column) => column,
+            expr => {
+                let name = unused_name("__rank_by", &mut taken);
+                computed.push(expr.alias(&name));
+                Column::new_unqualified(name)
+            }
+        };
+        let keys: Vec<Column> = partition.into_iter().map(&mut column).collect();
+        let order: Vec<Order> = order
+            .into_iter()
+            .map(|SortExpr { expr, asc, nulls_first }| Order {
+                column: column(expr),
+                descending: !asc,
+                nulls_first,
+            })
+            .collect();
+        let input = match computed.is_empty() {
+            true => input,
+            false => {
+                let columns = input.schema().columns().into_iter().map(Expr::Column).chain(computed);
+                LogicalPlanBuilder::from(input).project(columns.collect::<Vec<_>>())?.build()?
+            }
+        };
+        let fields = input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)));
+        let rank_field = Arc::new(Field::new(RANK, DataType::UInt64, false));
+        let fields = fields.chain([(None, rank_field)]).collect();
+        let schema = Arc::new(DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?);
+        let node = Self { input, keys, order, limit, rank, schema };
+        Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+    }
+
+    /// As a batch query says it, for an input that is there as a whole.
+    pub(crate) fn in_batch(&self) -> DataFusionResult<LogicalPlan> {
+        let function = match self.rank {
+            Rank::RowNumber => row_number_udwf(),
+            Rank::Rank => rank_udwf(),
+            Rank::DenseRank => dense_rank_udwf(),
+        };
+        let mut call = WindowFunction::new(function, Vec::new());
+        call.params.partition_by = self.keys.iter().cloned().map(Expr::Column).collect();
+        let sort =
+            |order: &Order| Expr::Column(order.column.clone()).sort(!order.descending, order.nulls_first);
+        call.params.order_by = self.order.iter().map(sort).collect();
+        call.params.window_frame = WindowFrame::new(Some(false));
+        let call = Expr::from(call);
+        let ranked = Expr::Column(Column::new_unqualified(call.schema_name().to_string())).alias(RANK);
+        let columns = self.input.schema().columns().into_iter().map(Expr::Column).chain([ranked]);
+        LogicalPlanBuilder::from(self.input.clone())
+            .window(vec![call])?
+            .project(columns.collect::<Vec<_>>())?
+            .filter(Expr::Column(Column::new_unqualified(RANK)).lt_eq(lit(self.limit)))?
+            .build()
+    }
+
+    /// Of a plan node, if it is one.
+    pub(crate) fn of(plan: &LogicalPlan) -> Option<&Self> {
+        match plan {
+            LogicalPlan::Extension(extension) => extension.node.as_any().downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// `plan` with a [`TopN`] in the place of every window function over unbounded tables of which only the first
+/// ranks are asked for, of `DISTINCT ON … ORDER BY …`, and below `ORDER BY … LIMIT n`.
+pub(super) fn keep_first_ranks(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
+    let replaced = plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Filter(filter) if reads_stream(&filter.input) => of_filter(filter),
+        LogicalPlan::Distinct(Distinct::On(distinct))
+            if distinct.sort_expr.is_some() && reads_stream(&distinct.input) =>
+        {
+            first_of_each(distinct).map(Transformed::yes)
+        }
+        LogicalPlan::Limit(limit) if reads_stream(&limit.input) => {
+            let (Ok(SkipType::Literal(skip)), Ok(FetchType::Literal(Some(fetch)))) =
+                (limit.get_skip_type(), limit.get_fetch_type())
+            else {
+                return Ok(Transformed::no(LogicalPlan::Limit(limit)));
+            };
+            let LogicalPlan::Sort(sort) = limit.input.as_ref() else {
+                return Ok(Transformed::no(LogicalPlan::Limit(limit)));
+            };
+            let mut sort = sort.clone();
+            let columns: Vec<Expr> = sort.input.schema().columns().into_iter().map(Expr::Column).collect();
+            let count = (skip as u64).saturating_add(fetch as u64);
+            let input = Arc::unwrap_or_clone(sort.input);
+            let first = TopN::over(input, Vec::new(), sort.expr.clone(), (Rank::RowNumber, count))?;
+            sort.input = Arc::new(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(first))?));
+            let mut limit = limit.clone();
+            limit.input = Arc::new(LogicalPlan::Sort(sort));
+            Ok(Transformed::yes(LogicalPlan::Limit(limit)))
+        }
+        node => Ok(Transformed::no(node)),
+    })?;
+    Ok(replaced.data)
+}
+
+fn of_filter(filter: Filter) -> DataFusionResult<Transformed<LogicalPlan>> {
+    for condition in split_conjunction(&filter.predicate) {
+        let Some((column, limit)) = bounded(condition) else { continue };
+        let Ok(index) = filter.input.schema().index_of_column(&column) else { continue };
+        if let Some(input) = with_limit(&filter.input, index, limit)? {
+            return Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(
+                filter.predicate,
+                Arc::new(input),
+            )?)));
+        }
+    }
+    Ok(Transformed::no(LogicalPlan::Filter(filter)))
+}
+
+/// The column of which `condition` says that it is at most a number.
+fn bounded(condition: &Expr) -> Option<(Column, u64)> {
+    let column = |expr: &Expr| match expr.clone().unalias() {
+        Expr::Cast(cast) => cast.expr.try_as_col().cloned(),
+        Expr::Column(column) => Some(column),
+        _ => None,
+    };
+    let number = |expr: &Expr| {
+        let value = literal(expr)?.cast_to(&DataType::Int64).ok()?;
+        match value {
+            datafusion::scalar::ScalarValue::Int64(Some(number)) => u64::try_from(number).ok(),
+            _ => None,
+        }
+    };
+    match condition {
+        Expr::Between(between) if !between.negated => Some((column(&between.expr)?, number(&between.high)?)),
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+            Operator::LtEq | Operator::Eq if number(right).is_some() => Some((column(left)?, number(right)?)),
+            Operator::Lt => Some((column(left)?, number(right)?.saturating_sub(1))),
+            Operator::GtEq | Operator::Eq => Some((column(right)?, number(left)?)),
+            Operator::Gt => Some((column(right)?, number(left)?.saturating_sub(1))),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// `plan`, whose column `index` is at most `limit`, if that is a rank: only rows with these ranks.
+fn with_limit(plan: &LogicalPlan, index: usize, limit: u64) -> DataFusionResult<Option<LogicalPlan>> {
+    let again = |input: &LogicalPlan, index: usize| -> DataFusionResult<Option<LogicalPlan>> {
+        let Some(input) = with_limit(input, index, limit)? else { return Ok(None) };
+        plan.with_new_exprs(plan.expressions(), vec![input]).map(Some)
+    };
+    match plan {
+        LogicalPlan::Projection(projection) => match projection.expr[index].clone().unalias() {
+            Expr::Column(column) => match projection.input.schema().index_of_column(&column) {
+                Ok(index) => again(&projection.input, index),
+                Err(_) => Ok(None),
+            },
+            _ => Ok(None),
+        },
+        LogicalPlan::SubqueryAlias(alias) => again(&alias.input, index),
+        LogicalPlan::Filter(filter) => again(&filter.input, index),
+        LogicalPlan::Window(window) => of_window(window, index, limit),
+        _ => Ok(None),
+    }
+}
+
+fn of_window(window: &Window, index: usize, limit: u64) -> DataFusionResult<Option<LogicalPlan>> {
+    let inner = window.input.schema().fields().len();
+    let ([only], Some(0)) = (window.window_expr.as_slice(), index.checked_sub(inner)) else {
+        return Ok(None);
+    };
+    let Expr::WindowFunction(call) = only.clone().unalias() else { return Ok(None) };
+    let WindowFunction { fun, params } = *call;
+    let rank = match fun.name() {
+        "row_number" => Rank::RowNumber,
+        "rank" => Rank::Rank,
+        "dense_rank" => Rank::DenseRank,
+        _ => return Ok(None),
+    };
+    if params.filter.is_some() || params.distinct {
+        return Ok(None);
+    }
+    let input = window.input.as_ref().clone();
+    let columns: Vec<Expr> = input.schema().columns().into_iter().map(Expr::Column).collect();
+    let first = TopN::over(input, params.partition_by, params.order_by, (rank, limit))?;
+    let (qualifier, field) = window.schema.qualified_field(inner);
+    let ranked =
+        Expr::Column(Column::new_unqualified(RANK)).alias_qualified(qualifier.cloned(), field.name());
+    let columns = columns.into_iter().chain([ranked]).collect();
+    Ok(Some(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(first))?)))
+}
+
+fn first_of_each(distinct: DistinctOn) -> DataFusionResult<LogicalPlan> {
+    let DistinctOn { on_expr, select_expr, sort_expr, input, .. } = distinct;
+    let order =
+        sort_expr.unwrap_or_default().into_iter().filter(|sort| !on_expr.contains(&sort.expr)).collect();
+    let first = TopN::over(Arc::unwrap_or_clone(input), on_expr, order, (Rank::RowNumber, 1))?;
+    Ok(LogicalPlan::Projection(Projection::try_new(select_expr, Arc::new(first))?))
+}
+
+impl Hash for TopN {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.input, &self.keys, &self.order, self.limit, self.rank).hash(state);
+    }
+}
+
+impl PartialOrd for TopN {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        (self == other).then_some(Ordering::Equal)
+    }
+}
+
+impl UserDefinedLogicalNodeCore for TopN {
+    fn name(&self) -> &str {
+        "TopN"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
+    /// The keys, then the columns to sort by.
+    fn expressions(&self) -> Vec<Expr> {
+        let order = self.order.iter().map(|order| &order.column);
+        self.keys.iter().chain(order).cloned().map(Expr::Column).collect()
+    }
+
+    /// A filter on the key lets all rows of a key pass or none.
+    fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
+        let others = self.schema.columns().into_iter().filter(|column| !self.keys.contains(column));
+        others.map(|column| column.name).collect()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<&str> = self.keys.iter().map(Column::name).collect();
+        let order: Vec<String> = self.order.iter().map(ToString::to_string).collect();
+        write!(
+            f,
+            "TopN: {}<={}, keys=[{}], order=[{}]",
+            self.rank,
+            self.limit,
+            keys.join(", "),
+            order.join(", ")
+        )
+    }
+
+    fn with_exprs_and_inputs(
+        &self,
+        exprs: Vec<Expr>,
+        mut inputs: Vec<LogicalPlan>,
+    ) -> DataFusionResult<Self> {
+        let (Some(input), None) = (inputs.pop(), inputs.pop()) else {
+            return internal_err!("TopN needs one input");
+        };
+        let mut columns = Vec::with_capacity(exprs.len());
+        for expr in exprs {
+            let Expr::Column(column) = expr else { return internal_err!("TopN needs columns, found {expr}") };
+            columns.push(column);
+        }
+        let order_columns = columns.split_off(self.keys.len().min(columns.len()));
+        let order = self.order.iter().zip(order_columns);
+        let order = order.map(|(order, column)| Order { column, ..order.clone() }).collect();
+        let fields = input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)));
+        let rank_field = Arc::new(Field::new(RANK, DataType::UInt64, false));
+        let fields = fields.chain([(None, rank_field)]).collect();
+        let schema = Arc::new(DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?);
+        Ok(Self { input, keys: columns, order, limit: self.limit, rank: self.rank, schema })
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = if self.descending { "DESC" } else { "ASC" };
+        let nulls = if self.nulls_first { "FIRST" } else { "LAST" };
+        write!(f, "{} {direction} NULLS {nulls}", self.column)
+    }
+}
