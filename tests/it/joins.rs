@@ -181,11 +181,12 @@ async fn bounds_of_time_are_found_however_they_are_written() {
         ("a.ts - b.ts >= INTERVAL '-4 seconds'", "+4000000us(a.ts)", "never"),
         ("NOT (b.ts > a.ts)", "0(a.ts)", "never"),
         ("a.ts = b.ts", "0(a.ts)", "0(b.ts)"),
-        ("a.ts + INTERVAL '1 second' = b.ts", "+1000000us(a.ts)", "+-1000000us(b.ts)"),
+        // What is equal to an event time is final with it; what is computed from one is no event time.
+        ("a.ts + INTERVAL '1 second' = b.ts", "0(a.ts + ", "never"),
         ("date_trunc('minute', a.ts) = date_trunc('minute', b.ts)", "", ""),
         // What bounds a time may be any column of the other side.
         ("b.ts BETWEEN a.ts AND a.until", "0(a.until)", "0(b.ts)"),
-        ("b.ts <= CAST(a.ts AS TIMESTAMP(9))", "0(CAST(a.ts AS Timestamp(ns)))", "never"),
+        ("b.ts <= CAST(a.ts AS TIMESTAMP(9))", "0(CAST(a.ts AS ", "never"),
         // Months are of no fixed length; on the other side they are added to what there is.
         ("b.ts + INTERVAL '1 month' <= a.ts", "never", "never"),
         ("b.ts <= a.ts + INTERVAL '1 month'", "0(a.ts + ", "never"),
