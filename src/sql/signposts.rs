@@ -29,7 +29,7 @@ const SOURCE: &str = "CREATE UNBOUNDED EXTERNAL TABLE {} (column type, …, WATE
      STORED AS JSON LOCATION 'in/{}/'";
 const WINDOW: &str = "SELECT window.start, count(*) FROM t GROUP BY window(time, '1 minute'), with a slide \
      window(time, '10 minutes', '1 minute')";
-const NO_SESSIONS: &str = "windows of one length, window(time, '10 minutes'); there are no session windows";
+const SESSIONS: &str = "SELECT session_window(time, '10 minutes'), count(*) FROM t GROUP BY 1";
 const EMIT: &str = "OUTPUT MODE UPDATE in CREATE STREAMING QUERY, which gives groups as they change, or OUTPUT MODE \
      APPEND, which gives them when they are final";
 
@@ -93,9 +93,9 @@ const FOREIGN: [Foreign; 36] = [
     clause(&["EMIT", "ON", "WINDOW", "CLOSE"], "RisingWave", EMIT),
     clause(&["WINDOW", "TUMBLING"], "ksqlDB", WINDOW),
     clause(&["WINDOW", "HOPPING"], "ksqlDB", WINDOW),
-    clause(&["WINDOW", "SESSION"], "ksqlDB", NO_SESSIONS),
-    clause(&["SESSION", "(", "TABLE"], "Flink", NO_SESSIONS),
-    clause(&["SESSION", "(", "DATA", "=>"], "Flink", NO_SESSIONS),
+    clause(&["WINDOW", "SESSION"], "ksqlDB", SESSIONS),
+    clause(&["SESSION", "(", "TABLE"], "Flink", SESSIONS),
+    clause(&["SESSION", "(", "DATA", "=>"], "Flink", SESSIONS),
     clause(&["LATERAL", "VIEW"], "Spark", "unnest: SELECT id, unnest(items) AS item FROM t"),
     clause(
         &["FOR", "SYSTEM_TIME", "AS", "OF"],
@@ -237,7 +237,7 @@ const FUNCTIONS: [(&[&str], &str); 24] = [
         &["tumble_end", "hop_end", "windowend"],
         "window.end, in a query with GROUP BY window(time, '1 minute')",
     ),
-    (&["session", "session_window", "session_start", "session_end"], NO_SESSIONS),
+    (&["session", "session_start", "session_end"], SESSIONS),
     (&["dropduplicates", "drop_duplicates"], "SELECT DISTINCT ON (key) … FROM t"),
     (
         &["watermark", "withwatermark"],

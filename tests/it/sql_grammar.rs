@@ -405,13 +405,13 @@ const ERRORS: [(&str, u64, u64, &str); 53] = [
         "SELECT * FROM SESSION(TABLE t, DESCRIPTOR(ts), '5 minutes')",
         1,
         15,
-        "SESSION(TABLE is Flink's; write windows of one length, window(time, '10 minutes'); there are no session windows",
+        "SESSION(TABLE is Flink's; write SELECT session_window(time, '10 minutes'), count(*) FROM t GROUP BY 1",
     ),
     (
         "SELECT * FROM TABLE(SESSION(DATA => TABLE t, GAP => INTERVAL '5' MINUTES))",
         1,
         21,
-        "SESSION(DATA => is Flink's; write windows of one length, window(time, '10 minutes'); there are no session windows",
+        "SESSION(DATA => is Flink's; write SELECT session_window(time, '10 minutes'), count(*) FROM t GROUP BY 1",
     ),
     // DataFusion's statements.
     ("SELECT 1;\nSELCT 2", 2, 1, "expected an SQL statement, found 'SELCT'; did you mean SELECT?"),
