@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{
-    DataType, Field, FieldRef, IntervalUnit, TimeUnit, UnionFields, UnionMode,
+    DataType, Field, FieldRef, IntervalUnit, Schema, SchemaRef, TimeUnit, UnionFields, UnionMode,
 };
 
 use crate::checkpoint::records::ColumnDefinition;
@@ -18,6 +18,15 @@ pub(crate) fn columns<'a>(fields: impl IntoIterator<Item = &'a FieldRef>) -> Vec
         nullable: field.is_nullable(),
     };
     fields.into_iter().map(column).collect()
+}
+
+/// The Arrow schema that recorded columns describe.
+pub(crate) fn schema(columns: &[ColumnDefinition]) -> Result<SchemaRef> {
+    let fields = columns
+        .iter()
+        .map(|column| Ok(Field::new(&column.name, data_type(&column.data_type)?, column.nullable)))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Arc::new(Schema::new(fields)))
 }
 
 /// A type as a checkpoint records it. What else Arrow keeps with fields, their metadata, is not of the type.

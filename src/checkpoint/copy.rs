@@ -170,6 +170,12 @@ async fn snapshot(storage: &dyn Storage) -> Result<Snapshot, Stopped> {
         }
         take(file.path, file.size);
     }
+    // Written before the batches that need them.
+    for file in storage.list(layout::DEFINITION).await? {
+        if layout::number(layout::name(&file.path)).is_some() {
+            take(file.path, file.size);
+        }
+    }
     let Some(size) = storage.size(layout::METADATA).await? else { return Err(Stopped::Gone) };
     take(layout::METADATA.to_string(), size);
     Ok(Snapshot { last_batch: last, files })

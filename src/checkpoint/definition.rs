@@ -27,6 +27,42 @@ pub(crate) fn check_unchanged(
     Err(Error::QueryChanged { checkpoint: checkpoint.to_string(), differences })
 }
 
+/// `recorded` with the columns that `current` has besides, as far as they may have come: nullable ones, in the
+/// sources that `grow`, and in the sink if any of them does. Pure.
+pub(crate) fn grown(recorded: &QueryDefinition, current: &QueryDefinition, grow: &[bool]) -> QueryDefinition {
+    let mut grown = recorded.clone();
+    for ((old, new), grows) in grown.sources.iter_mut().zip(&current.sources).zip(grow) {
+        if *grows {
+            old.columns = with_new_columns(&old.columns, &new.columns);
+        }
+    }
+    if grow.contains(&true) && finds_columns_by_name(&recorded.sink) {
+        grown.sink.columns = with_new_columns(&recorded.sink.columns, &current.sink.columns);
+    }
+    grown
+}
+
+fn with_new_columns(old: &[ColumnDefinition], new: &[ColumnDefinition]) -> Vec<ColumnDefinition> {
+    let known = |column: &ColumnDefinition| old.iter().find(|old| old.name == column.name);
+    let stay = new.iter().filter_map(known).eq(old);
+    let may_come = new.iter().all(|column| known(column).is_some() || column.nullable);
+    if !stay || !may_come {
+        return old.to_vec();
+    }
+    new.iter().map(|column| known(column).unwrap_or(column).clone()).collect()
+}
+
+/// Whether who reads the files of a sink can tell which columns a file lacks.
+fn finds_columns_by_name(sink: &SinkDefinition) -> bool {
+    let is_false =
+        |name: &str| sink.options.get(name).is_some_and(|value| value.eq_ignore_ascii_case("false"));
+    match sink.format.as_str() {
+        "csv" => !["header", "has_header", "format.has_header"].into_iter().any(is_false),
+        "text" => false,
+        _ => true,
+    }
+}
+
 /// One sentence per difference. Pure.
 pub(crate) fn differences(recorded: &QueryDefinition, current: &QueryDefinition) -> Vec<String> {
     let mut found = Vec::new();
@@ -234,6 +270,32 @@ mod tests {
             edit(&mut changed);
             assert_eq!(differences(&query(), &changed), vec![expected.to_string()]);
         }
+    }
+
+    #[test]
+    fn nullable_columns_may_come_where_that_is_asked_for() {
+        let mut more = query();
+        more.sources[0].columns.push(column("c", ColumnType::Date32));
+        more.sink.columns.insert(0, column("c", ColumnType::Date32));
+        assert_eq!(grown(&query(), &more, &[true]), more);
+        assert_eq!(grown(&query(), &more, &[false]), query());
+        for edit in [
+            |q: &mut QueryDefinition| q.sources[0].columns[2].nullable = false,
+            |q: &mut QueryDefinition| q.sources[0].columns.swap(0, 1),
+            |q: &mut QueryDefinition| drop(q.sources[0].columns.remove(0)),
+        ] {
+            let mut other = more.clone();
+            edit(&mut other);
+            let sources = &grown(&query(), &other, &[true]).sources;
+            assert_eq!(*sources, query().sources);
+        }
+        let csv = |header: &str| {
+            let mut sink = query().sink;
+            sink.format = "csv".into();
+            sink.options.insert("has_header".into(), header.into());
+            finds_columns_by_name(&sink)
+        };
+        assert!(csv("true") && !csv("false"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use url::Url;
 
-use super::read::{CONCURRENT_READS, Failure, commit, contents, numbers, offsets, record};
+use super::read::{CONCURRENT_READS, Failure, commit, contents, metadata, numbers, offsets};
 use super::records::{Metadata, QueryDefinition};
 use super::{Recovery, layout};
 use crate::error::{Error, Result};
@@ -90,7 +90,7 @@ pub enum Restart {
 /// # Errors
 /// If something cannot be read. Records that are missing are what [`Restart::Refuse`] says.
 pub async fn inspect(storage: &dyn Storage) -> Result<Option<Inspection>> {
-    let Some(metadata) = record::<Metadata>(storage, layout::METADATA).await? else { return Ok(None) };
+    let Some(metadata) = metadata(storage).await? else { return Ok(None) };
     let mut files = storage.list("").await?;
     let planned = storage.list(layout::OFFSETS).await?;
     let committed = storage.list(layout::COMMITS).await?;

@@ -2,6 +2,8 @@
 
 /// Who the query is.
 pub(crate) const METADATA: &str = "metadata";
+/// Directory of what the query is since its columns have become more.
+pub(crate) const DEFINITION: &str = "definition";
 /// Directory of writer generations.
 pub(crate) const FENCE: &str = "fence";
 /// Directory of planned batches.
@@ -17,6 +19,11 @@ pub(crate) const STATE: &str = "state";
 /// `fence/<generation>`
 pub(crate) fn fence(generation: u64) -> String {
     format!("{FENCE}/{generation}")
+}
+
+/// `definition/<number>`
+pub(crate) fn definition(number: u64) -> String {
+    format!("{DEFINITION}/{number}")
 }
 
 /// `offsets/<batch>`

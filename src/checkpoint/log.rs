@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::fence::{Fence, Placed, concurrent, place};
 use super::history::Segment;
 use super::read::{self, Failure};
-use super::records::{CommitRecord, Metadata, OffsetsRecord};
+use super::records::{CommitRecord, Metadata, OffsetsRecord, QueryDefinition};
 use super::recovered::Recovered;
 use super::{frame, layout};
 use crate::error::{Error, Result};
@@ -57,12 +57,21 @@ pub(super) struct Upkeep {
 }
 
 impl Checkpoint {
-    /// Reads `metadata` without taking the checkpoint over; `None` if there is none.
+    /// Reads who the query is, with the columns that it has now, without taking the checkpoint over; `None` if
+    /// there is none.
     ///
     /// # Errors
     /// [`Error::CheckpointDamaged`] if it is there and cannot be read.
     pub async fn read_metadata(storage: &dyn Storage) -> Result<Option<Metadata>> {
-        read::record(storage, layout::METADATA).await
+        read::metadata(storage).await
+    }
+
+    /// Whether the query has become one with more columns than it had at first.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub(crate) async fn has_grown(storage: &dyn Storage) -> Result<bool> {
+        Ok(!read::numbers(&storage.list(layout::DEFINITION).await?).is_empty())
     }
 
     /// The batches whose commit records are there, without taking the checkpoint over.
@@ -152,6 +161,17 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Writes what the query is from now on: the same, with more columns.
+    ///
+    /// # Errors
+    /// [`Error::ConcurrentQuery`] if another run has taken over or written something else.
+    pub(crate) async fn write_definition(&self, definition: &QueryDefinition) -> Result<()> {
+        self.fence.check().await?;
+        let written = read::numbers(&self.storage.list(layout::DEFINITION).await?);
+        let number = written.last().map_or(1, |last| last + 1);
+        self.write(&layout::definition(number), definition).await
+    }
+
     /// Forgets who the query is and what it planned, so that it may be another one. Only for a checkpoint
     /// without a committed batch, from which nothing has come.
     ///
@@ -162,8 +182,12 @@ impl Checkpoint {
         for planned in self.storage.list(layout::OFFSETS).await? {
             self.storage.delete(&planned.path).await?;
         }
+        for grown in self.storage.list(layout::DEFINITION).await? {
+            self.storage.delete(&grown.path).await?;
+        }
         // What is listed is durable, and so is what is not.
         self.storage.list(layout::OFFSETS).await?;
+        self.storage.list(layout::DEFINITION).await?;
         self.storage.delete(layout::METADATA).await
     }
 

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::history::{Cover, Segment, cover};
-use super::records::{CommitRecord, HistoryRecord, Metadata, OffsetsRecord};
+use super::records::{CommitRecord, HistoryRecord, Metadata, OffsetsRecord, QueryDefinition};
 use super::recovered::{Recovered, Recovery};
 use super::recovery::{Decision, Facts, Finding, decide};
 use super::{frame, layout};
@@ -52,6 +52,19 @@ impl From<Finding> for Error {
 /// The record in `path`, or `None` if there is no such file.
 pub(super) async fn record<T: DeserializeOwned>(storage: &dyn Storage, path: &str) -> Result<Option<T>> {
     storage.read(path).await?.map(|file| frame::decode(path, &file)).transpose()
+}
+
+/// Who the query is, as the checkpoint says it last; `None` if it says nothing.
+pub(super) async fn metadata(storage: &dyn Storage) -> Result<Option<Metadata>> {
+    let Some(mut metadata) = record::<Metadata>(storage, layout::METADATA).await? else { return Ok(None) };
+    if let Some(newest) = numbers(&storage.list(layout::DEFINITION).await?).last() {
+        let path = layout::definition(*newest);
+        // None is ever removed while there is metadata.
+        let definition: Option<QueryDefinition> = record(storage, &path).await?;
+        metadata.definition =
+            definition.ok_or_else(|| Error::damaged(path, "it was listed and is not there"))?;
+    }
+    Ok(Some(metadata))
 }
 
 /// `offsets/<batch>`, which must say that it is of that batch and have `sources` sources.
@@ -132,7 +145,7 @@ pub(super) fn covered(covers: &[Cover]) -> Option<u64> {
 pub(super) async fn contents(storage: &dyn Storage) -> Result<Contents, Failure> {
     let has_metadata = storage.list("").await?.iter().any(|file| file.path == layout::METADATA);
     let metadata: Option<Metadata> = if has_metadata {
-        Some(expect(record(storage, layout::METADATA).await?, || layout::METADATA.to_string())?)
+        Some(expect(metadata(storage).await?, || layout::METADATA.to_string())?)
     } else {
         None
     };

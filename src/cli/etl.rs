@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use datafusion::arrow::datatypes::SchemaRef;
 use tidemill::sql::{SqlSession, StartedQuery};
-use tidemill::{Session, Trigger, WriteStream, guess_format};
+use tidemill::{Session, Trigger, guess_format};
 use url::Url;
 
 use super::exit::Exit;
@@ -86,24 +86,23 @@ async fn start(sql: &SqlSession, options: &EtlOptions) -> Result<StartedQuery, E
     if let Some(text) = &options.schema {
         reader = reader.schema(schema(sql, text).await?);
     }
+    session.use_columns_of(&options.checkpoint).await?;
     let table = reader.table(options.input.as_str()).await?;
     session.context().register_table("input", table).map_err(tidemill::Error::from)?;
 
     let script = Script { name: "--query".into(), text: options.query.clone() };
-    let frame = sql
-        .streaming_query(&options.query, Some(&options.checkpoint))
+    let writer = sql
+        .write_stream(&options.query, &options.checkpoint)
         .await
         .map_err(|error| Exit::of(&error, script.describe(&error, (1, 1))))?;
     let format = output_format(options);
-    let query = frame
-        .write_stream()
+    let query = writer
         .format(&format)
         .trigger(options.trigger)
         .query_name("etl")
         .partition_by(&options.partition_by)
         .options(sql.options().iter())
         .options(options.sink_options.clone())
-        .option("checkpointLocation", &options.checkpoint)
         .start(options.output.as_str())
         .await?;
     let location = Some(options.output.clone());

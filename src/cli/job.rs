@@ -81,6 +81,7 @@ impl Job {
             .sql
             .parse(&script.text)
             .map_err(|error| Exit::of(&error, script.describe(&error, (1, 1))))?;
+        self.sql.use_pinned_columns(&statements).await;
         for statement in statements {
             let place = (statement.line, statement.column);
             let running =

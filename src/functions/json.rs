@@ -1,6 +1,8 @@
 //! JSON in text columns: `payload -> 'user' ->> 'name'`, `get_json_object(payload, '$.user.name')`,
 //! `to_json(row)`.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, StringArray, StringBuilder};
@@ -14,7 +16,9 @@ use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
-use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::from_json::from_json;
 
 static MEMBER: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| function(Kind::Member));
 static MEMBER_TEXT: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| function(Kind::MemberText));
@@ -33,8 +37,9 @@ enum Kind {
 }
 
 /// All functions over JSON.
-pub(crate) fn json_functions() -> [Arc<ScalarUDF>; 4] {
-    [Arc::clone(&MEMBER), Arc::clone(&MEMBER_TEXT), function(Kind::Object), function(Kind::ToJson)]
+pub(crate) fn json_functions() -> [Arc<ScalarUDF>; 5] {
+    let (member, member_text) = (Arc::clone(&MEMBER), Arc::clone(&MEMBER_TEXT));
+    [member, member_text, function(Kind::Object), function(Kind::ToJson), from_json()]
 }
 
 fn function(kind: Kind) -> Arc<ScalarUDF> {
@@ -116,7 +121,7 @@ impl ScalarUDFImpl for JsonFunction {
             (kind, [text, key]) => {
                 let text = cast(&text.to_array(rows)?, &DataType::Utf8)?;
                 let keys = Keys::of(kind, key, rows)?;
-                members(kind, text.as_string(), &keys)?
+                members(kind, text.as_string(), &keys)
             }
             _ => return exec_err!("{} was given other arguments than it was planned for", self.name()),
         });
@@ -201,37 +206,63 @@ fn path(text: &str) -> Option<Vec<Step>> {
     Some(steps)
 }
 
-fn follow<'v>(mut value: &'v Value, steps: &[Step]) -> Option<&'v Value> {
+/// The JSON, as it is written, that the steps lead to in `text`; `None` if that is no JSON or leads nowhere.
+fn follow<'v>(text: &'v str, steps: &[Step]) -> Option<&'v str> {
+    let mut value: &RawValue = serde_json::from_str(text).ok()?;
     for step in steps {
-        value = match (step, value) {
-            (Step::Name(name), Value::Object(members)) => members.get(name)?,
-            (Step::Number(number), Value::Array(values)) => {
+        value = match step {
+            Step::Name(name) => {
+                // Of a name that comes again the last counts.
+                let members: HashMap<Cow<'v, str>, &'v RawValue> = serde_json::from_str(value.get()).ok()?;
+                members.get(name.as_str()).copied()?
+            }
+            Step::Number(number) => {
+                let values: Vec<&'v RawValue> = serde_json::from_str(value.get()).ok()?;
                 let index = match usize::try_from(*number) {
                     Ok(index) => index,
                     Err(_) => values.len().checked_sub(usize::try_from(number.unsigned_abs()).ok()?)?,
                 };
-                values.get(index)?
+                values.get(index).copied()?
             }
-            _ => return None,
         };
     }
-    Some(value)
+    Some(value.get())
 }
 
-/// What the keys lead to in each text; null if it is not there, is null, or the text is no JSON.
-fn members(kind: Kind, texts: &StringArray, keys: &Keys) -> DataFusionResult<StringArray> {
+/// What the keys lead to in each text; null if it is not there, is null, or the text is no JSON. Numbers stay as
+/// they are written, however many digits they have.
+fn members(kind: Kind, texts: &StringArray, keys: &Keys) -> StringArray {
     let mut found = StringBuilder::with_capacity(texts.len(), texts.value_data().len() / 4);
     for row in 0..texts.len() {
         let text = texts.is_valid(row).then(|| texts.value(row));
-        let value: Option<Value> = text.and_then(|text| serde_json::from_str(text).ok());
-        let value = value.as_ref().zip(keys.get(row)).and_then(|(value, steps)| follow(value, steps));
+        let value = text.zip(keys.get(row)).and_then(|(text, steps)| follow(text, steps));
         match (value, kind) {
-            (None, _) | (Some(Value::Null), Kind::MemberText | Kind::Object) => found.append_null(),
-            (Some(Value::String(text)), Kind::MemberText | Kind::Object) => found.append_value(text),
-            (Some(value), _) => found.append_value(value.to_string()),
+            (None, _) | (Some("null"), Kind::MemberText | Kind::Object) => found.append_null(),
+            (Some(value), Kind::MemberText | Kind::Object) if value.starts_with('"') => {
+                found.append_option(serde_json::from_str::<String>(value).ok());
+            }
+            (Some(value), _) => found.append_value(without_blanks(value)),
         }
     }
-    Ok(found.finish())
+    found.finish()
+}
+
+/// JSON without the white space between its parts.
+fn without_blanks(json: &str) -> Cow<'_, str> {
+    if !json.contains([' ', '\t', '\r', '\n']) {
+        return Cow::Borrowed(json);
+    }
+    let (mut in_text, mut is_escaped) = (false, false);
+    let keeps = |char: &char| {
+        match (in_text, *char) {
+            (true, _) if is_escaped => is_escaped = false,
+            (true, '\\') => is_escaped = true,
+            (_, '"') => in_text = !in_text,
+            _ => {}
+        }
+        in_text || !matches!(char, ' ' | '\t' | '\r' | '\n')
+    };
+    Cow::Owned(json.chars().filter(keeps).collect())
 }
 
 /// Each value as JSON, members without a value left out, as in Spark.
@@ -288,6 +319,8 @@ mod tests {
             member(lit(json), lit("t"), false).alias("quoted"),
             member(lit(json), lit("t"), true).alias("plain"),
             member(lit("[1,2,3]"), lit(-1), true).alias("last"),
+            member(lit(r#"{"n":12345678901234567890.10}"#), lit("n"), true).alias("exact"),
+            member(lit(r#"[ {"a b" : "c \" d" } ]"#), lit(0), false).alias("blanks"),
             member(lit("no json"), lit("a"), true).alias("none"),
         ];
         let rows = frame.select(expressions).unwrap().collect().await.unwrap();
@@ -296,8 +329,16 @@ mod tests {
             .iter()
             .map(|column| column.as_string::<i32>().iter().next().flatten().map(str::to_string))
             .collect();
-        let expected = [r#"{"b":[1,"two",null]}"#, r#"[1,"two",null]"#, "\"x\"", "x", "3"];
-        assert_eq!(values[..5], expected.map(|text| Some(text.to_string())));
-        assert_eq!(values[5], None);
+        let expected = [
+            r#"{"b":[1,"two",null]}"#,
+            r#"[1,"two",null]"#,
+            "\"x\"",
+            "x",
+            "3",
+            "12345678901234567890.10",
+            r#"{"a b":"c \" d"}"#,
+        ];
+        assert_eq!(values[..7], expected.map(|text| Some(text.to_string())));
+        assert_eq!(values[7], None);
     }
 }

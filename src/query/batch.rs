@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use datafusion::arrow::datatypes::FieldRef;
 use serde_json::Value;
 
 use super::handle::QueryShared;
@@ -67,6 +68,26 @@ pub(crate) struct BatchOutcome {
     pub(crate) report: TaskReport,
 }
 
+/// What has become of a batch.
+#[derive(Debug)]
+pub(crate) enum Ran {
+    /// It is committed and published.
+    Done(Box<BatchOutcome>),
+    /// It was given up because the run is being abandoned.
+    Abandoned,
+    /// It was given up because its rows have columns that the tables are to have, per source.
+    NewColumns(Vec<Vec<FieldRef>>),
+    /// It was given up because its input has changed since it was planned, and nobody has seen anything of it.
+    Outdated(Error),
+}
+
+/// What computing a batch has come to.
+enum Computed {
+    Staged(Staged),
+    Abandoned,
+    NewColumns(Vec<Vec<FieldRef>>),
+}
+
 /// What a batch made durable before its commit record, as that says it.
 struct Staged {
     report: TaskReport,
@@ -99,14 +120,13 @@ pub(crate) struct BatchRunner {
 }
 
 impl BatchRunner {
-    /// Runs a batch, and moves the watermark by what it has seen. `Ok(None)` if it was given up
-    /// because the run is being abandoned.
+    /// Runs a batch, and moves the watermark by what it has seen.
     pub(crate) async fn run(
         &self,
         planned: PlannedBatch,
         tracker: &mut WatermarkTracker,
         stopwatch: &mut Stopwatch,
-    ) -> Result<Option<BatchOutcome>> {
+    ) -> Result<Ran> {
         let PlannedBatch { record, inputs, late_ms } = planned;
         let watermarks = Watermarks {
             late_ms,
@@ -126,14 +146,22 @@ impl BatchRunner {
         });
         let Staged { report, prepared, late, state } =
             match self.compute(&batch, record.batch_timestamp_ms, stopwatch).await {
-                Ok(Some(staged)) => staged,
-                Ok(None) => {
+                Ok(Computed::Staged(staged)) => staged,
+                Ok(Computed::Abandoned) => {
                     self.discard(batch.identity).await;
-                    return Ok(None);
+                    return Ok(Ran::Abandoned);
+                }
+                Ok(Computed::NewColumns(columns)) => {
+                    self.discard(batch.identity).await;
+                    return Ok(Ran::NewColumns(columns));
                 }
                 Err(error) => {
                     self.discard(batch.identity).await;
-                    return Err(self.diagnose(&batch, error).await);
+                    let error = self.diagnose(&batch, error).await;
+                    return match self.is_outdated(&batch, &error).await {
+                        true => Ok(Ran::Outdated(error)),
+                        false => Err(error),
+                    };
                 }
             };
         stopwatch.lap("addBatch");
@@ -162,24 +190,18 @@ impl BatchRunner {
             }
         }
         let (inputs, watermark_ms) = (batch.inputs.clone(), record.batch_watermark_ms);
-        Ok(Some(BatchOutcome { inputs, prepared, late, watermark_ms, report }))
+        Ok(Ran::Done(Box::new(BatchOutcome { inputs, prepared, late, watermark_ms, report })))
     }
 
     /// Everything up to the commit record: rows are staged, and they and the state durable, afterwards.
-    /// Gives what the record says of them; `Ok(None)` if it was given up because the run is being
-    /// abandoned.
-    async fn compute(
-        &self,
-        batch: &Arc<Batch>,
-        time_ms: i64,
-        stopwatch: &mut Stopwatch,
-    ) -> Result<Option<Staged>> {
+    /// Gives what the record says of them.
+    async fn compute(&self, batch: &Arc<Batch>, time_ms: i64, stopwatch: &mut Stopwatch) -> Result<Computed> {
         self.plan.batch_time().set(time_ms);
         let abandon = &self.shared.abandon;
         let width = self.plan.width(batch.inputs.iter());
         let (stages, session) = tokio::select! {
             biased;
-            () = abandon.cancelled() => return Ok(None),
+            () = abandon.cancelled() => return Ok(Computed::Abandoned),
             planned = self.plan.for_batch(width) => planned?,
         };
         stopwatch.lap("queryPlanning");
@@ -190,11 +212,27 @@ impl BatchRunner {
             state: Arc::clone(&self.state),
             sink: Arc::clone(&self.sink),
         };
-        let Some(mut report) = run.run(width, abandon).await? else { return Ok(None) };
+        let Some(mut report) = run.run(width, abandon).await? else { return Ok(Computed::Abandoned) };
+        let new = self.new_columns(batch).await?;
+        if new.iter().any(|columns| !columns.is_empty()) {
+            return Ok(Computed::NewColumns(new));
+        }
         let prepared = self.sink.prepare(batch.identity, std::mem::take(&mut report.sink)).await?;
         let late = self.late_rows.write(batch.identity, std::mem::take(&mut report.late_rows)).await?;
         let state = self.state.write_changes(batch.identity.batch_id).await?;
-        Ok(Some(Staged { report, prepared, late, state }))
+        Ok(Computed::Staged(Staged { report, prepared, late, state }))
+    }
+
+    /// Per source, the columns that the rows of the batch have besides, and that its table is to have.
+    async fn new_columns(&self, batch: &Batch) -> Result<Vec<Vec<FieldRef>>> {
+        // A table of results that somebody looks at keeps its columns.
+        let may_grow = self.sink.results().is_none();
+        let mut new = Vec::with_capacity(self.sources.len());
+        for (source, input) in self.sources.iter().zip(&batch.inputs) {
+            let found = may_grow && !input.is_empty();
+            new.push(if found { source.new_columns(input).await? } else { Vec::new() });
+        }
+        Ok(new)
     }
 
     /// Removes what earlier runs, interrupted or overtaken, staged for batches up to this one, which
@@ -222,6 +260,20 @@ impl BatchRunner {
         if let Err(error) = discarded {
             tracing::warn!(batch = batch.batch_id, %error, "could not remove what the batch had staged");
         }
+    }
+
+    /// Whether the batch failed because its input is not any more what was planned, and can be planned anew
+    /// without anybody seeing a row twice.
+    async fn is_outdated(&self, batch: &Batch, error: &Error) -> bool {
+        if !matches!(error, Error::InputFile { .. }) || !self.sink.shows_only_published() {
+            return false;
+        }
+        for (source, input) in self.sources.iter().zip(&batch.inputs) {
+            if !input.is_empty() && source.is_outdated(input).await {
+                return true;
+            }
+        }
+        false
     }
 
     /// Lets the sources say more precisely which of their records is to blame for `error`.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use datafusion::arrow::datatypes::FieldRef;
 use futures::future::{select_all, try_join_all};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 
-use super::batch::{BatchRunner, PlannedBatch, Stopwatch};
+use super::batch::{BatchRunner, PlannedBatch, Ran, Stopwatch};
 use super::listener::QueryIdle;
 use super::log::RunLog;
 use super::manager::StreamingQueryManager;
@@ -88,29 +89,34 @@ pub(crate) enum Ended {
     /// It has to be opened anew from the checkpoint, which it still owns: an earlier run's last write
     /// came after it had been read. With the error that says so.
     Overlapped(Error),
+    /// It has to be opened anew with these columns more, per source.
+    NewColumns(Vec<Vec<FieldRef>>),
+    /// The batch that is planned has to be let go, and then it has to be opened anew: its input has changed.
+    Outdated(Error),
 }
 
 /// What a trigger found to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Triggered {
     Batch,
     Nothing,
     Abandoned,
+    NewColumns(Vec<Vec<FieldRef>>),
+    Outdated(Error),
 }
 
 impl Execution {
     /// Runs batches until the trigger or a stop ends it, and tidies up.
     pub(crate) async fn run(&mut self) -> Result<Ended> {
         let ended = match self.run_triggers().await {
-            Ok(()) => Ok(Ended::Done),
+            Ok(ended) => Ok(ended),
             Err(error) => self.blame(error).await,
         };
         self.finish_maintenance().await;
-        if !matches!(ended, Ok(Ended::Overlapped(_)) | Err(_)) {
-            self.log.end(&self.runner.shared.totals());
-        }
-        if matches!(ended, Ok(Ended::Overlapped(_))) {
-            return ended;
+        match &ended {
+            Ok(Ended::Done) => self.log.end(&self.runner.shared.totals()),
+            Ok(Ended::Overlapped(_) | Ended::NewColumns(_) | Ended::Outdated(_)) => return ended,
+            Err(_) => {}
         }
         let closed = self.runner.sink.close().await;
         let late_closed = self.runner.late_rows.close().await;
@@ -138,7 +144,7 @@ impl Execution {
         self.next_batch
     }
 
-    async fn run_triggers(&mut self) -> Result<()> {
+    async fn run_triggers(&mut self) -> Result<Ended> {
         if self.trigger == Trigger::AvailableNow {
             try_join_all(self.runner.sources.iter().map(|source| source.prepare_available_now())).await?;
         }
@@ -149,7 +155,7 @@ impl Execution {
             self.tracker.set_now(started);
             let look = self.runner.shared.looks.fetch_add(1, Ordering::SeqCst) + 1;
             let triggered = self.trigger_once(started_ms).await?;
-            if triggered == Triggered::Batch || self.is_waiting() {
+            if matches!(triggered, Triggered::Batch) || self.is_waiting() {
                 idle_since = self.clock.elapsed();
             }
             match (triggered, self.trigger) {
@@ -157,11 +163,15 @@ impl Execution {
                     // What has come since is for the next run.
                     self.reads = false;
                     if !self.is_worth_an_empty_batch() {
-                        return Ok(());
+                        return Ok(Ended::Done);
                     }
                 }
-                (Triggered::Abandoned, _) | (_, Trigger::Once) => return Ok(()),
-                (Triggered::Nothing, Trigger::AvailableNow) if !self.make_all_final() => return Ok(()),
+                (Triggered::NewColumns(columns), _) => return Ok(Ended::NewColumns(columns)),
+                (Triggered::Outdated(error), _) => return Ok(Ended::Outdated(error)),
+                (Triggered::Abandoned, _) | (_, Trigger::Once) => return Ok(Ended::Done),
+                (Triggered::Nothing, Trigger::AvailableNow) if !self.make_all_final() => {
+                    return Ok(Ended::Done);
+                }
                 (Triggered::Nothing, Trigger::AvailableNow) => {}
                 (Triggered::Batch, Trigger::AtOnce | Trigger::AvailableNow) => {
                     self.previous_trigger_ms = Some(started_ms);
@@ -181,7 +191,7 @@ impl Execution {
                 }
             }
         }
-        Ok(())
+        Ok(Ended::Done)
     }
 
     /// Runs one batch if there is one to run.
@@ -199,8 +209,11 @@ impl Execution {
         self.runner.shared.set_status(message, has_rows, true);
         let batch_id = planned.record.batch_id;
         self.last_watermark_ms = planned.record.batch_watermark_ms;
-        let Some(outcome) = self.runner.run(planned, &mut self.tracker, &mut stopwatch).await? else {
-            return Ok(Triggered::Abandoned);
+        let outcome = match self.runner.run(planned, &mut self.tracker, &mut stopwatch).await? {
+            Ran::Done(outcome) => outcome,
+            Ran::Abandoned => return Ok(Triggered::Abandoned),
+            Ran::NewColumns(columns) => return Ok(Triggered::NewColumns(columns)),
+            Ran::Outdated(error) => return Ok(Triggered::Outdated(error)),
         };
         self.next_batch = batch_id + 1;
         if !self.is_tidy {

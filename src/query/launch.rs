@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::{FieldRef, Schema};
+use datafusion::catalog::TableProvider;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use serde_json::Value;
@@ -14,18 +16,18 @@ use super::execution::Execution;
 use super::handle::QueryShared;
 use super::late_rows::LateRows;
 use super::log::RunLog;
-use super::pinned::pin_inferred_schemas;
+use super::pinned::{is_pinned, pin_inferred_schemas};
 use super::places;
-use super::request::StartRequest;
+use super::request::{NamedTables, StartRequest};
 use super::restart::RestartPolicy;
 use crate::checkpoint::records::{
     CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition,
 };
-use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition};
+use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition, replan};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::memory;
-use crate::plan::{ResultShape, StreamingPlan, bind, result_keys, result_schema, with_meanings};
+use crate::plan::{ResultShape, StreamTable, StreamingPlan, bind, result_keys, result_schema, with_meanings};
 use crate::sink::Sink;
 use crate::source::{Source, SourceBatch, SourceContext, SourceProvider};
 use crate::state::{StateOptions, StateStore};
@@ -39,6 +41,8 @@ pub(super) struct Launch {
     id: Uuid,
     /// Who the query is, as the checkpoint says it; `None` before its first start.
     known: Option<Metadata>,
+    /// The plan as it was asked for, or made anew since.
+    plan: LogicalPlan,
     /// With the columns that the checkpoint pinned.
     logical: LogicalPlan,
     providers: Vec<Arc<dyn SourceProvider>>,
@@ -54,17 +58,27 @@ impl Launch {
         storage: Arc<dyn Storage>,
         run_id: Uuid,
     ) -> Result<Self> {
+        let plan = request.plan.logical.clone();
+        Self::prepare_plan(request, plan, storage, run_id).await
+    }
+
+    async fn prepare_plan(
+        request: Arc<StartRequest>,
+        plan: LogicalPlan,
+        storage: Arc<dyn Storage>,
+        run_id: Uuid,
+    ) -> Result<Self> {
         let known = Checkpoint::read_metadata(storage.as_ref()).await?;
-        let is_inferred = bind::sources_of(&request.plan.logical).iter().any(|it| it.schema_is_inferred());
-        let is_pinned = is_inferred && has_committed(known.as_ref(), storage.as_ref()).await?;
+        let is_inferred = bind::sources_of(&plan).iter().any(|it| it.schema_is_inferred());
+        let is_pinned = is_inferred && known.is_some() && is_pinned(storage.as_ref()).await?;
         let pinned = known.as_ref().filter(|_| is_pinned);
-        let (logical, providers) = pin_inferred_schemas(&request.plan.logical, pinned)?;
+        let (logical, providers) = pin_inferred_schemas(&plan, pinned)?;
         let keys = result_keys(&logical);
         let sink = (request.make_sink)(result_schema(&logical, &request.plan.state), keys)?;
         sink.check_output_mode(request.output_mode)?;
         places::check(&providers, sink.as_ref(), request.late_rows.as_ref(), storage.url())?;
         let id = known.as_ref().map_or_else(|| request.ids.next_id(), |known| known.id);
-        Ok(Self { request, storage, run_id, id, known, logical, providers, sink, shared: None })
+        Ok(Self { request, storage, run_id, id, known, plan, logical, providers, sink, shared: None })
     }
 
     /// Where the checkpoint is, if it outlives the run.
@@ -84,7 +98,9 @@ impl Launch {
                 return Ok(execution);
             }
             let (request, storage) = (Arc::clone(&self.request), Arc::clone(&self.storage));
-            *self = Self::prepare(request, storage, self.run_id).await?;
+            let shared = self.shared.take();
+            let prepared = Self::prepare_plan(request, self.plan.clone(), storage, self.run_id).await?;
+            *self = Self { shared, ..prepared };
         }
     }
 
@@ -102,8 +118,9 @@ impl Launch {
         let mut late_rows =
             LateRows::of(&plan, request.late_rows.as_ref(), make_late, self.storage.as_ref())?;
         let current = self.define(plan.operators());
-        let unchanged = match &self.known {
-            Some(known) => definition::check_unchanged(self.storage.url(), &known.definition, &current),
+        let grown = self.known.as_ref().map(|known| self.grown(known, &current));
+        let unchanged = match &grown {
+            Some(grown) => definition::check_unchanged(self.storage.url(), grown, &current),
             None => Ok(()),
         };
         // Until a batch is committed, it may become another query.
@@ -114,7 +131,7 @@ impl Launch {
         }
 
         let (checkpoint, recovered) = Checkpoint::open(Arc::clone(&self.storage), self.run_id).await?;
-        if recovered.metadata.is_some() && self.known.is_none() {
+        if recovered.metadata.is_some() && recovered.metadata != self.known {
             return Ok(None);
         }
         if is_another {
@@ -125,6 +142,12 @@ impl Launch {
             return Ok(None);
         }
         let conf = request.state.pin(session, shape, recovered.decision.settings(), self.storage.url())?;
+        if let (Some(known), Some(grown)) = (&mut self.known, grown)
+            && known.definition != grown
+        {
+            checkpoint.write_definition(&grown).await?;
+            known.definition = grown;
+        }
         if self.known.is_none() && !self.create(&checkpoint, current).await? {
             return Ok(None);
         }
@@ -196,6 +219,71 @@ impl Launch {
         }
     }
 
+    /// Takes in columns that the sources have found, per source: from now on the query is one with them.
+    ///
+    /// # Errors
+    /// If it would be another query in more than that, which names the columns; nothing has changed then.
+    pub(super) async fn widen(&mut self, new: &[Vec<FieldRef>], checkpoint: &Checkpoint) -> Result<()> {
+        let names: Vec<&str> = new.iter().flatten().map(|field| field.name().as_str()).collect();
+        let refused = |why: String| {
+            Error::Invalid(format!(
+                "files have columns that are new, '{}', and schemaEvolution is addNewColumns, but the query cannot \
+                 take them in: {why}. Set schemaEvolution to warn to go on without them",
+                names.join("', '")
+            ))
+        };
+        let providers: Vec<Arc<dyn SourceProvider>> = self
+            .providers
+            .iter()
+            .zip(new)
+            .map(|(provider, new)| widened(provider, new))
+            .collect::<Result<_>>()
+            .map_err(|error| refused(error.to_string()))?;
+        let plan = match &self.request.replan {
+            Some(replan) => replan.0(self.named(&providers, new)).await,
+            None => bind::pin_schemas(self.logical.clone(), &self.providers, &providers),
+        };
+        let plan = plan.map_err(|error| refused(error.to_string()))?;
+        self.providers = bind::sources_of(&plan);
+        self.sink =
+            (self.request.make_sink)(result_schema(&plan, &self.request.plan.state), result_keys(&plan))?;
+        self.plan = plan.clone();
+        self.logical = plan;
+        let Some(known) = &self.known else { return Ok(()) };
+        let current = self.current().await?;
+        let grown = self.grown(known, &current);
+        let differences = definition::differences(&grown, &current);
+        if !differences.is_empty() {
+            return Err(refused(differences.join("; ")));
+        }
+        checkpoint.write_definition(&grown).await?;
+        tracing::info!("takes in columns that are new in its files: '{}'", names.join("', '"));
+        self.known = Some(Metadata { definition: grown, ..known.clone() });
+        Ok(())
+    }
+
+    /// Lets the batch go that is planned, so that what it was to read is planned anew.
+    pub(super) async fn replan(&self) -> Result<()> {
+        replan(Arc::clone(&self.storage), self.run_id).await.map(|_| ())
+    }
+
+    /// Those of `providers` that have `new` columns, as tables by the names that the query gives them.
+    fn named(&self, providers: &[Arc<dyn SourceProvider>], new: &[Vec<FieldRef>]) -> NamedTables {
+        let pairs = self.providers.iter().zip(providers).zip(new).filter(|(_, new)| !new.is_empty());
+        pairs
+            .flat_map(|((narrow, wide), _)| {
+                let table = Arc::new(StreamTable::new(Arc::clone(wide))) as Arc<dyn TableProvider>;
+                bind::names_of(&self.logical, narrow).into_iter().map(move |name| (name, Arc::clone(&table)))
+            })
+            .collect()
+    }
+
+    /// What the checkpoint knows, with the columns that may have come since.
+    fn grown(&self, known: &Metadata, current: &QueryDefinition) -> QueryDefinition {
+        let grow: Vec<bool> = self.providers.iter().map(|provider| provider.columns_may_grow()).collect();
+        definition::grown(&known.definition, current, &grow)
+    }
+
     async fn open_state(
         &self,
         manifest: &Value,
@@ -230,13 +318,19 @@ impl Launch {
     /// there is no checkpoint yet.
     pub(super) async fn differences(&self) -> Result<Option<Vec<String>>> {
         let Some(known) = &self.known else { return Ok(None) };
+        let current = self.current().await?;
+        Ok(Some(definition::differences(&self.grown(known, &current), &current)))
+    }
+
+    /// What a restart must find unchanged, once it is planned.
+    async fn current(&self) -> Result<QueryDefinition> {
         let request = &self.request;
         let session = &request.plan.state;
         let sources = create_sources(&self.providers, self.id, session, &request.clock)?;
         let shape = request.state.shape(request.output_mode, session);
         let (logical, sink) = (self.logical.clone(), Arc::clone(&self.sink));
         let plan = StreamingPlan::prepare(logical, session, &self.providers, &sources, sink, shape).await?;
-        Ok(Some(definition::differences(&known.definition, &self.define(plan.operators()))))
+        Ok(self.define(plan.operators()))
     }
 
     /// What a restart must find unchanged, of the query as it is now.
@@ -254,6 +348,16 @@ impl Launch {
 /// Whether a batch of the query was ever committed.
 async fn has_committed(known: Option<&Metadata>, storage: &dyn Storage) -> Result<bool> {
     Ok(known.is_some() && !Checkpoint::committed_batches(storage).await?.is_empty())
+}
+
+/// The table with more columns.
+fn widened(provider: &Arc<dyn SourceProvider>, new: &[FieldRef]) -> Result<Arc<dyn SourceProvider>> {
+    if new.is_empty() {
+        return Ok(Arc::clone(provider));
+    }
+    let schema = provider.schema();
+    let fields = schema.fields().iter().chain(new).cloned().collect::<Vec<_>>();
+    provider.with_schema(Arc::new(Schema::new(fields)))
 }
 
 pub(super) fn create_sources(

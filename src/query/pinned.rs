@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::TableReference;
 use datafusion::logical_expr::LogicalPlan;
 
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::records::{ColumnDefinition, Metadata, SourceDefinition};
+use crate::checkpoint::records::{Metadata, SourceDefinition};
 use crate::error::{Error, Result};
 use crate::plan::bind;
 use crate::source::SourceProvider;
 use crate::storage::Storage;
-use crate::types::data_type;
+use crate::types;
 
 /// The plan and its sources with every inferred schema replaced by the one the checkpoint pinned.
 pub(super) fn pin_inferred_schemas(
@@ -48,13 +47,7 @@ pub(crate) async fn pinned_tables(
     plan: &LogicalPlan,
     storage: &dyn Storage,
 ) -> Result<Vec<(TableReference, Arc<dyn SourceProvider>)>> {
-    let Some(known) = Checkpoint::read_metadata(storage).await? else {
-        return Ok(Vec::new());
-    };
-    // Until a batch is committed nothing is pinned.
-    if Checkpoint::committed_batches(storage).await?.is_empty() {
-        return Ok(Vec::new());
-    }
+    let Some(known) = pinned_definition(storage).await? else { return Ok(Vec::new()) };
     let mut tables = Vec::new();
     for (index, provider) in bind::sources_of(plan).iter().enumerate() {
         let pinned = pin(provider, known.definition.sources.get(index))?;
@@ -65,6 +58,19 @@ pub(crate) async fn pinned_tables(
     Ok(tables)
 }
 
+/// Who the query of the checkpoint in `storage` is, if its columns are pinned: until a batch is committed, or
+/// columns were taken in, it may become another.
+pub(crate) async fn pinned_definition(storage: &dyn Storage) -> Result<Option<Metadata>> {
+    let Some(known) = Checkpoint::read_metadata(storage).await? else { return Ok(None) };
+    Ok(is_pinned(storage).await?.then_some(known))
+}
+
+/// Whether a batch was committed, or columns taken in.
+pub(super) async fn is_pinned(storage: &dyn Storage) -> Result<bool> {
+    let has_committed = !Checkpoint::committed_batches(storage).await?.is_empty();
+    Ok(has_committed || Checkpoint::has_grown(storage).await?)
+}
+
 fn pin(
     provider: &Arc<dyn SourceProvider>,
     known: Option<&SourceDefinition>,
@@ -73,18 +79,9 @@ fn pin(
     if !provider.schema_is_inferred() || !known.inferred {
         return Ok(Arc::clone(provider));
     }
-    let schema = schema_of(&known.columns)?;
+    let schema = types::schema(&known.columns)?;
     if *provider.schema() == *schema {
         return Ok(Arc::clone(provider));
     }
     provider.with_schema(schema)
-}
-
-/// The Arrow schema that recorded columns describe.
-fn schema_of(columns: &[ColumnDefinition]) -> Result<SchemaRef> {
-    let fields = columns
-        .iter()
-        .map(|column| Ok(Field::new(&column.name, data_type(&column.data_type)?, column.nullable)))
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Arc::new(Schema::new(fields)))
 }

@@ -1,10 +1,14 @@
 //! What a start is asked for.
 
+use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
+use futures::future::BoxFuture;
 use url::Url;
 
 use super::late_rows::{LateTarget, MakeLateSink};
@@ -29,9 +33,26 @@ pub(crate) struct QueryPlan {
 /// Makes the sink once the columns of the result are known, and which of them tell its rows apart.
 pub(crate) type MakeSink = Arc<dyn Fn(SchemaRef, Vec<String>) -> Result<Arc<dyn Sink>> + Send + Sync>;
 
+/// Tables, by the names that a query gives them.
+pub(crate) type NamedTables = Vec<(TableReference, Arc<dyn TableProvider>)>;
+
+/// Plans the text of a query anew, over other tables.
+#[derive(Clone)]
+pub(crate) struct Replan(pub(crate) Arc<ReplanFn>);
+
+type ReplanFn = dyn Fn(NamedTables) -> BoxFuture<'static, Result<LogicalPlan>> + Send + Sync;
+
+impl fmt::Debug for Replan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Replan")
+    }
+}
+
 /// Everything a start needs.
 pub(crate) struct StartRequest {
     pub(crate) plan: QueryPlan,
+    /// Makes the plan anew when a table has got more columns; `None` if it was not made of a text.
+    pub(crate) replan: Option<Replan>,
     pub(crate) make_sink: MakeSink,
     /// Where late rows go, if they are to be kept.
     pub(crate) late_rows: Option<LateTarget>,

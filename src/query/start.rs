@@ -30,6 +30,10 @@ use crate::storage::Durability;
 /// has at most two on its way.
 const MOST_OVERLAPS: usize = 100;
 
+/// How many batches of a run are planned anew because their input has changed. Files that are never
+/// left alone are nothing to be patient with.
+const MOST_REPLANS: usize = 20;
+
 /// Checks, prepares and starts a query; returns when its first batch is about to run.
 pub(crate) async fn start(request: StartRequest) -> Result<StreamingQuery> {
     request.manager.check_name(request.name.as_deref())?;
@@ -181,7 +185,7 @@ async fn run_all(mut launch: Launch, execution: Execution) -> Run {
     let clock = Arc::clone(&execution.clock);
     let mut restarts = Restarts::new(launch.restart_policy());
     let mut batch = None;
-    let mut overlaps = 0;
+    let (mut overlaps, mut replans) = (0, 0);
     let mut opened = Ok(execution);
     loop {
         let ended = match opened {
@@ -193,7 +197,16 @@ async fn run_all(mut launch: Launch, execution: Execution) -> Run {
                         overlaps += 1;
                         Ok(())
                     }
-                    Ok(Ended::Overlapped(error)) | Err(error) => Err(error),
+                    Ok(Ended::Outdated(error)) if replans < MOST_REPLANS => {
+                        tracing::warn!("{error}. Nothing of the batch has been shown, so it is planned anew");
+                        replans += 1;
+                        launch.replan().await
+                    }
+                    // There are ever fewer columns that the query has not.
+                    Ok(Ended::NewColumns(columns)) => {
+                        launch.widen(&columns, &execution.runner.checkpoint).await
+                    }
+                    Ok(Ended::Overlapped(error) | Ended::Outdated(error)) | Err(error) => Err(error),
                 };
                 batch = Some(execution.current_batch());
                 // Its state may be large, and is read anew: it ends here.

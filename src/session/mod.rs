@@ -31,7 +31,8 @@ pub use writer::DataStreamWriter;
 use crate::error::{Error, Result};
 use crate::functions::{JsonOperators, all_functions, json_functions};
 use crate::plan::{BatchEventTime, Corrections, StreamTable, TimeZones, with_values};
-use crate::query::{StoredState, StreamingQueryManager, pinned_tables};
+use crate::query::{StoredState, StreamingQueryManager, pinned_definition, pinned_tables};
+use crate::source::file::KnownColumns;
 use crate::storage::{Durability, Storage, resolve_location};
 use formats::Formats;
 use state_function::StateTableFunction;
@@ -126,6 +127,7 @@ impl Session {
         }
         let link = Arc::new(SessionLink(Arc::downgrade(&inner)));
         context.state_ref().write().config_mut().set_extension(link);
+        context.state_ref().write().config_mut().set_extension(Arc::<KnownColumns>::default());
         for function in all_functions().into_iter().chain(json_functions()) {
             context.register_udf(function.as_ref().clone());
         }
@@ -198,6 +200,22 @@ impl Session {
         let tables = pinned_tables(plan, storage.as_ref()).await?;
         let as_table = |provider| Arc::new(StreamTable::new(provider)) as Arc<dyn TableProvider>;
         Ok(tables.into_iter().map(|(name, provider)| (name, as_table(provider))).collect())
+    }
+
+    /// Has tables whose columns are not given take them from the checkpoint at `checkpoint`, if it has pinned
+    /// columns for their place: then no file is opened to infer them again. Call it before the table is made.
+    /// In SQL scripts and on the command line this happens by itself.
+    ///
+    /// # Errors
+    /// If the checkpoint cannot be read.
+    pub async fn use_columns_of(&self, checkpoint: &str) -> Result<()> {
+        let url = resolve_location(checkpoint)?;
+        let storage = self.open_storage(&url)?;
+        let known = self.context().state_ref().read().config().get_extension::<KnownColumns>();
+        if let (Some(known), Some(metadata)) = (known, pinned_definition(storage.as_ref()).await?) {
+            known.add(storage.url(), &metadata.definition);
+        }
+        Ok(())
     }
 
     /// What the query with its checkpoint at `checkpoint` remembered after `batch`, or after the last

@@ -14,7 +14,7 @@ use crate::checkpoint::stage_replay;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::query::{
-    self, IfRunning, LateTarget, MakeLateSink, MakeSink, QueryPlan, RestartPolicy, StartRequest,
+    self, IfRunning, LateTarget, MakeLateSink, MakeSink, QueryPlan, Replan, RestartPolicy, StartRequest,
     StateSettings, StreamingQuery, Trigger,
 };
 use crate::sink::{ForeachWriter, OutputMode, OwnCode};
@@ -65,6 +65,8 @@ pub struct DataStreamWriter {
     options: Options,
     /// In place of a sink of the format.
     code: Option<OwnCode>,
+    /// How the data frame is made anew of its text.
+    replan: Option<Replan>,
 }
 
 /// The options of the query itself, taken out of those that the sink sees.
@@ -92,7 +94,13 @@ impl DataStreamWriter {
             partition_by: Vec::new(),
             options: Options::default(),
             code: None,
+            replan: None,
         }
+    }
+
+    /// `replan` makes the plan of the data frame anew when its tables have got more columns.
+    pub(crate) fn replanned_by(self, replan: Replan) -> Self {
+        Self { replan: Some(replan), ..self }
     }
 
     /// The format: `parquet` (the default), `json`, `csv`, `text`, `arrow`, `console`, `memory`,
@@ -292,6 +300,7 @@ impl DataStreamWriter {
         let make_late_sink = Self::late_sink_maker(&options, &session, &storages, &state);
         Ok(StartRequest {
             plan: QueryPlan { logical: plan, state: state.clone() },
+            replan: self.replan.clone(),
             make_sink,
             late_rows: options.late_rows.clone(),
             make_late_sink,

@@ -158,6 +158,10 @@ impl Sink for MemorySink {
         Ok(())
     }
 
+    fn shows_only_published(&self) -> bool {
+        true
+    }
+
     fn is_ephemeral(&self) -> bool {
         true
     }

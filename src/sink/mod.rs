@@ -131,6 +131,12 @@ pub trait Sink: Debug + Send + Sync {
         false
     }
 
+    /// Whether nobody sees anything of a batch before [`Sink::publish`], so that a batch that failed may be
+    /// planned anew, with other rows.
+    fn shows_only_published(&self) -> bool {
+        false
+    }
+
     /// The results as a table, for a sink that keeps them in memory. The session makes it queryable
     /// under the query's name.
     fn results(&self) -> Option<Arc<dyn TableProvider>> {

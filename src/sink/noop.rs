@@ -35,6 +35,10 @@ impl Sink for NoopSink {
         Ok(())
     }
 
+    fn shows_only_published(&self) -> bool {
+        true
+    }
+
     fn is_ephemeral(&self) -> bool {
         true
     }

@@ -17,7 +17,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Expr;
@@ -45,6 +45,12 @@ pub trait SourceProvider: Debug + Send + Sync {
 
     /// The same table with another schema: the one that a checkpoint pinned.
     fn with_schema(&self, schema: SchemaRef) -> Result<Arc<dyn SourceProvider>>;
+
+    /// Whether a restart may find more columns in the table than there were: nullable ones, that are null in
+    /// the rows before.
+    fn columns_may_grow(&self) -> bool {
+        false
+    }
 
     /// The format's name, lower case: `json`, `csv`, ….
     fn format(&self) -> &str;
@@ -183,6 +189,20 @@ pub trait Source: Debug + Send + Sync {
     /// `numMalformedRows`. Resets them.
     fn take_metrics(&self) -> BTreeMap<String, String> {
         BTreeMap::new()
+    }
+
+    /// After `batch` was read: columns that its rows have and the table has not, if the table is to have them.
+    /// The batch is then not committed, but read again with them.
+    async fn new_columns(&self, batch: &SourceBatch) -> Result<Vec<FieldRef>> {
+        let _ = batch;
+        Ok(Vec::new())
+    }
+
+    /// After reading `batch` failed: whether what it was to read is not any more what it was when it was
+    /// planned, so that only another plan can succeed.
+    async fn is_outdated(&self, batch: &SourceBatch) -> bool {
+        let _ = batch;
+        false
     }
 
     /// After reading `batch` failed with `error`: the same error, or one that says more precisely

@@ -26,8 +26,11 @@ use super::planning::{Planner, conform, refuse_unbounded};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::plan::StreamTable;
-use crate::query::{StreamingQuery, Trigger};
-use crate::session::Session;
+use crate::query::{Replan, StreamingQuery, Trigger};
+use crate::session::{DataStreamWriter, Session, WriteStream};
+
+/// The option of a streaming query that says where its checkpoint is.
+pub(super) const CHECKPOINT_LOCATION: &str = "checkpointLocation";
 
 /// Runs SQL on a [`Session`]: DataFusion's statements and the streaming ones.
 ///
@@ -126,6 +129,20 @@ impl SqlSession {
     /// # Errors
     /// [`Error::Sql`] with the line and column in `text`; or if the checkpoint cannot be read.
     pub async fn streaming_query(&self, text: &str, checkpoint: Option<&str>) -> Result<DataFrame> {
+        Ok(self.plan_query(text, checkpoint).await?.0)
+    }
+
+    /// Describes the streaming query that [`SqlSession::streaming_query`] plans, with its checkpoint. Unlike that
+    /// of a data frame, its text is planned anew when files bring columns that are to be taken in.
+    ///
+    /// # Errors
+    /// As [`SqlSession::streaming_query`].
+    pub async fn write_stream(&self, text: &str, checkpoint: &str) -> Result<DataStreamWriter> {
+        let (frame, replan) = self.plan_query(text, Some(checkpoint)).await?;
+        Ok(frame.write_stream().replanned_by(replan).option(CHECKPOINT_LOCATION, checkpoint))
+    }
+
+    async fn plan_query(&self, text: &str, checkpoint: Option<&str>) -> Result<(DataFrame, Replan)> {
         let statements = self.parse(text)?;
         let not_a_query = |at: Location| error_at("expected one query such as SELECT …", at);
         let [Located { value, line, column }] = statements.as_slice() else {
@@ -145,7 +162,24 @@ impl SqlSession {
             _ => return Err(not_a_query(at)),
         };
         let frame = planner.plan_streaming(query, Names::ForFiles, checkpoint).await?;
-        conform(frame, &[], None, &|_| None).map_err(|message| planner.error(message))
+        let frame = conform(frame, &[], None, &|_| None).map_err(|message| planner.error(message))?;
+        Ok((frame, planner.replan(query, Names::ForFiles, Vec::new(), None)))
+    }
+
+    /// Has tables whose columns are not given take them from the checkpoints of the streaming queries among
+    /// `statements`, where those have pinned any. What is wrong with a checkpoint is said when its query starts.
+    pub async fn use_pinned_columns(&self, statements: &[Located<Statement>]) {
+        for statement in statements {
+            let Statement::CreateStreamingQuery(query) = &statement.value else { continue };
+            let clauses = &query.plan.clauses;
+            let is_checkpoint = |name: &str| name.eq_ignore_ascii_case(CHECKPOINT_LOCATION);
+            let option = clauses.options.iter().find(|(name, _)| is_checkpoint(name));
+            if let Some(checkpoint) = clauses.checkpoint.as_ref().or(option.map(|(_, value)| value)) {
+                if let Err(error) = self.session.use_columns_of(checkpoint).await {
+                    tracing::debug!(%error, checkpoint, "its columns cannot be told");
+                }
+            }
+        }
     }
 
     /// The schema of a list of columns such as `a BIGINT, b VARCHAR NOT NULL`.
@@ -195,7 +229,9 @@ impl SqlSession {
     /// `text` does not parse.
     pub async fn run(&self, text: &str) -> Result<Vec<SqlOutcome>> {
         let mut outcomes = Vec::new();
-        for statement in self.parse(text)? {
+        let statements = self.parse(text)?;
+        self.use_pinned_columns(&statements).await;
+        for statement in statements {
             outcomes.push(self.execute(&statement).await?);
         }
         Ok(outcomes)

@@ -36,6 +36,7 @@ use crate::error::{Error, Result};
 use crate::functions::required;
 use crate::options::nearest;
 use crate::plan::{DEFAULT_ZONE, StreamTable, unbounded_tables};
+use crate::query::{NamedTables, Replan};
 use crate::session::Session;
 
 /// A table and what it is called.
@@ -159,26 +160,74 @@ impl<'a> Planner<'a> {
                 Ok(plan) => Some(plan.clone()),
                 Err(_) => self.only_unbounded_table(&statement).await?,
             };
-            let mut pinned = match &sources {
+            let pinned = match &sources {
                 Some(sources) => self.session.pinned_tables(sources, checkpoint).await?,
                 None => vec![],
             };
-            for (name, table) in &mut pinned {
-                if let (Some(declared), Some(stream)) =
-                    (self.table(name).await?, table.downcast_ref::<StreamTable>())
-                    && let Some(declared) = declared.downcast_ref::<StreamTable>()
-                {
-                    *table = Arc::new(declared.give_watermark_to(stream.clone())?);
-                }
-            }
             if !pinned.is_empty() {
-                pinned.extend(files);
-                let state = self.state_with(&statement, pinned).await?;
-                let plan = self.plan_in(&state, statement).await?;
-                return Ok(DataFrame::new(self.session.context().state(), plan));
+                return self.plan_with(statement, pinned, files).await;
             }
         }
         Ok(DataFrame::new(self.session.context().state(), planned?))
+    }
+
+    /// Plans `query` for a streaming query over `tables` in the place of those of their names.
+    pub(super) async fn plan_streaming_over(
+        &self,
+        query: &Query,
+        names: Names,
+        tables: NamedTables,
+    ) -> Result<DataFrame> {
+        let mut query = query.clone();
+        name_columns(&mut query, names);
+        let mut statement = DataFusionStatement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
+        let files = self.file_tables(&mut statement).await?;
+        self.plan_with(statement, tables, files).await
+    }
+
+    /// Plans `query` anew when its tables have got more columns, for a target with these columns of `table`.
+    pub(super) fn replan(
+        &self,
+        query: &Query,
+        names: Names,
+        columns: Vec<String>,
+        table: Option<&Arc<dyn TableProvider>>,
+    ) -> Replan {
+        let (session, at, query, table) = (self.session.clone(), self.at, query.clone(), table.cloned());
+        Replan(Arc::new(move |tables| {
+            let (session, query) = (session.clone(), query.clone());
+            let (columns, table) = (columns.clone(), table.clone());
+            Box::pin(async move {
+                let planner = Planner::new(&session, at);
+                let frame = planner.plan_streaming_over(&query, names, tables).await?;
+                let table = table.as_ref().and_then(|table| table.downcast_ref::<ExternalTable>());
+                let default =
+                    |column: &str| table.and_then(|table| table.get_column_default(column).cloned());
+                let declared = table.and_then(ExternalTable::declared);
+                let frame = conform(frame, &columns, declared, &default);
+                Ok(frame.map_err(|message| planner.error(message))?.into_unoptimized_plan())
+            })
+        }))
+    }
+
+    async fn plan_with(
+        &self,
+        statement: DataFusionStatement,
+        mut tables: NamedTables,
+        files: Vec<Named>,
+    ) -> Result<DataFrame> {
+        for (name, table) in &mut tables {
+            if let (Some(declared), Some(stream)) =
+                (self.table(name).await?, table.downcast_ref::<StreamTable>())
+                && let Some(declared) = declared.downcast_ref::<StreamTable>()
+            {
+                *table = Arc::new(declared.give_watermark_to(stream.clone())?);
+            }
+        }
+        tables.extend(files);
+        let state = self.state_with(&statement, tables).await?;
+        let plan = self.plan_in(&state, statement).await?;
+        Ok(DataFrame::new(self.session.context().state(), plan))
     }
 
     /// Fails if one of the tables never ends.

@@ -33,7 +33,7 @@ const SESSIONS: &str = "SELECT session_window(time, '10 minutes'), count(*) FROM
 const EMIT: &str = "OUTPUT MODE UPDATE in CREATE STREAMING QUERY, which gives groups as they change, or OUTPUT MODE \
      APPEND, which gives them when they are final";
 
-const FOREIGN: [Foreign; 36] = [
+const FOREIGN: [Foreign; 37] = [
     statement(&["CREATE", "STREAMING", "TABLE"], "Databricks", QUERY_INTO_FILES),
     statement(&["CREATE", "OR", "REFRESH", "STREAMING", "TABLE"], "Databricks", QUERY_INTO_FILES),
     statement(&["CREATE", "STREAMING", "LIVE", "TABLE"], "Databricks", QUERY_INTO_FILES),
@@ -77,6 +77,7 @@ const FOREIGN: [Foreign; 36] = [
     statement(&["TERMINATE"], "ksqlDB", "STOP STREAMING QUERY {}"),
     statement(&["SHOW", "QUERIES"], "ksqlDB", "SHOW STREAMING QUERIES"),
     statement(&["LIST", "QUERIES"], "ksqlDB", "SHOW STREAMING QUERIES"),
+    statement(&["SHOW", "DATABASES"], "Spark and Flink", "SHOW TABLES, which has catalogs and schemas"),
     statement(&["SHOW", "JOBS"], "Flink and RisingWave", "SHOW STREAMING QUERIES"),
     statement(
         &["EXECUTE", "STATEMENT", "SET"],
@@ -132,8 +133,9 @@ pub(super) fn signpost(tokens: &[TokenWithSpan]) -> Option<(String, Location)> {
                 },
             );
             let written = foreign.words.join(" ").replace(" ( ", "(");
-            let message =
-                format!("{written} is {}'s; write {}", foreign.of, foreign.instead.replace("{}", &name));
+            let of = if foreign.of.ends_with('s') { "'" } else { "'s" };
+            let instead = foreign.instead.replace("{}", &name);
+            let message = format!("{written} is {}{of}; write {instead}", foreign.of);
             return Some((message, words[place].span.start));
         }
     }
@@ -205,8 +207,8 @@ const FUNCTIONS: [(&[&str], &str); 24] = [
     (&["split"], "string_to_array(text, ',')"),
     (&["size"], "array_length(items), or cardinality(items)"),
     (
-        &["from_json", "parse_json", "get_json_object", "json_value", "json_extract"],
-        "a column of type STRUCT in CREATE UNBOUNDED EXTERNAL TABLE … STORED AS JSON, and its fields as a.b",
+        &["parse_json", "json_value", "json_extract", "json_extract_string"],
+        "text -> 'name', text ->> 'name', get_json_object(text, '$.a.b') or from_json(text, 'a STRUCT<b: STRING>')",
     ),
     (
         &["to_json", "to_json_string"],

@@ -8,7 +8,7 @@ use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
 
 use super::ast::{CreateStreamingQuery, ExplainStreamingQuery, StreamingQueryPlan};
-use super::execute::{SqlOutcome, SqlSession, StartedQuery};
+use super::execute::{CHECKPOINT_LOCATION, SqlOutcome, SqlSession, StartedQuery};
 use super::external::ExternalTable;
 use super::names::Names;
 use super::planning::{Planner, conform};
@@ -17,8 +17,6 @@ use crate::options::{Options, nearest};
 use crate::plan::StreamTable;
 use crate::query::{RunTotals, StopMode, StreamingQuery};
 use crate::session::{DataStreamWriter, WriteStream};
-
-const CHECKPOINT_LOCATION: &str = "checkpointLocation";
 
 /// A streaming query, ready to be started or explained.
 struct Prepared {
@@ -116,9 +114,11 @@ impl SqlSession {
         let default = |column: &str| table.get_column_default(column).cloned();
         let frame =
             conform(frame, &columns, table.declared(), &default).map_err(|message| planner.error(message))?;
+        let replan = planner.replan(&plan.insert.query, names, columns, Some(&target));
         let mut writer = frame
             .clone()
             .write_stream()
+            .replanned_by(replan)
             .format(&table.format)
             .trigger(self.trigger.or(plan.clauses.trigger).unwrap_or_default())
             .partition_by(table.partitioned_by())

@@ -9,6 +9,7 @@ mod crash_matrix;
 mod disk_full;
 mod documents;
 mod event_time;
+mod evolution;
 mod examples;
 mod file_source;
 mod generated_sources;

@@ -5,15 +5,12 @@ use std::fs;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use serde_json::json;
 use tidemill::Error;
-use tidemill::checkpoint::replan;
-use tidemill::id::{IdGenerator, RandomIds};
 use tidemill::prelude::*;
-use tidemill::storage::Durability;
 
 use crate::support::committed::{commits, record};
 use crate::support::harness::{Input, Job, Place, cause, id_lines, ids, schema, session};
 use crate::support::oracle::{self, Row};
-use crate::support::outcome::{copy_tree, directory_url, disks};
+use crate::support::outcome::copy_tree;
 use crate::support::probe::Probe;
 
 const PAIR: [(&str, DataType); 2] = [("id", DataType::Int64), ("v", DataType::Int64)];
@@ -180,12 +177,7 @@ async fn a_query_that_failed_on_a_malformed_record_goes_on_when_that_is_mended()
     assert!(error.to_string().contains("tidemill checkpoint replan"), "{error}");
     assert_eq!(oracle::walk(&place.path("out")), Vec::<String>::new());
     place.put("in/0.json", "{\"id\":0}\n{\"id\":7}\n{\"id\":1}\n");
-    // It is another file now than the one that was planned.
-    let error = job.run(&session()).await.unwrap_err();
-    assert!(matches!(cause(&error), Error::InputFile { .. }), "{error}");
-    let storage = disks().open(&directory_url(&place.text("checkpoint")), Durability::Process).unwrap();
-    let let_go = replan(storage, RandomIds.next_id()).await.unwrap();
-    assert_eq!(let_go.map(|batch| batch.batch_id), Some(0));
+    // It is another file now than the one that was planned, of which nothing was shown.
     job.run(&session()).await.unwrap();
     assert_eq!(place.ids(), [0, 1, 7]);
     assert_eq!(commits(&place.path("checkpoint")), [0, 1]);

@@ -13,7 +13,9 @@ use serde::de::DeserializeOwned;
 
 use crate::checkpoint::history::{Cover, cover, is_regular};
 use crate::checkpoint::read::{CONCURRENT_READS, check_id, check_offsets, covered, numbers, ranges};
-use crate::checkpoint::records::{CommitRecord, FenceRecord, HistoryRecord, Metadata, OffsetsRecord};
+use crate::checkpoint::records::{
+    CommitRecord, FenceRecord, HistoryRecord, Metadata, OffsetsRecord, QueryDefinition,
+};
 use crate::checkpoint::recovery::{Facts, Finding, problems};
 use crate::checkpoint::{frame, layout};
 use crate::error::{Error, Result};
@@ -100,6 +102,7 @@ impl Verifier<'_> {
         let metadata = if has_metadata { vec![layout::METADATA.to_string()] } else { Vec::new() };
         let metadata: Option<Metadata> = self.read_all(metadata).await.pop().flatten();
         let sources = metadata.as_ref().map(|metadata| metadata.definition.sources.len());
+        self.definitions(metadata.as_ref()).await?;
         self.fences().await?;
         if !has_metadata && !has_batches {
             return Ok(());
@@ -182,6 +185,25 @@ impl Verifier<'_> {
         self.foreign(&files, |name| layout::number(name).is_some());
         let paths = numbers(&files).into_iter().map(layout::fence).collect();
         let _: Vec<Option<FenceRecord>> = self.read_all(paths).await;
+        Ok(())
+    }
+
+    /// The files that say which columns have come.
+    async fn definitions(&mut self, metadata: Option<&Metadata>) -> Result<()> {
+        let files = self.storage.list(layout::DEFINITION).await?;
+        self.foreign(&files, |name| layout::number(name).is_some());
+        let paths: Vec<String> = numbers(&files).into_iter().map(layout::definition).collect();
+        let records: Vec<Option<QueryDefinition>> = self.read_all(paths.clone()).await;
+        for (path, record) in paths.into_iter().zip(records) {
+            let sources = metadata.map(|metadata| metadata.definition.sources.len());
+            if let (Some(record), Some(sources)) = (record, sources)
+                && record.sources.len() != sources
+            {
+                let found = record.sources.len();
+                let problem = format!("it is of {found} sources, and the query has {sources}");
+                self.report.findings.push(Finding { path, problem });
+            }
+        }
         Ok(())
     }
 

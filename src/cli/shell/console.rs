@@ -13,6 +13,8 @@ use tidemill::{Result, SinkFactory, SinkRequest, sink::Sink};
 #[derive(Clone, Default)]
 pub(super) struct Terminal {
     is_typing: Arc<AtomicBool>,
+    /// Whether there was ever a sink that prints to it.
+    is_printed_to: Arc<AtomicBool>,
     above: Arc<Mutex<Option<Box<dyn ExternalPrinter + Send>>>>,
 }
 
@@ -20,6 +22,11 @@ impl Terminal {
     /// From now on, what is printed while a line is typed goes above it through `printer`.
     pub(super) fn print_above_with(&self, printer: impl ExternalPrinter + Send + 'static) {
         *self.above.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(printer));
+    }
+
+    /// Whether there was ever a sink that prints to it.
+    pub(super) fn is_printed_to(&self) -> bool {
+        self.is_printed_to.load(Ordering::SeqCst)
     }
 
     /// Whether a line is being typed.
@@ -48,17 +55,19 @@ impl Write for Terminal {
 /// Makes console sinks that print to the terminal of the shell.
 pub(super) struct ShellConsole {
     console: Console,
+    terminal: Terminal,
 }
 
 impl ShellConsole {
     pub(super) fn new(terminal: Terminal) -> Self {
-        Self { console: Arc::new(Mutex::new(terminal)) }
+        Self { console: Arc::new(Mutex::new(terminal.clone())), terminal }
     }
 }
 
 impl SinkFactory for ShellConsole {
     fn create(&self, request: SinkRequest) -> Result<Arc<dyn Sink>> {
         let sink = ConsoleSink::try_new(request.schema, &request.options)?;
+        self.terminal.is_printed_to.store(true, Ordering::SeqCst);
         Ok(Arc::new(sink.with_query_name(request.query_name).with_output(Arc::clone(&self.console))))
     }
 }

@@ -53,7 +53,7 @@ async fn interact(with_rc: bool, options: &JobOptions) -> Result<(), Exit> {
     let mut shell = Shell::new(Arc::clone(&sql), options)?;
     let message = format!("tidemill {}; help for help, quit to leave\n", env!("CARGO_PKG_VERSION"));
     shell.print(&message)?;
-    let mut editing = Editing::new(&shell.terminal)?;
+    let mut editing = Editing::new()?;
     if let Some(rc) = rc_file().filter(|_| with_rc)
         && let Ok(text) = std::fs::read_to_string(&rc)
     {

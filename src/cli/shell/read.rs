@@ -23,10 +23,12 @@ pub(super) struct Editing {
     /// Away while a line is read.
     editor: Option<ShellEditor>,
     names: Names,
+    /// Whether the editor prints above the line for others.
+    prints_above: bool,
 }
 
 impl Editing {
-    pub(super) fn new(terminal: &Terminal) -> Result<Self, Exit> {
+    pub(super) fn new() -> Result<Self, Exit> {
         let failed = |error: ReadlineError| Exit::failed(format!("cannot use the terminal: {error}"));
         let config = Config::builder().completion_type(CompletionType::List).build();
         let mut editor = ShellEditor::with_config(config).map_err(failed)?;
@@ -36,10 +38,7 @@ impl Editing {
             // There is none before the first use.
             let _ = editor.load_history(&history);
         }
-        if let Ok(printer) = editor.create_external_printer() {
-            terminal.print_above_with(printer);
-        }
-        Ok(Self { editor: Some(editor), names })
+        Ok(Self { editor: Some(editor), names, prints_above: false })
     }
 
     /// The names that can be completed.
@@ -75,6 +74,14 @@ impl Editing {
     ) -> Result<Result<String, ReadlineError>, Exit> {
         let failed = |error: String| Exit::failed(format!("cannot read the terminal: {error}"));
         let Some(mut editor) = self.editor.take() else { return Err(failed("it is in use".into())) };
+        // Not before somebody prints: an editor that does passes over keys that come several at a time, until the
+        // next one.
+        if terminal.is_printed_to() && !self.prints_above {
+            if let Ok(printer) = editor.create_external_printer() {
+                terminal.print_above_with(printer);
+            }
+            self.prints_above = true;
+        }
         terminal.set_typing(true);
         let reading = tokio::task::spawn_blocking(move || {
             let line = editor.readline(prompt);

@@ -226,6 +226,10 @@ impl Sink for FileSink {
         Some(&self.url)
     }
 
+    fn shows_only_published(&self) -> bool {
+        true
+    }
+
     fn definition(&self, checkpoint: &dyn Storage) -> SinkDefinition {
         SinkDefinition {
             format: self.format.name().to_string(),

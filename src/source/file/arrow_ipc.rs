@@ -8,33 +8,33 @@ use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 use datafusion::arrow::buffer::Buffer;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::{FileReader, StreamDecoder, read_footer_length};
 use datafusion::arrow::ipc::{CompressionType, Message, root_as_footer, root_as_message};
 use datafusion::arrow::record_batch::RecordBatch;
 
-use super::batches::{Batches, Input, Part, columns_of};
+use super::batches::{Batches, Choose, Input, Part};
 
 const FILE_MAGIC: &[u8; 6] = b"ARROW1";
 
-/// Opens `input` and gives its columns among those wanted, and its batches with only these columns.
+/// Opens `input` and gives its columns among those chosen, and its batches with only these columns.
 pub(super) fn read(
     mut input: Input,
-    wanted: &Schema,
+    choose: Choose<'_>,
     part: Part,
 ) -> Result<(SchemaRef, Batches), ArrowError> {
     let mut magic = [0; FILE_MAGIC.len()];
     let is_file = input.read_exact(&mut magic).is_ok() && &magic == FILE_MAGIC;
     input.seek(SeekFrom::Start(0))?;
-    if is_file { read_file(input, wanted, part) } else { read_stream(input, wanted, part) }
+    if is_file { read_file(input, choose, part) } else { read_stream(input, choose, part) }
 }
 
-fn read_file(mut input: Input, wanted: &Schema, part: Part) -> Result<(SchemaRef, Batches), ArrowError> {
+fn read_file(mut input: Input, choose: Choose<'_>, part: Part) -> Result<(SchemaRef, Batches), ArrowError> {
     check_blocks(&mut input)?;
     input.seek(SeekFrom::Start(0))?;
     let found = FileReader::try_new(&mut input, None)?.schema();
-    let columns = columns_of(&found, wanted)?;
+    let columns = choose(&found)?;
     input.seek(SeekFrom::Start(0))?;
     let mut reader = FileReader::try_new(input, Some(columns.clone()))?;
     let batches = part.batches(reader.num_batches());
@@ -174,13 +174,13 @@ fn check_compressed(head: &[u8], length: u64, codec: CompressionType) -> Result<
     if possible { Ok(()) } else { Err(damaged()) }
 }
 
-fn read_stream(mut input: Input, wanted: &Schema, part: Part) -> Result<(SchemaRef, Batches), ArrowError> {
+fn read_stream(mut input: Input, choose: Choose<'_>, part: Part) -> Result<(SchemaRef, Batches), ArrowError> {
     check_stream(&mut input)?;
     input.seek(SeekFrom::Start(0))?;
     let mut batches = StreamBatches::new(input);
     let first = batches.next().transpose()?;
     let found = batches.decoder.schema().ok_or_else(|| ArrowError::IpcError("it holds no schema".into()))?;
-    let columns = columns_of(&found, wanted)?;
+    let columns = choose(&found)?;
     let schema = Arc::new(found.project(&columns)?);
     // A stream can be read only from its start.
     let rows = if part.is_first() { usize::MAX } else { 0 };

@@ -7,14 +7,14 @@
 use std::io::{BufRead, Read, Seek, SeekFrom};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow_avro::compression::CompressionCodec;
 use datafusion::arrow_avro::reader::{HeaderInfo, ReaderBuilder, read_header_info};
 
 use super::avro_shape::Shape;
-use super::batches::{Batches, Input, columns_of};
+use super::batches::{Batches, Choose, Input};
 
 const MAGIC: &[u8; 4] = b"Obj\x01";
 const SYNC_LENGTH: u64 = 16;
@@ -22,13 +22,13 @@ const BATCH_SIZE: usize = 8192;
 /// No block is larger when it is unpacked: it would be in memory as a whole.
 const MAX_BLOCK: u64 = 1 << 30;
 
-/// Opens `input` and gives its columns among those wanted, and its batches with only these columns.
-pub(super) fn read(mut input: Input, wanted: &Schema) -> Result<(SchemaRef, Batches), ArrowError> {
+/// Opens `input` and gives its columns among those chosen, and its batches with only these columns.
+pub(super) fn read(mut input: Input, choose: Choose<'_>) -> Result<(SchemaRef, Batches), ArrowError> {
     input.seek(SeekFrom::Start(0))?;
     let header = read_header_info(&mut input)?;
     let open = || ReaderBuilder::new().with_batch_size(BATCH_SIZE);
     let found = open().build(plain_header(&header)?.as_slice())?.schema();
-    let columns = columns_of(&found, wanted)?;
+    let columns = choose(&found)?;
     let failure = Failure::default();
     let blocks = Blocks::new(input, &header, failure.clone())?;
     if columns.is_empty() || columns.len() == found.fields().len() {

@@ -7,8 +7,6 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion_datasource::PartitionedFile;
 
-use super::fit::positions;
-
 /// The bytes of a file.
 pub(super) type Input = Box<dyn ReadSeek>;
 
@@ -48,15 +46,8 @@ impl Part {
     }
 }
 
-/// The positions in `found` of the wanted columns, ascending.
-pub(super) fn columns_of(found: &Schema, wanted: &Schema) -> Result<Vec<usize>, ArrowError> {
-    let places =
-        positions(wanted, found).map_err(|error| ArrowError::SchemaError(error.strip_backtrace()))?;
-    let mut columns: Vec<usize> = places.into_iter().flatten().collect();
-    columns.sort_unstable();
-    columns.dedup();
-    Ok(columns)
-}
+/// Gives the positions in a file's schema of the columns that are to be read, ascending.
+pub(super) type Choose<'a> = &'a dyn Fn(&Schema) -> Result<Vec<usize>, ArrowError>;
 
 #[cfg(test)]
 mod tests {

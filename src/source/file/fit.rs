@@ -5,6 +5,7 @@
 //! not so is an error, and so is a type for which it can never be. DataFusion's own adapter casts, which
 //! cuts fractions off, and leaves what lies below a null struct to show through.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ use datafusion::physical_expr_adapter::{PhysicalExprAdapter, PhysicalExprAdapter
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::found_columns::FoundColumns;
+use super::layout::RESCUED_COLUMN;
+use super::rescued::Rescued;
 use super::values::{Scalar, ValueRules, cannot_be_read, in_unit, leaf, type_name};
 
 /// How the columns of a table are made of those of a file.
@@ -39,10 +42,39 @@ pub(super) struct FileColumns {
     /// Names of the columns that are NOT NULL.
     pub(super) required: Vec<String>,
     pub(super) found: Arc<FoundColumns>,
+    /// Names of all columns of the table, in lower case; empty if others do not matter.
+    pub(super) known: BTreeSet<String>,
+    /// Whether the column that takes what no other takes is one of the table.
+    pub(super) rescues: bool,
+}
+
+impl FileColumns {
+    /// The positions in `file` of columns that the table does not have.
+    pub(super) fn strangers(&self, file: &Schema) -> Vec<usize> {
+        let is_strange = |name: &str| !self.known.is_empty() && !self.known.contains(&name.to_lowercase());
+        (0..file.fields().len()).filter(|column| is_strange(file.field(*column).name())).collect()
+    }
+
+    /// Tells of the columns of `file` that the table does not have.
+    pub(super) fn note_strangers(&self, file: &Schema) {
+        self.strangers(file).into_iter().for_each(|column| self.found.note_new(file.field(column).name()));
+    }
+
+    /// The positions in `file` of the columns that are needed for those `wanted`, ascending.
+    pub(super) fn needed(&self, file: &Schema, wanted: &Schema) -> DataFusionResult<Vec<usize>> {
+        let mut columns: Vec<usize> = positions(wanted, file)?.into_iter().flatten().collect();
+        if self.rescues && wanted.index_of(RESCUED_COLUMN).is_ok() {
+            columns.extend(self.strangers(file));
+        }
+        columns.sort_unstable();
+        columns.dedup();
+        Ok(columns)
+    }
 }
 
 impl PhysicalExprAdapterFactory for FileColumns {
     fn create(&self, table: SchemaRef, file: SchemaRef) -> DataFusionResult<Arc<dyn PhysicalExprAdapter>> {
+        self.note_strangers(&file);
         let places = positions(&table, &file)?;
         for (field, place) in table.fields().iter().zip(&places) {
             if let Some(place) = place
@@ -58,7 +90,8 @@ impl PhysicalExprAdapterFactory for FileColumns {
         }
         let required = table.fields().iter().map(|field| self.required.contains(field.name())).collect();
         let (rules, found) = (self.rules.clone(), Arc::clone(&self.found));
-        Ok(Arc::new(ColumnsOfFile { table, file, places, required, rules, found }))
+        let strangers = self.rescues.then(|| self.strangers(&file));
+        Ok(Arc::new(ColumnsOfFile { table, file, places, required, rules, found, strangers }))
     }
 }
 
@@ -98,6 +131,8 @@ struct ColumnsOfFile {
     required: Vec<bool>,
     rules: ValueRules,
     found: Arc<FoundColumns>,
+    /// Positions in `file` of columns that no column takes, where one takes them all.
+    strangers: Option<Vec<usize>>,
 }
 
 impl PhysicalExprAdapter for ColumnsOfFile {
@@ -116,6 +151,10 @@ impl ColumnsOfFile {
     fn column(&self, column: &Column, is_given: bool) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
         let index = self.table.index_of(column.name())?;
         let field = self.table.field(index);
+        if let Some(strangers) = self.strangers.as_ref().filter(|_| field.name() == RESCUED_COLUMN) {
+            let columns = strangers.iter().map(|place| Column::new(self.file.field(*place).name(), *place));
+            return Ok(Arc::new(Rescued::new(columns)));
+        }
         let required = is_given && self.required[index];
         let Some(place) = self.places[index] else {
             if required {
@@ -625,7 +664,13 @@ mod tests {
     fn read(values: impl Array + 'static, wanted: DataType) -> Result<Vec<String>, String> {
         let values: ArrayRef = Arc::new(values);
         let found = schema(vec![("A", values.data_type().clone())]);
-        let columns = FileColumns { rules: ValueRules::default(), required: vec![], found: Arc::default() };
+        let columns = FileColumns {
+            rules: ValueRules::default(),
+            required: vec![],
+            found: Arc::default(),
+            known: BTreeSet::new(),
+            rescues: false,
+        };
         let factory =
             BatchAdapterFactory::new(schema(vec![("a", wanted)])).with_adapter_factory(Arc::new(columns));
         let adapter = factory.make_adapter(&found).map_err(|error| error.strip_backtrace())?;
@@ -733,8 +778,13 @@ mod tests {
 
     #[test]
     fn columns_without_nulls_are_checked() {
-        let columns =
-            FileColumns { rules: ValueRules::default(), required: vec!["a".into()], found: Arc::default() };
+        let columns = FileColumns {
+            rules: ValueRules::default(),
+            required: vec!["a".into()],
+            found: Arc::default(),
+            known: BTreeSet::new(),
+            rescues: false,
+        };
         let found = Arc::clone(&columns.found);
         let table = schema(vec![("a", DataType::Int64), ("b", DataType::Int64)]);
         let factory = BatchAdapterFactory::new(table).with_adapter_factory(Arc::new(columns));

@@ -18,7 +18,9 @@ use datafusion::datasource::file_format::file_compression_type::FileCompressionT
 use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 
-use super::options::{COMMON, RECORDS};
+use encoding_rs::{Encoding, UTF_8};
+
+use super::options::{COLUMNS, COMMON, RECORDS};
 use super::records::csv::CsvDialect;
 use super::values::{Pattern, ValueRules};
 use crate::error::{Error, Result};
@@ -64,6 +66,8 @@ pub(super) struct FormatSpec {
     pub(super) format: Format,
     /// How files are compressed; `None`: as their names say.
     pub(super) compression: Option<FileCompressionType>,
+    /// How text is written; `None` is UTF-8.
+    pub(super) encoding: Option<&'static Encoding>,
     /// How values are read.
     pub(super) values: ValueRules,
     /// The options that decide what the rows are, by lower-case name.
@@ -80,7 +84,7 @@ impl FormatSpec {
             table.set_config_format(file_type);
         }
         let (source, given) = split(name, options, &table)?;
-        let mut compression = None;
+        let (mut compression, mut encoding) = (None, None);
         let mut row_options = BTreeMap::new();
         let mut values = ValueRules::default();
         let mut enforce = false;
@@ -88,6 +92,17 @@ impl FormatSpec {
             if key == COMPRESSION {
                 compression = Some(parse_compression(option, value)?);
                 row_options.insert("compression".into(), value.trim().to_ascii_lowercase());
+                continue;
+            }
+            if key == ENCODING {
+                encoding = Encoding::for_label(value.trim().as_bytes()).filter(|it| *it != UTF_8);
+                let is_known = encoding.is_some() || Encoding::for_label(value.trim().as_bytes()).is_some();
+                if !is_known {
+                    let expected =
+                        "expected the name of an encoding such as UTF-8, ISO-8859-1, windows-1252 or UTF-16";
+                    return Err(Error::option(option, value, expected));
+                }
+                row_options.extend(encoding.map(|it| ("encoding".to_string(), it.name().to_lowercase())));
                 continue;
             }
             if key == ENFORCE_SCHEMA {
@@ -126,7 +141,7 @@ impl FormatSpec {
             "avro" => Format::Avro,
             _ => Format::Parquet(Box::new(table.parquet)),
         };
-        Ok((Self { name, format, compression, values, row_options }, source))
+        Ok((Self { name, format, compression, encoding, values, row_options }, source))
     }
 
     /// How the file named `name` is compressed.
@@ -161,6 +176,19 @@ impl FormatSpec {
         })
     }
 
+    /// What separates the fields of CSV files.
+    pub(super) fn delimiter(&self) -> Option<u8> {
+        match &self.format {
+            Format::Csv(options, _) => Some(options.delimiter),
+            _ => None,
+        }
+    }
+
+    /// Whether CSV files have a header.
+    pub(super) fn has_header(&self) -> bool {
+        matches!(&self.format, Format::Csv(_, dialect) if dialect.has_header())
+    }
+
     /// Whether the format consists of text records, read one by one.
     pub(super) fn is_records(&self) -> bool {
         matches!(self.format, Format::Json(_) | Format::JsonDocument(_) | Format::Csv(..) | Format::Text)
@@ -168,6 +196,7 @@ impl FormatSpec {
 }
 
 const COMPRESSION: &str = "format.compression";
+const ENCODING: &str = "encoding";
 const ENFORCE_SCHEMA: &str = "enforceschema";
 
 /// DataFusion's options that are one byte.
@@ -237,10 +266,22 @@ fn aliases(name: &str) -> &'static [(&'static str, &'static str)] {
             ("multiLine", "newlines_in_values"),
             ("lineSep", "terminator"),
             ("enforceSchema", "enforceSchema"),
+            ("encoding", "encoding"),
+            ("charset", "encoding"),
             ("codec", "compression"),
         ],
-        "json" => &[("multiLine", "newline_delimited"), ("codec", "compression")],
-        "text" => &[("compression", "compression"), ("codec", "compression")],
+        "json" => &[
+            ("multiLine", "newline_delimited"),
+            ("encoding", "encoding"),
+            ("charset", "encoding"),
+            ("codec", "compression"),
+        ],
+        "text" => &[
+            ("compression", "compression"),
+            ("encoding", "encoding"),
+            ("charset", "encoding"),
+            ("codec", "compression"),
+        ],
         _ => &[],
     }
 }
@@ -251,7 +292,9 @@ type Given = BTreeMap<String, (String, String)>;
 /// Tells the source's options from the format's.
 fn split(format: &str, options: &Options, table: &TableOptions) -> Result<(Options, Given)> {
     let records = matches!(format, "json" | "csv" | "text");
-    let own: Vec<&str> = COMMON.iter().chain(if records { RECORDS } else { &[] }).copied().collect();
+    let columns = if format == "text" { &[] } else { COLUMNS };
+    let records = if records { RECORDS } else { &[] };
+    let own: Vec<&str> = COMMON.iter().chain(columns).chain(records).copied().collect();
     // Without a format of its own, a table has the options of all formats.
     let keys: Vec<String> = match config_type(format) {
         Some(_) => table.entries().into_iter().map(|entry| entry.key.replacen("format.", "", 1)).collect(),
@@ -292,7 +335,10 @@ fn split(format: &str, options: &Options, table: &TableOptions) -> Result<(Optio
 }
 
 fn table_key(key: &str) -> String {
-    if key.eq_ignore_ascii_case(ENFORCE_SCHEMA) { ENFORCE_SCHEMA.into() } else { format!("format.{key}") }
+    match key.to_ascii_lowercase().as_str() {
+        own @ (ENFORCE_SCHEMA | ENCODING) => own.into(),
+        _ => format!("format.{key}"),
+    }
 }
 
 /// Translates the value of an option that Spark spells differently; `key` is DataFusion's name.
@@ -327,6 +373,24 @@ fn unescape(value: &str) -> String {
         "\\\\" => "\\".into(),
         other => other.into(),
     }
+}
+
+/// What CSV files look like that nobody has described: by option of [`FormatSpec::parse`].
+pub(super) fn undescribed(options: &Options) -> Undescribed {
+    let is_given = |names: &[&str]| {
+        options.iter().any(|(name, _)| {
+            let name = name.to_ascii_lowercase();
+            names.contains(&name.strip_prefix("format.").unwrap_or(&name))
+        })
+    };
+    Undescribed { delimiter: !is_given(&["sep", "delimiter"]), header: !is_given(&["header", "has_header"]) }
+}
+
+/// What nobody has said of CSV files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Undescribed {
+    pub(super) delimiter: bool,
+    pub(super) header: bool,
 }
 
 fn parse_compression(option: &str, value: &str) -> Result<FileCompressionType> {

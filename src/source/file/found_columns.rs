@@ -1,4 +1,5 @@
-//! Which columns the files of a batch have: one that none of them has is most likely misspelt.
+//! Which columns the files of a batch have: one that none of them has is most likely misspelt, and one that
+//! the table does not have is new.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +7,13 @@ use std::sync::{Mutex, PoisonError};
 /// Counts the columns of the table that no file of the batch had.
 pub(super) const MISSING_COLUMNS: &str = "missingColumns";
 
-/// What the files of one batch lack.
+/// Counts the columns of files that the table does not have.
+pub(super) const NEW_COLUMNS: &str = "newColumns";
+
+/// More new columns than this are not worth being told by their names.
+const MOST_NEW: usize = 1000;
+
+/// What the files of one batch lack, and what they have that the table has not.
 #[derive(Debug, Default)]
 pub(super) struct FoundColumns(Mutex<Counts>);
 
@@ -18,6 +25,8 @@ struct Counts {
     lacking: BTreeMap<String, u64>,
     /// Columns that some record had, though its file may not be counted.
     seen: BTreeSet<String>,
+    /// Columns that the table does not have.
+    new: BTreeSet<String>,
 }
 
 impl FoundColumns {
@@ -35,6 +44,19 @@ impl FoundColumns {
     /// A record has the column `name`, be it one of a file that is not counted because all are malformed.
     pub(super) fn note_seen(&self, name: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).seen.insert(name.to_string());
+    }
+
+    /// Some file has the column `name`, which the table does not have.
+    pub(super) fn note_new(&self, name: &str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.new.len() < MOST_NEW && !name.is_empty() && !counts.new.contains(name) {
+            counts.new.insert(name.to_string());
+        }
+    }
+
+    /// The columns that the table does not have.
+    pub(super) fn new_columns(&self) -> BTreeSet<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).new.clone()
     }
 
     /// The columns that all files lack.

@@ -29,6 +29,7 @@ use super::fit::FileColumns;
 use super::format::{Format, FormatSpec};
 use super::layout::as_planned;
 use super::pinned::{BatchFiles, PinnedStore};
+use super::rescued::with_file;
 
 /// A reader of DataFusion's, over the files of one batch.
 #[derive(Clone)]
@@ -201,6 +202,7 @@ impl Morselizer for GuardedMorselizer {
             path: file.path().clone(),
             files: Arc::clone(&self.files),
             schema: Arc::clone(&self.schema),
+            rescues: self.columns.rescues,
         };
         if matches!(self.spec.format, Format::Parquet(_)) {
             self.columns.found.note_file();
@@ -227,9 +229,22 @@ struct Guard {
     files: Arc<BatchFiles>,
     /// The columns of the scan.
     schema: SchemaRef,
+    /// Whether one of them takes what no other takes.
+    rescues: bool,
 }
 
 impl Guard {
+    /// The rows as they were planned.
+    fn rows(&self, rows: RecordBatch) -> DataFusionResult<RecordBatch> {
+        let rows = as_planned(rows, &self.schema)?;
+        if !self.rescues {
+            return Ok(rows);
+        }
+        let location = self.files.location();
+        let file = location.file_url(location.relative(&self.path).unwrap_or(self.path.as_ref()));
+        with_file(rows, &file)
+    }
+
     /// `Ok` if the rest of the file is to be left out.
     fn judge(&self, error: DataFusionError) -> DataFusionResult<()> {
         self.files.judge(&self.path, error).map_or(Ok(()), |error| Err(error.into()))
@@ -309,7 +324,7 @@ impl Morsel for GuardedMorsel {
             async move {
                 let mut rows = rows?;
                 let next = rows.next().await?;
-                match next.and_then(|batch| Ok(as_planned(batch, &guard.schema)?)) {
+                match next.and_then(|batch| guard.rows(batch)) {
                     Ok(batch) => Some((Ok(batch), Some(rows))),
                     Err(error) => match guard.judge(error) {
                         Ok(()) => None,

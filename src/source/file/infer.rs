@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::catalog::Session;
-use datafusion::common::config::JsonOptions;
 use datafusion::datasource::file_format::DEFAULT_SCHEMA_INFER_MAX_RECORD;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use datafusion::error::DataFusionError;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::type_coercion::binary::binary_numeric_coercion;
 use datafusion_datasource::PartitionedFile;
 use futures::TryStreamExt;
-use object_store::{ObjectMeta, ObjectStore};
+use object_store::memory::InMemory;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::format::{Format, FormatSpec};
 use super::location::FileLocation;
@@ -25,6 +25,11 @@ use crate::error::{Error, Result};
 
 /// How many files are looked into at most; their oldest come first.
 const MAX_FILES: usize = 1000;
+
+/// So much of a file tells how its fields are separated.
+const SNIFFED_BYTES: usize = 64 << 10;
+/// So much of a file that has to be recoded tells which columns it has.
+const RECODED_BYTES: usize = 4 << 20;
 
 /// The column of the text format.
 const TEXT_COLUMN: &str = "value";
@@ -46,10 +51,7 @@ impl Inference<'_> {
         if let Format::Text = self.spec.format {
             return Ok(Schema::new(vec![Field::new(TEXT_COLUMN, DataType::Utf8, true)]));
         }
-        let mut files: Vec<ObjectMeta> = self.files().await?;
-        files.retain(|file| file.size > 0);
-        files.sort_by(|a, b| (a.last_modified, &a.location).cmp(&(b.last_modified, &b.location)));
-        files.truncate(MAX_FILES);
+        let files = self.files_with_content().await?;
         if files.is_empty() {
             return Err(Error::Invalid(format!(
                 "there is no file with content in '{}' yet to take the columns from. Give the columns: \
@@ -57,8 +59,67 @@ impl Inference<'_> {
                 self.location
             )));
         }
-        if let Format::Json(options) | Format::JsonDocument(options) = &self.spec.format {
-            return self.json_schema(options, &files).await;
+        let most = match &self.spec.format {
+            Format::Json(options) | Format::JsonDocument(options) => options.schema_infer_max_rec,
+            _ => None,
+        };
+        self.schema_of_all(files, most.unwrap_or(DEFAULT_SCHEMA_INFER_MAX_RECORD)).await
+    }
+
+    /// All files that there are and that are not empty, oldest first.
+    async fn files_with_content(&self) -> Result<Vec<ObjectMeta>> {
+        let mut files = self.files().await?;
+        files.retain(|file| file.size > 0);
+        files.sort_by(|a, b| (a.last_modified, &a.location).cmp(&(b.last_modified, &b.location)));
+        Ok(files)
+    }
+
+    /// The name of the oldest file with content and how it begins; `None` if there is none.
+    pub(super) async fn beginning(&self) -> Result<Option<(String, Vec<u8>)>> {
+        let Some(file) = self.files_with_content().await?.into_iter().next() else { return Ok(None) };
+        let name = self.location.display(&file.location);
+        match self.head(file, SNIFFED_BYTES).await {
+            Ok((head, _)) => Ok(Some((name, head))),
+            Err(error) => Err(Error::InputFile { file: name, reason: reason(&error) }),
+        }
+    }
+
+    /// The first bytes of a file, in UTF-8, and whether these are all.
+    async fn head(&self, file: ObjectMeta, bytes: usize) -> DataFusionResult<(Vec<u8>, bool)> {
+        let store: Arc<dyn ObjectStore> =
+            Arc::new(PinnedStore::of_any(Arc::clone(&self.store), self.location));
+        let compression = self.spec.compression_of(file.location.as_ref());
+        let part = PartitionedFile::new_from_meta(file);
+        let source = ByteSource::open(&store, &part, compression, b'\n').await?;
+        let mut head = Vec::new();
+        let is_whole = source.written_in(self.spec.encoding).read(&mut head, bytes).await?;
+        Ok((head, is_whole))
+    }
+
+    /// The beginnings of files that are not written in UTF-8, in UTF-8 and not compressed.
+    async fn recoded(
+        &self,
+        files: &[ObjectMeta],
+    ) -> DataFusionResult<(Arc<dyn ObjectStore>, Vec<ObjectMeta>)> {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let mut recoded = Vec::with_capacity(files.len());
+        for file in files {
+            let (mut head, is_whole) = self.head(file.clone(), RECODED_BYTES).await?;
+            if !is_whole {
+                // The last line is cut.
+                head.truncate(memchr::memrchr(b'\n', &head).map_or(head.len(), |end| end + 1));
+            }
+            recoded.push(ObjectMeta { size: head.len() as u64, ..file.clone() });
+            store.put(&file.location, head.into()).await?;
+        }
+        Ok((store, recoded))
+    }
+
+    /// The columns of these files. Of a JSON file at most so many records are looked at.
+    pub(super) async fn schema_of_all(&self, mut files: Vec<ObjectMeta>, records: usize) -> Result<Schema> {
+        files.truncate(MAX_FILES);
+        if let Format::Json(_) | Format::JsonDocument(_) = &self.spec.format {
+            return self.json_schema(&files, records).await;
         }
         let mut schemas = Vec::new();
         for group in by_compression(self.spec, files) {
@@ -68,23 +129,24 @@ impl Inference<'_> {
         Ok(Schema::new(fields.iter().map(without_null_type).collect::<Vec<_>>()))
     }
 
-    /// The fields of JSON objects. Of each file, that many records are looked at; of files that come late
-    /// in a long list, few.
-    async fn json_schema(&self, options: &JsonOptions, files: &[ObjectMeta]) -> Result<Schema> {
+    /// The fields of JSON objects. Of each file, so many records are looked at; of files that come late
+    /// in a long list, few, unless all are to be looked at.
+    async fn json_schema(&self, files: &[ObjectMeta], max: usize) -> Result<Schema> {
         const FIRST_FILES: usize = 16;
         const FEW: usize = 10;
-        let max = options.schema_infer_max_rec.unwrap_or(DEFAULT_SCHEMA_INFER_MAX_RECORD);
         let is_document = matches!(self.spec.format, Format::JsonDocument(_));
         let store: Arc<dyn ObjectStore> =
             Arc::new(PinnedStore::of_any(Arc::clone(&self.store), self.location));
         let mut object = Object::default();
         for (index, file) in files.iter().enumerate() {
-            let max = if index < FIRST_FILES { max } else { max.min(FEW) };
+            let max = if index < FIRST_FILES || max == usize::MAX { max } else { max.min(FEW) };
             let compression = self.spec.compression_of(file.location.as_ref());
             let part = PartitionedFile::new_from_meta(file.clone());
             let bytes = ByteSource::open(&store, &part, compression, b'\n').await;
             let found = match bytes {
-                Ok(bytes) => infer(bytes, is_document, max, self.tolerant).await,
+                Ok(bytes) => {
+                    infer(bytes.written_in(self.spec.encoding), is_document, max, self.tolerant).await
+                }
                 Err(error) => Err(error.strip_backtrace()),
             };
             object.merge(found.map_err(|reason| Error::InputFile {
@@ -96,18 +158,39 @@ impl Inference<'_> {
     }
 
     async fn schema_of(&self, compression: FileCompressionType, files: &[ObjectMeta]) -> Result<Schema> {
+        let store: Arc<dyn ObjectStore> =
+            Arc::new(PinnedStore::of_any(Arc::clone(&self.store), self.location));
+        if self.spec.encoding.is_none() {
+            return self.schema_in(compression, &store, files).await;
+        }
+        let recoded = self.recoded(files).await;
+        let (store, files) = recoded.map_err(|error| Error::InputFile {
+            file: self.location.display(&files[0].location),
+            reason: format!("its columns cannot be told: {}", reason(&error)),
+        })?;
+        self.schema_in(FileCompressionType::UNCOMPRESSED, &store, &files).await
+    }
+
+    async fn schema_in(
+        &self,
+        compression: FileCompressionType,
+        store: &Arc<dyn ObjectStore>,
+        files: &[ObjectMeta],
+    ) -> Result<Schema> {
         let Some(format) = self.spec.datafusion(compression) else {
             return Ok(Schema::empty());
         };
-        let store: Arc<dyn ObjectStore> =
-            Arc::new(PinnedStore::of_any(Arc::clone(&self.store), self.location));
-        match format.infer_schema(self.session, &store, files).await {
-            Ok(schema) => Ok(schema.as_ref().clone()),
-            Err(_) => {
+        // Of CSV files DataFusion takes it that all have the columns of the first, in its order.
+        let are_alike = files.len() == 1 || !matches!(self.spec.format, Format::Csv(..));
+        let inferred =
+            if are_alike { format.infer_schema(self.session, store, files).await.ok() } else { None };
+        match inferred {
+            Some(schema) => Ok(schema.as_ref().clone()),
+            None => {
                 // Either one of them cannot be read, and DataFusion does not say which, or they differ.
                 let mut schemas = Vec::with_capacity(files.len());
                 for file in files {
-                    let inferred = format.infer_schema(self.session, &store, std::slice::from_ref(file));
+                    let inferred = format.infer_schema(self.session, store, std::slice::from_ref(file));
                     let error = match inferred.await {
                         Ok(schema) => {
                             schemas.push(schema);

@@ -19,6 +19,24 @@ use crate::error::{Error, Result};
 /// The column that tells of each row's file.
 pub(super) const METADATA_COLUMN: &str = "_metadata";
 
+/// The column that takes what no other column takes (`schemaEvolution rescue`).
+pub(super) const RESCUED_COLUMN: &str = "_rescued_data";
+
+/// Positions of columns that are no fields of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Apart {
+    /// It takes the text of malformed records.
+    pub(super) corrupt_record: Option<usize>,
+    /// It takes what no column takes.
+    pub(super) rescued: Option<usize>,
+}
+
+impl Apart {
+    pub(super) fn contains(self, column: usize) -> bool {
+        self.corrupt_record == Some(column) || self.rescued == Some(column)
+    }
+}
+
 /// The columns as users see them, and the same columns as DataFusion's readers want them: first
 /// those in the files, then those that are the same for a whole file.
 #[derive(Debug, Clone)]
@@ -29,8 +47,8 @@ pub(super) struct Layout {
     positions: Vec<usize>,
     partitions: Vec<FieldRef>,
     has_metadata: bool,
-    /// The corrupt-record column's position in the file schema.
-    corrupt_record: Option<usize>,
+    /// Columns of the file schema that are no fields of records.
+    apart: Apart,
     /// The positions in the file schema of columns that are NOT NULL.
     required: Vec<usize>,
 }
@@ -86,9 +104,29 @@ impl Layout {
             table,
             positions,
             partitions,
-            corrupt_record,
+            apart: Apart { corrupt_record, rescued: None },
             required,
         })
+    }
+
+    /// The same with a column that takes what no other takes, which must be among the columns.
+    ///
+    /// # Errors
+    /// If it is not a column of text.
+    pub(super) fn rescuing(self) -> Result<Self> {
+        let file = self.table.file_schema();
+        let rescued = file.index_of(RESCUED_COLUMN)?;
+        match file.field(rescued).data_type() {
+            DataType::Utf8 => {}
+            other => {
+                return Err(Error::Invalid(format!(
+                    "column '{RESCUED_COLUMN}' takes what no other column takes, as text, so it cannot be {other}. \
+                     Leave it out of the schema, or make it VARCHAR"
+                )));
+            }
+        }
+        let required = self.required.iter().copied().filter(|column| *column != rescued).collect();
+        Ok(Self { apart: Apart { rescued: Some(rescued), ..self.apart }, required, ..self })
     }
 
     /// The same without columns that are NOT NULL.
@@ -128,9 +166,9 @@ impl Layout {
         &self.partitions
     }
 
-    /// The corrupt-record column's position among the columns of the file.
-    pub(super) fn corrupt_record(&self) -> Option<usize> {
-        self.corrupt_record
+    /// Positions among the columns of the file of those that are no fields of records.
+    pub(super) fn apart(&self) -> Apart {
+        self.apart
     }
 
     /// The projection of [`Layout::table`] to some columns of [`Layout::schema`].
@@ -310,7 +348,7 @@ mod tests {
             Field::new("_corrupt_record", DataType::Utf8, true),
         ]);
         let layout = Layout::new(&text, &[], false, Some("_corrupt_record")).unwrap();
-        assert_eq!(layout.corrupt_record(), Some(1));
+        assert_eq!(layout.apart().corrupt_record, Some(1));
         let number = schema(&["_corrupt_record"]);
         assert!(Layout::new(&number, &[], false, Some("_corrupt_record")).is_err());
         assert!(Layout::new(&schema(&["a", "a"]), &[], false, None).is_err());

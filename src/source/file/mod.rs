@@ -20,6 +20,7 @@ mod format;
 mod found_columns;
 mod guard;
 mod infer;
+mod known;
 mod layout;
 mod listing;
 mod location;
@@ -30,9 +31,11 @@ mod pinned;
 mod queue;
 mod records;
 mod report;
+mod rescued;
 mod scan;
 mod seen;
 mod settle;
+mod sniff;
 mod source;
 mod spark_metadata;
 mod values;
@@ -42,18 +45,22 @@ mod whole_file;
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::execution::session_state::SessionState;
 use url::Url;
 
 use self::clean::Action;
-use self::format::{Format, FormatSpec};
+use self::format::{Format, FormatSpec, undescribed};
 use self::infer::Inference;
-use self::layout::Layout;
+use self::known::Known;
+pub(crate) use self::known::KnownColumns;
+use self::layout::{Layout, RESCUED_COLUMN};
 use self::location::{FileLocation, Selection};
-use self::options::{CleanSource, ParseMode, SourceOptions};
+use self::options::{CleanSource, Evolution, ParseMode, SourceOptions};
 use self::pattern::FilePattern;
+pub(crate) use self::records::json::JsonValues;
 use self::records::{csv, json};
+use self::sniff::sniff;
 use self::source::FileStreamSource;
 use super::{Source, SourceContext, SourceProvider};
 use crate::checkpoint::location_of;
@@ -84,6 +91,7 @@ use crate::storage::{Storage, path_below};
 /// | `allowMissingPath` | false | wait for a path where there is nothing yet |
 /// | `modifiedAfter`, `modifiedBefore` | none | only files of that time |
 /// | `startingFrom` | earliest | `latest` passes over the files of the first start |
+/// | `schemaEvolution` | warn | columns of files that the table does not have: `none`, `warn`, `addNewColumns` (the table gets them) or `rescue` (their values go to the column `_rescued_data`, as JSON). Given columns: none. All formats but text |
 /// | `ignoreMissingFiles` | false | leave out files that have gone when they are read |
 /// | `ignoreCorruptFiles` | false | leave out what follows the point from which a file cannot be decoded |
 /// | `includeMetadata` | false | add the column `_metadata`, which a given schema can also name |
@@ -93,7 +101,8 @@ use crate::storage::{Storage, path_below};
 ///
 /// Options of the format are DataFusion's (`format.has_header`, or without the prefix), or Spark's:
 /// `header`, `sep`, `quote`, `escape`, `comment`, `nullValue`, `multiLine`, `lineSep`, `enforceSchema`
-/// for csv, `multiLine` for json, `compression` for json, csv and text. Without `compression`, files
+/// for csv, `multiLine` for json, `compression` and `encoding` for json, csv and text. Of csv files whose columns
+/// are not given, separator and header are told by the first file, unless options say them. Without `compression`, files
 /// called `.gz`, `.bz2`, `.xz` and `.zst` are taken to be compressed. `timestampFormat`, `dateFormat` and
 /// `epochUnit` say how times are written, in all formats but text.
 ///
@@ -101,13 +110,12 @@ use crate::storage::{Storage, path_below};
 ///
 /// - json: one object per line; blank lines are passed over. With `multiLine` a file is one array of
 ///   objects, or one object. Of a repeated key the last counts.
-/// - csv: columns are matched by position, and a header that names others is an error, unless
-///   `enforceSchema` is set. Quoted values may hold line breaks; with `multiLine` set to false every
+/// - csv: columns are found by the names in the header; without one, or with `enforceSchema`, by position. A
+///   header that names none of them is an error. Quoted values may hold line breaks; with `multiLine` set to false every
 ///   line is a record, so that large files can be read in parts.
 /// - text: one column, called `value` unless the schema names it.
-/// - parquet, arrow, avro: missing columns are null, others are passed over.
 ///
-/// Columns are found by name but in csv, where case does not matter if only one is meant. What a value
+/// Missing columns are null. Names are found without regard to case if only one is meant. What a value
 /// becomes in a column of another type is a table in `docs/types.md`; what cannot be read as the column's
 /// type, or is null where the column is NOT NULL, is malformed.
 ///
@@ -152,7 +160,8 @@ impl FileTable {
         options: Options,
         session: &SessionState,
     ) -> Result<Arc<dyn SourceProvider>> {
-        let (spec, options) = FormatSpec::parse(format, &options, session)?;
+        let mut written = options;
+        let (spec, options) = FormatSpec::parse(format, &written, session)?;
         let options = SourceOptions::parse(&options)?;
         check_options(&options, &partition_columns)?;
         let location = FileLocation::parse(path)?;
@@ -163,21 +172,26 @@ impl FileTable {
         }
         let filter = options.path_glob_filter.as_deref();
         let pattern = FilePattern::new(location.selection(), filter, options.recursive)?;
+        let known = known(session, spec.name, &location)?.filter(|_| schema.is_none());
         let tolerant = options.mode != ParseMode::FailFast || options.bad_records_path.is_some();
+        let (path, store) = (&location, Arc::clone(&store));
+        let look = Inference { session, store, location: path, pattern: &pattern, spec: &spec, tolerant };
+        let is_described = schema.is_none() && describe(&mut written, known.as_ref(), &look).await?;
+        let store = look.store;
+        let spec = if is_described { FormatSpec::parse(format, &written, session)?.0 } else { spec };
         let inference =
-            Inference { session, store, location: &location, pattern: &pattern, spec: &spec, tolerant };
+            Inference { session, store, location: path, pattern: &pattern, spec: &spec, tolerant };
         let found = if options.recursive { Vec::new() } else { inference.partition_columns().await? };
         let partitions = choose_partitions(partition_columns, found, &location)?;
         let is_inferred = schema.is_none();
         let columns = match schema {
             Some(schema) => schema.as_ref().clone(),
-            None => inference.schema().await?,
+            None => match known {
+                Some(known) => known.columns.as_ref().clone(),
+                None => inference.schema().await?,
+            },
         };
-        let corrupt_record = spec.is_records().then_some(options.corrupt_record_column.as_str());
-        let layout = Layout::new(&columns, &partitions, options.include_metadata, corrupt_record)?;
-        // What files hold now says nothing of those that are written later.
-        let layout = if is_inferred { layout.with_nulls_anywhere() } else { layout };
-        check_columns(&spec, &layout)?;
+        let layout = lay_out(columns, &partitions, &options, &spec, is_inferred)?;
         let pattern = pattern.with_partition_columns(partitions.into_iter().map(|(name, _)| name).collect());
         Ok(Arc::new(Self {
             clean_up: clean_up(&options, &location)?,
@@ -209,6 +223,19 @@ impl FileTable {
 
     fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// What happens about columns of files that the table does not have.
+    fn evolution(&self) -> Evolution {
+        // Whoever gave the columns knows that there may be more.
+        let default = if self.is_inferred { Evolution::Warn } else { Evolution::None };
+        self.options.evolution.unwrap_or(default)
+    }
+
+    /// Whether files are new to the table if they have the column `name`.
+    fn lacks(&self, name: &str) -> bool {
+        let lower = name.to_lowercase();
+        self.layout.schema().fields().iter().all(|field| field.name().to_lowercase() != lower)
     }
 
     fn clean_up(&self) -> &Action {
@@ -249,11 +276,13 @@ impl SourceProvider for FileTable {
             .iter()
             .map(|field| (field.name().clone(), field.data_type().clone()))
             .collect();
-        let corrupt_record = self.spec.is_records().then_some(self.options.corrupt_record_column.as_str());
-        let layout = Layout::new(&schema, &partitions, self.options.include_metadata, corrupt_record)?;
-        let layout = if self.is_inferred { layout.with_nulls_anywhere() } else { layout };
-        check_columns(&self.spec, &layout)?;
+        let columns = schema.as_ref().clone();
+        let layout = lay_out(columns, &partitions, &self.options, &self.spec, self.is_inferred)?;
         Ok(Arc::new(Self { layout, ..self.copy() }))
+    }
+
+    fn columns_may_grow(&self) -> bool {
+        matches!(self.evolution(), Evolution::AddNewColumns | Evolution::Rescue)
     }
 
     fn format(&self) -> &str {
@@ -336,9 +365,80 @@ fn choose_partitions(
     Ok(named.into_iter().map(|name| (name.clone(), data_type(&name))).collect())
 }
 
+/// Adds to the options of CSV files what these look like, as far as nobody has said: as at the first start of the
+/// query, if that is known, or else as the first file looks now. Whether anything was added.
+async fn describe(options: &mut Options, known: Option<&Known>, inference: &Inference<'_>) -> Result<bool> {
+    let unsaid = undescribed(options);
+    if !matches!(inference.spec.format, Format::Csv(..)) || !(unsaid.delimiter || unsaid.header) {
+        return Ok(false);
+    }
+    let mut found: Vec<(&str, String)> = Vec::new();
+    if let Some(known) = known {
+        let options = [("delimiter", unsaid.delimiter), ("has_header", unsaid.header)];
+        for (name, _) in options.into_iter().filter(|(_, unsaid)| *unsaid) {
+            found.extend(known.options.get(&format!("format.{name}")).map(|value| (name, value.clone())));
+        }
+    } else if let Some((file, head)) = inference.beginning().await? {
+        let given = (!unsaid.delimiter).then(|| inference.spec.delimiter()).flatten();
+        let sniffed = sniff(&head, given);
+        if unsaid.delimiter && sniffed.delimiter != b',' {
+            let delimiter = char::from(sniffed.delimiter).to_string();
+            tracing::warn!(
+                "fields in '{file}' seem to be separated by '{0}', and are read so. To say it, set sep to '{0}'",
+                delimiter.escape_debug()
+            );
+            found.push(("delimiter", delimiter));
+        }
+        if unsaid.header && inference.spec.has_header() && !sniffed.has_header {
+            tracing::warn!(
+                "'{file}' seems to have no header: its first line is read as a record, and columns are called \
+                 column_1, column_2, …. If it names the columns, set header to true"
+            );
+            found.push(("has_header", "false".into()));
+        }
+    }
+    found.iter().for_each(|(name, value)| options.set(*name, value));
+    Ok(!found.is_empty())
+}
+
+/// What was found out at the first start of a query, if the session knows its checkpoint.
+fn known(session: &SessionState, format: &str, location: &FileLocation) -> Result<Option<Known>> {
+    match session.config().get_extension::<KnownColumns>() {
+        Some(known) => known.find(format, location.base_url()),
+        None => Ok(None),
+    }
+}
+
+/// Where the `columns` of the table come from.
+fn lay_out(
+    mut columns: Schema,
+    partitions: &[(String, DataType)],
+    options: &SourceOptions,
+    spec: &FormatSpec,
+    is_inferred: bool,
+) -> Result<Layout> {
+    let rescues = options.evolution == Some(Evolution::Rescue);
+    if rescues && columns.index_of(RESCUED_COLUMN).is_err() {
+        let rescued = Arc::new(Field::new(RESCUED_COLUMN, DataType::Utf8, true));
+        columns = Schema::new(columns.fields().iter().cloned().chain([rescued]).collect::<Vec<_>>());
+    }
+    let corrupt_record = spec.is_records().then_some(options.corrupt_record_column.as_str());
+    let mut layout = Layout::new(&columns, partitions, options.include_metadata, corrupt_record)?;
+    if rescues {
+        layout = layout.rescuing()?;
+    }
+    // What files hold now says nothing of those that are written later.
+    if is_inferred {
+        layout = layout.with_nulls_anywhere();
+    }
+    check_columns(spec, &layout)?;
+    Ok(layout)
+}
+
 /// Fails on columns that the format cannot give.
 fn check_columns(spec: &FormatSpec, layout: &Layout) -> Result<()> {
-    let in_record = |column: &usize| Some(*column) != layout.corrupt_record();
+    let apart = layout.apart();
+    let in_record = |column: &usize| ![apart.corrupt_record, apart.rescued].contains(&Some(*column));
     let file = layout.table().file_schema();
     let record: Vec<usize> = (0..file.fields().len()).filter(in_record).collect();
     let record = file.project(&record)?;

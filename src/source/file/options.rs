@@ -32,6 +32,9 @@ pub(super) const COMMON: &[&str] = &[
     "startingFrom",
 ];
 
+/// Options of the formats whose files say which columns they have.
+pub(super) const COLUMNS: &[&str] = &["schemaEvolution"];
+
 /// Options of the formats that consist of text records.
 pub(super) const RECORDS: &[&str] = &["mode", "columnNameOfCorruptRecord", "badRecordsPath"];
 
@@ -62,6 +65,19 @@ pub(super) enum ChangedFiles {
     Fail,
     /// It is read again, as a new file.
     Read,
+}
+
+/// What happens about columns of files that the table does not have (`schemaEvolution`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evolution {
+    /// Nothing.
+    None,
+    /// They are named in a warning.
+    Warn,
+    /// The table gets them.
+    AddNewColumns,
+    /// Their values are gathered in one column of text.
+    Rescue,
 }
 
 /// What happens to files once their rows are durable in the sink (`cleanSource`).
@@ -144,6 +160,8 @@ pub(super) struct SourceOptions {
     pub(super) mode: ParseMode,
     pub(super) corrupt_record_column: String,
     pub(super) bad_records_path: Option<String>,
+    /// `None` if that depends on whether the columns were given.
+    pub(super) evolution: Option<Evolution>,
 }
 
 impl SourceOptions {
@@ -189,6 +207,7 @@ impl SourceOptions {
                 .unwrap_or(CORRUPT_RECORD)
                 .to_string(),
             bad_records_path: options.get("badRecordsPath").map(str::to_string),
+            evolution: evolution(options)?,
         })
     }
 }
@@ -246,6 +265,17 @@ fn changed_files(options: &Options) -> Result<ChangedFiles> {
         "fail" => Ok(ChangedFiles::Fail),
         "read" => Ok(ChangedFiles::Read),
         _ => Err(Error::option("changedFiles", value, "expected warn, fail or read")),
+    }
+}
+
+fn evolution(options: &Options) -> Result<Option<Evolution>> {
+    let Some(value) = options.get("schemaEvolution") else { return Ok(None) };
+    match value.to_ascii_lowercase().as_str() {
+        "none" => Ok(Some(Evolution::None)),
+        "warn" => Ok(Some(Evolution::Warn)),
+        "addnewcolumns" => Ok(Some(Evolution::AddNewColumns)),
+        "rescue" => Ok(Some(Evolution::Rescue)),
+        _ => Err(Error::option("schemaEvolution", value, "expected none, warn, addNewColumns or rescue")),
     }
 }
 
@@ -337,6 +367,7 @@ mod tests {
             (&[("changedFiles", "ignore")], "warn, fail or read"),
             (&[("modifiedAfter", "yesterday")], "expected a time such as"),
             (&[("startingFrom", "now")], "earliest or latest"),
+            (&[("schemaEvolution", "failOnNewColumns")], "none, warn, addNewColumns or rescue"),
         ] {
             let error = parse(options).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

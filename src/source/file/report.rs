@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use serde_json::{Value, json};
 
-use super::found_columns::{FoundColumns, MISSING_COLUMNS};
+use super::found_columns::{FoundColumns, MISSING_COLUMNS, NEW_COLUMNS};
+use super::location::FileLocation;
 use super::pinned::{CORRUPT_FILES, MISSING_FILES};
 use super::queue::FileQueue;
 use super::records::{MALFORMED_ROWS, MALFORMED_ROWS_KEPT};
@@ -29,6 +30,8 @@ pub(super) struct Report {
     scans: Mutex<(Value, Vec<WatchedScan>)>,
     /// Missing columns that were warned of.
     warned: Mutex<BTreeSet<String>>,
+    /// New columns that were warned of.
+    told: Mutex<BTreeSet<String>>,
 }
 
 /// What a scan counts in.
@@ -42,6 +45,31 @@ impl Report {
             *scans = (end.clone(), Vec::new());
         }
         scans.1.push((metrics.clone(), found));
+    }
+
+    /// Columns that files of the batch have, and that the table may not have.
+    pub(super) fn new_columns(&self) -> BTreeSet<String> {
+        lock(&self.scans).1.iter().flat_map(|(_, found)| found.new_columns()).collect()
+    }
+
+    /// Counts and warns of `new` columns, each once per start.
+    pub(super) fn tell_new_columns(&self, new: &BTreeSet<String>, source: &FileLocation) {
+        if new.is_empty() {
+            return;
+        }
+        lock(&self.counts).insert(NEW_COLUMNS, new.len() as u64);
+        let mut told = lock(&self.told);
+        let more: Vec<&str> = new.iter().filter(|name| !told.contains(*name)).map(String::as_str).collect();
+        if more.is_empty() {
+            return;
+        }
+        let (word, names) = (if more.len() == 1 { "a column" } else { "columns" }, more.join("', '"));
+        tracing::warn!(
+            "files in '{source}' have {word} that the table does not have, and that is not read: '{names}'. To take \
+             new columns in, set schemaEvolution to addNewColumns (or to rescue, to keep them as JSON in one \
+             column; to none, to hear no more of it)"
+        );
+        told.extend(new.iter().cloned());
     }
 
     /// The newest offset that is known.

@@ -82,7 +82,7 @@ impl FileScan {
         let rules = RecordRules {
             spec: Arc::clone(table.spec()),
             mode: table.options().mode,
-            corrupt_record: layout.corrupt_record(),
+            apart: layout.apart(),
             required: layout.required().to_vec(),
         };
         Ok(Self {
@@ -142,6 +142,8 @@ impl FileScan {
             rules: self.table.spec().values.clone(),
             required: layout.required().iter().map(name).collect(),
             found: Arc::clone(found),
+            known: layout.schema().fields().iter().map(|field| field.name().to_lowercase()).collect(),
+            rescues: layout.apart().rescued.is_some(),
         })
     }
 
@@ -193,7 +195,7 @@ impl FileScan {
     /// Whether the file can be read in parts.
     fn can_be_cut(&self, file: &PartitionedFile) -> bool {
         let spec = self.table.spec();
-        if spec.compression_of(file.path().as_ref()).is_compressed() {
+        if spec.compression_of(file.path().as_ref()).is_compressed() || spec.encoding.is_some() {
             return false;
         }
         match &spec.format {
@@ -266,17 +268,22 @@ fn partitioned_file(
     entry: &FileEntry<'_>,
     constants: Vec<datafusion::common::ScalarValue>,
 ) -> Result<PartitionedFile> {
+    let meta = object(path, entry)?;
+    Ok(PartitionedFile::new_from_meta(meta).with_partition_values(constants))
+}
+
+/// The file as it was listed.
+pub(super) fn object(path: &Path, entry: &FileEntry<'_>) -> Result<ObjectMeta> {
     let modified = chrono::DateTime::from_timestamp_millis(entry.modified_ms).ok_or_else(|| {
         Error::damaged("offsets", format!("'{}' was modified at an impossible time", entry.path))
     })?;
-    let meta = ObjectMeta {
+    Ok(ObjectMeta {
         location: path.clone(),
         last_modified: modified,
         size: entry.size,
         e_tag: entry.etag.as_ref().map(ToString::to_string),
         version: None,
-    };
-    Ok(PartitionedFile::new_from_meta(meta).with_partition_values(constants))
+    })
 }
 
 fn min_split_bytes(table: &FileTable, config: &ConfigOptions) -> Option<usize> {

@@ -1,28 +1,31 @@
 //! One run's reader of a directory of files.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::catalog::Session;
 use datafusion::logical_expr::Expr;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use object_store::ObjectStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::FileTable;
 use super::clean::Cleaner;
-use super::entry::{Entry, FileEntry, Forgotten, files, to_raw};
+use super::entry::{Entry, FileEntry, Forgotten, Version, files, to_raw};
+use super::infer::Inference;
 use super::listing::{self, Listing, Rules};
-use super::options::{ChangedFiles, CleanSource};
+use super::options::{ChangedFiles, CleanSource, Evolution};
 use super::queue::{FileQueue, Limit, UnreadFile};
 use super::report::{CHANGED_FILES, IGNORED_BY_AGE, Report, batch_of, offset};
-use super::scan::FileScan;
+use super::scan::{FileScan, object};
 use super::seen::{Novelty, SeenFiles, forget_threshold_ms};
 use super::settle::Settling;
 use crate::error::{Error, Result};
@@ -278,6 +281,33 @@ impl FileStreamSource {
         listing::still_there(self.store.as_ref(), self.table.location(), taken).await
     }
 
+    /// Columns that files of the batch have, and the table has not.
+    fn new_names(&self) -> BTreeSet<String> {
+        self.report.new_columns().into_iter().filter(|name| self.table.lacks(name)).collect()
+    }
+
+    /// The columns of all files of the batch. What is wrong with a file was said when it was read.
+    async fn schema_of(&self, batch: &SourceBatch) -> Result<Schema> {
+        let runtime = Arc::clone(&self.context.runtime);
+        let session = SessionContext::new_with_config_rt(SessionConfig::new(), runtime).state();
+        let (location, options) = (self.table.location(), self.table.options());
+        let inference = Inference {
+            session: &session,
+            store: Arc::clone(&self.store),
+            location,
+            pattern: self.table.pattern(),
+            spec: self.table.spec(),
+            tolerant: true,
+        };
+        let entries = files(&batch.entries)?;
+        let objects = entries.iter().map(|entry| object(&location.object_path(&entry.path)?, entry));
+        let inferred = inference.schema_of_all(objects.collect::<Result<_>>()?, usize::MAX).await;
+        match inferred {
+            Err(_) if options.ignore_corrupt_files || options.ignore_missing_files => Ok(Schema::empty()),
+            inferred => inferred,
+        }
+    }
+
     fn is_recorded(&self, newest_ms: Option<i64>) {
         let mut recorded = lock(&self.recorded_newest_ms);
         *recorded = (*recorded).max(newest_ms);
@@ -380,6 +410,36 @@ impl Source for FileStreamSource {
         Ok(Arc::new(scan))
     }
 
+    async fn is_outdated(&self, batch: &SourceBatch) -> bool {
+        let Ok(files) = files(&batch.entries) else { return false };
+        for file in files {
+            let Ok(path) = self.table.location().object_path(&file.path) else { continue };
+            // Of a file that has gone, rows would be lost without a word.
+            if let Ok(now) = self.store.head(&path).await
+                && file.version().difference(&Version::from(&now)).is_some()
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn new_columns(&self, batch: &SourceBatch) -> Result<Vec<FieldRef>> {
+        if self.table.evolution() != Evolution::AddNewColumns || !self.table.is_inferred {
+            return Ok(Vec::new());
+        }
+        let names = self.new_names();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = self.schema_of(batch).await?;
+        let field = |name: String| {
+            let data_type = found.field_with_name(&name).map_or(DataType::Utf8, |it| it.data_type().clone());
+            Arc::new(Field::new(name, data_type, true))
+        };
+        Ok(names.into_iter().map(field).collect())
+    }
+
     async fn commit(&self, batch: &SourceBatch) -> Result<()> {
         let files = files(&batch.entries)?;
         self.is_recorded(files.iter().map(|file| file.modified_ms).max());
@@ -410,6 +470,15 @@ impl Source for FileStreamSource {
     }
 
     fn take_metrics(&self) -> BTreeMap<String, String> {
+        let tells = match self.table.evolution() {
+            Evolution::Warn => true,
+            // Of given columns there are as many as were given.
+            Evolution::AddNewColumns => !self.table.is_inferred,
+            Evolution::None | Evolution::Rescue => false,
+        };
+        if tells {
+            self.report.tell_new_columns(&self.new_names(), self.table.location());
+        }
         self.report.take()
     }
 }

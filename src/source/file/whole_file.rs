@@ -5,7 +5,8 @@
 use std::io::{BufReader, Cursor};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -121,6 +122,7 @@ impl FileOpener for WholeFileOpener {
         let store = Arc::clone(&self.store);
         let wanted = Arc::clone(&self.schema);
         self.columns.found.note_file();
+        let columns = Arc::clone(&self.columns);
         let adapters = BatchAdapterFactory::new(Arc::clone(&wanted));
         let adapters = adapters.with_adapter_factory(Arc::clone(&self.columns) as _);
         Ok(Box::pin(async move {
@@ -131,10 +133,17 @@ impl FileOpener for WholeFileOpener {
                 GetResultPayload::File(file, _) => Box::new(BufReader::new(file)),
                 GetResultPayload::Stream(_) => Box::new(Cursor::new(result.bytes().await?)),
             };
-            let open = move || match format {
-                WholeFileFormat::Arrow => arrow_ipc::read(input, &wanted, part),
-                #[cfg(feature = "avro")]
-                WholeFileFormat::Avro => avro::read(input, &wanted),
+            let open = move || {
+                let choose = |found: &Schema| {
+                    columns.note_strangers(found);
+                    let needed = columns.needed(found, &wanted);
+                    needed.map_err(|error| ArrowError::SchemaError(error.strip_backtrace()))
+                };
+                match format {
+                    WholeFileFormat::Arrow => arrow_ipc::read(input, &choose, part),
+                    #[cfg(feature = "avro")]
+                    WholeFileFormat::Avro => avro::read(input, &choose),
+                }
             };
             let (found, batches) = aside(is_small, open).await??;
             let adapter = adapters.make_adapter(&found)?;

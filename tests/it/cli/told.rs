@@ -352,3 +352,63 @@ fn a_query_stays_the_same_under_other_names_of_its_tables() {
         explained("SELECT window(time, '10 minutes') AS w, sum(status) AS n FROM hits GROUP BY 1");
     assert!(out.contains("refused, because it is another query"), "{out}");
 }
+
+#[test]
+fn a_new_column_is_told_of_by_its_name_and_once() {
+    for (format, files) in [
+        ("json", ["{\"a\":1}\n", "{\"a\":2,\"extra\":\"x\"}\n", "{\"extra\":\"y\",\"a\":3}\n"]),
+        ("csv", ["a\n1\n", "a,extra\n2,x\n", "extra,a\ny,3\n"]),
+    ] {
+        let folder = Folder::new();
+        let etl = |evolution: &str| {
+            let option = format!("schemaEvolution={evolution}");
+            let arguments = [
+                "etl",
+                "in",
+                "out",
+                "--checkpoint",
+                "ck",
+                "--to",
+                "json",
+                "--from",
+                format,
+                "--progress",
+                "none",
+            ];
+            folder.run(&[&arguments[..], &["--option", "maxFilesPerTrigger=1", "--option", &option]].concat())
+        };
+        folder.write(&format!("in/0.{format}"), files[0]);
+        let (code, _, err) = etl("warn");
+        assert!(code == 0 && !err.contains("extra"), "{err}");
+        folder.write(&format!("in/1.{format}"), files[1]);
+        folder.write(&format!("in/2.{format}"), files[2]);
+        let (code, _, err) = etl("warn");
+        assert_eq!(code, 0, "{err}");
+        assert_eq!(err.matches("'extra'").count(), 1, "{err}");
+        assert!(err.contains("set schemaEvolution to addNewColumns"), "{err}");
+        folder.write(&format!("in/3.{format}"), files[1]);
+        let (code, _, err) = etl("none");
+        assert!(code == 0 && !err.contains("extra"), "{err}");
+        folder.write(&format!("in/4.{format}"), files[1]);
+        let (code, _, err) = etl("addNewColumns");
+        assert_eq!(code, 0, "{err}");
+        let (_, out, err) = folder.run(&["sql", "-c", "SELECT sum(a) AS a, count(extra) AS e FROM 'out/'"]);
+        assert!(out.contains("| 10 | 1 |"), "{out}{err}");
+    }
+}
+
+#[test]
+fn a_separator_that_nobody_has_said_is_told() {
+    let folder = Folder::new();
+    folder.write("in/a.csv", "id;name\n1;x\n2;y\n");
+    let etl =
+        || folder.run(&["etl", "in", "out", "--checkpoint", "ck", "--to", "json", "--progress", "none"]);
+    let (code, _, err) = etl();
+    assert!(code == 0 && err.contains("seem to be separated by ';'"), "{err}");
+    folder.write("in/b.csv", "id;name\n3;z\n");
+    let (code, _, err) = etl();
+    // It is in the checkpoint.
+    assert!(code == 0 && !err.contains("separated"), "{err}");
+    let (_, out, err) = folder.run(&["sql", "-c", "SELECT sum(id) AS s, max(name) AS n FROM 'out/'"]);
+    assert!(out.contains("| 6 | z |"), "{out}{err}");
+}

@@ -10,6 +10,7 @@ use datafusion::datasource::file_format::file_compression_type::FileCompressionT
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion_datasource::PartitionedFile;
 use datafusion_datasource::boundary_stream::AlignedBoundaryStream;
+use encoding_rs::{Decoder, DecoderResult, Encoding};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt};
@@ -50,8 +51,15 @@ impl Read for SteadyFile {
     }
 }
 
+/// The bytes of a file as they come in, in UTF-8.
+pub(in crate::source::file) struct ByteSource {
+    raw: RawBytes,
+    /// What makes UTF-8 of them, and room for what is to be.
+    decoder: Option<(Decoder, Vec<u8>)>,
+}
+
 /// How a file's bytes come in.
-pub(in crate::source::file) enum ByteSource {
+enum RawBytes {
     /// From a local file, read where it is polled, as DataFusion's readers do.
     Local(Box<dyn Read + Send>),
     /// From a store.
@@ -73,22 +81,72 @@ impl ByteSource {
             let lines =
                 AlignedBoundaryStream::new(store, path, start, end, file.object_meta.size, terminator)
                     .await?;
-            return Ok(Self::Stream(lines.map_err(DataFusionError::from).boxed()));
+            let raw = RawBytes::Stream(lines.map_err(DataFusionError::from).boxed());
+            return Ok(Self { raw, decoder: None });
         }
-        match store.get(file.path()).await?.payload {
+        let raw = match store.get(file.path()).await?.payload {
             GetResultPayload::File(file, _) => {
-                Ok(Self::Local(compression.convert_read(SteadyFile::new(file)?)?))
+                RawBytes::Local(compression.convert_read(SteadyFile::new(file)?)?)
             }
             GetResultPayload::Stream(stream) => {
                 let stream = stream.map_err(DataFusionError::from).boxed();
-                Ok(Self::Stream(compression.convert_stream(stream)?))
+                RawBytes::Stream(compression.convert_stream(stream)?)
             }
-        }
+        };
+        Ok(Self { raw, decoder: None })
+    }
+
+    /// The same bytes, written in `encoding`; as they are without one.
+    pub(in crate::source::file) fn written_in(self, encoding: Option<&'static Encoding>) -> Self {
+        Self { decoder: encoding.map(|encoding| (encoding.new_decoder(), Vec::new())), ..self }
     }
 
     /// Appends at least `wanted` bytes to `buffer`, or all there are; tells whether that was the
     /// end. After an error, `buffer` holds everything before it.
-    pub(super) async fn read(&mut self, buffer: &mut Vec<u8>, wanted: usize) -> DataFusionResult<bool> {
+    pub(in crate::source::file) async fn read(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        wanted: usize,
+    ) -> DataFusionResult<bool> {
+        let Some((decoder, raw)) = &mut self.decoder else { return self.raw.read(buffer, wanted).await };
+        let target = buffer.len().saturating_add(wanted);
+        while buffer.len() < target {
+            raw.clear();
+            let end = self.raw.read(raw, wanted).await?;
+            decode(decoder, raw, buffer, end)?;
+            if end {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Appends `raw` to `buffer` in UTF-8.
+fn decode(decoder: &mut Decoder, raw: &[u8], buffer: &mut Vec<u8>, end: bool) -> DataFusionResult<()> {
+    let mut next = 0;
+    loop {
+        let room = decoder.max_utf8_buffer_length_without_replacement(raw.len() - next).unwrap_or(1 << 20);
+        let before = buffer.len();
+        buffer.resize(before + room, 0);
+        let (result, read, written) =
+            decoder.decode_to_utf8_without_replacement(&raw[next..], &mut buffer[before..], end);
+        buffer.truncate(before + written);
+        next += read;
+        match result {
+            DecoderResult::InputEmpty => return Ok(()),
+            DecoderResult::OutputFull => {}
+            DecoderResult::Malformed(..) => {
+                let name = decoder.encoding().name();
+                return Err(DataFusionError::Execution(format!("it holds bytes that are not {name}")));
+            }
+        }
+    }
+}
+
+impl RawBytes {
+    /// As [`ByteSource::read`].
+    async fn read(&mut self, buffer: &mut Vec<u8>, wanted: usize) -> DataFusionResult<bool> {
         match self {
             Self::Local(file) => {
                 buffer.reserve(wanted);
@@ -166,6 +224,28 @@ mod tests {
             std::fs::rename(dir.path().join("g"), &path).unwrap();
         });
         assert_eq!(replaced.unwrap(), 100, "the file that was opened is still whole");
+    }
+
+    #[tokio::test]
+    async fn other_encodings_become_utf_8_however_the_bytes_come() {
+        for (label, content) in [
+            ("latin1", &b"na\xefve \xa3\n"[..]),
+            ("utf-16", b"\xff\xfen\0a\0\xef\0v\0e\0 \0\xa3\0\n\0"),
+            ("utf-16be", b"\0n\0a\0\xef\0v\0e\0 \0\xa3\0\n"),
+        ] {
+            for step in 1..8 {
+                let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+                let file = PartitionedFile::new("a", content.len() as u64);
+                store.put(file.path(), PutPayload::from_static(content)).await.unwrap();
+                let bytes = ByteSource::open(&store, &file, FileCompressionType::UNCOMPRESSED, b'\n').await;
+                let mut bytes = bytes.unwrap().written_in(Encoding::for_label(label.as_bytes()));
+                let mut text = Vec::new();
+                while !bytes.read(&mut text, step).await.unwrap() {}
+                assert_eq!(String::from_utf8(text).unwrap(), "na\u{ef}ve \u{a3}\n", "{label} {step}");
+            }
+        }
+        let mut decoder = Encoding::for_label(b"shift_jis").unwrap().new_decoder();
+        assert!(decode(&mut decoder, b"\x81\xff", &mut Vec::new(), true).is_err());
     }
 
     #[tokio::test]

@@ -8,14 +8,16 @@ use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 
+use crate::source::file::layout::Apart;
+
 /// The columns of a scan over records.
 #[derive(Debug, Clone)]
 pub(super) struct RecordColumns {
-    /// The columns of a record: those of the file without the corrupt-record column.
+    /// The columns of a record: those of the file without the columns apart.
     pub(super) record: SchemaRef,
     /// The positions in `record` of the columns that are decoded.
     pub(super) decoded: Vec<usize>,
-    /// The decoded columns.
+    /// The decoded columns, and behind them the one that takes what no column takes, if that is wanted.
     pub(super) decoded_schema: SchemaRef,
     /// The positions in `decoded` of columns that hold no nulls.
     pub(super) required: Vec<usize>,
@@ -33,19 +35,21 @@ enum Output {
 }
 
 impl RecordColumns {
-    /// The columns `wanted` of `file`, in which `corrupt_record` is the corrupt-record column and those in
-    /// `required` are NOT NULL. With `judge_all` every column is decoded, because a record must be
+    /// The columns `wanted` of `file`, of which those `apart` are no fields of records and those in `required`
+    /// are NOT NULL. With `judge_all` every column is decoded, because a record must be
     /// malformed or not whichever columns are wanted.
     pub(super) fn new(
         file: &Schema,
-        corrupt_record: Option<usize>,
+        apart: Apart,
         required: &[usize],
         wanted: &[usize],
         judge_all: bool,
     ) -> Result<Self, ArrowError> {
         let in_record: Vec<usize> =
-            (0..file.fields().len()).filter(|column| Some(*column) != corrupt_record).collect();
-        let wants_corrupt_record = corrupt_record.is_some_and(|column| wanted.contains(&column));
+            (0..file.fields().len()).filter(|column| !apart.contains(*column)).collect();
+        let wants = |column: Option<usize>| column.filter(|column| wanted.contains(column));
+        let wants_corrupt_record = wants(apart.corrupt_record).is_some();
+        let rescued = wants(apart.rescued);
         let decoded: Vec<usize> = (0..in_record.len())
             .filter(|position| judge_all || wants_corrupt_record || wanted.contains(&in_record[*position]))
             .collect();
@@ -53,12 +57,15 @@ impl RecordColumns {
             .iter()
             .map(|column| {
                 let position = decoded.iter().position(|position| in_record[*position] == *column);
-                position.map_or(Output::CorruptRecord, Output::Decoded)
+                let rescued = (rescued == Some(*column)).then_some(decoded.len());
+                position.or(rescued).map_or(Output::CorruptRecord, Output::Decoded)
             })
             .collect();
         // Without a column, Arrow's readers of records have no way to say how many rows there are.
         let record = Arc::new(file.project(&in_record)?);
-        let decoded_schema = Arc::new(record.project(&decoded)?);
+        let decoded_fields = decoded.iter().map(|position| record.field(*position));
+        let decoded_fields = decoded_fields.chain(rescued.map(|column| file.field(column)));
+        let decoded_schema = Arc::new(Schema::new(decoded_fields.cloned().collect::<Vec<_>>()));
         let is_required = |position: &usize| required.contains(&in_record[decoded[*position]]);
         let required = (0..decoded.len()).filter(is_required).collect();
         Ok(Self {
@@ -69,6 +76,11 @@ impl RecordColumns {
             output,
             schema: Arc::new(file.project(wanted)?),
         })
+    }
+
+    /// Whether what no column takes is wanted.
+    pub(super) fn are_rescued(&self) -> bool {
+        self.decoded_schema.fields().len() > self.decoded.len()
     }
 
     /// The scan's columns from decoded rows, all of good records.
@@ -135,15 +147,18 @@ mod tests {
         ])
     }
 
+    fn bad() -> Apart {
+        Apart { corrupt_record: Some(1), rescued: None }
+    }
+
     fn names(schema: &Schema) -> Vec<&str> {
         schema.fields().iter().map(|field| field.name().as_str()).collect()
     }
 
     #[test]
     fn only_what_is_needed_is_decoded() {
-        let columns = |wanted: &[usize], judge_all| {
-            RecordColumns::new(&file(), Some(1), &[], wanted, judge_all).unwrap()
-        };
+        let columns =
+            |wanted: &[usize], judge_all| RecordColumns::new(&file(), bad(), &[], wanted, judge_all).unwrap();
         assert_eq!(names(&columns(&[2], false).record), ["a", "b"]);
         assert_eq!(names(&columns(&[2], false).decoded_schema), ["b"]);
         assert_eq!(names(&columns(&[2], true).decoded_schema), ["a", "b"]);
@@ -152,8 +167,17 @@ mod tests {
     }
 
     #[test]
+    fn what_no_column_takes_comes_behind_the_decoded_columns() {
+        let apart = Apart { corrupt_record: None, rescued: Some(1) };
+        let columns = |wanted: &[usize]| RecordColumns::new(&file(), apart, &[], wanted, false).unwrap();
+        assert_eq!(names(&columns(&[1, 2]).decoded_schema), ["b", "bad"]);
+        assert!(columns(&[1, 2]).are_rescued() && !columns(&[2]).are_rescued());
+        assert_eq!(names(&columns(&[2]).record), ["a", "b"]);
+    }
+
+    #[test]
     fn the_text_of_malformed_records_gets_its_column() {
-        let columns = RecordColumns::new(&file(), Some(1), &[], &[1, 2], false).unwrap();
+        let columns = RecordColumns::new(&file(), bad(), &[], &[1, 2], false).unwrap();
         let rows = |values: Vec<i64>| {
             let column: ArrayRef = Arc::new(Int64Array::from(values));
             let schema = Arc::clone(&columns.decoded_schema);
@@ -164,7 +188,7 @@ mod tests {
         let mixed = columns.mixed(&[(rows(vec![1]), None), (rows(vec![2]), Some("x".into()))]).unwrap();
         let texts: Vec<_> = mixed.column(0).as_string::<i64>().iter().collect();
         assert_eq!(texts, [None, Some("x")]);
-        let none = RecordColumns::new(&file(), Some(1), &[], &[], false).unwrap();
+        let none = RecordColumns::new(&file(), bad(), &[], &[], false).unwrap();
         let schema = Arc::clone(&none.decoded_schema);
         let options = RecordBatchOptions::new().with_row_count(Some(3));
         let three = RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();

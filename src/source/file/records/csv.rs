@@ -5,43 +5,33 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatchOptions, new_null_array};
 use datafusion::arrow::csv::reader::Decoder;
-use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Schema};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 
 use super::columns::RecordColumns;
 pub(in crate::source::file) use super::csv_dialect::CsvDialect;
 use super::csv_dialect::CsvFields;
+use super::csv_fields::{FieldPlan, as_read, is_read_exactly};
 use super::decoder::{Fed, RecordDecoder, Salvaged, Stop, line_end, no_value, reason, shorten};
+use super::strangers::{Strangers, json_text};
 use crate::source::file::values::{Scalar, ValueRules, cannot_be_read, leaf};
 
-/// Decodes CSV records by position. Unless the dialect says that every line is a record, quoted
+/// Decodes CSV records, whose fields are named by a header or found by position. Unless the dialect says that every line is a record, quoted
 /// values may hold line breaks.
 pub(super) struct CsvDecoder {
     dialect: Arc<CsvDialect>,
     columns: Arc<RecordColumns>,
     rules: ValueRules,
-    /// The columns of a record, as Arrow's decoder reads them.
-    schema: SchemaRef,
+    /// The fields of a record.
+    plan: FieldPlan,
+    strangers: Strangers,
     batch_size: usize,
     decoder: Decoder,
     /// Whether the decoder knows that nothing follows.
     finished: bool,
     /// Lines taken in since the last flush, where lines are records.
     lines: u64,
-}
-
-/// Whether Arrow's decoder makes of a text what it is, and nothing else.
-fn is_read_exactly(data_type: &DataType) -> bool {
-    let is_text = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    is_text || data_type.is_integer() || *data_type == DataType::Boolean
-}
-
-fn as_read(field: &FieldRef) -> FieldRef {
-    if is_read_exactly(field.data_type()) {
-        return Arc::clone(field);
-    }
-    Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8))
 }
 
 /// Whether CSV fields can be read as `data_type`.
@@ -65,28 +55,45 @@ fn typed(texts: &ArrayRef, data_type: &DataType, rules: &ValueRules) -> Result<A
 }
 
 impl CsvDecoder {
-    /// Decodes the decoded ones among `columns`.
+    /// Decodes the decoded ones among `columns`; `strangers` takes other fields.
     pub(super) fn new(
         dialect: Arc<CsvDialect>,
         columns: Arc<RecordColumns>,
         rules: ValueRules,
+        strangers: Strangers,
         batch_size: usize,
     ) -> Self {
-        let schema = Arc::new(Schema::new(columns.record.fields().iter().map(as_read).collect::<Vec<_>>()));
-        let decoder = dialect.decoder(&schema, &columns.decoded, batch_size);
-        Self { dialect, columns, rules, schema, batch_size, decoder, finished: false, lines: 0 }
+        let plan = FieldPlan::by_position(&columns);
+        let decoder = dialect.decoder(&plan.schema, &plan.read, batch_size);
+        Self { dialect, columns, rules, plan, strangers, batch_size, decoder, finished: false, lines: 0 }
     }
 
     /// The rows of what Arrow's decoder read.
-    fn rows(&self, read: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    fn rows(&mut self, read: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let wanted = &self.columns.decoded_schema;
-        let columns = read.columns().iter().zip(wanted.fields()).map(|(column, field)| {
+        let columns = self.plan.places.iter().zip(wanted.fields()).map(|(place, field)| {
+            let Some(column) = place.map(|place| read.column(place)) else {
+                return Ok(new_null_array(field.data_type(), read.num_rows()));
+            };
             if is_read_exactly(field.data_type()) {
                 return Ok(Arc::clone(column));
             }
             typed(column, field.data_type(), &self.rules)
         });
-        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        let mut columns = columns.collect::<Result<Vec<_>, _>>()?;
+        if self.columns.are_rescued() {
+            let fields = self.plan.rescued.iter();
+            let fields: Vec<_> =
+                fields.map(|(name, place)| (name, read.column(*place).as_string::<i32>())).collect();
+            for row in 0..read.num_rows() {
+                self.strangers.begin_row();
+                for (name, texts) in fields.iter().filter(|(_, texts)| texts.is_valid(row)) {
+                    self.strangers.keep(name, &json_text(texts.value(row)));
+                }
+                self.strangers.end_row();
+            }
+            columns.extend(self.strangers.finish());
+        }
         if let Some(column) = self.columns.required.iter().find(|column| columns[**column].null_count() > 0) {
             return Err(ArrowError::CsvError(no_value(wanted.field(*column).name())));
         }
@@ -142,7 +149,7 @@ impl CsvDecoder {
 
     /// Why a record as a whole is malformed.
     fn shape_error(&self, record: &CsvFields) -> Option<String> {
-        let columns = self.schema.fields().len();
+        let columns = self.plan.schema.fields().len();
         let fields = record.fields.len();
         if !record.closed && self.dialect.has_line_records() {
             return Some(
@@ -156,12 +163,13 @@ impl CsvDecoder {
             return Some("the line holds a carriage return, which ends a record".into());
         }
         let good = fields == columns || (fields < columns && self.dialect.allows_truncated_rows());
-        (!good).then(|| format!("the record has {fields} fields and the table {columns} columns"))
+        let whose = if columns == self.columns.record.fields().len() { "table" } else { "header" };
+        (!good).then(|| format!("the record has {fields} fields and the {whose} {columns} columns"))
     }
 
     /// The first field that is no text: its column and what is wrong.
     fn encoding_error(&self, record: &CsvFields) -> Option<(Option<String>, String)> {
-        record.fields.iter().zip(self.schema.fields()).find_map(|(text, column)| {
+        record.fields.iter().zip(self.plan.schema.fields()).find_map(|(text, column)| {
             let reason = std::str::from_utf8(text).err().map(|_| not_text(text))?;
             Some((Some(column.name().clone()), reason))
         })
@@ -205,8 +213,28 @@ fn is_line_end(bytes: &[u8]) -> bool {
 }
 
 impl RecordDecoder for CsvDecoder {
-    fn header(&self, raw: &[u8], end: bool) -> Result<Option<usize>, String> {
-        self.dialect.header(&self.schema, raw, end)
+    fn header(&mut self, raw: &[u8], end: bool) -> Result<Option<usize>, String> {
+        let Some((length, names)) = self.dialect.header(raw, end) else { return Ok(None) };
+        if !names.is_empty() {
+            self.plan = FieldPlan::by_name(&self.columns, &names)?;
+            self.plan.strangers.iter().for_each(|name| self.strangers.note(name));
+            self.decoder = self.dialect.decoder(&self.plan.schema, &self.plan.read, self.batch_size);
+        }
+        Ok(Some(length))
+    }
+
+    fn needs_header(&self) -> bool {
+        self.dialect.has_names()
+    }
+
+    fn found(&self) -> Option<Vec<usize>> {
+        let columns = self.columns.decoded_schema.fields().len();
+        let is_found = |column: &usize| self.plan.places.get(*column).is_none_or(Option::is_some);
+        self.plan.is_by_name.then(|| (0..columns).filter(is_found).collect())
+    }
+
+    fn strangers(&mut self) -> Vec<String> {
+        self.strangers.names().map(str::to_string).collect()
     }
 
     fn feed(&mut self, raw: &[u8], next: usize, end: bool) -> Fed {
@@ -224,11 +252,12 @@ impl RecordDecoder for CsvDecoder {
 
     fn flush(&mut self, _raw: &[u8]) -> Result<Option<RecordBatch>, ArrowError> {
         self.lines = 0;
-        self.decoder.flush()?.map(|read| self.rows(&read)).transpose()
+        let read = self.decoder.flush()?;
+        read.map(|read| self.rows(&read)).transpose()
     }
 
     fn reset(&mut self) -> Result<(), ArrowError> {
-        self.decoder = self.dialect.decoder(&self.schema, &self.columns.decoded, self.batch_size);
+        self.decoder = self.dialect.decoder(&self.plan.schema, &self.plan.read, self.batch_size);
         self.finished = false;
         self.lines = 0;
         Ok(())
@@ -239,7 +268,7 @@ impl RecordDecoder for CsvDecoder {
     }
 
     fn decode(&mut self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
-        let mut decoder = self.dialect.decoder(&self.schema, &self.columns.decoded, records.len());
+        let mut decoder = self.dialect.decoder(&self.plan.schema, &self.plan.read, records.len());
         for record in records {
             take_record(&mut decoder, &self.dialect, &raw[record.clone()])?;
         }
@@ -253,13 +282,18 @@ impl RecordDecoder for CsvDecoder {
         let shape = self.shape_error(&record).map(|reason| (None, reason));
         let mut first_bad = shape.or_else(|| self.encoding_error(&record));
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.columns.decoded.len());
-        for index in &self.columns.decoded {
+        for (decoded, index) in self.columns.decoded.iter().enumerate() {
             let field = &self.columns.record.fields()[*index];
-            let text = if record.closed { record.fields.get(*index) } else { None };
+            let place = self.plan.field_of(decoded).filter(|_| record.closed);
+            let text = place.and_then(|place| record.fields.get(place));
             columns.push(self.parse_field(field, text).unwrap_or_else(|reason| {
                 first_bad.get_or_insert_with(|| (Some(field.name().clone()), reason));
                 new_null_array(field.data_type(), 1)
             }));
+        }
+        if self.columns.are_rescued() {
+            // What is malformed is kept as a whole, if at all.
+            columns.push(new_null_array(&DataType::Utf8, 1));
         }
         let schema = Arc::clone(&self.columns.decoded_schema);
         let mut required = self.columns.required.iter();
@@ -281,13 +315,15 @@ mod tests {
     use datafusion::common::config::{ConfigOptions, CsvOptions};
 
     use super::*;
+    use crate::source::file::layout::Apart;
 
     fn decoder(options: CsvOptions, batch_size: usize) -> CsvDecoder {
         let schema =
             Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)]);
         let dialect = CsvDialect::new(&options, &ConfigOptions::default(), false).unwrap();
-        let columns = RecordColumns::new(&schema, None, &[], &[0, 1], false).unwrap();
-        CsvDecoder::new(Arc::new(dialect), Arc::new(columns), ValueRules::default(), batch_size)
+        let columns = Arc::new(RecordColumns::new(&schema, Apart::default(), &[], &[0, 1], false).unwrap());
+        let strangers = Strangers::new(None);
+        CsvDecoder::new(Arc::new(dialect), columns, ValueRules::default(), strangers, batch_size)
     }
 
     fn plain() -> CsvOptions {
@@ -404,14 +440,36 @@ mod tests {
         assert_eq!(checked(header(), "a,b", true), Ok(Some(3)));
         assert_eq!(checked(header(), "a,b", false), Ok(None));
         assert_eq!(checked(header(), "", true), Ok(Some(0)));
-        for text in ["b,a\n", "a\n", "a,b,c\n", "1,x\n"] {
-            assert!(checked(header(), text, false).unwrap_err().contains("matched by position"), "{text}");
+        for (text, reason) in [("1,x\n", "set header to false"), ("a,b,A,a\n", "'a' more than once")] {
+            assert!(checked(header(), text, false).unwrap_err().contains(reason), "{text}");
         }
         let truncated = CsvOptions { truncated_rows: Some(true), ..header() };
         assert_eq!(checked(truncated, "a\n", false), Ok(Some(2)));
         assert_eq!(checked(plain(), "1,x\n", false), Ok(Some(0)));
         let comment = CsvOptions { comment: Some(b'#'), ..header() };
         assert_eq!(checked(comment, "# c\na,b\n1,x\n", false), Ok(Some(8)));
+    }
+
+    #[test]
+    fn fields_are_found_by_the_names_in_the_header() {
+        let header = CsvOptions { has_header: Some(true), ..CsvOptions::default() };
+        for (text, expected, strangers) in [
+            ("B,a\nx,1\n", "1|x", &[][..]),
+            ("a\n1\n", "1|", &[]),
+            ("c,a,b, d\n7,1,x,\n", "1|x", &["c", "d"]),
+        ] {
+            let mut decoder = decoder(header.clone(), 10);
+            let start = decoder.header(text.as_bytes(), true).unwrap().unwrap();
+            let rest = &text.as_bytes()[start..];
+            decoder.feed(rest, 0, true);
+            let rows = decoder.flush(rest).unwrap().unwrap();
+            let (a, b) = (rows.column(0).as_primitive::<Int64Type>(), rows.column(1).as_string::<i32>());
+            assert_eq!(format!("{}|{}", a.value(0), b.value(0)), expected);
+            assert_eq!(
+                (decoder.strangers(), b.is_null(0)),
+                (strangers.iter().map(ToString::to_string).collect(), expected.ends_with('|'))
+            );
+        }
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! How a CSV file is written, and where its records and fields are.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder, Terminator};
 use datafusion::arrow::csv;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::config::{ConfigOptions, CsvOptions};
 use regex::Regex;
 
@@ -228,55 +227,29 @@ impl CsvDialect {
         CsvFields { fields, closed, whole }
     }
 
-    /// How many bytes the header takes, after checking that it names the columns of `schema`; `None`
+    /// Whether files begin with a header.
+    pub(in crate::source::file) fn has_header(&self) -> bool {
+        self.has_header
+    }
+
+    /// Whether a header says which fields records have.
+    pub(super) fn has_names(&self) -> bool {
+        self.has_header && !self.enforce_schema
+    }
+
+    /// How many bytes the header takes, and the names in it if they say which fields records have; `None`
     /// if more bytes are needed to tell.
-    pub(super) fn header(
-        &self,
-        schema: &Schema,
-        raw: &[u8],
-        end: bool,
-    ) -> std::result::Result<Option<usize>, String> {
+    pub(super) fn header(&self, raw: &[u8], end: bool) -> Option<(usize, Vec<String>)> {
         if !self.has_header {
-            return Ok(Some(0));
+            return Some((0, Vec::new()));
         }
         let start = self.skip_no_records(raw, 0);
         let Some(header_end) = self.record_end(raw, start, end) else {
-            return Ok(end.then_some(raw.len()));
+            return end.then(|| (raw.len(), Vec::new()));
         };
-        if !self.enforce_schema {
-            let names: Vec<String> = self
-                .fields(&raw[start..header_end])
-                .fields
-                .iter()
-                .map(|name| String::from_utf8_lossy(name).trim().to_string())
-                .collect();
-            self.check_header(schema, &names)?;
-        }
-        Ok(Some(header_end))
-    }
-
-    /// Columns are matched by position, so a header that names others must not go unnoticed.
-    fn check_header(&self, schema: &Schema, names: &[String]) -> std::result::Result<(), String> {
-        let columns = schema.fields();
-        let long_enough =
-            names.len() == columns.len() || (self.truncated_rows && names.len() < columns.len());
-        let same = names.iter().zip(columns).all(|(name, column)| name.eq_ignore_ascii_case(column.name()));
-        if long_enough && same {
-            return Ok(());
-        }
-        let advice = match names.len().cmp(&columns.len()) {
-            Ordering::Equal => "; to ignore what headers say, set enforceSchema to true",
-            Ordering::Less if same => {
-                "; to read files that lack the last columns, start a new checkpoint with truncated_rows set to true"
-            }
-            Ordering::Less | Ordering::Greater => "",
-        };
-        let expected: Vec<&str> = columns.iter().map(|column| column.name().as_str()).collect();
-        Err(format!(
-            "its header names the columns ({}), but the table has ({}), and columns are matched by position. \
-             Put it right in the file or the schema; if the file has no header, set header to false{advice}",
-            super::decoder::shorten(&names.join(", ")),
-            expected.join(", ")
-        ))
+        let fields =
+            if self.enforce_schema { Vec::new() } else { self.fields(&raw[start..header_end]).fields };
+        let names = fields.iter().map(|name| String::from_utf8_lossy(name).trim().to_string());
+        Some((header_end, names.collect()))
     }
 }

@@ -10,8 +10,14 @@ use datafusion::arrow::record_batch::RecordBatch;
 pub(super) trait RecordDecoder: Send {
     /// How many bytes at the start of the file are a header, `None` if more bytes are needed to tell.
     /// The error says what is wrong with it.
-    fn header(&self, _raw: &[u8], _end: bool) -> Result<Option<usize>, String> {
+    fn header(&mut self, _raw: &[u8], _end: bool) -> Result<Option<usize>, String> {
         Ok(Some(0))
+    }
+
+    /// Whether a header says what the records are made of, so that it has to be known in every part of a
+    /// file.
+    fn needs_header(&self) -> bool {
+        false
     }
 
     /// Takes in records from `next` on, until a batch is full or the bytes run out.
@@ -47,6 +53,11 @@ pub(super) trait RecordDecoder: Send {
     /// records have all.
     fn found(&self) -> Option<Vec<usize>> {
         None
+    }
+
+    /// Names of fields, so far, that no column takes.
+    fn strangers(&mut self) -> Vec<String> {
+        Vec::new()
     }
 
     /// What can be made of a malformed record. Must be reset before it is fed again.

@@ -9,9 +9,11 @@ mod bytes;
 mod columns;
 pub(super) mod csv;
 mod csv_dialect;
+mod csv_fields;
 mod decoder;
 pub(super) mod json;
 mod reader;
+pub(super) mod strangers;
 mod text;
 
 use std::sync::Arc;
@@ -35,10 +37,11 @@ use self::csv::CsvDecoder;
 use self::decoder::RecordDecoder;
 use self::json::{DocumentDecoder, JsonDecoder};
 use self::reader::{ReaderContext, RecordReader};
+use self::strangers::Strangers;
 use self::text::TextDecoder;
 use super::format::{Format, FormatSpec};
 use super::found_columns::FoundColumns;
-use super::layout::as_planned;
+use super::layout::{Apart, as_planned};
 use super::options::ParseMode;
 use super::pinned::{BatchFiles, PinnedStore};
 
@@ -52,8 +55,8 @@ pub(super) const MALFORMED_ROWS_KEPT: &str = "numMalformedRowsKept";
 pub(super) struct RecordRules {
     pub(super) spec: Arc<FormatSpec>,
     pub(super) mode: ParseMode,
-    /// The corrupt-record column's position among the columns of the file.
-    pub(super) corrupt_record: Option<usize>,
+    /// Columns of the file that are no fields of its records.
+    pub(super) apart: Apart,
     /// The positions of NOT NULL columns among those of the file.
     pub(super) required: Vec<usize>,
 }
@@ -114,10 +117,9 @@ impl FileSource for RecordSource {
         let file_schema = self.table.file_schema();
         // Rows that are left out must be the same rows whichever columns are asked for.
         let judge_all = self.rules.mode == ParseMode::DropMalformed || self.bad_records.is_some();
-        let corrupt_record = self.rules.corrupt_record;
         let columns = RecordColumns::new(
             file_schema,
-            corrupt_record,
+            self.rules.apart,
             &self.rules.required,
             &self.projection.file_indices,
             judge_all,
@@ -179,13 +181,21 @@ impl RecordOpener {
         let columns = &self.columns;
         let batch_size = self.batch_size(file);
         let values = &self.source.rules.spec.values;
+        let location = self.source.files.location();
+        let url = columns
+            .are_rescued()
+            .then(|| location.file_url(location.relative(file.path()).unwrap_or(file.path().as_ref())));
+        let strangers = Strangers::new(url.as_ref().map(AsRef::as_ref));
         Ok(match &self.source.rules.spec.format {
-            Format::Json(_) => Box::new(JsonDecoder::new(columns, values, batch_size)?),
-            Format::JsonDocument(_) => Box::new(DocumentDecoder::new(columns, values, batch_size)?),
+            Format::Json(_) => Box::new(JsonDecoder::new(columns, values, strangers, batch_size)?),
+            Format::JsonDocument(_) => {
+                Box::new(DocumentDecoder::new(columns, values, strangers, batch_size)?)
+            }
             Format::Csv(_, dialect) => Box::new(CsvDecoder::new(
                 Arc::clone(dialect),
                 Arc::clone(columns),
                 values.clone(),
+                strangers,
                 batch_size,
             )),
             Format::Text => Box::new(TextDecoder::new(Arc::clone(&columns.decoded_schema), batch_size)),
@@ -216,6 +226,7 @@ impl FileOpener for RecordOpener {
     fn open(&self, file: PartitionedFile) -> DataFusionResult<FileOpenFuture> {
         let decoder = self.decoder(&file)?;
         let compression = self.source.rules.spec.compression_of(file.path().as_ref());
+        let encoding = self.source.rules.spec.encoding;
         let files = Arc::clone(&self.source.files);
         let relative = files.location().relative(file.path()).unwrap_or(file.path().as_ref());
         let bad_records = self.source.bad_records.as_ref();
@@ -237,13 +248,13 @@ impl FileOpener for RecordOpener {
         Ok(Box::pin(async move {
             let (store, file) = (&context.store, &context.file);
             let bytes = match ByteSource::open(store, file, compression, context.terminator).await {
-                Ok(bytes) => bytes,
+                Ok(bytes) => bytes.written_in(encoding),
                 Err(error) => match files.judge(context.file.path(), error) {
                     Some(error) => return Err(error.into()),
                     None => return Ok(futures::stream::empty().boxed()),
                 },
             };
-            let reader = RecordReader::new(context, bytes, decoder);
+            let reader = RecordReader::open(context, bytes, decoder).await.map_err(DataFusionError::from)?;
             let rows = futures::stream::try_unfold(reader, |mut reader| async move {
                 let rows = reader.next().await.map_err(DataFusionError::from)?;
                 Ok(rows.map(|rows| (rows, reader)))

@@ -8,7 +8,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::physical_plan::metrics::Count;
 use datafusion_datasource::PartitionedFile;
-use object_store::ObjectStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::bad_records::BadRecordWriter;
 use super::bytes::{ByteSource, terminators_before};
@@ -74,7 +74,20 @@ pub(super) struct RecordReader {
 }
 
 impl RecordReader {
-    pub(super) fn new(context: ReaderContext, bytes: ByteSource, decoder: Box<dyn RecordDecoder>) -> Self {
+    /// Begins to read `bytes`, the part of the file that is asked for.
+    pub(super) async fn open(
+        context: ReaderContext,
+        bytes: ByteSource,
+        decoder: Box<dyn RecordDecoder>,
+    ) -> Result<Self> {
+        let mut reader = Self::new(context, bytes, decoder);
+        if !reader.at_start && reader.decoder.needs_header() {
+            reader.read_header().await?;
+        }
+        Ok(reader)
+    }
+
+    fn new(context: ReaderContext, bytes: ByteSource, decoder: Box<dyn RecordDecoder>) -> Self {
         let (start, end) = context.file.range();
         let capacity = usize::try_from(end - start).unwrap_or(CHUNK).min(CHUNK);
         Self {
@@ -134,7 +147,10 @@ impl RecordReader {
 
     /// Tells which columns the records lack. What malformed records lack may be what is wrong with them, so
     /// that on their own they only tell what they have.
-    fn note_columns(&self) {
+    fn note_columns(&mut self) {
+        if self.has_good_records {
+            self.decoder.strangers().iter().for_each(|name| self.context.found.note_new(name));
+        }
         let Some(found) = self.decoder.found() else { return };
         if self.has_good_records {
             self.context.found.note_file();
@@ -168,7 +184,7 @@ impl RecordReader {
             return Ok(false);
         }
         let mark = if self.raw().starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-        match self.decoder.header(&self.raw()[mark..], self.end) {
+        match self.decoder.header(&self.buffer[self.start + mark..], self.end) {
             Ok(Some(header)) => {
                 self.at_start = false;
                 self.advance(mark + header);
@@ -179,6 +195,29 @@ impl RecordReader {
                 Ok(false)
             }
             Err(reason) => Err(Error::InputFile { file: self.file_name(), reason }),
+        }
+    }
+
+    /// Has the decoder look at the header of a file of which this is a later part.
+    async fn read_header(&mut self) -> Result<()> {
+        let file = &self.context.file;
+        let (path, size) = (file.path().clone(), file.object_meta.size);
+        let mut length = (CHUNK as u64).min(size);
+        loop {
+            let head = match self.context.store.get_range(&path, 0..length).await {
+                Ok(head) => head,
+                Err(error) => {
+                    let judged = self.context.files.judge(&path, DataFusionError::from(error));
+                    self.done = true;
+                    return judged.map_or(Ok(()), Err);
+                }
+            };
+            let head = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&head);
+            match self.decoder.header(head, length == size) {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => length = (length * 2).min(size),
+                Err(reason) => return Err(Error::InputFile { file: self.file_name(), reason }),
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use datafusion::arrow::datatypes::{DataType, FieldRef, Fields};
 use datafusion::arrow::error::ArrowError;
 
 use super::text::{Broken, Cursor, Quoted, Token, unescape};
+use crate::source::file::records::strangers::Strangers;
 use crate::source::file::values::{Leaf, Scalar, ValueRules, cannot_be_read, leaf, type_name};
 
 /// Why a record cannot be read.
@@ -111,7 +112,7 @@ impl Column {
             }
             Column::Struct(column) if token == Token::Object => {
                 column.read(record, None)?;
-                column.nulls.append_non_null();
+                column.end_object();
             }
             Column::List(column) if token == Token::List => column.read(record)?,
             Column::Map(column) if token == Token::Object => column.read(record)?,
@@ -243,8 +244,10 @@ pub(super) struct Names {
 /// What a key means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
-    /// No column that is wanted.
+    /// A column that is not wanted, or one of several.
     Nothing,
+    /// No column of the table.
+    Stranger,
     /// This column, by its very name or not.
     Column { index: usize, is_exact: bool },
 }
@@ -263,7 +266,10 @@ impl Names {
     fn meaning(&self, key: &str) -> Meaning {
         let (index, is_exact) = match self.exact.get(key) {
             Some(index) => (*index, true),
-            None => (self.folded.get(&key.to_lowercase()).copied().flatten().flatten(), false),
+            None => match self.folded.get(&key.to_lowercase()) {
+                Some(index) => (index.flatten(), false),
+                None => return Meaning::Stranger,
+            },
         };
         index.map_or(Meaning::Nothing, |index| Meaning::Column { index, is_exact })
     }
@@ -295,6 +301,8 @@ pub(super) struct StructColumn {
     /// The keys of the last object in their order, with what they mean: the next one has most likely the
     /// same.
     order: Vec<(Box<[u8]>, Meaning)>,
+    /// Of fields that no column takes, where that matters.
+    strangers: Option<Strangers>,
 }
 
 impl StructColumn {
@@ -311,11 +319,26 @@ impl StructColumn {
             len: 0,
             nulls: NullBufferBuilder::new(0),
             order: Vec::new(),
+            strangers: None,
         })
+    }
+
+    /// The same, telling of fields that no column takes.
+    pub(super) fn with_strangers(self, strangers: Strangers) -> Self {
+        Self { strangers: Some(strangers), ..self }
+    }
+
+    pub(super) fn strangers(&mut self) -> Option<&mut Strangers> {
+        self.strangers.as_mut()
     }
 
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The object that was read last is not null.
+    pub(super) fn end_object(&mut self) {
+        self.nulls.append_non_null();
     }
 
     /// Whether any object had field `index`.
@@ -330,12 +353,19 @@ impl StructColumn {
         mut flaws: Option<&mut FirstFlaw>,
     ) -> Result<(), Flaw> {
         self.objects += 1;
+        if let Some(strangers) = &mut self.strangers {
+            strangers.begin_row();
+        }
         let mut position = 0;
         while let Some(key) = record.cursor.key(position == 0)? {
             let meaning = self.meaning(position, &key, record)?;
             position += 1;
             let Some(index) = self.accept(meaning, &key, record)? else {
+                let at = record.cursor.at();
                 record.cursor.skip()?;
+                if let (Meaning::Stranger, Some(strangers)) = (meaning, &mut self.strangers) {
+                    strangers.keep(record.slice(key.at), record.slice(at..record.cursor.at()).trim());
+                }
                 continue;
             };
             let (at, depth) = (record.cursor.at(), record.cursor.depth());
@@ -358,6 +388,9 @@ impl StructColumn {
             }
         }
         self.len += 1;
+        if let Some(strangers) = &mut self.strangers {
+            strangers.end_row();
+        }
         Ok(())
     }
 
@@ -369,8 +402,14 @@ impl StructColumn {
         {
             return Ok(*meaning);
         }
-        let names = &self.names;
-        let meaning = with_text(record.text, key, &mut record.scratch, |key| names.meaning(key))?;
+        let (names, strangers) = (&self.names, &mut self.strangers);
+        let meaning = with_text(record.text, key, &mut record.scratch, |key| {
+            let meaning = names.meaning(key);
+            if let (Meaning::Stranger, Some(strangers)) = (meaning, strangers) {
+                strangers.note(key);
+            }
+            meaning
+        })?;
         self.remember(position, written, meaning);
         Ok(meaning)
     }
@@ -416,6 +455,9 @@ impl StructColumn {
     pub(super) fn truncate(&mut self, len: usize) {
         self.columns.iter_mut().for_each(|column| column.truncate(len));
         self.len = len;
+        if let Some(strangers) = &mut self.strangers {
+            strangers.truncate(len);
+        }
     }
 
     pub(super) fn finish(&mut self, nulls: Option<NullBuffer>) -> Result<StructArray, ArrowError> {

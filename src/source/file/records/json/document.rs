@@ -10,6 +10,7 @@ use super::rows::Rows;
 use super::text::{Broken, Cursor};
 use crate::source::file::records::columns::RecordColumns;
 use crate::source::file::records::decoder::{Fed, RecordDecoder, Salvaged, Stop};
+use crate::source::file::records::strangers::Strangers;
 use crate::source::file::values::ValueRules;
 
 /// Where in the document a place is.
@@ -115,13 +116,14 @@ pub(in crate::source::file::records) struct DocumentDecoder {
 }
 
 impl DocumentDecoder {
-    /// Decodes the decoded ones among `columns`; other fields are passed over.
+    /// Decodes the decoded ones among `columns`; `strangers` takes other fields.
     pub(in crate::source::file::records) fn new(
         columns: &RecordColumns,
         rules: &ValueRules,
+        strangers: Strangers,
         batch_size: usize,
     ) -> Result<Self, ArrowError> {
-        let rows = Rows::new(columns, rules)?;
+        let rows = Rows::new(columns, rules, strangers)?;
         Ok(Self { batch_size, rows, start: Place::Start, place: Place::Start })
     }
 }
@@ -190,6 +192,10 @@ impl RecordDecoder for DocumentDecoder {
 
     fn found(&self) -> Option<Vec<usize>> {
         Some(self.rows.found().collect())
+    }
+
+    fn strangers(&mut self) -> Vec<String> {
+        self.rows.strangers()
     }
 }
 

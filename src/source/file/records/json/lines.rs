@@ -8,6 +8,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use super::rows::{Rows, reason_of};
 use crate::source::file::records::columns::RecordColumns;
 use crate::source::file::records::decoder::{Fed, RecordDecoder, Salvaged, Stop, line_end};
+use crate::source::file::records::strangers::Strangers;
 use crate::source::file::values::ValueRules;
 
 /// Decodes one JSON object per line. Blank lines are no records, as in Spark.
@@ -21,13 +22,14 @@ pub(in crate::source::file::records) struct JsonDecoder {
 pub(super) const MAX_BATCH_BYTES: usize = 256 << 20;
 
 impl JsonDecoder {
-    /// Decodes the decoded ones among `columns`; other fields are passed over.
+    /// Decodes the decoded ones among `columns`; `strangers` takes other fields.
     pub(in crate::source::file::records) fn new(
         columns: &RecordColumns,
         rules: &ValueRules,
+        strangers: Strangers,
         batch_size: usize,
     ) -> Result<Self, ArrowError> {
-        Ok(Self { batch_size, rows: Rows::new(columns, rules)?, lines: 0 })
+        Ok(Self { batch_size, rows: Rows::new(columns, rules, strangers)?, lines: 0 })
     }
 }
 
@@ -113,6 +115,10 @@ impl RecordDecoder for JsonDecoder {
     fn found(&self) -> Option<Vec<usize>> {
         Some(self.rows.found().collect())
     }
+
+    fn strangers(&mut self) -> Vec<String> {
+        self.rows.strangers()
+    }
 }
 
 #[cfg(test)]
@@ -123,16 +129,18 @@ mod tests {
     use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
     use super::*;
+    use crate::source::file::layout::Apart;
 
     fn columns(fields: Vec<Field>, required: &[usize]) -> Arc<RecordColumns> {
         let wanted: Vec<usize> = (0..fields.len()).collect();
         let file = Schema::new(fields);
-        Arc::new(RecordColumns::new(&file, None, required, &wanted, false).unwrap())
+        Arc::new(RecordColumns::new(&file, Apart::default(), required, &wanted, false).unwrap())
     }
 
     fn decoder(batch_size: usize) -> JsonDecoder {
         let fields = vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)];
-        JsonDecoder::new(&columns(fields, &[]), &ValueRules::default(), batch_size).unwrap()
+        JsonDecoder::new(&columns(fields, &[]), &ValueRules::default(), Strangers::default(), batch_size)
+            .unwrap()
     }
 
     fn a(batch: &RecordBatch) -> Vec<Option<i64>> {
@@ -232,7 +240,9 @@ mod tests {
     fn keys_match_without_case_if_that_is_unambiguous() {
         let read = |fields: &[&str], raw: &str| {
             let fields = fields.iter().map(|name| Field::new(*name, DataType::Int64, true)).collect();
-            let mut decoder = JsonDecoder::new(&columns(fields, &[]), &ValueRules::default(), 10).unwrap();
+            let mut decoder =
+                JsonDecoder::new(&columns(fields, &[]), &ValueRules::default(), Strangers::default(), 10)
+                    .unwrap();
             decode_all(&mut decoder, raw).map(|rows| a(&rows))
         };
         assert_eq!(read(&["userid"], "{\"userId\":7}\n{\"USERID\":8}").unwrap(), [Some(7), Some(8)]);
@@ -266,7 +276,9 @@ mod tests {
             map,
             Field::new_fixed_size_list("f", Field::new("item", DataType::Int32, true), 2, true),
         ];
-        let mut decoder = JsonDecoder::new(&columns(fields, &[]), &ValueRules::default(), 10).unwrap();
+        let mut decoder =
+            JsonDecoder::new(&columns(fields, &[]), &ValueRules::default(), Strangers::default(), 10)
+                .unwrap();
         let rows = decode_all(
             &mut decoder,
             "{\"s\":{\"X\":1,\"y\":{}},\"l\":[{\"x\":2},null,{}],\"m\":{\"k\":3,\"n\":null},\"f\":[4,5]}\n{\"s\":null,\"l\":[],\"m\":{}}\n{}",
@@ -289,7 +301,9 @@ mod tests {
     #[test]
     fn columns_without_nulls() {
         let fields = vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)];
-        let mut decoder = JsonDecoder::new(&columns(fields, &[0]), &ValueRules::default(), 10).unwrap();
+        let mut decoder =
+            JsonDecoder::new(&columns(fields, &[0]), &ValueRules::default(), Strangers::default(), 10)
+                .unwrap();
         assert!(decode_all(&mut decoder, "{\"a\":1}").is_ok());
         for line in ["{\"a\":null}", "{}", "{\"b\":\"kept\"}", "{\"a\":1,\"a\":null}"] {
             assert!(decode_all(&mut decoder, line).is_err(), "{line}");

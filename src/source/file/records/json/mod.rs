@@ -9,10 +9,12 @@ mod infer;
 mod lines;
 mod rows;
 mod text;
+mod value;
 
 pub(super) use self::document::DocumentDecoder;
 pub(in crate::source::file) use self::infer::{Object, infer};
 pub(super) use self::lines::JsonDecoder;
+pub(crate) use self::value::JsonValues;
 
 use datafusion::arrow::datatypes::DataType;
 

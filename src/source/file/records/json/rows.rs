@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, RecordBatchOptions};
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Fields, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 
@@ -11,27 +11,38 @@ use super::columns::{FirstFlaw, Flaw, Names, Record, StructColumn};
 use super::text::{Broken, Cursor, Token};
 use crate::source::file::records::columns::RecordColumns;
 use crate::source::file::records::decoder::no_value;
+use crate::source::file::records::strangers::Strangers;
 use crate::source::file::values::ValueRules;
 
 /// Rows that were read and not given out yet.
 pub(super) struct Rows {
     schema: SchemaRef,
     columns: StructColumn,
+    /// How many of the columns are those of records; one more takes what no column takes.
+    record_columns: usize,
     /// Positions of the columns that hold no nulls.
     required: Vec<usize>,
     scratch: Vec<u8>,
 }
 
 impl Rows {
-    /// Reads the decoded ones among `columns`.
-    pub(super) fn new(columns: &RecordColumns, rules: &ValueRules) -> Result<Self, ArrowError> {
+    /// Reads the decoded ones among `columns`; `strangers` takes what no column takes.
+    pub(super) fn new(
+        columns: &RecordColumns,
+        rules: &ValueRules,
+        strangers: Strangers,
+    ) -> Result<Self, ArrowError> {
         let position = |column| columns.decoded.iter().position(|decoded| *decoded == column);
         let names = columns.record.fields().iter().enumerate();
         let names = Names::new(names.map(|(column, field)| (field.name().as_str(), position(column))));
         let schema = Arc::clone(&columns.decoded_schema);
-        let root = StructColumn::new(schema.fields(), names, rules)
-            .ok_or_else(|| ArrowError::NotYetImplemented(format!("JSON as {schema}")))?;
-        Ok(Self { schema, columns: root, required: columns.required.clone(), scratch: Vec::new() })
+        let record_columns = columns.decoded.len();
+        let fields: Fields = schema.fields().iter().take(record_columns).cloned().collect();
+        let root = StructColumn::new(&fields, names, rules)
+            .ok_or_else(|| ArrowError::NotYetImplemented(format!("JSON as {schema}")))?
+            .with_strangers(strangers);
+        let required = columns.required.clone();
+        Ok(Self { schema, columns: root, record_columns, required, scratch: Vec::new() })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -99,13 +110,20 @@ impl Rows {
     pub(super) fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         let rows = self.columns.finish(None)?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-        let (_, columns, _) = rows.into_parts();
+        let (_, mut columns, _) = rows.into_parts();
+        columns.extend(self.columns.strangers().and_then(Strangers::finish));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
     }
 
     /// Positions of the columns that some object had.
     pub(super) fn found(&self) -> impl Iterator<Item = usize> {
-        (0..self.schema.fields().len()).filter(|column| self.columns.was_found(*column))
+        let is_found = |column: &usize| *column >= self.record_columns || self.columns.was_found(*column);
+        (0..self.schema.fields().len()).filter(is_found)
+    }
+
+    /// Names of fields that no column takes.
+    pub(super) fn strangers(&mut self) -> Vec<String> {
+        self.columns.strangers().map_or_else(Vec::new, |found| found.names().map(str::to_string).collect())
     }
 }
 

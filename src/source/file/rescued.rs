@@ -1,0 +1,134 @@
+//! What no column takes of Parquet, Arrow and Avro files, as one column of JSON.
+
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatchOptions, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::json::LineDelimitedWriter;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::logical_expr::ColumnarValue;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::PhysicalExpr;
+
+use super::layout::RESCUED_COLUMN;
+use super::records::strangers::end_of_object;
+
+/// The values of some columns of a file as JSON objects, null where all are null.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Rescued {
+    columns: Vec<Arc<dyn PhysicalExpr>>,
+    names: Vec<String>,
+}
+
+impl Rescued {
+    pub(super) fn new(columns: impl Iterator<Item = Column>) -> Self {
+        let (names, columns) = columns
+            .map(|column| (column.name().to_string(), Arc::new(column) as Arc<dyn PhysicalExpr>))
+            .unzip();
+        Self { columns, names }
+    }
+}
+
+impl fmt::Display for Rescued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rescued({})", self.names.join(", "))
+    }
+}
+
+impl PhysicalExpr for Rescued {
+    fn data_type(&self, _: &Schema) -> DataFusionResult<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn nullable(&self, _: &Schema) -> DataFusionResult<bool> {
+        Ok(true)
+    }
+
+    fn return_field(&self, _: &Schema) -> DataFusionResult<FieldRef> {
+        Ok(Arc::new(Field::new(RESCUED_COLUMN, DataType::Utf8, true)))
+    }
+
+    fn evaluate(&self, rows: &RecordBatch) -> DataFusionResult<ColumnarValue> {
+        let columns = self
+            .columns
+            .iter()
+            .map(|column| column.evaluate(rows)?.into_array(rows.num_rows()))
+            .collect::<DataFusionResult<Vec<_>>>()?;
+        Ok(ColumnarValue::Array(objects(&self.names, columns, rows.num_rows())?))
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        self.columns.iter().collect()
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        columns: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
+        Ok(Arc::new(Self { columns, names: self.names.clone() }))
+    }
+
+    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn objects(names: &[String], columns: Vec<ArrayRef>, rows: usize) -> DataFusionResult<ArrayRef> {
+    let fields: Vec<Field> = names
+        .iter()
+        .zip(&columns)
+        .map(|(name, column)| Field::new(name, column.data_type().clone(), true))
+        .collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
+    let mut lines = LineDelimitedWriter::new(Vec::new());
+    lines.write(&batch)?;
+    lines.finish()?;
+    let text =
+        String::from_utf8(lines.into_inner()).map_err(|error| DataFusionError::External(error.into()))?;
+    // No line break is within a line: JSON writes those of texts as \\n.
+    let mut objects: Vec<Option<&str>> = text.lines().map(|line| (line != "{}").then_some(line)).collect();
+    objects.resize(rows, None);
+    Ok(Arc::new(StringArray::from(objects)))
+}
+
+/// The rows with the name of their file in every object of what was rescued.
+pub(super) fn with_file(rows: RecordBatch, file: &str) -> DataFusionResult<RecordBatch> {
+    let schema: SchemaRef = rows.schema();
+    let Ok(position) = schema.index_of(RESCUED_COLUMN) else { return Ok(rows) };
+    let Some(texts) = rows.column(position).as_string_opt::<i32>() else { return Ok(rows) };
+    let end = end_of_object(file);
+    let named: StringArray = texts
+        .iter()
+        .map(|text| text.map(|text| format!("{}{end}", text.strip_suffix('}').unwrap_or(text))))
+        .collect();
+    let mut columns = rows.columns().to_vec();
+    columns[position] = Arc::new(named);
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::Int64Array;
+
+    use super::*;
+
+    #[test]
+    fn nulls_are_left_out_and_rows_without_values_are_null() {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(vec![Some(1), None, None])),
+            Arc::new(StringArray::from(vec![None, Some("a\nb"), None])),
+        ];
+        let found = objects(&["x".into(), "y".into()], columns, 3).unwrap();
+        let texts: Vec<_> = found.as_string::<i32>().iter().collect();
+        assert_eq!(texts, [Some("{\"x\":1}"), Some("{\"y\":\"a\\nb\"}"), None]);
+        let rows = RecordBatch::try_from_iter([(RESCUED_COLUMN, found)]).unwrap();
+        let named = with_file(rows, "f").unwrap();
+        assert_eq!(named.column(0).as_string::<i32>().value(0), "{\"x\":1,\"_file_path\":\"f\"}");
+        assert_eq!(objects(&[], vec![], 2).unwrap().null_count(), 2);
+    }
+}

@@ -1,0 +1,133 @@
+//! The shell in a terminal, as a user sees it.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use super::Folder;
+
+/// What ends a prompt.
+const PROMPT: &str = "tidemill> \r\u{1b}[10C";
+/// The prompt of further lines.
+const CONTINUED: &str = "       -> ";
+
+/// Types `steps` in the shell, each with what must come then, and waits for the prompt after each line. Gives what
+/// came and the exit code; `None` without Python, which has pseudo-terminals.
+fn in_terminal(folder: &Folder, steps: &[(&str, &str)]) -> Option<(i32, String)> {
+    if Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no python3");
+        return None;
+    }
+    let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/cli/terminal.py");
+    let mut child = Command::new("python3")
+        .args([driver, env!("CARGO_BIN_EXE_tidemill"), "sql"])
+        .current_dir(folder.0.path())
+        .env("HOME", folder.0.path())
+        .env_remove("XDG_STATE_HOME")
+        .env_remove("TIDEMILL_LOG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut all = vec![("", PROMPT)];
+    for (place, step) in steps.iter().enumerate() {
+        all.push(*step);
+        let is_line = step.0.ends_with(['\r', '\u{3}']) && step.1 != CONTINUED;
+        if is_line && place + 1 < steps.len() {
+            all.push(("", PROMPT));
+        }
+    }
+    let steps = serde_json::to_string(&all).unwrap();
+    child.stdin.take().unwrap().write_all(steps.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(err, "", "{out}");
+    assert!(!out.contains("panicked"), "{out}");
+    Some((output.status.code().unwrap_or(-1), out.into_owned()))
+}
+
+#[test]
+fn words_and_commands_that_people_know() {
+    let folder = Folder::new();
+    folder.write("answer.sql", "SELECT 41 + 1 AS answer;\n");
+    folder.write("in/a.json", "{\"id\":7,\"name\":\"seven\"}\n");
+    let steps = [
+        ("help\r", "this help"),
+        ("select 1 as one,\r", CONTINUED),
+        ("2 as two;\r", "| 1   | 2   |"),
+        ("\\i answer.sql\r", "| 42     |"),
+        ("\\x\r", "a line per value"),
+        ("select 5 as five;\r", "five | 5"),
+        ("\\x\r", ""),
+        ("\\timing\r", ""),
+        ("select * from 'in/a.json';\r", "| 7  | seven |"),
+        ("\\o result.txt\r", ""),
+        ("select 6 as six;\r", ""),
+        ("\\o\r", ""),
+        ("create table t as values (1);\r", "created"),
+        ("\\dt\r", "| t "),
+        ("\\h get_json_object\r", "is a function"),
+        ("\\nonsense\r", "unknown command"),
+        ("quit\r", ""),
+    ];
+    let Some((code, out)) = in_terminal(&folder, &steps) else { return };
+    assert_eq!(code, 0, "{out}");
+    let result = std::fs::read_to_string(folder.0.path().join("result.txt")).unwrap();
+    assert!(result.contains("| 6   |"), "{result}");
+    let history = std::fs::read_to_string(folder.0.path().join(".tidemill_history")).unwrap();
+    assert!(history.contains("select 5 as five;"), "{history}");
+}
+
+#[test]
+fn a_long_result_is_cut_and_an_endless_one_ends_with_ctrl_c() {
+    let folder = Folder::new();
+    let steps = [
+        ("select * from generate_series(1, 100000);\r", "100,000 rows, 40 shown"),
+        ("create unbounded external table ticks stored as rate options ('rowsPerSecond' '100');\r", ""),
+        ("select value from ticks limit 3;\r", "3 rows"),
+        ("select value from ticks;\r", "| 0 "),
+        ("\u{3}", ""),
+        ("select 'still here' as s;\r", "| still here |"),
+        ("exit\r", ""),
+    ];
+    let Some((code, out)) = in_terminal(&folder, &steps) else { return };
+    assert_eq!(code, 0, "{out}");
+    assert!(out.lines().count() < 1000, "{} lines", out.lines().count());
+}
+
+#[test]
+fn names_are_completed_and_the_file_of_the_user_is_run_first() {
+    let folder = Folder::new();
+    folder.write(".tidemillrc", "CREATE TABLE gardens AS VALUES (1, 'roses');\n");
+    folder.write("in/nested/a.json", "{\"id\":7}\n");
+    let steps = [
+        ("select column2 from gard\t;\r", "| roses "),
+        ("select * from 'in/nes\ta.json';\r", "| 7  |"),
+        ("SHOW STREAMING QUERIES;\r", ""),
+        ("\\q\r", ""),
+    ];
+    let Some((code, out)) = in_terminal(&folder, &steps) else { return };
+    assert_eq!(code, 0, "{out}");
+}
+
+#[test]
+fn console_sinks_print_above_the_line_that_is_typed() {
+    let folder = Folder::new();
+    let steps = [
+        ("create unbounded external table ticks stored as rate options ('rowsPerSecond' '5');\r", ""),
+        ("create external table screen stored as console;\r", ""),
+        (
+            "create streaming query ticking trigger processing time '1 second' as insert into screen select value from ticks;\r",
+            "ticking",
+        ),
+        // Key by key: while others print, the editor passes over keys that come several at a time.
+        ("1", "Batch: 2"),
+        ("+", "Batch: 3"),
+        ("2", "Batch: 4"),
+        ("\u{3}", ""),
+        ("\u{4}", ""),
+    ];
+    let Some((code, out)) = in_terminal(&folder, &steps) else { return };
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("tidemill> 1+"), "the line is drawn again below: {out}");
+}
