@@ -14,6 +14,7 @@ use std::sync::{Arc, Weak};
 
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
+use datafusion::datasource::file_format::arrow::ArrowFormatFactory;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
@@ -33,6 +34,7 @@ use crate::functions::{JsonOperators, all_functions, json_functions};
 use crate::plan::{BatchEventTime, Corrections, StreamTable, TimeZones, with_values};
 use crate::query::{StoredState, StreamingQueryManager, pinned_definition, pinned_tables};
 use crate::source::file::KnownColumns;
+use crate::sink::file::{ArrowFiles, BoundedWrites};
 use crate::storage::{Durability, Storage, resolve_location};
 use formats::Formats;
 use state_function::StateTableFunction;
@@ -298,8 +300,15 @@ fn add_rules(context: &SessionContext) {
         .with_session_id(state.session_id().to_string())
         .with_config(config)
         .with_analyzer_rules(rules)
+        .with_physical_optimizer_rule(Arc::new(BoundedWrites::default()))
         .build();
     state.config_mut().options_mut().catalog.create_default_catalog_and_schema = makes_catalog;
+    let arrow = state.get_file_format_factory("arrow");
+    if arrow.is_some_and(|factory| factory.is::<ArrowFormatFactory>())
+        && let Err(error) = state.register_file_format(Arc::new(ArrowFiles::default()), true)
+    {
+        tracing::warn!(%error, "DataFusion writes Arrow files itself");
+    }
 }
 
 /// Reading streams from a DataFusion context that a [`Session`] was made of.

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Constraints, TableReference, plan_err};
+use datafusion::common::{Constraints, TableReference, ToDFSchema, plan_err};
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::session_state::SessionState;
@@ -23,6 +23,7 @@ use super::partitioned;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::plan::SnapshotTable;
+use crate::sink::file::{BoundedWrites, writer_options};
 use crate::source::file::FileTable;
 use crate::storage::object_store_of;
 
@@ -179,6 +180,21 @@ impl ExternalTable {
         self.readable.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The table as its writer has to know it: its columns are not found out anew.
+    fn writer_command(&self) -> Result<Command> {
+        let mut command = self.command.clone();
+        command.schema = Arc::new(self.schema().to_dfschema()?);
+        if let Ok(format) = self.format.parse() {
+            command.options = writer_options(format, &self.options)?;
+        }
+        Ok(command)
+    }
+
+    /// Whether JSON objects have fields that are null.
+    fn has_explicit_nulls(&self) -> Result<bool> {
+        Ok(!Options::from_iter(self.options.clone()).flag("ignoreNullFields", true)?)
+    }
+
     async fn has_files(&self, state: &SessionState) -> Result<bool> {
         for location in &self.command.locations {
             let url = ListingTableUrl::parse(location)?.with_table_ref(self.name().clone());
@@ -260,13 +276,15 @@ impl TableProvider for ExternalTable {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         self.check_readable()?;
         match self.readable() {
-            Some(table) if table.table_type() == TableType::View || self.is_read_as_a_stream() => {
-                // DataFusion writes the values itself.
+            Some(_) if self.is_of_files() => {
                 let factories =
                     state.as_any().downcast_ref::<SessionState>().map(SessionState::table_factories);
                 let factory = factories.and_then(|factories| factories.get(&self.command.file_type));
                 let Some(factory) = factory else { return plan_err!("table '{}' is only read", self.name()) };
-                factory.create(state, &self.command).await?.insert_into(state, input, operation).await
+                let table = factory.create(state, &self.writer_command()?).await?;
+                let plan = table.insert_into(state, input, operation).await?;
+                let table = Some(self.schema());
+                BoundedWrites { explicit_nulls: self.has_explicit_nulls()?, table }.apply(plan)
             }
             Some(table) => table.insert_into(state, input, operation).await,
             None => plan_err!("table '{}' holds nothing yet", self.name()),

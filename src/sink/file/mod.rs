@@ -1,5 +1,6 @@
 //! Files in a directory: Parquet, JSON, CSV, text and Arrow, exactly once for every reader.
 
+mod bounded;
 mod encode;
 mod existing;
 mod layout;
@@ -34,7 +35,9 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::Storage;
 
+pub(crate) use self::bounded::{ArrowFiles, BoundedWrites};
 pub(super) use self::encode::{LineFormat, check_texts};
+pub(crate) use self::options::writer_options;
 pub(crate) use self::partition::{NULL_DIRECTORY, escape_directory};
 
 /// How many storage calls for independent files run at once.

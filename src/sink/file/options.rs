@@ -1,6 +1,6 @@
 //! The options of the file sink: Spark's names, and those of DataFusion's own writers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
@@ -127,6 +127,44 @@ fn check_types(encoding: &FileEncoding) -> Result<()> {
     encoding.encoder().map(|_| ())
 }
 
+/// What DataFusion's own writer of `format` has to know of the options of a table, in its terms. Those of
+/// readers are left out, and those that only a [`super::FileSink`] has.
+pub(crate) fn writer_options(
+    format: OutputFormat,
+    options: &[(String, String)],
+) -> Result<HashMap<String, String>> {
+    let kind = match format {
+        OutputFormat::Parquet => ConfigFileType::PARQUET,
+        OutputFormat::Csv => ConfigFileType::CSV,
+        OutputFormat::Json => ConfigFileType::JSON,
+        OutputFormat::Text | OutputFormat::Arrow => return Ok(HashMap::new()),
+    };
+    let mut table = TableOptions::new();
+    table.set_config_format(kind);
+    let keys = keys(&table);
+    let mut found = HashMap::new();
+    for (name, value) in options.iter().filter(|(name, _)| !is_own(name)) {
+        let one = Options::from_iter([(name.as_str(), value.as_str())]);
+        if check_known(format, &keys, &one).is_ok() {
+            let (key, value) = datafusion_option(format, name, value)?;
+            found.insert(format!("format.{key}"), value);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether DataFusion's writers have no such option.
+fn is_own(name: &str) -> bool {
+    [MAX_RECORDS, TARGET_SIZE, IGNORE_NULL_FIELDS].iter().any(|own| own.eq_ignore_ascii_case(name))
+}
+
+/// The options of the format that `table` is set to, without `format.`.
+fn keys(table: &TableOptions) -> Vec<String> {
+    let entries = table.entries().into_iter();
+    let keys = entries.filter_map(|entry| entry.key.strip_prefix("format.").map(str::to_string));
+    keys.filter(|key| !key.starts_with("crypto")).collect()
+}
+
 /// DataFusion's options of `kind`: the session's, changed by `options`.
 fn table_options(
     format: OutputFormat,
@@ -136,17 +174,8 @@ fn table_options(
 ) -> Result<TableOptions> {
     let mut table = session.default_table_options();
     table.set_config_format(kind);
-    let keys: Vec<String> = table
-        .entries()
-        .into_iter()
-        .filter_map(|entry| entry.key.strip_prefix("format.").map(str::to_string))
-        .filter(|key| !key.starts_with("crypto"))
-        .collect();
-    check_known(format, &keys, options)?;
-    for (name, value) in options.iter() {
-        if [MAX_RECORDS, TARGET_SIZE, IGNORE_NULL_FIELDS].iter().any(|own| own.eq_ignore_ascii_case(name)) {
-            continue;
-        }
+    check_known(format, &keys(&table), options)?;
+    for (name, value) in options.iter().filter(|(name, _)| !is_own(name)) {
         let (key, value) = datafusion_option(format, name, value)?;
         table
             .set(&format!("format.{key}"), &value)

@@ -6,6 +6,7 @@ mod bounded;
 mod equality;
 mod null_times;
 mod text;
+mod writes;
 
 use std::fs::File;
 use std::path::Path;
