@@ -34,6 +34,7 @@ use crate::functions::{JsonOperators, all_functions, json_functions};
 use crate::plan::{BatchEventTime, Corrections, StreamTable, TimeZones, with_values};
 use crate::query::{StoredState, StreamingQueryManager, pinned_definition, pinned_tables};
 use crate::source::file::KnownColumns;
+use crate::plan::{BatchEventTime, Corrections, SetOperations, StreamTable, TimeZones, with_values};
 use crate::sink::file::{ArrowFiles, BoundedWrites};
 use crate::storage::{Durability, Storage, resolve_location};
 use formats::Formats;
@@ -291,6 +292,7 @@ fn add_rules(context: &SessionContext) {
     }
     let coercion = rules.iter().position(|rule| rule.name() == "type_coercion").unwrap_or(rules.len());
     rules.insert(coercion, Arc::new(TimeZones));
+    rules.insert(coercion, Arc::new(SetOperations));
     rules.push(Arc::new(BatchEventTime));
     rules.push(Arc::new(Corrections));
     // A state that makes its default catalog anew empties the one there is.

@@ -18,7 +18,6 @@ mod parser;
 mod partitioned;
 mod planning;
 mod script;
-mod set_operations;
 mod signposts;
 mod streaming;
 mod table_arguments;

@@ -29,7 +29,6 @@ use super::exponents::with_doubles;
 use super::external::ExternalTable;
 use super::file_tables::take_file_tables;
 use super::names::{Names, name_columns, name_results};
-use super::set_operations::wrong_operation;
 use super::signposts::for_functions;
 use super::window_column::with_calls;
 use crate::error::{Error, Result};
@@ -290,10 +289,7 @@ impl<'a> Planner<'a> {
         self.plan_table(table).await
     }
 
-    async fn plan_in(&self, state: &SessionState, mut statement: DataFusionStatement) -> Result<LogicalPlan> {
-        if let Some((message, at)) = wrong_operation(&mut statement) {
-            return Err(error_at(message, at));
-        }
+    async fn plan_in(&self, state: &SessionState, statement: DataFusionStatement) -> Result<LogicalPlan> {
         let is_aggregate = |name: &str| state.aggregate_functions().contains_key(&name.to_lowercase());
         let statement = with_doubles(with_calls(statement, &is_aggregate));
         state.statement_to_plan(statement).await.map_err(|error| self.planning_error(error))

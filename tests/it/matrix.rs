@@ -229,7 +229,10 @@ pub const MATRIX: &[(&str, [Cell; 3])] = &[
     ),
     ("SELECT arrow_cast(v, 'Int32') AS v FROM s UNION ALL SELECT v FROM u", [OK, OK, NO_AGGREGATION]),
     ("SELECT k FROM s INTERSECT SELECT k FROM u", [OK, OK, JOIN_COMPLETE]),
-    ("SELECT k FROM s EXCEPT ALL SELECT k FROM t", [OK, OK, NO_AGGREGATION]),
+    (
+        "SELECT k FROM s EXCEPT ALL SELECT k FROM t",
+        [Err("INTERSECT ALL or EXCEPT ALL over an unbounded table"); 3],
+    ),
     ("SELECT k FROM s UNION SELECT k FROM t", [MIXED; 3]),
     ("SELECT map {'a': v} AS m, count(*) FROM s GROUP BY 1", [NEVER_FINAL, OK, OK]),
     ("SELECT DISTINCT map {'a': v} AS m FROM s", [OK, OK, OK]),

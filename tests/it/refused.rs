@@ -8,7 +8,7 @@ use tidemill::prelude::*;
 use crate::support::harness::{Input, Job, Place, id_lines, schema, session};
 
 /// Query, and the operator and a part of the advice that it is refused with.
-const REFUSED: [(&str, &str, &str); 21] = [
+const REFUSED: [(&str, &str, &str); 22] = [
     ("SELECT input_file_name() FROM a", "input_file_name()", "Set the option includeMetadata"),
     ("SELECT count(*) FROM a", "an aggregation over an unbounded table", "output mode update or complete"),
     ("SELECT id, max(v) FROM a GROUP BY id", "an aggregation over an unbounded table", "Define a watermark"),
@@ -76,6 +76,7 @@ const REFUSED: [(&str, &str, &str); 21] = [
     ),
     ("SELECT id FROM t EXCEPT SELECT id FROM a", "keeps rows of the bounded table", ""),
     ("SELECT id FROM a EXCEPT SELECT id FROM b", "a LeftAnti join of two streams", ""),
+    ("SELECT id FROM a INTERSECT ALL SELECT id FROM t", "INTERSECT ALL or EXCEPT ALL", "Leave ALL out"),
     ("SELECT id FROM t", "a query without an unbounded table", "Run it as a batch query"),
     ("SELECT 1 AS id", "a query without an unbounded table", "Run it as a batch query"),
 ];

@@ -3,6 +3,7 @@
 use datafusion::common::JoinType;
 use datafusion::logical_expr::Join;
 
+use super::super::set_operations::counts_copies;
 use super::{Flow, refuse};
 use crate::error::Result;
 
@@ -10,8 +11,17 @@ use crate::error::Result;
 /// if no result depends on which stream rows come later.
 pub(super) fn check(join: &Join, left: Flow, right: Flow) -> Result<Flow> {
     let whole = |flow| matches!(flow, Flow::Whole | Flow::Bounded);
+    if whole(left) && whole(right) {
+        return Ok(Flow::Whole);
+    }
+    if counts_copies(join) {
+        return refuse(
+            "INTERSECT ALL or EXCEPT ALL over an unbounded table",
+            "how often a row is there is known only when the stream has ended",
+            "Leave ALL out, or use output mode complete over an aggregation",
+        );
+    }
     match (left, right) {
-        _ if whole(left) && whole(right) => Ok(Flow::Whole),
         // Each row of the result is given once, and for good.
         (Flow::Append, Flow::Append) => Ok(Flow::Append),
         (Flow::Bounded, stream) => check_with_table(join, stream, false),
