@@ -12,6 +12,7 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::format_state_name;
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
+use half::f16;
 
 use super::replacement::{Accumulation, Accumulators};
 use super::totals::filtered;
@@ -48,6 +49,63 @@ impl Accumulation for Extremes {
 
     fn keeps_statistics(&self) -> bool {
         true
+    }
+
+    fn wrap_sliding(&self, accumulator: Box<dyn Accumulator>, data_type: &DataType) -> Box<dyn Accumulator> {
+        match data_type {
+            DataType::Float16 => Box::new(OneNan::<Float16Type> { inner: accumulator, nan: f16::NAN }),
+            DataType::Float32 => Box::new(OneNan::<Float32Type> { inner: accumulator, nan: f32::NAN }),
+            DataType::Float64 => Box::new(OneNan::<Float64Type> { inner: accumulator, nan: f64::NAN }),
+            _ => accumulator,
+        }
+    }
+}
+
+/// Gives `inner`, which takes a NaN with a sign for the smallest value, NaNs without one only.
+#[derive(Debug)]
+struct OneNan<T: ArrowPrimitiveType> {
+    inner: Box<dyn Accumulator>,
+    nan: T::Native,
+}
+
+impl<T: ArrowPrimitiveType> OneNan<T> {
+    fn with_one_nan(&self, values: &ArrayRef) -> ArrayRef {
+        let is_nan = |value: T::Native| value.partial_cmp(&value).is_none();
+        let column = values.as_primitive::<T>();
+        match column.values().iter().any(|value| is_nan(*value)) {
+            true => Arc::new(column.unary::<_, T>(|value| if is_nan(value) { self.nan } else { value })),
+            false => Arc::clone(values),
+        }
+    }
+}
+
+impl<T: ArrowPrimitiveType + Debug> Accumulator for OneNan<T> {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> DataFusionResult<()> {
+        self.inner.update_batch(&[self.with_one_nan(&values[0])])
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> DataFusionResult<()> {
+        self.inner.retract_batch(&[self.with_one_nan(&values[0])])
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        self.inner.supports_retract_batch()
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> DataFusionResult<()> {
+        self.inner.merge_batch(states)
+    }
+
+    fn state(&mut self) -> DataFusionResult<Vec<ScalarValue>> {
+        self.inner.state()
+    }
+
+    fn evaluate(&mut self) -> DataFusionResult<ScalarValue> {
+        self.inner.evaluate()
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.inner.size()
     }
 }
 

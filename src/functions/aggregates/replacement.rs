@@ -32,6 +32,11 @@ pub(super) trait Accumulation: std::fmt::Debug + Send + Sync {
     fn wrap(&self, accumulator: Box<dyn Accumulator>, _: &AccumulatorArgs) -> Box<dyn Accumulator> {
         accumulator
     }
+
+    /// The accumulator of the replaced function for a window that slides, with what has to be round it.
+    fn wrap_sliding(&self, accumulator: Box<dyn Accumulator>, _: &DataType) -> Box<dyn Accumulator> {
+        accumulator
+    }
 }
 
 /// The accumulators of one call.
@@ -165,7 +170,8 @@ impl AggregateUDFImpl for Replacement {
                 return Ok(accumulator);
             }
         }
-        self.inner.create_sliding_accumulator(args)
+        let data_type = args.return_type().clone();
+        Ok(self.build.wrap_sliding(self.inner.create_sliding_accumulator(args)?, &data_type))
     }
 
     fn with_beneficial_ordering(

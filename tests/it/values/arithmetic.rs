@@ -151,3 +151,33 @@ async fn literals_with_an_exponent_are_doubles() {
         super::script(sql).await.unwrap();
     }
 }
+
+/// Windows that slide, too.
+#[tokio::test]
+async fn a_nan_is_the_largest_value_whatever_its_sign() {
+    let rows = "(SELECT id, -x AS a, CAST(-x AS REAL) AS b FROM (VALUES (1, CAST('NaN' AS DOUBLE)), \
+        (2, CAST(1 AS DOUBLE)), (3, CAST(2 AS DOUBLE)), (4, NULL), (5, -CAST('NaN' AS DOUBLE))) AS t(id, x))";
+    for frame in ["ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING", "ROWS BETWEEN 1 PRECEDING AND CURRENT ROW"] {
+        let select = format!(
+            "SELECT min(a) OVER w, max(a) OVER w, min(b) OVER w, max(b) OVER w FROM {rows} WINDOW w AS \
+             (ORDER BY id {frame})"
+        );
+        let expected: [&str; 5] = match frame.contains("FOLLOWING") {
+            true => [
+                "-1.0 NaN -1.0 NaN",
+                "-2.0 NaN -2.0 NaN",
+                "-2.0 -1.0 -2.0 -1.0",
+                "-2.0 NaN -2.0 NaN",
+                "NaN NaN NaN NaN",
+            ],
+            false => [
+                "NaN NaN NaN NaN",
+                "-1.0 NaN -1.0 NaN",
+                "-2.0 -1.0 -2.0 -1.0",
+                "-2.0 -2.0 -2.0 -2.0",
+                "NaN NaN NaN NaN",
+            ],
+        };
+        assert_eq!(batch(&select).await.unwrap(), expected, "{frame}");
+    }
+}
