@@ -15,6 +15,8 @@ pub(crate) struct TaskReport {
     pub(crate) rows: BTreeMap<usize, u64>,
     /// What was seen of the event time, by watermark.
     pub(crate) event_times: BTreeMap<usize, EventTimeSummary>,
+    /// How many rows had no event time, by watermark.
+    pub(crate) untimed: BTreeMap<usize, u64>,
     /// What each stateful operator did.
     pub(crate) operators: BTreeMap<usize, OperatorCounters>,
     /// The late rows of each operator, if they are kept.
@@ -43,6 +45,9 @@ impl TaskReport {
         for (watermark, seen) in other.event_times {
             let known = self.event_times.entry(watermark).or_default();
             *known = known.and(seen);
+        }
+        for (watermark, rows) in other.untimed {
+            *self.untimed.entry(watermark).or_default() += rows;
         }
         for (operator, counters) in other.operators {
             self.operators.entry(operator).or_default().add(&counters);

@@ -93,9 +93,10 @@ impl Task {
         *self.notes().report.rows.entry(source).or_default() += rows as u64;
     }
 
-    /// Notes event times that passed a watermark.
-    pub(crate) fn add_event_times(&self, watermark: usize, seen: EventTimeSummary) {
+    /// Notes event times that passed a watermark, and how many rows had none.
+    pub(crate) fn add_event_times(&self, watermark: usize, seen: EventTimeSummary, untimed: u64) {
         let mut notes = self.notes();
+        *notes.report.untimed.entry(watermark).or_default() += untimed;
         let known = notes.report.event_times.entry(watermark).or_default();
         *known = known.and(seen);
     }

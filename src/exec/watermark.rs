@@ -57,7 +57,8 @@ impl Behaviour for EventTimeWatermark {
 impl EventTimeWatermark {
     fn watch(&self, batch: RecordBatch, task: &Task) -> DataFusionResult<RecordBatch> {
         let times = self.column.evaluate(&batch)?.into_array(batch.num_rows())?;
-        task.add_event_times(self.index, summary(&times)?);
+        let seen = summary(&times)?;
+        task.add_event_times(self.index, seen, (batch.num_rows() as u64).saturating_sub(seen.count));
         // The input's columns, with the mark on the event time. `with_schema` would refuse to change a
         // mark that the input has already: one that says that this is no event time.
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));

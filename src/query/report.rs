@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::batch::{BatchOutcome, BatchRunner};
 use super::progress::{SinkProgress, SourceProgress, StreamingQueryProgress, iso_timestamp, per_second};
+use super::totals::ROWS_WITHOUT_TIME;
 use crate::exec::event_time::EventTimeSummary;
 use crate::sink::OutputMode;
 
@@ -87,6 +88,10 @@ fn event_time(runner: &BatchRunner, outcome: &BatchOutcome) -> BTreeMap<String, 
         found.insert("min".into(), iso(seen.min));
         found.insert("max".into(), iso(seen.max));
         found.insert("avg".into(), iso(i64::try_from(average).unwrap_or(seen.max)));
+    }
+    let untimed: u64 = outcome.report.untimed.values().sum();
+    if untimed > 0 {
+        found.insert(ROWS_WITHOUT_TIME.into(), untimed.to_string());
     }
     found
 }

@@ -24,6 +24,9 @@ pub struct RunTotals {
     pub left_out: LeftOut,
     /// Malformed records that are rows all the same, with nulls for what does not fit (`PERMISSIVE`).
     pub malformed_rows_kept: u64,
+    /// Rows without an event time: they are in no window, and a group without one is final only at the end of
+    /// a run with `flushOnEnd`.
+    pub rows_without_time: u64,
     /// Rows of state after the last batch.
     pub state_rows: u64,
     /// The watermark after the last batch, if there is one, ISO 8601.
@@ -58,6 +61,7 @@ impl Default for RunTotals {
             files: 0,
             left_out: LeftOut::default(),
             malformed_rows_kept: 0,
+            rows_without_time: 0,
             state_rows: 0,
             watermark: None,
             waiting: None,
@@ -76,6 +80,8 @@ impl RunTotals {
         self.files += progress.sink.metrics.get("numFiles").and_then(|files| files.parse().ok()).unwrap_or(0);
         self.left_out.add(progress);
         self.malformed_rows_kept += counted(progress, KEPT);
+        let untimed = progress.event_time.get(ROWS_WITHOUT_TIME);
+        self.rows_without_time += untimed.and_then(|rows| rows.parse::<u64>().ok()).unwrap_or(0);
         let rows = |operator: &Value| operator.get("numRowsTotal").and_then(Value::as_u64);
         self.state_rows = progress.state_operators.iter().filter_map(rows).sum();
         self.watermark = progress.event_time.get("watermark").cloned();
@@ -91,12 +97,20 @@ impl RunTotals {
             1 => flaws.push("1 malformed record kept with nulls".to_string()),
             count => flaws.push(format!("{count} malformed records kept with nulls")),
         }
+        match self.rows_without_time {
+            0 => {}
+            1 => flaws.push("1 row without an event time".to_string()),
+            count => flaws.push(format!("{count} rows without an event time")),
+        }
         if !self.left_out.is_empty() {
             flaws.push(format!("left out: {}", self.left_out));
         }
         flaws
     }
 }
+
+/// The counter of rows without an event time.
+pub(super) const ROWS_WITHOUT_TIME: &str = "rowsWithoutTime";
 
 /// The counter of malformed records that were kept.
 const KEPT: &str = "numMalformedRowsKept";

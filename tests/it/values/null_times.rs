@@ -27,8 +27,11 @@ async fn groups_without_a_time_come_at_the_end_of_a_run() {
     let place = Place::new();
     let row = |ts: Option<&str>, k: i64| json!({ "ts": ts, "k": k }).to_string() + "\n";
     place.put("in/1.json", row(Some("2024-01-01T00:00:10"), 1) + &row(None, 2) + &row(None, 3));
-    job(&place).run(&session()).await.unwrap();
+    let query = job(&place).run(&session()).await.unwrap();
     assert_eq!(sums(&place), []);
+    assert_eq!(query.totals().rows_without_time, 2);
+    assert_eq!(query.totals().flaws(), ["2 rows without an event time"]);
+    assert_eq!(query.recent_progress()[0].event_time["rowsWithoutTime"], "2");
     let flushing = job(&place).option("flushOnEnd", true);
     flushing.run(&session()).await.unwrap();
     let first = [(None, 5), (Some("2024-01-01T00:00:00".to_string()), 1)];
