@@ -138,13 +138,8 @@ fn input_format(session: &Session, options: &EtlOptions) -> Result<String, Exit>
         }
     }
     guess_format(&options.input).map(str::to_string).ok_or_else(|| {
-        if !is_plain && let Some(store) = unknown_store(session, &options.input) {
-            return Exit::usage(format!(
-                "no object store is registered for '{store}', where '{}' is: the tidemill command reads and \
-                 writes local files. Copy the files to a local directory, or write a program that registers the \
-                 store with SessionContext::register_object_store",
-                options.input
-            ));
+        if !is_plain && let Some(reason) = unknown_store(session, &options.input) {
+            return Exit::usage(reason);
         }
         Exit::usage(format!(
             "cannot tell the format of '{}': say --from json, csv, parquet, text, arrow or avro",
@@ -153,12 +148,10 @@ fn input_format(session: &Session, options: &EtlOptions) -> Result<String, Exit>
     })
 }
 
-/// The object store of `location`, if it is in one that the session does not know.
+/// Why there is no object store for `location`, if there is none.
 fn unknown_store(session: &Session, location: &str) -> Option<String> {
     let url = Url::parse(location).ok()?;
-    let runtime = session.context().runtime_env();
-    let is_unknown = runtime.object_store_registry.get_store(&url).is_err();
-    is_unknown.then(|| url[..url::Position::BeforePath].to_string())
+    session.open_storage(&url).err().map(|error| error.to_string())
 }
 
 fn output_format(options: &EtlOptions) -> String {

@@ -7,6 +7,7 @@ mod guess;
 mod path;
 mod reader;
 mod state_function;
+mod stores;
 mod table_functions;
 mod writer;
 
@@ -39,6 +40,7 @@ use crate::sink::file::{ArrowFiles, BoundedWrites};
 use crate::storage::{Durability, Storage, resolve_location};
 use formats::Formats;
 use state_function::StateTableFunction;
+use stores::Stores;
 use table_functions::EventTimeTableFunctions;
 
 /// A DataFusion [`SessionContext`] whose tables may be unbounded.
@@ -102,9 +104,12 @@ impl From<SessionContext> for Session {
 
 impl Session {
     /// A session with DataFusion's default settings, except that listings of directories are not
-    /// cached: files that streaming queries write are seen by the next batch query.
+    /// cached: files that streaming queries write are seen by the next batch query. Object stores whose
+    /// feature is on (`aws`, `gcp`, `azure`, `http`) are opened when they are named, with what the environment
+    /// says of them.
     pub fn new() -> Self {
-        let mut runtime = RuntimeEnvBuilder::new();
+        let stores = Arc::new(Stores::default());
+        let mut runtime = RuntimeEnvBuilder::new().with_object_store_registry(stores);
         runtime.cache_manager.list_files_cache_limit = 0;
         let config = SessionConfig::new().with_information_schema(true);
         let context = match runtime.build_arc() {

@@ -37,12 +37,15 @@ impl StorageProvider for DefaultStorageProvider {
 
 /// The object store that holds `url`.
 pub(crate) fn object_store_of(runtime: &RuntimeEnv, url: &Url) -> Result<Arc<dyn ObjectStore>> {
-    runtime.object_store_registry.get_store(url).map_err(|_| {
-        let store = &url[..url::Position::BeforePath];
-        Error::Invalid(format!(
-            "no object store is registered for '{store}', where '{url}' is. The tidemill command reads and writes \
-             local files; a program registers stores with SessionContext::register_object_store"
-        ))
+    runtime.object_store_registry.get_store(url).map_err(|error| match Error::from(error) {
+        error @ Error::Invalid(_) => error,
+        _ => {
+            let store = &url[..url::Position::BeforePath];
+            Error::Invalid(format!(
+                "no object store is registered for '{store}', where '{url}' is; a program registers stores with \
+                 SessionContext::register_object_store"
+            ))
+        }
     })
 }
 
@@ -65,9 +68,8 @@ mod tests {
         let refused = provider.open(&url, Durability::Disk).map(drop).map_err(|error| error.to_string());
         assert_eq!(
             refused,
-            Err("no object store is registered for 's3://lake', where 's3://lake/checkpoints/etl' is. The tidemill \
-                 command reads and writes local files; a program registers stores with \
-                 SessionContext::register_object_store"
+            Err("no object store is registered for 's3://lake', where 's3://lake/checkpoints/etl' is; a program \
+                 registers stores with SessionContext::register_object_store"
                 .to_string())
         );
         runtime.register_object_store(&bucket("s3://lake")?, Arc::new(InMemory::new()));
