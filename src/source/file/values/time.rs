@@ -34,7 +34,7 @@ pub(super) fn timestamp_of_text(
         };
     }
     if let Some(local) = plain_iso(text)
-        && zone.is_none()
+        && (zone.is_none() || text.ends_with('Z'))
     {
         return count(local.and_utc(), unit).ok_or(OUT_OF_RANGE);
     }
@@ -49,33 +49,49 @@ pub(super) fn timestamp_of_text(
     }
 }
 
-/// `yyyy-mm-ddThh:mm:ss`, with or without a fraction and `Z`: what nearly all files hold.
+/// `yyyy-mm-ddThh:mm:ss`, with or without a fraction and `Z`: what nearly all files hold. Years of more
+/// digits have a sign, as ISO 8601 says and sinks write them.
 fn plain_iso(text: &str) -> Option<NaiveDateTime> {
-    const SHAPE: &[u8; 19] = b"0000-00-00T00:00:00";
+    const SHAPE: &[u8; 15] = b"-00-00T00:00:00";
     const NANO_DIGITS: usize = 9;
     let text = text.strip_suffix('Z').unwrap_or(text).as_bytes();
-    let (head, fraction) = text.split_at_checked(SHAPE.len())?;
+    let (year, rest) = match text {
+        [sign @ (b'+' | b'-'), digits @ ..] => {
+            let length =
+                digits.iter().position(|byte| *byte == b'-').filter(|length| (4..=6).contains(length))?;
+            let year = number(&digits[..length])? as i32;
+            (if *sign == b'-' { -year } else { year }, &digits[length..])
+        }
+        _ => {
+            let (year, rest) = text.split_at_checked(4)?;
+            (number(year)? as i32, rest)
+        }
+    };
+    let (head, fraction) = rest.split_at_checked(SHAPE.len())?;
     let fits = head.iter().zip(SHAPE).all(|(byte, shape)| match shape {
         b'0' => byte.is_ascii_digit(),
         b'T' => matches!(byte, b'T' | b' '),
         other => byte == other,
     });
-    let nanos = match fraction {
-        [] => 0,
-        [b'.', digits @ ..]
-            if (1..=NANO_DIGITS).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) =>
-        {
-            let value = digits.iter().fold(0_u32, |value, digit| value * 10 + u32::from(digit - b'0'));
-            value * 10_u32.pow((NANO_DIGITS - digits.len()) as u32)
-        }
-        _ => return None,
-    };
     if !fits {
         return None;
     }
+    let nanos = match fraction {
+        [] => 0,
+        [b'.', digits @ ..] if (1..=NANO_DIGITS).contains(&digits.len()) => {
+            number(digits)? * 10_u32.pow((NANO_DIGITS - digits.len()) as u32)
+        }
+        _ => return None,
+    };
     let two = |at: usize| u32::from(head[at] - b'0') * 10 + u32::from(head[at + 1] - b'0');
-    let date = NaiveDate::from_ymd_opt((two(0) * 100 + two(2)) as i32, two(5), two(8))?;
-    date.and_hms_nano_opt(two(11), two(14), two(17), nanos)
+    let date = NaiveDate::from_ymd_opt(year, two(1), two(4))?;
+    date.and_hms_nano_opt(two(7), two(10), two(13), nanos)
+}
+
+/// A number of at most nine digits, and nothing else.
+fn number(digits: &[u8]) -> Option<u32> {
+    let is_number = digits.len() < 10 && digits.iter().all(u8::is_ascii_digit);
+    is_number.then(|| digits.iter().fold(0, |value, digit| value * 10 + u32::from(digit - b'0')))
 }
 
 /// The time that `number` counts from 1970 on, as a count of `unit`.
@@ -202,6 +218,17 @@ mod tests {
         ] {
             let expected = string_to_datetime(&Utc, text).ok().and_then(|time| time.timestamp_nanos_opt());
             assert_eq!(nanos(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn years_of_more_digits_have_a_sign() {
+        let at = |text, zone| timestamp_of_text(text, TimeUnit::Second, zone, &ValueRules::default());
+        assert_eq!(at("+10000-01-01T00:00:00", None), Ok(253_402_300_800));
+        assert_eq!(at("+012345-02-28 00:00:01.5Z", Some("+02:00".parse().unwrap())), Ok(327_408_393_601));
+        assert_eq!(at("-0001-12-31T23:59:59", None), Ok(-62_167_219_201));
+        for text in ["10000-01-01T00:00:00", "+1000000-01-01T00:00:00", "+999-01-01T00:00:00", "-", "+"] {
+            assert_eq!(at(text, None), Err(NO_TIME), "{text}");
         }
     }
 
