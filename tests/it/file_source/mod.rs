@@ -1,6 +1,7 @@
 //! The file source, driven directly: what it plans, and what reading gives.
 
 mod cleaning;
+mod compared;
 mod formats;
 mod listing;
 mod malformed;

@@ -52,7 +52,7 @@ fn mutated(content: &[u8], round: u64) -> Vec<u8> {
 }
 
 /// Reads every mutation, each within a minute, and gives the results to `judge`.
-fn read_mutated(
+pub(super) fn read_mutated(
     format: &'static str,
     content: &[u8],
     options: &'static [(&'static str, &'static str)],
