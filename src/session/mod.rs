@@ -32,11 +32,11 @@ pub use writer::DataStreamWriter;
 
 use crate::error::{Error, Result};
 use crate::functions::{JsonOperators, all_functions, json_functions};
+use crate::plan::{BatchEventTime, Corrections, SetOperations, StreamTable, TimeZones, with_values};
 use crate::plan::{BatchEventTime, Corrections, StreamTable, TimeZones, with_values};
 use crate::query::{StoredState, StreamingQueryManager, pinned_definition, pinned_tables};
-use crate::source::file::KnownColumns;
-use crate::plan::{BatchEventTime, Corrections, SetOperations, StreamTable, TimeZones, with_values};
 use crate::sink::file::{ArrowFiles, BoundedWrites};
+use crate::source::file::KnownColumns;
 use crate::storage::{Durability, Storage, resolve_location};
 use formats::Formats;
 use state_function::StateTableFunction;
