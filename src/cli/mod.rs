@@ -16,6 +16,7 @@ mod settings;
 mod shell;
 mod signals;
 mod state;
+mod test;
 mod text;
 
 use std::io::IsTerminal;
@@ -129,6 +130,18 @@ enum Command {
         /// How rows are printed
         #[arg(long, value_enum, default_value_t)]
         format: Format,
+    },
+    /// Try jobs on rows that stand in a file beside what they should give
+    ///
+    /// Nothing that the job names is read or written: its tables are in a temporary folder, and the
+    /// clock shows what the file says. Exit code 1 if anything is not as expected.
+    Test {
+        /// The files; see docs/testing.md for what stands in them
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<String>,
+        /// Write what came into the files, where it is not what was expected
+        #[arg(long)]
+        update: bool,
     },
 }
 
@@ -280,5 +293,6 @@ async fn run(command: Command) -> Result<(), Exit> {
             Some([from, to]) => state::diff(&checkpoint, operator, (*from, *to), format).await,
             _ => state::run(&checkpoint, operator, batch, format).await,
         },
+        Command::Test { files, update } => test::run(&files, update).await,
     }
 }

@@ -256,7 +256,8 @@ fn comma_separated(batches: &[RecordBatch], with_names: bool) -> Result<Vec<u8>>
     Ok(text)
 }
 
-fn json_lines(batches: &[RecordBatch]) -> Result<Vec<u8>> {
+/// A JSON object per row and line.
+pub(super) fn json_lines(batches: &[RecordBatch]) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     let mut writer = json::WriterBuilder::new()
         .with_explicit_nulls(true)

@@ -33,7 +33,6 @@ pub use writer::DataStreamWriter;
 use crate::error::{Error, Result};
 use crate::functions::{JsonOperators, all_functions, json_functions};
 use crate::plan::{BatchEventTime, Corrections, SetOperations, StreamTable, TimeZones, with_values};
-use crate::plan::{BatchEventTime, Corrections, StreamTable, TimeZones, with_values};
 use crate::query::{StoredState, StreamingQueryManager, pinned_definition, pinned_tables};
 use crate::sink::file::{ArrowFiles, BoundedWrites};
 use crate::source::file::KnownColumns;
@@ -108,6 +107,11 @@ impl Session {
     /// feature is on (`aws`, `gcp`, `azure`, `http`) are opened when they are named, with what the environment
     /// says of them.
     pub fn new() -> Self {
+        Self::in_environment(Environment::default())
+    }
+
+    /// As [`Session::new`], with its own clock, ids and storages. For tests.
+    pub fn in_environment(environment: Environment) -> Self {
         let stores = Arc::new(Stores::default());
         let mut runtime = RuntimeEnvBuilder::new().with_object_store_registry(stores);
         runtime.cache_manager.list_files_cache_limit = 0;
@@ -118,7 +122,7 @@ impl Session {
             // makes it later, when something has to be spilled.
             Err(_) => SessionContext::new_with_config(config),
         };
-        Self::from(context)
+        Self::with_environment(context, environment)
     }
 
     /// A session of `context` with its own clock, ids and storages. For tests.

@@ -2,6 +2,7 @@
 
 mod shell;
 mod state;
+mod test_files;
 mod told;
 mod word_count;
 
