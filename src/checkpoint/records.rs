@@ -252,3 +252,11 @@ pub struct HistoryRecord {
     /// The entries that still matter, oldest batch first.
     pub entries: Vec<Box<RawValue>>,
 }
+
+/// The later of two watermarks in milliseconds, of which 0 is none.
+pub(crate) fn later(one_ms: i64, other_ms: i64) -> i64 {
+    match (one_ms, other_ms) {
+        (0, watermark_ms) | (watermark_ms, 0) => watermark_ms,
+        (one_ms, other_ms) => one_ms.max(other_ms),
+    }
+}

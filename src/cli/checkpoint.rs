@@ -213,7 +213,7 @@ fn line(batch: &BatchSummary) -> String {
         BatchStatus::LetGo => "let go",
     };
     let mut line = format!("{:>8}  {status:<9}  {}", batch.batch_id, what(batch));
-    if batch.watermark_ms > 0 {
+    if batch.watermark_ms != 0 {
         let _ = write!(line, ", watermark {}", time(batch.watermark_ms));
     }
     line + "\n"

@@ -136,7 +136,7 @@ fn batches(batches: &[Batch]) -> Result<RecordBatch, PrintError> {
         ("done", Arc::new(batches.iter().map(|batch| Some(batch.committed)).collect::<BooleanArray>())),
         ("entries", Arc::new(read)),
         ("rows_out", Arc::new(written)),
-        ("watermark", text(&|batch| (batch.watermark_ms > 0).then(|| time(batch.watermark_ms)))),
+        ("watermark", text(&|batch| (batch.watermark_ms != 0).then(|| time(batch.watermark_ms)))),
         ("offset", text(&ends)),
     ];
     Ok(RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)))?)

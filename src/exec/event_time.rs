@@ -21,12 +21,12 @@ pub(crate) struct Watermarks {
 impl Watermarks {
     /// Rows that are final at or before this time are late; microseconds since the epoch.
     pub(crate) fn late(self) -> Option<i64> {
-        (self.late_ms > 0).then(|| self.late_ms.saturating_mul(MICROS))
+        (self.late_ms != 0).then(|| self.late_ms.saturating_mul(MICROS))
     }
 
     /// What is final at or before this time can be given and forgotten; microseconds since the epoch.
     pub(crate) fn finals(self) -> Option<i64> {
-        (self.final_ms > 0).then(|| self.final_ms.saturating_mul(MICROS))
+        (self.final_ms != 0).then(|| self.final_ms.saturating_mul(MICROS))
     }
 }
 

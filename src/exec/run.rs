@@ -77,6 +77,11 @@ impl BatchRun {
         let Self { batch, stages, session, state, sink } = self;
         let agenda = stages.agenda();
         let mut report = TaskReport::default();
+        for stage in stages.subqueries {
+            let task = Running::new(Task::new(Arc::clone(&batch), BTreeMap::new()), &session);
+            task.run(stage.plan, workers, drain).await?;
+            report.absorb(task.task.close());
+        }
         // By operator. What one gives is read by one stage, for a plan is a tree.
         let mut results: BTreeMap<usize, Results> = BTreeMap::new();
         let input_of = |stage: &Stage, results: &mut BTreeMap<usize, Results>| -> BTreeMap<usize, Results> {
@@ -193,6 +198,13 @@ async fn work(
         results.push(rows);
     }
     Ok(results)
+}
+
+/// Runs what gives no rows.
+async fn drain(plan: Arc<dyn ExecutionPlan>, partition: usize, context: Arc<TaskContext>) -> Result<()> {
+    let mut rows = plan.execute(partition, context)?;
+    while rows.next().await.transpose()?.is_some() {}
+    Ok(())
 }
 
 /// Divides the rows of a partition of an operator's input among its state partitions.

@@ -3,13 +3,15 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::internal_err;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::stream;
@@ -38,6 +40,9 @@ pub(crate) struct Stage {
 /// that whatever these leave unread, no row is missing in any state.
 #[derive(Debug)]
 pub(crate) struct Stages {
+    /// Subqueries that give one value, those in others before them. Their plans give no rows: they make the
+    /// values known to the expressions of all stages and operators.
+    pub(crate) subqueries: Vec<Stage>,
     /// For each stateful operator, by number, what gives each of its inputs. An operator's number is above
     /// those that it depends on.
     pub(crate) stateful: Vec<(Arc<Stateful>, Vec<Stage>)>,
@@ -52,7 +57,7 @@ impl Stages {
     pub(crate) fn cut(plan: Arc<dyn ExecutionPlan>) -> Result<Self> {
         let mut cutting = Cutting::default();
         let plan = plan.transform_up(|node| cutting.node(node)).data()?;
-        let Cutting { mut stateful, driven, .. } = cutting;
+        let Cutting { subqueries, mut stateful, driven } = cutting;
         stateful.sort_by_key(|(operator, _)| operator.operator.id);
         let mut next = 0;
         for (operator, _) in &stateful {
@@ -63,7 +68,7 @@ impl Stages {
             }
             next += operator.tables;
         }
-        Ok(Self { stateful, last: Stage::of(plan), driven: driven.into() })
+        Ok(Self { subqueries, stateful, last: Stage::of(plan), driven: driven.into() })
     }
 
     /// The same, with nothing executed yet.
@@ -72,6 +77,7 @@ impl Stages {
             Ok((Arc::clone(operator), stages.iter().map(Stage::fresh).collect::<Result<_>>()?))
         });
         Ok(Self {
+            subqueries: self.subqueries.iter().map(Stage::fresh).collect::<Result<_>>()?,
             stateful: stateful.collect::<Result<Vec<_>>>()?,
             last: self.last.fresh()?,
             driven: Arc::clone(&self.driven),
@@ -137,6 +143,7 @@ impl Agenda {
 /// What was cut off so far.
 #[derive(Default)]
 struct Cutting {
+    subqueries: Vec<Stage>,
     stateful: Vec<(Arc<Stateful>, Vec<Stage>)>,
     driven: Vec<(String, usize)>,
 }
@@ -155,6 +162,13 @@ impl Cutting {
             let stages = inputs.iter().map(|input| Stage::of(Arc::clone(input))).collect();
             self.stateful.push((Arc::clone(operator), stages));
             return Ok(Transformed::yes(Node::leaf(leaf)));
+        }
+        if let Some(subqueries) = node.downcast_ref::<ScalarSubqueryExec>() {
+            // DataFusion runs them before what is below the node, which here may be run long before it.
+            let nothing = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+            let (links, values) = (subqueries.subqueries().to_vec(), subqueries.results().clone());
+            self.subqueries.push(Stage::of(Arc::new(ScalarSubqueryExec::new(nothing, links, values))));
+            return Ok(Transformed::yes(Arc::clone(subqueries.input())));
         }
         if Node::<StreamScan>::of(&node).is_none() && Node::<EventTimeWatermark>::of(&node).is_none() {
             return Ok(Transformed::no(node));

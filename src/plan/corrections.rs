@@ -10,11 +10,10 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Projection, Unnest};
 use datafusion::optimizer::AnalyzerRule;
 
+use super::values::rewrite_expressions;
 use crate::functions::{local_date, null_fields, null_safe_field};
 
 /// Puts the right functions in the place of those that are not.
@@ -38,16 +37,7 @@ fn correct(node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
         }
         node => node,
     };
-    let mut schema = merge_schema(&node.inputs());
-    if let LogicalPlan::TableScan(scan) = &node {
-        schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
-    }
-    let names = NamePreserver::new(&node);
-    node.map_expressions(|expr| {
-        let name = names.save(&expr);
-        let corrected = expr.transform_up(|expr| Ok(correct_expr(expr, &schema)))?;
-        Ok(if corrected.transformed { corrected.update_data(|expr| name.restore(expr)) } else { corrected })
-    })
+    rewrite_expressions(node, &|expr, schema| expr.transform_up(|expr| Ok(correct_expr(expr, schema))))
 }
 
 fn correct_expr(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {

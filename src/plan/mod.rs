@@ -48,6 +48,6 @@ pub(crate) use snapshot::SnapshotTable;
 pub use stream_table::{StreamTable, is_unbounded, unbounded_tables};
 pub(crate) use time_zones::{DEFAULT_ZONE, TimeZones};
 pub use values::ValueOptions;
-pub(crate) use values::with_values;
+pub(crate) use values::{of_view, with_values};
 pub(crate) use watermark::Watermark;
 pub(crate) use windows::with_window_columns;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
@@ -104,7 +105,7 @@ impl StreamingPlan {
         let plan = use_batch_time(expand_windows(plan)?, &batch_time)?;
         let bound = bind(plan, providers, sources)?;
         let Rewritten { plan: logical, watermarks, waits_for_watermark } =
-            rewrite(release(wide.optimize(&hold(bound)?)?)?, shape.mode)?;
+            rewrite(release(optimize(&wide, &hold(bound)?)?)?, shape.mode)?;
         let (logical, static_tables) = StaticTables::extract(logical)?;
         static_tables.check(&small).await?;
         // Such as those in a recursive query.
@@ -225,4 +226,10 @@ fn operators_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, OperatorDefinition
 fn late_filters_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, SchemaRef)> {
     let own = Node::<LateFilter>::of(plan).map(|filter| (filter.operator, Arc::clone(&filter.schema)));
     own.into_iter().chain(plan.children().into_iter().flat_map(late_filters_of)).collect()
+}
+
+/// `plan`, optimised. Rules of DataFusion go down expressions without looking how much stack is left.
+fn optimize(session: &SessionState, plan: &LogicalPlan) -> DataFusionResult<LogicalPlan> {
+    const STACK: usize = 64 << 20;
+    stacker::maybe_grow(STACK, STACK, || session.optimize(plan))
 }

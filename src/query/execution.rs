@@ -296,12 +296,15 @@ impl Execution {
         let last = self.runner.state.last_expiry();
         let last_ms =
             last.map(|last| last.div_euclid(1000).saturating_add(i64::from(last.rem_euclid(1000) > 0)));
-        let moves = last_ms.is_some_and(|last_ms| last_ms > self.tracker.global_ms());
+        let now_ms = self.tracker.global_ms();
+        let moves = last_ms.is_some_and(|last_ms| now_ms == 0 || last_ms > now_ms);
         // What is left without that has no time.
         if !moves && (self.has_flushed || !self.runner.state.has_rows()) {
             return false;
         }
-        self.tracker.flush(last_ms.unwrap_or_default());
+        if let Some(last_ms) = last_ms {
+            self.tracker.flush(last_ms);
+        }
         self.has_flushed = true;
         self.is_flushing = true;
         true
@@ -314,7 +317,7 @@ impl Execution {
             return false;
         }
         self.tracker.leave_idle_behind();
-        self.is_flushing || self.tracker.global_ms() > self.last_watermark_ms
+        self.is_flushing || self.tracker.global_ms() != self.last_watermark_ms
     }
 
     /// Merges and purges old checkpoint files beside the next batches, one round at a time.

@@ -21,7 +21,7 @@ use super::places;
 use super::request::{NamedTables, StartRequest};
 use super::restart::RestartPolicy;
 use crate::checkpoint::records::{
-    CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition,
+    CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition, later,
 };
 use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition, replan};
 use crate::clock::Clock;
@@ -393,7 +393,7 @@ async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Res
         Recovery::Next { batch_id, last_offsets, last_commit } => {
             last = inputs_of(&last_offsets, vec![Value::Null; sources.len()]);
             last_watermark_ms = last_offsets.batch_watermark_ms;
-            watermark_ms = last_watermark_ms.max(last_commit.next_batch_watermark_ms);
+            watermark_ms = later(last_watermark_ms, last_commit.next_batch_watermark_ms);
             (batch_id, ends_of(&last_offsets), None)
         }
         Recovery::Rerun { offsets, previous } => {

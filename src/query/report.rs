@@ -104,7 +104,7 @@ fn waiting(runner: &BatchRunner, outcome: &BatchOutcome) -> Option<String> {
     let first = runner.state.first_expiry()?;
     let first_ms = first.div_euclid(1000).saturating_add(i64::from(first.rem_euclid(1000) > 0));
     let delay_ms = runner.plan.watermarks().iter().map(|watermark| watermark.delay_ms).max()?;
-    (first_ms > outcome.watermark_ms).then(|| {
+    (outcome.watermark_ms == 0 || first_ms > outcome.watermark_ms).then(|| {
         format!(
             "the watermark is at {}; the next results are final when it reaches {}, that is when an event time \
              of {} has been seen",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::checkpoint::records::StreamTime;
+use crate::checkpoint::records::{StreamTime, later};
 use crate::error::{Error, Result};
 use crate::exec::event_time::EventTimeSummary;
 
@@ -129,13 +129,13 @@ impl WatermarkTracker {
                 stream.last_row_ms = self.now_ms;
             }
         }
-        self.global_ms = self.global_ms.max(self.combined());
+        self.global_ms = later(self.global_ms, self.combined());
     }
 
     /// Lets streams that have become idle hold nothing back any more.
     pub(crate) fn leave_idle_behind(&mut self) {
         if self.idle_after_ms.is_some() {
-            self.global_ms = self.global_ms.max(self.combined());
+            self.global_ms = later(self.global_ms, self.combined());
         }
     }
 
@@ -149,7 +149,8 @@ impl WatermarkTracker {
 
     /// Lets everything up to `upto_ms` be final.
     pub(crate) fn flush(&mut self, upto_ms: i64) {
-        self.global_ms = self.global_ms.max(upto_ms);
+        // 1970 itself would be none.
+        self.global_ms = later(self.global_ms, if upto_ms == 0 { 1 } else { upto_ms });
     }
 
     fn idle_ms(&self, stream: &Stream) -> i64 {
@@ -158,7 +159,7 @@ impl WatermarkTracker {
 
     fn combined(&self) -> i64 {
         let is_idle = |stream: &Stream| self.idle_after_ms.is_some_and(|idle| self.idle_ms(stream) >= idle);
-        // A stream without rows has watermark 0, as in Spark.
+        // A stream without rows has watermark 0, and none has one before 1970, as in Spark.
         let watermarks = |with_idle: bool| {
             let counting = self.streams.iter().filter(move |stream| with_idle || !is_idle(stream));
             counting.map(|stream| stream.watermark_ms().unwrap_or(0))
@@ -202,6 +203,19 @@ mod tests {
             tracker.advance(&[seen(max_ms)]);
             assert_eq!(tracker.global_ms(), expected, "{max_ms:?}");
         }
+    }
+
+    #[test]
+    fn at_the_end_times_before_1970_are_final_too() {
+        let mut alone = tracker(WatermarkPolicy::Min, None, &[10]);
+        alone.advance(&[seen(Some(-90))]);
+        assert_eq!(alone.global_ms(), 0);
+        for (upto_ms, expected) in [(-50, -50), (-70, -50), (0, 1), (7, 7)] {
+            alone.flush(upto_ms);
+            assert_eq!(alone.global_ms(), expected);
+        }
+        alone.advance(&[seen(Some(5))]);
+        assert_eq!(alone.global_ms(), 7);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::parser::Statement as DataFusionStatement;
+use datafusion::sql::parser::{CopyToSource, Statement as DataFusionStatement};
 use datafusion::sql::sqlparser::ast::{
     CastKind, DataType, ExactNumberInfo, Expr, Statement, Value, VisitMut, visit_expressions_mut,
 };
@@ -18,7 +18,12 @@ pub(super) fn with_doubles(mut statement: DataFusionStatement) -> DataFusionStat
             let inner = std::mem::replace(explain.statement.as_mut(), nothing);
             *explain.statement = with_doubles(inner);
         }
-        _ => {}
+        DataFusionStatement::CopyTo(copy) => {
+            if let CopyToSource::Query(query) = &mut copy.source {
+                replace(query.as_mut());
+            }
+        }
+        DataFusionStatement::CreateExternalTable(_) | DataFusionStatement::Reset(_) => {}
     }
     statement
 }

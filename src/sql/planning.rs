@@ -34,7 +34,7 @@ use super::window_column::with_calls;
 use crate::error::{Error, Result};
 use crate::functions::required;
 use crate::options::nearest;
-use crate::plan::{DEFAULT_ZONE, StreamTable, unbounded_tables};
+use crate::plan::{DEFAULT_ZONE, StreamTable, of_view, unbounded_tables};
 use crate::query::{NamedTables, Replan};
 use crate::session::Session;
 
@@ -292,7 +292,15 @@ impl<'a> Planner<'a> {
     async fn plan_in(&self, state: &SessionState, statement: DataFusionStatement) -> Result<LogicalPlan> {
         let is_aggregate = |name: &str| state.aggregate_functions().contains_key(&name.to_lowercase());
         let statement = with_doubles(with_calls(statement, &is_aggregate));
-        state.statement_to_plan(statement).await.map_err(|error| self.planning_error(error))
+        let plan = state.statement_to_plan(statement).await.map_err(|error| self.planning_error(error))?;
+        match plan {
+            LogicalPlan::Ddl(DdlStatement::CreateView(mut view)) => {
+                let values = of_view(Arc::unwrap_or_clone(view.input));
+                view.input = Arc::new(values.map_err(|error| self.planning_error(error))?);
+                Ok(LogicalPlan::Ddl(DdlStatement::CreateView(view)))
+            }
+            plan => Ok(plan),
+        }
     }
 
     fn references(

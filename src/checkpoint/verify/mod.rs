@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::checkpoint::history::{Cover, cover, is_regular};
 use crate::checkpoint::read::{CONCURRENT_READS, check_id, check_offsets, covered, numbers, ranges};
 use crate::checkpoint::records::{
-    CommitRecord, FenceRecord, HistoryRecord, Metadata, OffsetsRecord, QueryDefinition,
+    CommitRecord, FenceRecord, HistoryRecord, Metadata, OffsetsRecord, QueryDefinition, later,
 };
 use crate::checkpoint::recovery::{Facts, Finding, problems};
 use crate::checkpoint::{frame, layout};
@@ -255,7 +255,7 @@ impl Verifier<'_> {
     fn compare(&mut self, planned: &BTreeMap<u64, OffsetsRecord>, committed: &BTreeMap<u64, i64>) {
         for (batch, watermark) in committed {
             let Some(plan) = planned.get(batch) else { continue };
-            if *watermark < plan.batch_watermark_ms {
+            if later(*watermark, plan.batch_watermark_ms) != *watermark {
                 let before = plan.batch_watermark_ms;
                 self.finding(
                     layout::commit(*batch),
@@ -266,8 +266,9 @@ impl Verifier<'_> {
         for (batch, plan) in planned {
             let Some(previous) = batch.checked_sub(1) else { continue };
             let before = planned.get(&previous).map(|plan| plan.batch_watermark_ms);
-            let before = before.max(committed.get(&previous).copied());
-            if let Some(before) = before.filter(|before| plan.batch_watermark_ms < *before) {
+            let after = committed.get(&previous).copied();
+            let before = later(before.unwrap_or_default(), after.unwrap_or_default());
+            if later(before, plan.batch_watermark_ms) != plan.batch_watermark_ms {
                 let watermark = plan.batch_watermark_ms;
                 self.finding(
                     layout::offsets(*batch),

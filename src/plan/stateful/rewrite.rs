@@ -7,8 +7,8 @@ use datafusion::common::{DFSchemaRef, ScalarValue};
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, FetchType, Join, Limit, LogicalPlan, LogicalPlanBuilder, SkipType, lit,
-    when,
+    Aggregate, EmptyRelation, Expr, ExprSchemable, Extension, FetchType, Join, Limit, LogicalPlan,
+    LogicalPlanBuilder, SkipType, lit, when,
 };
 
 use super::aggregate::stateful_aggregate;
@@ -46,6 +46,25 @@ pub(crate) fn rewrite(plan: LogicalPlan, mode: OutputMode) -> Result<Rewritten> 
     Ok(Rewritten { plan, watermarks: rewriter.watermarks, waits_for_watermark: rewriter.waits })
 }
 
+/// `node`; nothing, if it is one of ours above what the optimiser found to have no rows.
+fn without_rows(node: LogicalPlan) -> Transformed<LogicalPlan> {
+    let is_ours = |extension: &Extension| {
+        let node = extension.node.as_any();
+        node.is::<Watermark>() || node.is::<Deduplicate>()
+    };
+    match &node {
+        LogicalPlan::Extension(extension) if is_ours(extension) => match extension.node.inputs().as_slice() {
+            [LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, .. })] => {
+                let schema = Arc::clone(extension.node.schema());
+                let nothing = EmptyRelation { produce_one_row: false, schema };
+                Transformed::yes(LogicalPlan::EmptyRelation(nothing))
+            }
+            _ => Transformed::no(node),
+        },
+        _ => Transformed::no(node),
+    }
+}
+
 /// What is known of the plan so far.
 pub(super) struct Rewriter {
     pub(super) mode: OutputMode,
@@ -68,7 +87,7 @@ impl Rewriter {
 
     fn node(&mut self, node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
         if !node.inputs().iter().any(|input| is_stream(input)) {
-            return Ok(Transformed::no(node));
+            return Ok(without_rows(node));
         }
         // In complete mode an aggregation gives its whole result, so all above is batch work.
         if self.mode == OutputMode::Complete && node.inputs().iter().all(|input| is_whole(input)) {

@@ -36,8 +36,18 @@ impl AnalyzerRule for CheckedArithmetic {
 fn checked(expr: Expr, schema: &DFSchema, ansi_mode: bool) -> DataFusionResult<Transformed<Expr>> {
     Ok(match expr {
         Expr::BinaryExpr(binary) if ansi_mode => {
+            let is_number = |operand: &Expr| {
+                let data_type = operand.get_type(schema);
+                data_type.is_ok_and(|data_type| data_type.is_integer() || data_type.is_decimal())
+            };
+            // The difference of two dates is a number, too.
+            let of_numbers = is_number(&binary.left) && is_number(&binary.right);
             let data_type = Expr::BinaryExpr(binary.clone()).get_type(schema);
-            match data_type.ok().and_then(|data_type| checked_binary(&binary, &data_type)) {
+            match data_type
+                .ok()
+                .filter(|_| of_numbers)
+                .and_then(|data_type| checked_binary(&binary, &data_type))
+            {
                 Some(checked) => Transformed::yes(checked),
                 None => Transformed::no(Expr::BinaryExpr(binary)),
             }

@@ -3,23 +3,31 @@
 //! DataFusion gives a decimal and a float that meet in `coalesce`, `CASE` or `UNION` the type
 //! DECIMAL(30, 15), which changes most floats and refuses large ones.
 
+use std::sync::Arc;
+
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::expr::{Between, Case, InList};
+use datafusion::logical_expr::expr::{Between, Case, InList, InSubquery};
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, Union, Values, cast,
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use super::equality::is_comparison;
 use super::rewrite_expressions;
 use crate::functions::decimal_division;
 
 /// Functions whose arguments are given one type, which is also that of the result.
 const OF_ONE_TYPE: [&str; 8] =
     ["coalesce", "greatest", "least", "nvl", "nvl2", "ifnull", "make_array", "nullif"];
+
+/// `plan` of a view, which DataFusion gives its types when it is created.
+pub(crate) fn of_view(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
+    DecimalLiterals.analyze(plan, &ConfigOptions::default())
+}
 
 /// Makes floats of decimals that meet floats, and of literals with an exponent. Runs before types are
 /// found out.
@@ -80,6 +88,29 @@ fn with_floats(expr: Expr, schema: &DFSchema) -> DataFusionResult<Transformed<Ex
             let changed = unify(all, schema);
             Transformed::new_transformed(Expr::InList(InList { expr, list, negated }), changed)
         }
+        Expr::InSubquery(InSubquery { mut expr, mut subquery, negated }) => {
+            let mut values = Arc::unwrap_or_clone(subquery.subquery);
+            let types =
+                (expr.get_type(schema), values.schema().fields().first().map(|f| f.data_type().clone()));
+            let changed = match types {
+                (Ok(left), Some(right)) if left.is_decimal() && right.is_floating() => {
+                    *expr = cast(*expr, DataType::Float64);
+                    true
+                }
+                (Ok(left), Some(right)) if left.is_floating() && right.is_decimal() => {
+                    let columns = values.schema().columns().into_iter().map(|column| {
+                        let (relation, name) = (column.relation.clone(), column.name.clone());
+                        cast(Expr::Column(column), DataType::Float64).alias_qualified(relation, name)
+                    });
+                    let columns: Vec<Expr> = columns.collect();
+                    values = LogicalPlanBuilder::from(values).project(columns)?.build()?;
+                    true
+                }
+                _ => false,
+            };
+            subquery.subquery = Arc::new(values);
+            Transformed::new_transformed(Expr::InSubquery(InSubquery { expr, subquery, negated }), changed)
+        }
         other => Transformed::no(other),
     })
 }
@@ -114,15 +145,20 @@ fn with_float_operands(binary: BinaryExpr, schema: &DFSchema) -> Transformed<Exp
     if !left_type.is_decimal() && !right_type.is_decimal() {
         return unchanged(left, right);
     }
-    // Columns are left to DataFusion, which does the same.
     let mut changed = false;
-    for (operand, other) in [(&mut left, &right_type), (&mut right, &left_type)] {
+    for (operand, own, other) in [(&mut left, &left_type, &right_type), (&mut right, &right_type, &left_type)]
+    {
+        if !own.is_decimal() || !other.is_floating() {
+            continue;
+        }
         if let Expr::Literal(value, _) = operand.as_mut()
-            && other.is_floating()
-            && value.data_type().is_decimal()
             && let Some(float) = float(value, other)
         {
             *value = float;
+            changed = true;
+        } else if is_comparison(op) {
+            // DataFusion compares as DECIMAL(30, 15). In arithmetic it makes floats of decimals itself.
+            **operand = cast(std::mem::take(operand.as_mut()), DataType::Float64);
             changed = true;
         }
     }
@@ -204,7 +240,7 @@ fn union_with_floats(plan: LogicalPlan) -> DataFusionResult<Transformed<LogicalP
             }
             _ => Expr::Column(column),
         });
-        Ok(std::sync::Arc::new(LogicalPlanBuilder::from(input.clone()).project(exprs)?.build()?))
+        Ok(Arc::new(LogicalPlanBuilder::from(input.clone()).project(exprs)?.build()?))
     });
     let inputs = inputs.collect::<DataFusionResult<Vec<_>>>()?;
     Ok(Transformed::yes(LogicalPlan::Union(Union { inputs, schema })))

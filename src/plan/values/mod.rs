@@ -13,7 +13,7 @@ use std::sync::Arc;
 use datafusion::common::DFSchema;
 use datafusion::common::config::{ConfigExtension, ConfigOptions};
 use datafusion::common::extensions_options;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::session_state::SessionState;
@@ -23,6 +23,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use arithmetic::CheckedArithmetic;
 use decimals::DecimalLiterals;
+pub(crate) use decimals::of_view;
 use equality::Equality;
 
 extensions_options! {
@@ -72,7 +73,7 @@ pub(crate) fn with_values(state: &SessionState) -> SessionState {
 
 /// `plan` with each of the expressions of its top node as `rewrite` makes it, given the schema of the
 /// rows that it is over. Names of columns stay.
-fn rewrite_expressions(
+pub(super) fn rewrite_expressions(
     plan: LogicalPlan,
     rewrite: &dyn Fn(Expr, &DFSchema) -> DataFusionResult<Transformed<Expr>>,
 ) -> DataFusionResult<Transformed<LogicalPlan>> {
@@ -81,9 +82,14 @@ fn rewrite_expressions(
         schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
     }
     let names = NamePreserver::new(&plan);
-    plan.map_expressions(|expr| {
+    let named = |expr: Expr| {
         let name = names.save(&expr);
         let rewritten = rewrite(expr, &schema)?;
         Ok(if rewritten.transformed { rewritten.update_data(|expr| name.restore(expr)) } else { rewritten })
+    };
+    plan.map_expressions(|expr| match expr {
+        // It is no column itself: those are its expressions.
+        Expr::GroupingSet(sets) => Expr::GroupingSet(sets).map_children(named),
+        expr => named(expr),
     })
 }

@@ -2,6 +2,7 @@
 
 mod foreign;
 mod inserts;
+mod plans;
 mod precedence;
 mod values;
 mod windows;

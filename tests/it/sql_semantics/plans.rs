@@ -1,0 +1,140 @@
+//! Queries whose plans need care: the same in a stream and at once.
+
+use super::Place;
+
+const COLUMNS: &str = "k INT, a BIGINT, f DOUBLE, d DECIMAL(10, 2), day DATE";
+
+const LINES: &str = r#"{"k":1,"a":1,"f":0.30000000000000004,"d":1.50,"day":"2024-03-01"}
+{"k":1,"a":2,"f":1e-20,"d":0.00,"day":"2024-02-29"}
+{"k":2,"a":7,"f":"NaN","d":2.00,"day":"2024-02-28"}
+{"k":null,"a":9,"f":1e300,"d":3.00,"day":null}
+"#;
+
+/// `select` over [`LINES`], in a stream and at once, beside a bounded table `b` of `k` 1, null and 3 with
+/// `v` 10, 20 and 5.
+async fn both(select: &str) -> Vec<String> {
+    let place = Place::new();
+    place.put("b.csv", "k,v\n1,10\n,20\n3,5\n");
+    place
+        .run("CREATE EXTERNAL TABLE b (k INT, v BIGINT) STORED AS CSV LOCATION '$/b.csv' OPTIONS ('format.has_header' 'true')")
+        .await;
+    place.both(COLUMNS, LINES, select).await
+}
+
+/// Below operators with state, a value that a subquery gives was needed before it was computed.
+#[tokio::test]
+async fn a_subquery_gives_its_value_to_all_stages() {
+    for (select, expected) in [
+        ("SELECT k, count(*) AS n FROM t WHERE a < (SELECT max(v) - 13 FROM b) GROUP BY k", &["1 2"][..]),
+        ("SELECT DISTINCT k, (SELECT max(v) FROM b) AS m FROM t", &["1 20", "2 20", "20"][..]),
+        ("SELECT DISTINCT ON (k) k, a FROM t WHERE a > (SELECT min(v) FROM b)", &["2 7", "9"][..]),
+        ("SELECT k FROM t WHERE a < (SELECT max(v) FROM b) - 18 LIMIT 3", &["1"][..]),
+        (
+            "SELECT k + (SELECT count(*) FROM b) AS g, sum(a * (SELECT min(v) FROM b)) AS s, \
+             count(*) FILTER (WHERE a > (SELECT min(v) FROM b)) AS n FROM t GROUP BY 1",
+            &["4 15 0", "45 1", "5 35 1"][..],
+        ),
+        (
+            "SELECT k, sum(a) AS s FROM t GROUP BY k HAVING sum(a) > (SELECT min(v) - (SELECT count(*) FROM b) FROM b)",
+            &["1 3", "2 7", "9"][..],
+        ),
+        (
+            "SELECT k, count(*) AS n FROM t WHERE a < (SELECT max(v) FROM b WHERE v < (SELECT max(v) FROM b)) GROUP BY k",
+            &["1 2", "1", "2 1"][..],
+        ),
+        ("SELECT count(*) AS n FROM t WHERE a < (SELECT max(v) FROM b WHERE false)", &["0"][..]),
+    ] {
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
+        assert_eq!(both(select).await, expected, "{select}");
+    }
+}
+
+/// A value is computed anew for every batch, and by a restarted query.
+#[tokio::test]
+async fn a_subquery_is_computed_for_each_batch() {
+    let place = Place::new();
+    place.put("in/1.json", "{\"k\":1}\n{\"k\":5}\n");
+    place.put("b.csv", "3\n");
+    let query = "CREATE OR REPLACE EXTERNAL TABLE r STORED AS MEMORY;
+        CREATE STREAMING QUERY q OUTPUT MODE UPDATE TRIGGER AVAILABLE NOW CHECKPOINT LOCATION '$/c'
+        AS INSERT INTO r SELECT k, count(*) AS n FROM t WHERE k > (SELECT max(v) FROM b) GROUP BY k;
+        SELECT * FROM r";
+    let tables = "CREATE EXTERNAL TABLE b (v INT) STORED AS CSV LOCATION '$/b.csv' OPTIONS ('format.has_header' 'false');
+        CREATE UNBOUNDED EXTERNAL TABLE t (k INT) STORED AS JSON LOCATION '$/in/' OPTIONS ('minFileAge' '0s');";
+    assert_eq!(place.rows(&format!("{tables}{query}")).await, ["5 1"]);
+    place.put("b.csv", "0\n");
+    place.put("in/2.json", "{\"k\":1}\n{\"k\":5}\n");
+    assert_eq!(place.rows(query).await, ["1 1", "5 2"]);
+}
+
+#[tokio::test]
+async fn a_view_gives_what_its_select_gives() {
+    let select =
+        "SELECT k, f = 0.3 AS eq, f > 0.0 AS gt, coalesce(f, 0.5) AS c, d / 3 AS q FROM t WHERE k = 1";
+    let direct = both(select).await;
+    assert_eq!(direct, ["1 false true 0.30000000000000004 0.500000", "1 false true 1e-20 0.000000"]);
+    let place = Place::new();
+    place.put("in/a.json", LINES);
+    let tables = format!("CREATE EXTERNAL TABLE t ({COLUMNS}) STORED AS JSON LOCATION '$/in/'; ");
+    assert_eq!(place.rows(&format!("{tables} CREATE VIEW v AS {select}; SELECT * FROM v")).await, direct);
+    assert_eq!(
+        place.rows("CREATE VIEW w AS SELECT k FROM t WHERE f > 0.5; SELECT * FROM w").await,
+        ["", "2"]
+    );
+}
+
+#[tokio::test]
+async fn a_literal_with_an_exponent_is_a_double_in_copy_too() {
+    let place = Place::new();
+    let rows = place
+        .rows("COPY (SELECT median(length(s) * 1e0) AS m FROM (VALUES ('xx'), ('xxx')) AS v(s)) TO '$/o/' STORED AS PARQUET; SELECT * FROM '$/o/'")
+        .await;
+    assert_eq!(rows, ["2.5"]);
+}
+
+/// Decimals that meet doubles in a comparison become doubles, as in arithmetic.
+#[tokio::test]
+async fn decimals_are_compared_with_doubles_as_doubles() {
+    assert_eq!(both("SELECT a FROM t WHERE f > d").await, ["2", "7", "9"]);
+    assert_eq!(both("SELECT a FROM t WHERE f = d").await, [""; 0]);
+    assert_eq!(both("SELECT a FROM t WHERE f IN (SELECT CAST(v AS DECIMAL(10, 2)) FROM b)").await, [""; 0]);
+    assert_eq!(both("SELECT a FROM t WHERE d * 5 IN (SELECT CAST(v AS DOUBLE) FROM b)").await, ["7"]);
+}
+
+#[tokio::test]
+async fn expressions_in_grouping_sets_keep_their_names() {
+    assert_eq!(
+        both("SELECT f > 0.25 AS g, count(*) AS n FROM t GROUP BY ROLLUP (f > 0.25)").await,
+        ["4", "false 1", "true 3"]
+    );
+    assert_eq!(
+        both("SELECT k, DATE '2024-01-01' AS d, count(*) AS n FROM t WHERE k = 2 GROUP BY ROLLUP (k, DATE '2024-01-01')").await,
+        ["1", "2 1", "2 2024-01-01 1"]
+    );
+}
+
+/// What the optimiser finds to have no rows gives none.
+#[tokio::test]
+async fn queries_without_rows_give_none() {
+    assert_eq!(both("SELECT DISTINCT ON (k) k, a FROM t WHERE false").await, [""; 0]);
+    assert_eq!(
+        both("SELECT DISTINCT ON (k) k, a FROM t WHERE k IN (SELECT k FROM b WHERE false)").await,
+        [""; 0]
+    );
+}
+
+#[tokio::test]
+async fn the_difference_of_dates_is_a_number_of_days() {
+    assert_eq!(both("SELECT a, day - DATE '2024-02-01' AS n FROM t").await, ["1 29", "2 28", "7 27", "9"]);
+    assert_eq!(both("SELECT DATE '2024-03-01' - DATE '2024-02-01' AS n FROM t WHERE a = 1").await, ["29"]);
+    assert_eq!(both("SELECT a FROM t WHERE day - DATE '2024-02-01' > 28").await, ["1"]);
+}
+
+/// A processor's own NaN has other bits than one that was read.
+#[tokio::test]
+async fn a_nan_that_was_computed_is_like_any_other() {
+    assert_eq!(both("SELECT a FROM t WHERE (f - f) / (f - f) > 1.5").await, ["1", "2", "7", "9"]);
+    let count = "SELECT count(DISTINCT x) AS n FROM (SELECT CASE WHEN a < 5 THEN (f - f) / (f - f) ELSE CAST('NaN' AS DOUBLE) END AS x FROM t)";
+    assert_eq!(both(count).await, ["1"]);
+}
