@@ -32,7 +32,9 @@ fn in_terminal(folder: &Folder, steps: &[(&str, &str)]) -> Option<(i32, String)>
     let mut all = vec![("", PROMPT)];
     for (place, step) in steps.iter().enumerate() {
         all.push(*step);
-        let is_line = step.0.ends_with(['\r', '\u{3}']) && step.1 != CONTINUED;
+        // What is endless gives no prompt until it is interrupted.
+        let goes_on = step.1 == CONTINUED || steps.get(place + 1).is_some_and(|(keys, _)| *keys == "\u{3}");
+        let is_line = step.0.ends_with(['\r', '\u{3}']) && !goes_on;
         if is_line && place + 1 < steps.len() {
             all.push(("", PROMPT));
         }
