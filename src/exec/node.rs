@@ -56,6 +56,9 @@ pub(crate) trait Behaviour: Debug + Send + Sync + Sized + 'static {
     ) -> DataFusionResult<SendableRecordBatchStream>;
 }
 
+/// What is below a node.
+pub(crate) type Inputs = [Arc<dyn ExecutionPlan>];
+
 /// A plan node that behaves like this.
 ///
 /// To DataFusion it is bounded, because one batch is, and it says nothing of its rows: what is true of one
@@ -106,7 +109,7 @@ impl<B: Behaviour> Node<B> {
     }
 
     /// What `plan` does and what is below it, if it is such a node.
-    pub(crate) fn parts(plan: &Arc<dyn ExecutionPlan>) -> Option<(&Arc<B>, &[Arc<dyn ExecutionPlan>])> {
+    pub(crate) fn parts(plan: &Arc<dyn ExecutionPlan>) -> Option<(&Arc<B>, &Inputs)> {
         let node = plan.downcast_ref::<Self>()?;
         Some((&node.behaviour, &node.inputs))
     }

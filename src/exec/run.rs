@@ -183,7 +183,7 @@ async fn work(
         move || {
             let mut first = state.table(id, partition);
             let mut second = (operator.tables > 1).then(|| state.table(id + 1, partition));
-            let second = second.as_mut().map(|table| &mut **table);
+            let second = second.as_deref_mut();
             operator.work.run(rows, Tables { first: &mut *first, second }, &batch).map_err(Error::from)
         }
     });

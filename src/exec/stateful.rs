@@ -87,6 +87,9 @@ pub(crate) struct Stateful {
     pub(crate) gathers: bool,
 }
 
+/// An input, and the keys that it is divided by.
+pub(crate) type KeyedInput = (Arc<dyn ExecutionPlan>, Vec<Arc<dyn PhysicalExpr>>);
+
 impl Stateful {
     /// Does `work` on the rows of `input`, divided by `keys`.
     pub(crate) fn over(
@@ -101,7 +104,7 @@ impl Stateful {
 
     /// Does `work` on the rows of several inputs, each divided by its keys.
     pub(crate) fn over_all(
-        inputs: Vec<(Arc<dyn ExecutionPlan>, Vec<Arc<dyn PhysicalExpr>>)>,
+        inputs: Vec<KeyedInput>,
         operator: OperatorId,
         work: Arc<dyn StatefulWork>,
         gathers: bool,

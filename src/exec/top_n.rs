@@ -26,7 +26,7 @@ use crate::state::{ByteRows, NEVER, RowBytes, StateTable};
 
 /// How rows are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Rank {
+pub(crate) enum Ranking {
     /// One by one; of equal rows the one that came first is first.
     RowNumber,
     /// Equal rows have the rank of the first of them.
@@ -35,12 +35,12 @@ pub(crate) enum Rank {
     DenseRank,
 }
 
-impl fmt::Display for Rank {
+impl fmt::Display for Ranking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Rank::RowNumber => "row_number",
-            Rank::Rank => "rank",
-            Rank::DenseRank => "dense_rank",
+            Ranking::RowNumber => "row_number",
+            Ranking::Rank => "rank",
+            Ranking::DenseRank => "dense_rank",
         })
     }
 }
@@ -92,7 +92,7 @@ impl SortColumn {
 #[derive(Debug)]
 pub(crate) struct StatefulTopN {
     pub(crate) order: Vec<SortColumn>,
-    pub(crate) rank: Rank,
+    pub(crate) rank: Ranking,
     pub(crate) limit: u64,
     pub(crate) keys: Vec<Arc<Field>>,
     pub(crate) values: RowCodec,
@@ -173,22 +173,22 @@ const ARRIVAL: usize = 12;
 
 /// The ranks of rows that are sorted by their subkeys.
 struct Ranks<'a> {
-    rank: Rank,
+    rank: Ranking,
     number: u64,
     current: u64,
     last: Option<&'a [u8]>,
 }
 
 impl<'a> Ranks<'a> {
-    fn new(rank: Rank) -> Self {
+    fn new(rank: Ranking) -> Self {
         Self { rank, number: 0, current: 0, last: None }
     }
 
     fn next(&mut self, subkey: &'a [u8]) -> u64 {
         let by = &subkey[..subkey.len().saturating_sub(ARRIVAL)];
         self.number += 1;
-        if self.last != Some(by) || self.rank == Rank::RowNumber {
-            self.current = if self.rank == Rank::DenseRank { self.current + 1 } else { self.number };
+        if self.last != Some(by) || self.rank == Ranking::RowNumber {
+            self.current = if self.rank == Ranking::DenseRank { self.current + 1 } else { self.number };
         }
         self.last = Some(by);
         self.current

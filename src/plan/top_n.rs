@@ -24,7 +24,7 @@ use datafusion::logical_expr::{
 
 use super::bind::reads_stream;
 use super::window_calls::unused_name;
-use crate::exec::top_n::Rank;
+use crate::exec::top_n::Ranking;
 use crate::functions::literal;
 
 /// The column with the rank.
@@ -45,7 +45,7 @@ pub(crate) struct TopN {
     pub(crate) keys: Vec<Column>,
     pub(crate) order: Vec<Order>,
     pub(crate) limit: u64,
-    pub(crate) rank: Rank,
+    pub(crate) rank: Ranking,
     schema: DFSchemaRef,
 }
 
@@ -54,7 +54,7 @@ impl TopN {
         input: LogicalPlan,
         partition: Vec<Expr>,
         order: Vec<SortExpr>,
-        (rank, limit): (Rank, u64),
+        (rank, limit): (Ranking, u64),
     ) -> DataFusionResult<LogicalPlan> {
         let mut taken = input.schema().field_names();
         let mut computed = Vec::new();
@@ -93,9 +93,9 @@ impl TopN {
     /// As a batch query says it, for an input that is there as a whole.
     pub(crate) fn in_batch(&self) -> DataFusionResult<LogicalPlan> {
         let function = match self.rank {
-            Rank::RowNumber => row_number_udwf(),
-            Rank::Rank => rank_udwf(),
-            Rank::DenseRank => dense_rank_udwf(),
+            Ranking::RowNumber => row_number_udwf(),
+            Ranking::Rank => rank_udwf(),
+            Ranking::DenseRank => dense_rank_udwf(),
         };
         let mut call = WindowFunction::new(function, Vec::new());
         call.params.partition_by = self.keys.iter().cloned().map(Expr::Column).collect();
@@ -145,7 +145,7 @@ pub(super) fn keep_first_ranks(plan: LogicalPlan) -> DataFusionResult<LogicalPla
             let columns: Vec<Expr> = sort.input.schema().columns().into_iter().map(Expr::Column).collect();
             let count = (skip as u64).saturating_add(fetch as u64);
             let input = Arc::unwrap_or_clone(sort.input);
-            let first = TopN::over(input, Vec::new(), sort.expr.clone(), (Rank::RowNumber, count))?;
+            let first = TopN::over(input, Vec::new(), sort.expr.clone(), (Ranking::RowNumber, count))?;
             sort.input = Arc::new(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(first))?));
             let mut limit = limit.clone();
             limit.input = Arc::new(LogicalPlan::Sort(sort));
@@ -226,9 +226,9 @@ fn of_window(window: &Window, index: usize, limit: u64) -> DataFusionResult<Opti
     let Expr::WindowFunction(call) = only.clone().unalias() else { return Ok(None) };
     let WindowFunction { fun, params } = *call;
     let rank = match fun.name() {
-        "row_number" => Rank::RowNumber,
-        "rank" => Rank::Rank,
-        "dense_rank" => Rank::DenseRank,
+        "row_number" => Ranking::RowNumber,
+        "rank" => Ranking::Rank,
+        "dense_rank" => Ranking::DenseRank,
         _ => return Ok(None),
     };
     if params.filter.is_some() || params.distinct {
@@ -248,7 +248,7 @@ fn first_of_each(distinct: DistinctOn) -> DataFusionResult<LogicalPlan> {
     let DistinctOn { on_expr, select_expr, sort_expr, input, .. } = distinct;
     let order =
         sort_expr.unwrap_or_default().into_iter().filter(|sort| !on_expr.contains(&sort.expr)).collect();
-    let first = TopN::over(Arc::unwrap_or_clone(input), on_expr, order, (Rank::RowNumber, 1))?;
+    let first = TopN::over(Arc::unwrap_or_clone(input), on_expr, order, (Ranking::RowNumber, 1))?;
     Ok(LogicalPlan::Projection(Projection::try_new(select_expr, Arc::new(first))?))
 }
 

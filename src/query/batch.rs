@@ -83,7 +83,7 @@ pub(crate) enum Ran {
 
 /// What computing a batch has come to.
 enum Computed {
-    Staged(Staged),
+    Staged(Box<Staged>),
     Abandoned,
     NewColumns(Vec<Vec<FieldRef>>),
 }
@@ -146,7 +146,7 @@ impl BatchRunner {
         });
         let Staged { report, prepared, late, state } =
             match self.compute(&batch, record.batch_timestamp_ms, stopwatch).await {
-                Ok(Computed::Staged(staged)) => staged,
+                Ok(Computed::Staged(staged)) => *staged,
                 Ok(Computed::Abandoned) => {
                     self.discard(batch.identity).await;
                     return Ok(Ran::Abandoned);
@@ -220,7 +220,7 @@ impl BatchRunner {
         let prepared = self.sink.prepare(batch.identity, std::mem::take(&mut report.sink)).await?;
         let late = self.late_rows.write(batch.identity, std::mem::take(&mut report.late_rows)).await?;
         let state = self.state.write_changes(batch.identity.batch_id).await?;
-        Ok(Computed::Staged(Staged { report, prepared, late, state }))
+        Ok(Computed::Staged(Box::new(Staged { report, prepared, late, state })))
     }
 
     /// Per source, the columns that the rows of the batch have besides, and that its table is to have.

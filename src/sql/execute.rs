@@ -174,10 +174,10 @@ impl SqlSession {
             let clauses = &query.plan.clauses;
             let is_checkpoint = |name: &str| name.eq_ignore_ascii_case(CHECKPOINT_LOCATION);
             let option = clauses.options.iter().find(|(name, _)| is_checkpoint(name));
-            if let Some(checkpoint) = clauses.checkpoint.as_ref().or(option.map(|(_, value)| value)) {
-                if let Err(error) = self.session.use_columns_of(checkpoint).await {
-                    tracing::debug!(%error, checkpoint, "its columns cannot be told");
-                }
+            if let Some(checkpoint) = clauses.checkpoint.as_ref().or(option.map(|(_, value)| value))
+                && let Err(error) = self.session.use_columns_of(checkpoint).await
+            {
+                tracing::debug!(%error, checkpoint, "its columns cannot be told");
             }
         }
     }

@@ -8,7 +8,7 @@ use datafusion::common::{DFSchemaRef, internal_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
 
-use crate::exec::top_n::Rank;
+use crate::exec::top_n::Ranking;
 use crate::sink::OutputMode;
 
 /// A watermark of the plan.
@@ -40,7 +40,14 @@ pub(super) enum Kind {
     MarkDistinct { operator: usize, keys: usize, expires: bool, forgets_nulls: bool },
     /// Keeps the rows with the first ranks of each key. Expressions: the `keys`, then what to sort by, each with
     /// whether descending and nulls first, then when a key is final, if ever.
-    TopN { operator: usize, mode: OutputMode, keys: usize, order: Vec<(bool, bool)>, rank: Rank, limit: u64 },
+    TopN {
+        operator: usize,
+        mode: OutputMode,
+        keys: usize,
+        order: Vec<(bool, bool)>,
+        rank: Ranking,
+        limit: u64,
+    },
     /// A limit over the life of the query. No expressions.
     Limit { operator: usize, skip: u64, fetch: Option<u64> },
 }

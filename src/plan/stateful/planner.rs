@@ -26,7 +26,7 @@ use crate::exec::node::Node;
 use crate::exec::operator::OperatorId;
 use crate::exec::sessions::StatefulSessions;
 use crate::exec::stateful::{Stateful, StatefulWork};
-use crate::exec::top_n::{Rank, SortColumn, StatefulTopN};
+use crate::exec::top_n::{Ranking, SortColumn, StatefulTopN};
 use crate::exec::watermark::EventTimeWatermark;
 use crate::plan::static_tables::StaticTablePlanner;
 use crate::sink::OutputMode;
@@ -194,7 +194,7 @@ impl Planning<'_> {
         (operator, mode): (usize, OutputMode),
         keys: usize,
         order: &[(bool, bool)],
-        (rank, limit): (Rank, u64),
+        (rank, limit): (Ranking, u64),
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let input_schema = self.input.schema();
         let mut rest = self.expressions.split_off(keys);
