@@ -71,9 +71,9 @@ fn the_clock_shows_what_the_file_says() {
         + &query("APPEND", "SELECT k, CAST(now() AS VARCHAR) AS at FROM s")
         + "--- input s\n"
         + &row("a", 1, 1)
-        + "--- output q\nk,at\na,2000-01-01T00:00:00Z\n--- time '2026-11-29 10:00:00'\n--- input s\n"
+        + "--- output q\nk,at\na,2000-01-01T00:00:00\n--- time '2026-11-29 10:00:00'\n--- input s\n"
         + &row("b", 1, 1)
-        + "--- output q\nk,at\nb,2026-11-29T10:00:00Z\n";
+        + "--- output q\nk,at\nb,2026-11-29T10:00:00\n";
     passes(&text);
 }
 
