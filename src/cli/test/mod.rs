@@ -210,7 +210,9 @@ impl Test {
         let mut started = Vec::new();
         for (statement, script) in self.stage.statements.iter().zip(&self.script_of) {
             let query = match &statement.value {
-                Statement::CreateStreamingQuery(query) => Some(stage::plain(&query.name.clone().into())),
+                Statement::CreateStreamingQuery(query) => {
+                    Some(query.name.value.trim_end_matches(stage::TESTED).to_string())
+                }
                 _ if !is_first => continue,
                 _ => None,
             };
@@ -245,7 +247,8 @@ impl Test {
 
     /// What the newest run of `query` has put into its table.
     async fn rows(&self, query: &str) -> Result<Vec<RecordBatch>, Exit> {
-        let table = self.sql.session().context().table_provider(TableReference::bare(query)).await;
+        let name = TableReference::bare(format!("{query}{}", stage::TESTED));
+        let table = self.sql.session().context().table_provider(name).await;
         let table = table.map_err(|error| Exit::from(Error::from(error)))?;
         Ok(table.downcast_ref::<MemoryTable>().map(MemoryTable::rows).unwrap_or_default())
     }

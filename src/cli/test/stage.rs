@@ -70,9 +70,9 @@ impl Stage {
                     ))
                 }
                 Statement::CreateStreamingQuery(query) => {
-                    let query = in_place(*query, root);
                     let mode = query.plan.clauses.output_mode.unwrap_or(OutputMode::Append);
                     stage.queries.push((as_typed(&query.name), mode));
+                    let query = in_place(*query, root);
                     Statement::CreateStreamingQuery(Box::new(query))
                 }
                 Statement::DataFusion(statement) if writes(&statement) => {
@@ -127,6 +127,7 @@ fn target(statement: &Located<Statement>) -> Option<String> {
 /// `table` in memory, where the test sees what arrives.
 fn as_target(table: CreateExternalTable) -> CreateExternalTable {
     CreateExternalTable {
+        name: apart(&plain(&table.name)).into(),
         format: "memory".to_string(),
         locations: Vec::new(),
         partitioned_by: Vec::new(),
@@ -140,7 +141,18 @@ fn in_place(mut query: CreateStreamingQuery, root: &Path) -> CreateStreamingQuer
     let checkpoint = root.join("checkpoint").join(as_typed(&query.name));
     query.plan.clauses.checkpoint = Some(checkpoint.display().to_string());
     query.plan.clauses.options.iter_mut().for_each(|option| move_path(option, root));
+    query.plan.insert.target = apart(&plain(&query.plan.insert.target)).into();
+    query.name = Ident::with_quote('"', format!("{}{TESTED}", as_typed(&query.name)));
     query
+}
+
+/// Follows the name of a query: a table in memory has the name of the query that fills it, and must not come
+/// in the place of another one.
+pub(super) const TESTED: &str = " under test";
+
+/// The name of the table that a query writes to in the place of `target`.
+fn apart(target: &str) -> Ident {
+    Ident::with_quote('"', format!("{target} in the test"))
 }
 
 /// Has an option that names a place name one of the test's.

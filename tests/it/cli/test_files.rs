@@ -48,6 +48,18 @@ fn windows_are_given_when_they_are_over_and_state_is_kept_between_the_runs() {
     passes(&text);
 }
 
+/// A query may be called as the table that it writes to, and as others.
+#[test]
+fn names_of_queries_and_tables_do_not_meet() {
+    let head = JOB.replace("EXTERNAL TABLE o ", "EXTERNAL TABLE q ")
+        + "CREATE STREAMING QUERY q AS INSERT INTO q SELECT k FROM s;\n";
+    let steps = |k: &str| format!("--- input s\n{}--- output q\nk\n{k}\n", row(k, 1, 1));
+    passes(&(head + &steps("a") + &steps("b")));
+    let head = JOB.to_string() + "CREATE STREAMING QUERY s AS INSERT INTO o SELECT k FROM s;\n";
+    let steps = |k: &str| format!("--- input s\n{}--- output s\nk\n{k}\n", row(k, 1, 1));
+    passes(&(head + &steps("a") + &steps("b")));
+}
+
 #[test]
 fn update_gives_what_changed_and_complete_everything() {
     let counts = "SELECT k, count(*) AS n FROM s GROUP BY k";
