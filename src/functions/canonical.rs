@@ -1,4 +1,4 @@
-//! One value for both zeros, and one for all NaNs: `-0.0` becomes `0.0`.
+//! One value for both zeros: `-0.0` becomes `0.0`.
 
 use std::cmp::Ordering;
 use std::sync::{Arc, LazyLock};
@@ -13,14 +13,13 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
-use half::f16;
 
 static CANONICAL: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
     let signature = Signature::any(1, Volatility::Immutable);
     Arc::new(ScalarUDF::new_from_impl(Canonical { signature }))
 });
 
-/// `value` with every zero in it positive, and every NaN of the same bits.
+/// `value` with every zero in it positive.
 pub(crate) fn canonical(value: Expr) -> Expr {
     match &value {
         Expr::ScalarFunction(call) if call.func.inner().is::<Canonical>() => value,
@@ -92,9 +91,9 @@ pub(crate) fn canonical_array(values: &ArrayRef) -> DataFusionResult<ArrayRef> {
         return Ok(Arc::clone(values));
     }
     Ok(match values.data_type() {
-        DataType::Float16 => floats::<Float16Type>(values, f16::NAN),
-        DataType::Float32 => floats::<Float32Type>(values, f32::NAN),
-        DataType::Float64 => floats::<Float64Type>(values, f64::NAN),
+        DataType::Float16 => floats::<Float16Type>(values),
+        DataType::Float32 => floats::<Float32Type>(values),
+        DataType::Float64 => floats::<Float64Type>(values),
         DataType::List(item) => list::<i32>(values, item)?,
         DataType::LargeList(item) => list::<i64>(values, item)?,
         DataType::FixedSizeList(item, size) => {
@@ -118,14 +117,14 @@ pub(crate) fn canonical_array(values: &ArrayRef) -> DataFusionResult<ArrayRef> {
     })
 }
 
-fn floats<T: ArrowPrimitiveType>(values: &ArrayRef, nan: T::Native) -> ArrayRef {
+fn floats<T: ArrowPrimitiveType>(values: &ArrayRef) -> ArrayRef {
     let (values, zero): (&PrimitiveArray<T>, _) = (values.as_primitive(), T::Native::default());
-    // Compared as numbers, not bit by bit: both zeros are equal, and no NaN compares with anything.
-    Arc::new(values.unary::<_, T>(|value| match value.partial_cmp(&zero) {
-        Some(Ordering::Equal) => zero,
-        Some(_) => value,
-        None => nan,
-    }))
+    // Compared as numbers, not bit by bit: both zeros are equal.
+    Arc::new(
+        values.unary::<_, T>(
+            |value| if value.partial_cmp(&zero) == Some(Ordering::Equal) { zero } else { value },
+        ),
+    )
 }
 
 fn list<O: OffsetSizeTrait>(values: &ArrayRef, item: &FieldRef) -> DataFusionResult<ArrayRef> {

@@ -1,8 +1,8 @@
 //! One meaning of equal: `0.0` and `-0.0` are one value.
 //!
 //! DataFusion groups by this meaning, but compares, joins, partitions and counts distinct values bit by
-//! bit. Here what is compared, grouped, joined or sorted is made canonical before. So are NaNs, which a
-//! processor computes with other bits than those that are read from a text.
+//! bit. Here what is compared, grouped, joined or sorted is made canonical before. NaN is left as it is:
+//! it equals NaN of the same bits everywhere.
 
 use std::sync::Arc;
 
@@ -58,15 +58,8 @@ fn is_float(expr: &Expr, schema: &DFSchema) -> bool {
     expr.get_type(schema).is_ok_and(|data_type| has_floats(&data_type))
 }
 
-fn is_column(expr: &Expr) -> bool {
-    match expr {
-        Expr::Cast(cast) => is_column(&cast.expr),
-        expr => matches!(expr, Expr::Column(_)),
-    }
-}
-
-/// Whether `expr` is a number other than zero, which equals only itself. Filters of columns by such literals
-/// are left as they are: files are skipped by them.
+/// Whether `expr` is a number other than zero, which equals only itself. Filters with such literals are
+/// left as they are: files are skipped by them.
 fn is_no_zero(expr: &Expr) -> bool {
     match expr {
         Expr::Literal(ScalarValue::Float64(Some(value)), _) => *value != 0.0,
@@ -96,8 +89,8 @@ fn comparison(expr: Expr, schema: &DFSchema) -> DataFusionResult<Transformed<Exp
         Expr::BinaryExpr(BinaryExpr { left, op, right })
             if is_comparison(op)
                 && (is_float(&left, schema) || is_float(&right, schema))
-                && !(is_no_zero(&left) && is_column(&right))
-                && !(is_no_zero(&right) && is_column(&left)) =>
+                && !is_no_zero(&left)
+                && !is_no_zero(&right) =>
         {
             Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: boxed(left), op, right: boxed(right) }))
         }
