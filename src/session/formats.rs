@@ -17,6 +17,7 @@ use crate::sink::noop::NoopSink;
 use crate::sink::{OutputMode, Sink};
 use crate::source::SourceProvider;
 use crate::source::file::FileTable;
+use crate::source::nexmark::NexmarkTable;
 use crate::source::rate::RateTable;
 use crate::source::rate_micro_batch::RateMicroBatchTable;
 use crate::source::socket::SocketTable;
@@ -98,6 +99,7 @@ impl Default for Formats {
             formats.register_source(format, Arc::new(RateMicroBatchFactory));
         }
         formats.register_source(SocketTable::FORMAT, Arc::new(SocketFactory));
+        formats.register_source(NexmarkTable::FORMAT, Arc::new(NexmarkFactory));
         for format in OutputFormat::ALL {
             formats.register_sink(format.name(), Arc::new(FileSinkFactory(format)));
         }
@@ -230,6 +232,15 @@ struct RateMicroBatchFactory;
 impl SourceFactory for RateMicroBatchFactory {
     async fn create(&self, request: SourceRequest) -> Result<Arc<dyn SourceProvider>> {
         with_fixed_columns(&request, RateMicroBatchTable::try_new(&request.options)?)
+    }
+}
+
+struct NexmarkFactory;
+
+#[async_trait]
+impl SourceFactory for NexmarkFactory {
+    async fn create(&self, request: SourceRequest) -> Result<Arc<dyn SourceProvider>> {
+        with_fixed_columns(&request, NexmarkTable::try_new(&request.options)?)
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod file;
 mod generated;
 pub mod memory;
+pub mod nexmark;
 mod offset;
 pub mod rate;
 pub mod rate_micro_batch;

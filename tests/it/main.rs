@@ -18,6 +18,7 @@ mod joins;
 mod kill_loop;
 mod layers;
 mod matrix;
+mod nexmark;
 mod own_code;
 mod plan_once;
 mod power_loss;
