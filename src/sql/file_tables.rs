@@ -52,6 +52,9 @@ pub(super) fn take_file_tables(statement: &mut DataFusionStatement) -> Result<Ve
 
 fn take(statement: &mut Statement) -> Result<Vec<FileTable>> {
     let mut finder = Finder::default();
+    if let Statement::ExplainTable { table_name, .. } = statement {
+        finder.describe(table_name)?;
+    }
     let _ = statement.visit(&mut finder);
     match finder.error {
         Some(error) => Err(error),
@@ -80,6 +83,29 @@ impl VisitorMut for Finder {
 }
 
 impl Finder {
+    /// The table of `DESCRIBE 'in/a.json'`.
+    fn describe(&mut self, name: &mut ObjectName) -> Result<()> {
+        let [part] = name.0.as_slice() else { return Ok(()) };
+        let Some(ident) = part.as_ident().filter(|ident| is_place(ident)).cloned() else { return Ok(()) };
+        let at = ident.span.start;
+        *name = self.hide(&told(&ident.value, at)?, &ident.value, &[], at)?;
+        Ok(())
+    }
+
+    /// The name of the table of these files in the statement.
+    fn hide(
+        &mut self,
+        format: &str,
+        place: &str,
+        options: &[(String, String)],
+        at: Location,
+    ) -> Result<ObjectName> {
+        let table = table(format, place, options, at)?;
+        let hidden = format!("__files_{}", self.found.len());
+        self.found.push(FileTable { name: TableReference::bare(hidden.as_str()), table });
+        Ok(ObjectName::from(vec![Ident::with_quote('"', hidden)]))
+    }
+
     fn replace(&mut self, factor: &mut TableFactor) -> Result<()> {
         let at = factor.span().start;
         let TableFactor::Table { name, alias, args, .. } = factor else { return Ok(()) };
@@ -97,12 +123,8 @@ impl Finder {
             }
             _ => return Ok(()),
         };
-        let number = self.found.len();
-        let table = table(&format, &place, &options, at)?;
-        let hidden = format!("__files_{number}");
-        self.found.push(FileTable { name: TableReference::bare(hidden.as_str()), table });
+        *name = self.hide(&format, &place, &options, at)?;
         *args = None;
-        *name = ObjectName::from(vec![Ident::with_quote('"', hidden)]);
         if alias.is_none() {
             let short = if ident.quote_style.is_none() { ident.value } else { stem(&place) };
             *alias = Some(TableAlias {

@@ -12,6 +12,8 @@ mod execute;
 mod exponents;
 mod external;
 mod file_tables;
+mod from_first;
+mod letter_case;
 mod live;
 mod names;
 mod parser;

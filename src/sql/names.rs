@@ -135,10 +135,11 @@ fn field_name(expr: &Expr, tables: &[String]) -> Option<String> {
         Expr::CompoundIdentifier(names) => {
             let [first, .., last] = names.as_slice() else { return None };
             let is_field = !tables.contains(&first.value.to_lowercase()) && !tables.is_empty();
-            is_field.then(|| folded(last))
+            // Written as the field is, most likely: it is found in any case.
+            is_field.then(|| last.value.clone())
         }
         Expr::CompoundFieldAccess { access_chain, .. } => match access_chain.last()? {
-            AccessExpr::Dot(Expr::Identifier(name)) => Some(folded(name)),
+            AccessExpr::Dot(Expr::Identifier(name)) => Some(name.value.clone()),
             AccessExpr::Subscript(Subscript::Index { index: Expr::Value(value) }) => match &value.value {
                 Value::SingleQuotedString(name) => Some(name.clone()),
                 _ => None,

@@ -28,8 +28,11 @@ use super::diagnostics::error_at;
 use super::exponents::with_doubles;
 use super::external::ExternalTable;
 use super::file_tables::take_file_tables;
+use super::from_first::SelectAll;
+use super::letter_case::correct_case;
 use super::names::{Names, name_columns, name_results};
 use super::signposts::for_functions;
+use super::visit::visit_statement;
 use super::window_column::with_calls;
 use crate::error::{Error, Result};
 use crate::functions::required;
@@ -291,8 +294,16 @@ impl<'a> Planner<'a> {
 
     async fn plan_in(&self, state: &SessionState, statement: DataFusionStatement) -> Result<LogicalPlan> {
         let is_aggregate = |name: &str| state.aggregate_functions().contains_key(&name.to_lowercase());
-        let statement = with_doubles(with_calls(statement, &is_aggregate));
-        let plan = state.statement_to_plan(statement).await.map_err(|error| self.planning_error(error))?;
+        let mut statement = with_doubles(with_calls(statement, &is_aggregate));
+        let _ = visit_statement(&mut statement, &mut SelectAll);
+        let plan = loop {
+            match state.statement_to_plan(statement.clone()).await {
+                Ok(plan) => break plan,
+                // One name fewer is missing each time.
+                Err(error) if correct_case(&mut statement, &error) => {}
+                Err(error) => return Err(self.planning_error(error)),
+            }
+        };
         match plan {
             LogicalPlan::Ddl(DdlStatement::CreateView(mut view)) => {
                 let values = of_view(Arc::unwrap_or_clone(view.input));

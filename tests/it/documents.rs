@@ -93,6 +93,9 @@ fn folder() -> TempDir {
     for directory in ["sql", "examples/data/retail"] {
         for file in std::fs::read_dir(Path::new(ROOT).join(directory)).unwrap() {
             let path = file.unwrap().path();
+            if path.is_dir() {
+                continue;
+            }
             let name = format!("{directory}/{}", path.file_name().unwrap().to_str().unwrap());
             write(&name, &std::fs::read_to_string(&path).unwrap());
         }

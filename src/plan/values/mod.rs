@@ -26,6 +26,8 @@ use decimals::DecimalLiterals;
 pub(crate) use decimals::of_view;
 use equality::Equality;
 
+use crate::functions::FieldNames;
+
 extensions_options! {
     /// The settings of a session that begin with `tidemill`.
     pub struct ValueOptions {
@@ -54,6 +56,9 @@ pub(crate) fn with_values(state: &SessionState) -> SessionState {
     rules.insert(0, Arc::new(DecimalLiterals));
     rules.push(Arc::new(Equality));
     rules.push(Arc::new(CheckedArithmetic));
+    // Before DataFusion's own, which take names as they are written.
+    let mut planners = state.expr_planners().to_vec();
+    planners.insert(0, Arc::new(FieldNames));
     let mut config = state.config().clone();
     let options = config.options_mut();
     options.sql_parser.parse_float_as_decimal = true;
@@ -66,6 +71,7 @@ pub(crate) fn with_values(state: &SessionState) -> SessionState {
         .with_session_id(state.session_id().to_string())
         .with_config(config)
         .with_analyzer_rules(rules)
+        .with_expr_planners(planners)
         .build();
     state.config_mut().options_mut().catalog.create_default_catalog_and_schema = made_default;
     state

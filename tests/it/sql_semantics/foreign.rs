@@ -36,6 +36,58 @@ async fn columns_without_a_name_are_called_what_is_written() {
 }
 
 #[tokio::test]
+async fn columns_are_found_in_any_case_if_one_is_meant() {
+    let place = Place::new();
+    place.put(
+        "in/a.json",
+        "{\"InvoiceNo\":7,\"u\":{\"userId\":3,\"deep\":{\"lineNo\":4}},\"arr\":[{\"itemId\":5}]}\n",
+    );
+    place.put("two/a.json", "{\"ab\":1,\"aB\":2,\"AB\":3}\n");
+    for (select, expected) in [
+        ("SELECT InvoiceNo FROM '$/in/'", vec!["7"]),
+        ("SELECT INVOICENO, invoiceno + 1 AS next FROM '$/in/' WHERE InvoiceNo = 7", vec!["7 8"]),
+        ("SELECT t.InvoiceNo FROM '$/in/' t GROUP BY t.invoiceNo ORDER BY invoiceno", vec!["7"]),
+        ("SELECT max(InvoiceNo) AS m FROM '$/in/' HAVING max(invoiceNo) > 6", vec!["7"]),
+        ("SELECT a.InvoiceNo FROM '$/in/' a JOIN '$/in/' b ON a.InvoiceNo = b.invoiceNo", vec!["7"]),
+        ("SELECT x FROM (SELECT InvoiceNo AS x FROM '$/in/') WHERE X = 7", vec!["7"]),
+        ("WITH c AS (SELECT InvoiceNo FROM '$/in/') SELECT invoiceNo FROM c", vec!["7"]),
+        ("SELECT u.userId, u.USERID AS again, u.deep.lineNo FROM '$/in/'", vec!["3 3 4"]),
+        ("SELECT arr[1].itemId, arr[1]['itemid'] AS again FROM '$/in/'", vec!["5 5"]),
+        // An exact name goes before all others.
+        ("SELECT AB, \"AB\" AS upper, \"aB\" AS mixed FROM '$/two/'", vec!["1 3 2"]),
+        ("FROM '$/two/'", vec!["1 2 3"]),
+        ("SELECT count(*) FROM (FROM '$/two/' UNION ALL FROM '$/two/')", vec!["2"]),
+    ] {
+        assert_eq!(place.rows(select).await, expected, "{select}");
+    }
+    let names = |select: &'static str| {
+        let place = &place;
+        async move {
+            let SqlOutcome::Rows(frame) = place.run(select).await.swap_remove(0) else { panic!("{select}") };
+            frame.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(names("SELECT InvoiceNo, u.userId FROM '$/in/'").await, ["InvoiceNo", "userId"]);
+    let described = place.rows("DESCRIBE '$/in/a.json'").await;
+    assert_eq!(described[0], "InvoiceNo Int64 YES");
+    // Quotes say what is meant, and two may be meant.
+    let error = place.try_run("SELECT \"invoiceNo\" FROM '$/in/'").await.unwrap_err().to_string();
+    assert!(error.contains("No field named \"invoiceNo\""), "{error}");
+    place.put("both/a.json", "{\"aB\":2,\"AB\":3}\n");
+    let error = place.try_run("SELECT ab FROM '$/both/'").await.unwrap_err().to_string();
+    assert!(error.contains("No field named ab"), "{error}");
+    place
+        .run(
+            "CREATE UNBOUNDED EXTERNAL TABLE input STORED AS JSON LOCATION '$/in/';
+             CREATE EXTERNAL TABLE o STORED AS JSON LOCATION '$/out/';
+             CREATE STREAMING QUERY q TRIGGER ONCE CHECKPOINT LOCATION '$/cp' AS INSERT INTO o
+             SELECT invoiceno, u.userId FROM input WHERE InvoiceNo > 0",
+        )
+        .await;
+    assert_eq!(place.rows("SELECT invoiceNo, userId FROM o").await, ["7 3"]);
+}
+
+#[tokio::test]
 async fn what_others_write_is_told_in_our_words() {
     let place = Place::new();
     for (statement, words) in [
