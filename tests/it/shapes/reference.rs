@@ -34,6 +34,7 @@ impl Reference<'_> {
         let (fed, now) = (self.fed, self.now());
         let over_all = |sql: &str| fill(sql, &format!("({})", self.core.sql), &now);
         let (complete, fixed) = (self.mode == OutputMode::Complete, !fed.table_changes);
+        let meaning = self.top.meaning;
         // What was joined below a state with what was in the table then is not joined anew.
         if self.core.reads_table && !fixed {
             return Ok(());
@@ -49,14 +50,14 @@ impl Reference<'_> {
             }
             Works::RowByRow if !complete => {
                 let rows = self.new_rows().await;
-                let expected = query(fed, &fed.rows, &fill(self.top.sql, "core", &now), Some(rows)).await;
+                let expected = query(fed, &fed.rows, &fill(meaning, "core", &now), Some(rows)).await;
                 same(step, &expected)
             }
             Works::RowByRow | Works::OnAll if complete => {
-                same(given, &query(fed, &fed.rows, &over_all(self.top.sql), None).await)
+                same(given, &query(fed, &fed.rows, &over_all(meaning), None).await)
             }
             Works::OnAll if fixed && self.core.comes == Comes::Once && !self.top.sql.contains("{now}") => {
-                same(given, &query(fed, &fed.rows, &over_all(self.top.sql), None).await)
+                same(given, &query(fed, &fed.rows, &over_all(meaning), None).await)
             }
             _ => Ok(()),
         }
@@ -69,38 +70,46 @@ impl Reference<'_> {
 
     /// The rows that the core gives in the step.
     async fn new_rows(&self) -> Vec<RecordBatch> {
-        let Fed { rows, before, .. } = self.fed;
-        let sql = |rows: &[Vec<Row>; 2]| match self.core.comes {
-            Comes::Once => self.core.sql.to_string(),
-            Comes::Again => {
-                let keys: Vec<&str> = self.fed.new_rows(0).iter().filter_map(|row| row.0).collect();
-                let null = self.fed.new_rows(0).iter().any(|row| row.0.is_none());
-                let (any, keys) = (!self.fed.new_rows(0).is_empty(), keys.join("', '"));
-                let touched = if self.core.name == "all" {
-                    format!("{any}")
-                } else {
-                    format!("k IN ('{keys}') OR ({null} AND k IS NULL)")
-                };
-                format!("SELECT * FROM ({}) WHERE {touched}", self.core.sql)
-            }
-            // In update mode, all that a step has rows of come, final or not.
-            Comes::Final => {
-                let length = if self.core.name == "windows" { 10 } else { 0 };
-                let most = rows[0].iter().map(|row| row.2).max().unwrap_or(0) - DELAY - length;
-                format!(
-                    "SELECT * FROM ({}) WHERE ts <= TIMESTAMP '2024-01-01T00:00:00' + INTERVAL '{most} seconds'",
-                    self.core.sql
-                )
-            }
-        };
-        let all = collect(self.fed, rows, &sql(rows), None).await;
+        let (fed, sql) = (self.fed, self.core.sql);
         match self.core.comes {
-            Comes::Again => all,
-            _ => {
-                let old = texts(&collect(self.fed, before, &sql(before), None).await);
-                without(all, old)
+            Comes::Once => {
+                let old = texts(&collect(fed, &fed.before, sql, None).await);
+                without(collect(fed, &fed.rows, sql, None).await, old)
+            }
+            Comes::Final if self.mode == OutputMode::Append => {
+                let old = texts(&collect(fed, &fed.before, &self.final_rows(&fed.before), None).await);
+                without(collect(fed, &fed.rows, &self.final_rows(&fed.rows), None).await, old)
+            }
+            // In update mode those that the step has rows of come, final or not.
+            Comes::Again | Comes::Final => {
+                let stream = |stream| fed.new_rows(stream).to_vec();
+                let keys = if self.core.comes == Comes::Final { "k, ts" } else { "k" };
+                let keys_of = format!("SELECT {keys} FROM ({sql})");
+                let touched = match fed.new_rows(0) {
+                    // Without rows there is a result, but no new one.
+                    [] => vec![],
+                    _ => texts(&collect(fed, &[stream(0), stream(1)], &keys_of, None).await),
+                };
+                let (all, keys) =
+                    (collect(fed, &fed.rows, sql, None).await, collect(fed, &fed.rows, &keys_of, None).await);
+                let mut rows = Vec::new();
+                for (batch, keys) in all.iter().zip(&keys) {
+                    rows.extend((0..batch.num_rows()).filter_map(|row| {
+                        let key = texts(&[keys.slice(row, 1)]).remove(0);
+                        touched.contains(&key).then(|| batch.slice(row, 1))
+                    }));
+                }
+                rows
             }
         }
+    }
+
+    /// The core with those rows only that are final when the streams have given `rows`.
+    fn final_rows(&self, rows: &[Vec<Row>; 2]) -> String {
+        let length = if self.core.name == "windows" { 10 } else { 0 };
+        let most = rows[0].iter().map(|row| row.2).max().unwrap_or(0) - DELAY - length;
+        let begin = "TIMESTAMP '2024-01-01T00:00:00'";
+        format!("SELECT * FROM ({}) WHERE ts <= {begin} + INTERVAL '{most} seconds'", self.core.sql)
     }
 }
 
