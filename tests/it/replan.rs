@@ -163,6 +163,32 @@ async fn state_watermarks_and_windows_are_those_of_the_batch_before() {
     assert_eq!(verify(&*storage(&place)).await.unwrap().findings, []);
 }
 
+/// A batch that was let go has the watermark of the one before, which its own had gone beyond.
+#[tokio::test]
+async fn a_watermark_that_has_moved_is_no_damage() {
+    let place = Place::new();
+    let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let input = Input::new("input", "json", place.text("in"))
+        .schema(schema(&[("id", DataType::Int64), ("ts", time)]))
+        .watermark("ts", "1 minute");
+    let job = Job::new(&place)
+        .inputs([input])
+        .sql("SELECT date_trunc('hour', ts) AS w, count(*) AS n FROM input GROUP BY 1")
+        .format("json")
+        .files_per_trigger(1);
+    for hour in 1..3 {
+        place.put(&format!("in/{hour}.json"), format!("{{\"id\":1,\"ts\":\"2026-01-01T0{hour}:02:00\"}}\n"));
+    }
+    job.run(&session()).await.unwrap();
+    for file in ["commits/1", "offsets/2", "commits/2"] {
+        std::fs::remove_file(place.path("checkpoint").join(file)).unwrap();
+    }
+    assert_eq!(let_go(&place).await, Some(1));
+    assert_eq!(verify(&*storage(&place)).await.unwrap().findings, []);
+    job.run(&session()).await.unwrap();
+    assert_eq!(verify(&*storage(&place)).await.unwrap().findings, []);
+}
+
 /// The command may be interrupted at any call, and be repeated: the batch is let go once, or not at all.
 #[tokio::test]
 async fn it_may_crash_anywhere() {
