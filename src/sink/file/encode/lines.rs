@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::Encoder;
 use super::compress::{Compression, LineOutput};
-use super::values::{SparkFloats, check_texts, with_csv_floats};
+use super::values::{JsonValues, check_texts, with_csv_floats, with_csv_times};
 use crate::error::{Error, Result};
 
 /// How rows become lines.
@@ -42,11 +42,14 @@ impl LineFormat {
         check_texts(rows)?;
         match self {
             LineFormat::Json(builder) => {
-                let builder = builder.clone().with_encoder_factory(Arc::new(SparkFloats));
+                let builder = builder.clone().with_encoder_factory(Arc::new(JsonValues));
                 builder.build::<_, LineDelimited>(out).write(rows)?;
             }
             LineFormat::Csv { builder, header } => {
-                let rows = with_csv_floats(rows)?;
+                let mut rows = with_csv_floats(rows)?;
+                if builder.timestamp_tz_format().is_none() {
+                    rows = with_csv_times(rows)?;
+                }
                 builder.clone().with_header(*header && first).build(out).write(&rows)?;
             }
             LineFormat::Text => write_text(rows.column(0), out)?,

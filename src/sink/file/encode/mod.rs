@@ -4,6 +4,7 @@ mod arrow;
 mod chunks;
 mod compress;
 mod lines;
+mod local_mean_time;
 mod parquet;
 mod values;
 
@@ -65,9 +66,7 @@ impl FileEncoding {
     /// The encoder of a new file.
     pub fn encoder(&self) -> Result<Box<dyn Encoder>> {
         Ok(match &self.format {
-            FormatEncoding::Parquet(format) => {
-                Box::new(parquet::ParquetEncoder::try_new(format, self.schema.clone())?)
-            }
+            FormatEncoding::Parquet(format) => Box::new(parquet::ParquetEncoder::try_new(format)?),
             FormatEncoding::Arrow(options) => {
                 Box::new(arrow::ArrowEncoder::try_new(&self.schema, options.clone())?)
             }

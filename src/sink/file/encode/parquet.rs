@@ -1,10 +1,15 @@
 //! Parquet files, written with the properties that DataFusion's `COPY` would use.
+//!
+//! Parquet has no seconds: Arrow's writer would leave bare numbers of them behind, which are times only to
+//! readers that know Arrow's schema.
 
 use std::mem;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::compute::{CastOptions, cast_with_options};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion::common::config::{ParquetEncryptionOptions, TableParquetOptions};
 use datafusion::error::DataFusionError;
 use datafusion::parquet::arrow::ArrowSchemaConverter;
@@ -24,6 +29,8 @@ use crate::error::{Error, Result};
 pub(in crate::sink::file) struct ParquetFormat {
     properties: WriterProperties,
     skip_arrow_metadata: bool,
+    /// The columns as they are stored.
+    schema: SchemaRef,
 }
 
 impl ParquetFormat {
@@ -31,13 +38,14 @@ impl ParquetFormat {
     /// pass over in silence or panic at.
     pub fn try_new(mut options: TableParquetOptions, schema: &SchemaRef) -> Result<Self> {
         check_options(&options)?;
+        let schema = &stored_schema(schema)?;
         let skip_arrow_metadata = options.global.skip_arrow_metadata;
         if !skip_arrow_metadata {
             options.arrow_schema(schema);
         }
         let properties = WriterPropertiesBuilder::try_from(&options)?.build();
         check_columns(&options, &properties, schema)?;
-        Ok(Self { properties, skip_arrow_metadata })
+        Ok(Self { properties, skip_arrow_metadata, schema: Arc::clone(schema) })
     }
 
     /// `.zstd`, `.snappy`, … as Spark names them; empty without compression.
@@ -52,6 +60,78 @@ impl ParquetFormat {
             Compression::ZSTD(_) => ".zstd",
             Compression::LZ4_RAW => ".lz4raw",
         }
+    }
+}
+
+/// The columns as Parquet's own types hold them. Fails if they cannot.
+fn stored_schema(schema: &SchemaRef) -> Result<SchemaRef> {
+    let mut fields = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let stored = stored_field(field).map_err(|data_type| {
+            Error::Invalid(format!(
+                "the parquet sink cannot write column '{}' of type {}: Parquet has no type for {data_type}. \
+                 Cast it in the query: to a number of units that you choose, or to a string",
+                field.name(),
+                field.data_type()
+            ))
+        })?;
+        fields.push(stored);
+    }
+    Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())))
+}
+
+/// A column as Parquet's own types hold it; the error is the type that has none.
+fn stored_field(field: &FieldRef) -> std::result::Result<FieldRef, DataType> {
+    let stored = stored_type(field.data_type())?;
+    Ok(match stored == *field.data_type() {
+        true => Arc::clone(field),
+        false => Arc::new(field.as_ref().clone().with_data_type(stored)),
+    })
+}
+
+fn stored_type(data_type: &DataType) -> std::result::Result<DataType, DataType> {
+    use DataType::{
+        Date32, Date64, Dictionary, Duration, FixedSizeList, Interval, LargeList, List, Map, Struct, Time32,
+        Timestamp,
+    };
+    Ok(match data_type {
+        Duration(_) | Interval(_) => return Err(data_type.clone()),
+        Timestamp(TimeUnit::Second, zone) => Timestamp(TimeUnit::Millisecond, zone.clone()),
+        Time32(TimeUnit::Second) => Time32(TimeUnit::Millisecond),
+        Date64 => Date32,
+        List(item) => List(stored_field(item)?),
+        LargeList(item) => LargeList(stored_field(item)?),
+        FixedSizeList(item, length) => FixedSizeList(stored_field(item)?, *length),
+        Struct(fields) => {
+            Struct(fields.iter().map(stored_field).collect::<std::result::Result<Fields, _>>()?)
+        }
+        Map(entries, sorted) => Map(stored_field(entries)?, *sorted),
+        Dictionary(keys, values) => Dictionary(keys.clone(), Box::new(stored_type(values)?)),
+        other => other.clone(),
+    })
+}
+
+/// `column` as it is stored. Fails for what would not be the same afterwards.
+fn stored(column: &ArrayRef, field: &FieldRef) -> Result<ArrayRef> {
+    if column.data_type() == field.data_type() {
+        return Ok(Arc::clone(column));
+    }
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let failed = |reason: String| {
+        Error::Invalid(format!(
+            "column '{}' of type {} has a value that Parquet cannot hold as {}: {reason}",
+            field.name(),
+            column.data_type(),
+            field.data_type()
+        ))
+    };
+    let stored =
+        cast_with_options(column, field.data_type(), &strict).map_err(|error| failed(error.to_string()))?;
+    // A date may have a time of day, which casts leave out.
+    let back = cast_with_options(&stored, column.data_type(), &strict)?;
+    match *back == **column {
+        true => Ok(stored),
+        false => Err(failed("it has a time of day. Cast it to a timestamp or to a date in the query".into())),
     }
 }
 
@@ -155,22 +235,33 @@ fn suits(encoding: Encoding, physical: Type) -> bool {
 /// Encodes one Parquet file.
 pub(super) struct ParquetEncoder {
     writer: ArrowWriter<Chunks>,
+    schema: SchemaRef,
 }
 
 impl ParquetEncoder {
-    pub fn try_new(format: &ParquetFormat, schema: SchemaRef) -> Result<Self> {
+    pub fn try_new(format: &ParquetFormat) -> Result<Self> {
+        let schema = Arc::clone(&format.schema);
         let options = ArrowWriterOptions::new()
             .with_properties(format.properties.clone())
             .with_skip_arrow_metadata(format.skip_arrow_metadata);
-        let writer =
-            ArrowWriter::try_new_with_options(Chunks::default(), schema, options).map_err(parquet_failed)?;
-        Ok(Self { writer })
+        let writer = ArrowWriter::try_new_with_options(Chunks::default(), Arc::clone(&schema), options)
+            .map_err(parquet_failed)?;
+        Ok(Self { writer, schema })
     }
 }
 
 impl Encoder for ParquetEncoder {
     fn write(&mut self, rows: &RecordBatch) -> Result<()> {
-        self.writer.write(rows).map_err(parquet_failed)
+        let is_stored_as_it_is =
+            |(column, field): (&ArrayRef, &FieldRef)| column.data_type() == field.data_type();
+        if rows.columns().iter().zip(self.schema.fields()).all(is_stored_as_it_is) {
+            return self.writer.write(rows).map_err(parquet_failed);
+        }
+        let columns = rows.columns().iter().zip(self.schema.fields());
+        let columns = columns.map(|(column, field)| stored(column, field)).collect::<Result<Vec<_>>>()?;
+        let length = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &length)?;
+        self.writer.write(&rows).map_err(parquet_failed)
     }
 
     fn size(&self) -> u64 {

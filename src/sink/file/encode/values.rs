@@ -2,7 +2,7 @@
 //! writes them.
 //!
 //! Arrow's writer of JSON puts the message of an error in the place of a date that it cannot format, and
-//! null in the place of NaN.
+//! null in the place of NaN. It cuts seconds off the offsets of zones.
 
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use datafusion::arrow::json::writer::NullableEncoder;
 use datafusion::arrow::json::{Encoder, EncoderFactory, EncoderOptions};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
+use super::local_mean_time::LocalMeanTimes;
 use crate::error::{Error, Result};
 
 /// Days from the first of January of the year 1 to the epoch.
@@ -145,11 +146,12 @@ fn within(column: &ArrayRef, least: i64, most: i64) -> Result<bool> {
     })
 }
 
-/// NaN and the infinities as the strings that Spark writes into JSON; numbers as they are.
+/// NaN and the infinities as the strings that Spark writes into JSON, times in the local mean time of their
+/// zone as those of UTC; other values as they are.
 #[derive(Debug)]
-pub(in crate::sink) struct SparkFloats;
+pub(in crate::sink) struct JsonValues;
 
-impl EncoderFactory for SparkFloats {
+impl EncoderFactory for JsonValues {
     fn make_default_encoder<'a>(
         &self,
         _: &'a datafusion::arrow::datatypes::FieldRef,
@@ -161,6 +163,7 @@ impl EncoderFactory for SparkFloats {
             DataType::Float16 => float_encoder::<Float16Type>(array, |value| value.to_f64()),
             DataType::Float32 => float_encoder::<Float32Type>(array, f64::from),
             DataType::Float64 => float_encoder::<Float64Type>(array, |value| value),
+            DataType::Timestamp(_, Some(_)) => time_encoder(array),
             _ => None,
         };
         Ok(encoder.map(|encoder| NullableEncoder::new(encoder, array.nulls().cloned())))
@@ -200,6 +203,47 @@ impl<T: ArrowPrimitiveType> Encoder for FloatEncoder<'_, T> {
         };
         out.extend_from_slice(text);
     }
+}
+
+/// An encoder of `array`, if it has times in local mean time.
+fn time_encoder(array: &dyn Array) -> Option<Box<dyn Encoder + '_>> {
+    let times = LocalMeanTimes::of(array)?;
+    let formatter = ArrayFormatter::try_new(array, &FormatOptions::new()).ok()?;
+    Some(Box::new(TimeEncoder { times, formatter }))
+}
+
+struct TimeEncoder<'a> {
+    times: LocalMeanTimes,
+    formatter: ArrayFormatter<'a>,
+}
+
+impl Encoder for TimeEncoder<'_> {
+    fn encode(&mut self, index: usize, out: &mut Vec<u8>) {
+        let text = self.times.in_utc(index).unwrap_or_else(|| self.formatter.value(index).to_string());
+        out.extend_from_slice(format!("\"{text}\"").as_bytes());
+    }
+}
+
+/// `rows` with times in local mean time as those of UTC, if there are any.
+pub(super) fn with_csv_times(rows: RecordBatch) -> Result<RecordBatch> {
+    let times: Vec<_> = rows.columns().iter().map(|column| LocalMeanTimes::of(column.as_ref())).collect();
+    if times.iter().all(Option::is_none) {
+        return Ok(rows);
+    }
+    let mut fields: Vec<_> = rows.schema_ref().fields().iter().cloned().collect();
+    let mut columns = rows.columns().to_vec();
+    for ((field, column), times) in fields.iter_mut().zip(&mut columns).zip(times) {
+        let Some(times) = times else { continue };
+        let options = FormatOptions::new();
+        let formatter = ArrayFormatter::try_new(column.as_ref(), &options)?;
+        let text = |row| times.in_utc(row).unwrap_or_else(|| formatter.value(row).to_string());
+        let texts = (0..column.len()).map(|row| column.is_valid(row).then(|| text(row)));
+        let texts = StringArray::from_iter(texts);
+        drop(formatter);
+        *field = Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8));
+        *column = Arc::new(texts);
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }
 
 /// `rows` with infinities as Spark writes them into CSV, `Inf` and `-Inf`, if there are any.
