@@ -70,7 +70,7 @@ pub(crate) struct Execution {
     pub(crate) reads: bool,
     /// Whether the next batch, if it has no rows, makes everything final.
     pub(crate) is_flushing: bool,
-    /// Whether there was such a batch.
+    /// Whether there was such a batch since rows came, be it in this run or in an earlier one.
     pub(crate) has_flushed: bool,
     /// How much a batch may read where nothing else limits it; `None` if it need not fit into memory.
     pub(crate) input_bytes: Option<u64>,
@@ -243,6 +243,7 @@ impl Execution {
             return Ok(None);
         }
         let mut conf = self.conf.clone();
+        self.has_flushed &= inputs.iter().all(SourceBatch::is_empty);
         if std::mem::take(&mut self.is_flushing) && inputs.iter().all(SourceBatch::is_empty) {
             conf.insert(FLUSH_ON_END.to_string(), true.to_string());
         }

@@ -20,6 +20,7 @@ use super::pinned::{is_pinned, pin_inferred_schemas};
 use super::places;
 use super::request::{NamedTables, StartRequest};
 use super::restart::RestartPolicy;
+use super::settings::FLUSH_ON_END;
 use crate::checkpoint::records::{
     CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition, later,
 };
@@ -196,7 +197,7 @@ impl Launch {
             reads: true,
             flush_on_end: request.state.flush_on_end,
             is_flushing: false,
-            has_flushed: false,
+            has_flushed: resumed.has_flushed,
             input_bytes,
             previous_trigger_ms: None,
             is_tidy: false,
@@ -381,6 +382,8 @@ struct Resumed {
     last_watermark_ms: i64,
     /// Where the last batch that was planned ends, per source.
     ends: Vec<Value>,
+    /// Whether that batch made everything final.
+    has_flushed: bool,
 }
 
 /// Puts the sources where the checkpoint says they are.
@@ -388,18 +391,21 @@ async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Res
     let mut last = Vec::new();
     let mut last_watermark_ms = 0;
     let mut watermark_ms = 0;
+    let mut has_flushed = false;
     let (next_batch, ends, rerun) = match recovered.decision {
         Recovery::Fresh => (0, vec![Value::Null; sources.len()], None),
         Recovery::Next { batch_id, last_offsets, last_commit } => {
             last = inputs_of(&last_offsets, vec![Value::Null; sources.len()]);
             last_watermark_ms = last_offsets.batch_watermark_ms;
             watermark_ms = later(last_watermark_ms, last_commit.next_batch_watermark_ms);
+            has_flushed = is_flush(&last_offsets) && last_commit.let_go.is_none();
             (batch_id, ends_of(&last_offsets), None)
         }
         Recovery::Rerun { offsets, previous } => {
             let starts = previous.as_ref().map_or_else(|| starts_of(&offsets), ends_of);
             let late_ms = previous.as_ref().map_or(0, |previous| previous.batch_watermark_ms);
             watermark_ms = offsets.batch_watermark_ms;
+            has_flushed = is_flush(&offsets);
             last_watermark_ms = late_ms;
             let rerun = PlannedBatch { inputs: inputs_of(&offsets, starts), record: offsets, late_ms };
             (rerun.record.batch_id, ends_of(&rerun.record), Some(rerun))
@@ -415,7 +421,12 @@ async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Res
             source.commit(&batch).await?;
         }
     }
-    Ok(Resumed { next_batch, rerun, watermark_ms, last_watermark_ms, ends })
+    Ok(Resumed { next_batch, rerun, watermark_ms, last_watermark_ms, ends, has_flushed })
+}
+
+/// Whether the batch was planned to make everything final.
+fn is_flush(record: &OffsetsRecord) -> bool {
+    record.conf.contains_key(FLUSH_ON_END)
 }
 
 fn starts_of(record: &OffsetsRecord) -> Vec<Value> {

@@ -2,6 +2,7 @@ use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use serde_json::json;
 use tidemill::prelude::*;
 
+use crate::support::committed::commits;
 use crate::support::harness::{Input, Job, Place, schema, session};
 
 fn job(place: &Place) -> Job {
@@ -41,6 +42,23 @@ async fn groups_without_a_time_come_at_the_end_of_a_run() {
     place.put("in/2.json", row(None, 7));
     flushing.run(&session()).await.unwrap();
     assert_eq!(sums(&place), [first[0].clone(), (None, 7), first[1].clone()]);
+}
+
+/// What has no time stays in update mode, and is made final once.
+#[tokio::test]
+async fn a_run_without_new_rows_does_nothing_again() {
+    let place = Place::new();
+    place.put("in/1.json", "{\"k\":2}\n{\"ts\":\"2024-01-01T00:00:10\",\"k\":1}\n");
+    let job = job(&place).mode(OutputMode::Update).format("noop").option("flushOnEnd", true);
+    job.run(&session()).await.unwrap();
+    let first = commits(&place.path("checkpoint"));
+    for _ in 0..2 {
+        job.run(&session()).await.unwrap();
+        assert_eq!(commits(&place.path("checkpoint")), first);
+    }
+    place.put("in/2.json", "{\"k\":5}\n");
+    job.run(&session()).await.unwrap();
+    assert_eq!(commits(&place.path("checkpoint")).len(), first.len() + 2);
 }
 
 #[tokio::test]
