@@ -1,5 +1,6 @@
 //! Running statements.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -58,6 +59,8 @@ pub struct SqlSession {
     replay: Option<(String, u64)>,
     /// The newest run of each query that was started here, by name.
     started: Mutex<Vec<StartedQuery>>,
+    /// Tables that streaming queries of a script write to.
+    targets: Mutex<HashSet<TableReference>>,
 }
 
 /// What a statement has come to.
@@ -91,7 +94,14 @@ pub struct StartedQuery {
 impl SqlSession {
     /// Runs SQL on `session`.
     pub fn new(session: Session) -> Self {
-        Self { session, trigger: None, options: Options::default(), replay: None, started: Mutex::default() }
+        Self {
+            session,
+            trigger: None,
+            options: Options::default(),
+            replay: None,
+            started: Mutex::default(),
+            targets: Mutex::default(),
+        }
     }
 
     /// The session.
@@ -168,9 +178,14 @@ impl SqlSession {
 
     /// Has tables whose columns are not given take them from the checkpoints of the streaming queries among
     /// `statements`, where those have pinned any. What is wrong with a checkpoint is said when its query starts.
+    /// And has nobody look into what these queries have written, but who reads it.
     pub async fn use_pinned_columns(&self, statements: &[Located<Statement>]) {
         for statement in statements {
             let Statement::CreateStreamingQuery(query) = &statement.value else { continue };
+            let planner = Planner::new(&self.session, Location::new(statement.line, statement.column));
+            if let Ok(target) = planner.table_reference(&query.plan.insert.target) {
+                self.targets.lock().unwrap_or_else(PoisonError::into_inner).insert(target);
+            }
             let clauses = &query.plan.clauses;
             let is_checkpoint = |name: &str| name.eq_ignore_ascii_case(CHECKPOINT_LOCATION);
             let option = clauses.options.iter().find(|(name, _)| is_checkpoint(name));
@@ -380,7 +395,14 @@ impl SqlSession {
             )));
         }
         let external = ExternalTable::new(table, command, is_read);
-        external.refresh(&state).await.map_err(|error| planner.planning_error(error.into()))?;
+        let is_target = self.targets.lock().unwrap_or_else(PoisonError::into_inner).contains(external.name());
+        let checked = match is_target && external.declared().is_none() {
+            // What its columns are is found out when it is read. Streaming queries may have written very many
+            // files to it, and need none of them.
+            true => external.check_location(),
+            false => external.refresh(&state).await,
+        };
+        checked.map_err(|error| planner.planning_error(error.into()))?;
         Ok(Arc::new(external))
     }
 }

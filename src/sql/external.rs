@@ -95,13 +95,7 @@ impl ExternalTable {
         if !own && factory.is_none() {
             return Ok(());
         }
-        if self.command.locations.is_empty() {
-            return Err(Error::Invalid(format!(
-                "table '{}' needs LOCATION '…': {} tables are made of files",
-                self.name(),
-                self.command.file_type
-            )));
-        }
+        self.check_location()?;
         let readable = match factory {
             _ if self.declared().is_none() && !self.has_files(state).await? => None,
             _ if own => Some(self.snapshot(state).await?),
@@ -110,6 +104,18 @@ impl ExternalTable {
         };
         self.set_readable(readable);
         Ok(())
+    }
+
+    /// Fails if it is made of files and nothing says where they are.
+    pub(super) fn check_location(&self) -> Result<()> {
+        if !self.is_read || !self.command.locations.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "table '{}' needs LOCATION '…': {} tables are made of files",
+            self.name(),
+            self.command.file_type
+        )))
     }
 
     /// Whether a streaming query's reader gives its rows. DataFusion's readers change values without a word

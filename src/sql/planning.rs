@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::catalog::{
     CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
     TableProvider,
@@ -112,6 +113,9 @@ impl<'a> Planner<'a> {
             let sources: Vec<_> = names.iter().filter(|name| **name != target).cloned().collect();
             self.refuse_unbounded_names(&sources).await?;
         }
+        if names.iter().any(|name| name.schema() == Some(INFORMATION_SCHEMA)) {
+            self.refresh_all(&state).await?;
+        }
         for name in names {
             if let Some(table) = self.table(&name).await?
                 && let Some(table) = table.downcast_ref::<ExternalTable>()
@@ -125,6 +129,20 @@ impl<'a> Planner<'a> {
         }
         let state = self.state_with(&statement, files).await?;
         self.plan_in(&state, statement).await
+    }
+
+    /// Has external tables know their columns. What is wrong with a table is said when that is read.
+    async fn refresh_all(&self, state: &SessionState) -> Result<()> {
+        let Ok(schema) = state.schema_for_ref("t") else { return Ok(()) };
+        for name in schema.table_names() {
+            let table = self.table(&TableReference::bare(name.as_str())).await?;
+            if let Some(table) = table.as_ref().and_then(|table| table.downcast_ref::<ExternalTable>())
+                && let Err(error) = table.refresh(state).await
+            {
+                tracing::debug!(%error, table = name, "its columns cannot be told");
+            }
+        }
+        Ok(())
     }
 
     /// The tables that `statement` names by their files, under the names that they are given in it.

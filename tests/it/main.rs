@@ -47,3 +47,4 @@ mod syscall_order;
 mod triggers;
 mod two_writers;
 mod values;
+mod written_tables;

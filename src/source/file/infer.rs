@@ -4,32 +4,36 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::catalog::Session;
+use datafusion::common::config::CsvOptions;
 use datafusion::datasource::file_format::DEFAULT_SCHEMA_INFER_MAX_RECORD;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::type_coercion::binary::binary_numeric_coercion;
 use datafusion_datasource::PartitionedFile;
 use futures::TryStreamExt;
-use object_store::memory::InMemory;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore};
 
 use super::format::{Format, FormatSpec};
 use super::location::FileLocation;
 use super::partitions::{TypeInference, partitions_of};
 use super::pattern::FilePattern;
 use super::pinned::PinnedStore;
-use super::records::ByteSource;
+use super::records::csv::CsvDialect;
 use super::records::json::{Object, infer};
+use super::records::{ByteSource, infer_csv};
 use super::walk::LocalWalk;
 use crate::error::{Error, Result};
 
 /// How many files are looked into at most; their oldest come first.
 const MAX_FILES: usize = 1000;
 
+/// Of so many files as many records are looked at as are asked for…
+const FIRST_FILES: usize = 16;
+/// …and of the others, so many, unless all are to be looked at.
+const FEW: usize = 10;
+
 /// So much of a file tells how its fields are separated.
 const SNIFFED_BYTES: usize = 64 << 10;
-/// So much of a file that has to be recoded tells which columns it has.
-const RECODED_BYTES: usize = 4 << 20;
 
 /// The column of the text format.
 const TEXT_COLUMN: &str = "value";
@@ -79,47 +83,37 @@ impl Inference<'_> {
         let Some(file) = self.files_with_content().await?.into_iter().next() else { return Ok(None) };
         let name = self.location.display(&file.location);
         match self.head(file, SNIFFED_BYTES).await {
-            Ok((head, _)) => Ok(Some((name, head))),
+            Ok(head) => Ok(Some((name, head))),
             Err(error) => Err(Error::InputFile { file: name, reason: reason(&error) }),
         }
     }
 
-    /// The first bytes of a file, in UTF-8, and whether these are all.
-    async fn head(&self, file: ObjectMeta, bytes: usize) -> DataFusionResult<(Vec<u8>, bool)> {
+    /// The first bytes of a file, in UTF-8.
+    async fn head(&self, file: ObjectMeta, bytes: usize) -> DataFusionResult<Vec<u8>> {
+        let mut head = Vec::new();
+        self.open(&file).await?.read(&mut head, bytes).await?;
+        Ok(head)
+    }
+
+    /// The bytes of a file of text, in UTF-8.
+    async fn open(&self, file: &ObjectMeta) -> DataFusionResult<ByteSource> {
         let store: Arc<dyn ObjectStore> =
             Arc::new(PinnedStore::of_any(Arc::clone(&self.store), self.location));
         let compression = self.spec.compression_of(file.location.as_ref());
-        let part = PartitionedFile::new_from_meta(file);
-        let source = ByteSource::open(&store, &part, compression, b'\n').await?;
-        let mut head = Vec::new();
-        let is_whole = source.written_in(self.spec.encoding).read(&mut head, bytes).await?;
-        Ok((head, is_whole))
+        let part = PartitionedFile::new_from_meta(file.clone());
+        let bytes = ByteSource::open(&store, &part, compression, b'\n').await?;
+        Ok(bytes.written_in(self.spec.encoding))
     }
 
-    /// The beginnings of files that are not written in UTF-8, in UTF-8 and not compressed.
-    async fn recoded(
-        &self,
-        files: &[ObjectMeta],
-    ) -> DataFusionResult<(Arc<dyn ObjectStore>, Vec<ObjectMeta>)> {
-        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let mut recoded = Vec::with_capacity(files.len());
-        for file in files {
-            let (mut head, is_whole) = self.head(file.clone(), RECODED_BYTES).await?;
-            if !is_whole {
-                // The last line is cut.
-                head.truncate(memchr::memrchr(b'\n', &head).map_or(head.len(), |end| end + 1));
-            }
-            recoded.push(ObjectMeta { size: head.len() as u64, ..file.clone() });
-            store.put(&file.location, head.into()).await?;
-        }
-        Ok((store, recoded))
-    }
-
-    /// The columns of these files. Of a JSON file at most so many records are looked at.
+    /// The columns of these files. Of a JSON or CSV file at most so many records are looked at.
     pub(super) async fn schema_of_all(&self, mut files: Vec<ObjectMeta>, records: usize) -> Result<Schema> {
         files.truncate(MAX_FILES);
         if let Format::Json(_) | Format::JsonDocument(_) = &self.spec.format {
             return self.json_schema(&files, records).await;
+        }
+        if let Format::Csv(options, dialect) = &self.spec.format {
+            let most = options.schema_infer_max_rec.unwrap_or(DEFAULT_SCHEMA_INFER_MAX_RECORD);
+            return self.csv_schema(options, dialect, &files, records.min(most)).await;
         }
         let mut schemas = Vec::new();
         for group in by_compression(self.spec, files) {
@@ -129,24 +123,13 @@ impl Inference<'_> {
         Ok(Schema::new(fields.iter().map(without_null_type).collect::<Vec<_>>()))
     }
 
-    /// The fields of JSON objects. Of each file, so many records are looked at; of files that come late
-    /// in a long list, few, unless all are to be looked at.
+    /// The fields of JSON objects. Of each file, so many records are looked at.
     async fn json_schema(&self, files: &[ObjectMeta], max: usize) -> Result<Schema> {
-        const FIRST_FILES: usize = 16;
-        const FEW: usize = 10;
         let is_document = matches!(self.spec.format, Format::JsonDocument(_));
-        let store: Arc<dyn ObjectStore> =
-            Arc::new(PinnedStore::of_any(Arc::clone(&self.store), self.location));
         let mut object = Object::default();
         for (index, file) in files.iter().enumerate() {
-            let max = if index < FIRST_FILES || max == usize::MAX { max } else { max.min(FEW) };
-            let compression = self.spec.compression_of(file.location.as_ref());
-            let part = PartitionedFile::new_from_meta(file.clone());
-            let bytes = ByteSource::open(&store, &part, compression, b'\n').await;
-            let found = match bytes {
-                Ok(bytes) => {
-                    infer(bytes.written_in(self.spec.encoding), is_document, max, self.tolerant).await
-                }
+            let found = match self.open(file).await {
+                Ok(bytes) => infer(bytes, is_document, records_of(index, max), self.tolerant).await,
                 Err(error) => Err(error.strip_backtrace()),
             };
             object.merge(found.map_err(|reason| Error::InputFile {
@@ -157,52 +140,48 @@ impl Inference<'_> {
         Ok(Schema::new(object.fields()))
     }
 
+    /// The columns of CSV files. Of each file, so many records are looked at.
+    async fn csv_schema(
+        &self,
+        options: &CsvOptions,
+        dialect: &CsvDialect,
+        files: &[ObjectMeta],
+        max: usize,
+    ) -> Result<Schema> {
+        let mut schemas = Vec::with_capacity(files.len());
+        for (index, file) in files.iter().enumerate() {
+            let inferred = match self.open(file).await {
+                Ok(bytes) => infer_csv(bytes, options, dialect, self.session, records_of(index, max)).await,
+                Err(error) => Err(error),
+            };
+            schemas.push(inferred.map_err(|error| self.columns_unknown(file, &error))?);
+        }
+        let fields = merge_fields(schemas.iter().flat_map(|schema| schema.fields()));
+        Ok(Schema::new(fields.iter().map(without_null_type).collect::<Vec<_>>()))
+    }
+
     async fn schema_of(&self, compression: FileCompressionType, files: &[ObjectMeta]) -> Result<Schema> {
         let store: Arc<dyn ObjectStore> =
             Arc::new(PinnedStore::of_any(Arc::clone(&self.store), self.location));
-        if self.spec.encoding.is_none() {
-            return self.schema_in(compression, &store, files).await;
-        }
-        let recoded = self.recoded(files).await;
-        let (store, files) = recoded.map_err(|error| Error::InputFile {
-            file: self.location.display(&files[0].location),
-            reason: format!("its columns cannot be told: {}", reason(&error)),
-        })?;
-        self.schema_in(FileCompressionType::UNCOMPRESSED, &store, &files).await
-    }
-
-    async fn schema_in(
-        &self,
-        compression: FileCompressionType,
-        store: &Arc<dyn ObjectStore>,
-        files: &[ObjectMeta],
-    ) -> Result<Schema> {
         let Some(format) = self.spec.datafusion(compression) else {
             return Ok(Schema::empty());
         };
-        // Of CSV files DataFusion takes it that all have the columns of the first, in its order.
-        let are_alike = files.len() == 1 || !matches!(self.spec.format, Format::Csv(..));
-        let inferred =
-            if are_alike { format.infer_schema(self.session, store, files).await.ok() } else { None };
-        match inferred {
-            Some(schema) => Ok(schema.as_ref().clone()),
-            None => {
-                // Either one of them cannot be read, and DataFusion does not say which, or they differ.
-                let mut schemas = Vec::with_capacity(files.len());
-                for file in files {
-                    let inferred = format.infer_schema(self.session, store, std::slice::from_ref(file));
-                    let error = match inferred.await {
-                        Ok(schema) => {
-                            schemas.push(schema);
-                            continue;
-                        }
-                        Err(error) => error,
-                    };
-                    let reason = format!("its columns cannot be told: {}", reason(&error));
-                    return Err(Error::InputFile { file: self.location.display(&file.location), reason });
-                }
-                Ok(Schema::new(merge_fields(schemas.iter().flat_map(|schema| schema.fields()))))
-            }
+        if let Ok(schema) = format.infer_schema(self.session, &store, files).await {
+            return Ok(schema.as_ref().clone());
+        }
+        // Either one of them cannot be read, and DataFusion does not say which, or they differ.
+        let mut schemas = Vec::with_capacity(files.len());
+        for file in files {
+            let inferred = format.infer_schema(self.session, &store, std::slice::from_ref(file)).await;
+            schemas.push(inferred.map_err(|error| self.columns_unknown(file, &error))?);
+        }
+        Ok(Schema::new(merge_fields(schemas.iter().flat_map(|schema| schema.fields()))))
+    }
+
+    fn columns_unknown(&self, file: &ObjectMeta, error: &DataFusionError) -> Error {
+        Error::InputFile {
+            file: self.location.display(&file.location),
+            reason: format!("its columns cannot be told: {}", reason(error)),
         }
     }
 
@@ -265,6 +244,12 @@ impl Inference<'_> {
     fn list_error(&self, error: object_store::Error) -> Error {
         Error::storage("list", self.location.base_url().as_str(), error)
     }
+}
+
+/// Of how many records the file of this number is told: few of those that come late in a long list, unless all
+/// are to be looked at.
+fn records_of(index: usize, max: usize) -> usize {
+    if index < FIRST_FILES || max == usize::MAX { max } else { max.min(FEW) }
 }
 
 /// The partition columns of the files looked at so far.
