@@ -82,6 +82,8 @@ impl Job {
             .parse(&script.text)
             .map_err(|error| Exit::of(&error, script.describe(&error, (1, 1))))?;
         self.sql.use_pinned_columns(&statements).await;
+        let is_streaming =
+            statements.iter().any(|statement| matches!(statement.value, Statement::CreateStreamingQuery(_)));
         for statement in statements {
             let place = (statement.line, statement.column);
             let running =
@@ -89,10 +91,10 @@ impl Job {
             let ended = tokio::select! {
                 ended = in_background(running) => ended,
                 () = self.signals.next() => {
-                    // A batch query that is cut short has not done what was asked for.
-                    let was_streaming = !self.queries.is_empty();
+                    // A batch query that is cut short has not done what was asked for. A streaming query that
+                    // has not begun goes on at its next start, as one that has.
                     self.stop_all().await?;
-                    return if was_streaming { Ok(()) } else { Err(Exit::interrupted()) };
+                    return if is_streaming { Ok(()) } else { Err(Exit::interrupted()) };
                 }
             };
             match ended {
@@ -113,7 +115,8 @@ impl Job {
         Ok(())
     }
 
-    /// The query that `starting` starts; `None` if it was left alone because it runs already.
+    /// The query that `starting` starts; `None` if it was left alone because it runs already, or because the
+    /// process was asked to leave.
     pub(super) async fn unless_asked_to_leave(
         &mut self,
         starting: impl Future<Output = Result<StartedQuery, Exit>>,
@@ -126,7 +129,7 @@ impl Job {
                 }
                 started => started.map(Some),
             },
-            () = self.signals.next() => Err(Exit::interrupted()),
+            () = self.signals.next() => Ok(None),
         }
     }
 
