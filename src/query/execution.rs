@@ -146,7 +146,14 @@ impl Execution {
 
     async fn run_triggers(&mut self) -> Result<Ended> {
         if self.trigger == Trigger::AvailableNow {
-            try_join_all(self.runner.sources.iter().map(|source| source.prepare_available_now())).await?;
+            // That may take a while.
+            let prepared =
+                try_join_all(self.runner.sources.iter().map(|source| source.prepare_available_now()));
+            tokio::select! {
+                biased;
+                () = self.runner.shared.finish.cancelled() => return Ok(Ended::Done),
+                prepared = prepared => prepared?,
+            };
         }
         let mut last_idle_event: Option<Duration> = None;
         let mut idle_since = self.clock.elapsed();

@@ -38,8 +38,7 @@ impl Folder {
 
     fn write(&self, name: &str, text: &str) {
         let path = self.0.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        crate::support::harness::put(&path, text);
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

@@ -70,7 +70,7 @@ fn folder() -> TempDir {
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        crate::support::harness::put(&path, text);
     };
     let bid = |auction: u32, price: u32, minute: u32| {
         format!(

@@ -128,7 +128,7 @@ async fn checkpoints_of_earlier_releases_go_on() {
     for (name, sql) in QUERIES {
         let folder = tempfile::tempdir().unwrap();
         copy(&kept(name), folder.path());
-        std::fs::write(folder.path().join("in/1.json"), SECOND.trim_start()).unwrap();
+        crate::support::harness::put(&folder.path().join("in/1.json"), SECOND.trim_start());
         assert_eq!(run(folder.path(), sql).await, batch(folder.path(), sql).await, "{name}");
         // It went on, and did not begin anew.
         assert!(folder.path().join("checkpoint/offsets/1").exists(), "{name}");
@@ -142,7 +142,7 @@ async fn write_the_checkpoints_of_this_release() {
         let folder = kept(name);
         std::fs::remove_dir_all(&folder).ok();
         std::fs::create_dir_all(folder.join("in")).unwrap();
-        std::fs::write(folder.join("in/0.json"), FIRST.trim_start()).unwrap();
+        crate::support::harness::put(&folder.join("in/0.json"), FIRST.trim_start());
         run(&folder, sql).await;
     }
 }

@@ -55,7 +55,7 @@ impl Job {
             writeln!(text, "{{\"k\":{k},\"v\":{v},\"ts\":\"2026-01-01T00:{minute:02}:{second:02}\"}}")
                 .unwrap();
         }
-        std::fs::write(self.folder.path().join(format!("in/{}.json", self.files)), text).unwrap();
+        crate::support::harness::put(&self.folder.path().join(format!("in/{}.json", self.files)), text);
         self.files += 1;
         let schema = tidemill::sql::SqlSession::new(session.clone());
         let schema = schema.schema("k VARCHAR, v BIGINT, ts TIMESTAMP").await.unwrap();

@@ -2,8 +2,8 @@
 //!
 //! A file that is taken while its writer is at work is read in part, or not at all. Its writer is done
 //! if the kernel says so, and for certain if it was moved into its place complete. Where nothing is said,
-//! age tells: what has not changed for `minFileAge` is taken to be complete, and what was there before
-//! the run began, too.
+//! as of what was there before the run began, age tells: what has not changed for `minFileAge` is taken to
+//! be complete.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,8 +25,6 @@ pub(super) struct DiskFile {
 /// The files of one source that may not be complete.
 #[derive(Debug)]
 pub(super) struct Settling {
-    /// When the run began.
-    started: SystemTime,
     min_age: Duration,
     watch: Option<Watch>,
     /// Whether the kernel tells of everything in the directories that the look came by.
@@ -57,12 +55,19 @@ struct Sighting {
     since: Instant,
 }
 
+impl Sighting {
+    /// For how long the file is known to have stayed as it is.
+    fn age(&self) -> Duration {
+        // Clocks of disks in the network may be wrong.
+        self.modified.elapsed().unwrap_or_default().max(self.since.elapsed())
+    }
+}
+
 impl Settling {
     /// For a run that begins now.
     pub(super) fn new(min_age: Duration) -> Self {
         let now = SystemTime::now();
         Self {
-            started: now,
             min_age,
             watch: None,
             is_watched: false,
@@ -117,7 +122,7 @@ impl Settling {
             // The disk was asked about it afterwards.
             Some((Writer::Done, at)) if at <= told => true,
             Some(_) => self.is_of_age(file, now),
-            None => !file.was_written_last || file.modified < self.started || self.is_of_age(file, now),
+            None => !file.was_written_last || self.is_of_age(file, now),
         };
         if complete && let Some(watch) = &mut self.watch {
             watch.forget(path);
@@ -152,6 +157,12 @@ impl Settling {
         self.waiting = std::mem::take(&mut self.still_waiting);
     }
 
+    /// After how long all files that the last look left for later are complete, if nobody writes to them
+    /// any more; `None` if there are none.
+    pub(super) fn rest_of_wait(&self) -> Option<Duration> {
+        self.waiting.values().map(|file| self.min_age.saturating_sub(file.age())).max()
+    }
+
     /// The files that the last look left for later.
     pub(super) fn waiting(&self) -> impl ExactSizeIterator<Item = &str> {
         self.waiting.keys().map(|path| &**path)
@@ -184,10 +195,13 @@ mod tests {
     #[test]
     fn without_word_of_the_writer_age_tells() {
         let mut settling = without_kernel();
-        let now = settling.started;
-        assert!(complete(&mut settling, &file("there before the run", now - Duration::from_nanos(1), true)));
+        let now = SystemTime::now();
+        assert!(complete(&mut settling, &file("old", now - AGE, true)));
         assert!(complete(&mut settling, &file("renamed", now + AGE, false)));
-        assert_eq!(settling.waiting().len(), 0);
+        assert_eq!((settling.waiting().len(), settling.rest_of_wait()), (0, None));
+        // Who wrote to it before may do so still.
+        assert!(!complete(&mut settling, &file("there before the run", now - Duration::from_nanos(1), true)));
+        assert!(settling.rest_of_wait().is_some_and(|rest| rest < AGE));
 
         let fresh = file("fresh", now + Duration::from_secs(60), true);
         assert!(!complete(&mut settling, &fresh));
@@ -211,7 +225,7 @@ mod tests {
         settling.watch(dir.path(), "");
         let mut writer = std::fs::File::create(dir.path().join("a")).unwrap();
         writer.write_all(b"1").unwrap();
-        let seen = file("a", settling.started - Duration::from_nanos(1), true);
+        let old = file("a", SystemTime::now() - AGE * 10, true);
         let fresh = file("a", SystemTime::now() + AGE, true);
         assert!(!complete(&mut settling, &fresh));
         settling.begin();
@@ -220,6 +234,6 @@ mod tests {
         assert!(!settling.is_complete(&fresh), "it may have been closed after the disk was asked");
         settling.end();
         assert!(complete(&mut settling, &fresh));
-        assert!(complete(&mut settling, &seen));
+        assert!(complete(&mut settling, &old));
     }
 }

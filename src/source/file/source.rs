@@ -26,7 +26,7 @@ use super::options::{ChangedFiles, CleanSource, Evolution};
 use super::queue::{FileQueue, Limit, UnreadFile};
 use super::report::{CHANGED_FILES, IGNORED_BY_AGE, Report, batch_of, offset};
 use super::scan::{FileScan, object};
-use super::seen::{Novelty, SeenFiles, forget_threshold_ms};
+use super::seen::{Novelty, PathHash, SeenFiles, forget_threshold_ms};
 use super::settle::Settling;
 use crate::error::{Error, Result};
 use crate::source::{Admission, Source, SourceBatch, SourceContext, SourceScan};
@@ -70,6 +70,8 @@ struct Progress {
     next_look_at_known: Option<Instant>,
     /// Links and empty files of the last listing, which were told of.
     told: HashSet<PathBuf>,
+    /// Files that have changed, which were told of.
+    told_changed: HashSet<PathHash>,
 }
 
 impl FileStreamSource {
@@ -84,6 +86,7 @@ impl FileStreamSource {
             is_fixed: false,
             next_look_at_known: None,
             told: HashSet::new(),
+            told_changed: HashSet::new(),
         };
         Ok(Self {
             cleaner: Cleaner::new(&table, Arc::clone(&store)),
@@ -169,6 +172,25 @@ impl FileStreamSource {
         Ok(())
     }
 
+    /// As [`Self::list`], for a run that looks once: whether files that have just been written are complete
+    /// is waited for, and told of those that are not.
+    async fn list_settled(&self, progress: &mut Progress, keep: usize) -> Result<()> {
+        self.list(progress, keep).await?;
+        if let Some(rest) = progress.settling.rest_of_wait() {
+            tokio::time::sleep(rest).await;
+            self.list(progress, keep).await?;
+        }
+        let mut waiting = progress.settling.waiting();
+        let count = waiting.len();
+        if let Some(example) = waiting.next() {
+            tracing::warn!(
+                source = %self.table.location(),
+                "{count} files are still being written, e.g. '{example}': they are left for the next run"
+            );
+        }
+        Ok(())
+    }
+
     /// Warns of links that lead in circles, and of empty files that should not be empty.
     fn tell(&self, progress: &mut Progress, listed: &Listing) {
         let is_record_format = self.table.spec().is_records();
@@ -220,13 +242,21 @@ impl FileStreamSource {
             }
             ChangedFiles::Warn => {}
         }
-        tracing::warn!(
-            source = %self.table.location(),
-            "{} files have changed since they were read, e.g. '{example}', and what they hold now is not read: put \
-             new rows into new files, or set changedFiles to read (then the whole file is read again) or fail",
-            changed.len()
-        );
-        self.report.count(CHANGED_FILES, changed.len());
+        // A file that goes on growing is told of once.
+        let untold = changed.iter().filter(|file| {
+            let hash = progress.seen.hash(&file.path);
+            progress.told_changed.insert(hash)
+        });
+        let untold: Vec<&UnreadFile> = untold.collect();
+        if let Some(UnreadFile { path: example, .. }) = untold.first() {
+            tracing::warn!(
+                source = %self.table.location(),
+                "{} files have changed since they were read, e.g. '{example}', and what they hold now is not read: \
+                 put new rows into new files, or set changedFiles to read (then the whole file is read again) or fail",
+                untold.len()
+            );
+            self.report.count(CHANGED_FILES, untold.len());
+        }
         for file in &changed {
             progress.seen.note_change(file);
         }
@@ -341,16 +371,8 @@ impl Source for FileStreamSource {
 
     async fn prepare_available_now(&self) -> Result<()> {
         let mut progress = self.progress.lock().await;
-        self.list(&mut progress, usize::MAX).await?;
+        self.list_settled(&mut progress, usize::MAX).await?;
         progress.is_fixed = true;
-        let mut waiting = progress.settling.waiting();
-        let count = waiting.len();
-        if let Some(example) = waiting.next() {
-            tracing::warn!(
-                source = %self.table.location(),
-                "{count} files are still being written, e.g. '{example}': they are left for the next run"
-            );
-        }
         Ok(())
     }
 
@@ -367,7 +389,11 @@ impl Source for FileStreamSource {
                 Limit::None | Limit::Bytes(_) => usize::MAX,
             };
             let keep = options.max_cached_files.saturating_add(batch);
-            self.list(progress, keep).await?;
+            match admission {
+                // There is no next batch that could take what is not complete yet.
+                Admission::Everything => self.list_settled(progress, keep).await?,
+                Admission::Limited | Admission::Within(_) => self.list(progress, keep).await?,
+            }
         }
         let taken = self.take(progress, limit, list).await?;
         self.report.outstanding(&progress.queue);

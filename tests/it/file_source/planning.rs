@@ -416,6 +416,19 @@ async fn a_file_that_changes_after_its_batch_is_told_of_or_read_again() {
                 assert_eq!(reader.source.take_metrics()["numChangedFiles"], "1");
                 assert!(reader.plan().await.is_empty());
                 assert!(!reader.source.take_metrics().contains_key("numChangedFiles"), "it is said once");
+                let other =
+                    input.source("json", &ab(), &[("changedFiles", "warn"), ("cleanSource", "delete")]).await;
+                other.source.restore(batch.end.clone(), batch.entries.clone()).await.unwrap();
+                for rows in 3..6 {
+                    input.write("f", rows, json_lines(0..rows as i64));
+                    assert!(other.plan().await.is_empty());
+                    let is_first = rows == 3;
+                    assert_eq!(
+                        other.source.take_metrics().contains_key("numChangedFiles"),
+                        is_first,
+                        "{rows}"
+                    );
+                }
             }
             "fail" => {
                 let error = planned.unwrap_err().to_string();
@@ -508,6 +521,54 @@ async fn a_file_is_taken_when_its_writer_is_done() {
     std::fs::write(input.path(".g"), json_lines(20..21)).unwrap();
     std::fs::rename(input.path(".g"), input.path("g")).unwrap();
     assert_eq!(paths(&reader.plan().await), ["g"]);
+}
+
+/// A run begins while a file is being written: no row of it is lost.
+#[tokio::test]
+async fn a_file_that_is_being_written_when_a_run_begins_is_read_whole() {
+    use std::io::Write as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let input = Input::new();
+    input.write("old", 1, json_lines(0..1));
+    let mut file = std::fs::File::create(input.path("f")).unwrap();
+    file.write_all(json_lines(1..2).as_bytes()).unwrap();
+    let options = [("minFileAge", "1 second")];
+    let is_done = std::sync::Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let is_done = std::sync::Arc::clone(&is_done);
+        move || {
+            let mut a = 2;
+            while !is_done.load(Ordering::SeqCst) {
+                file.write_all(json_lines(a..a + 1).as_bytes()).unwrap();
+                a += 1;
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            a
+        }
+    });
+    for admission in [Admission::Limited, Admission::Everything] {
+        let reader = input.source("json", &ab(), &options).await;
+        if admission == Admission::Limited {
+            reader.source.prepare_available_now().await.unwrap();
+        }
+        assert_eq!(paths(&reader.source.plan(admission).await.unwrap()), ["old"]);
+        assert!(reader.source.is_waiting());
+        assert!(reader.plan().await.is_empty());
+    }
+    is_done.store(true, Ordering::SeqCst);
+    let end = writer.join().unwrap();
+    // It is young still, and nobody has said that it was closed.
+    let reader = input.source("json", &ab(), &options).await;
+    reader.source.prepare_available_now().await.unwrap();
+    let batch = reader.plan().await;
+    assert_eq!(paths(&batch), ["old", "f"]);
+    assert_eq!(reader.read(&batch).await.unwrap(), expected(0..end));
+    // Of age, it is taken at once, and so is what was moved.
+    let reader = input.source("json", &ab(), &[("minFileAge", "1 hour")]).await;
+    input.touch("f", 3);
+    reader.source.prepare_available_now().await.unwrap();
+    assert_eq!(paths(&reader.plan().await), ["old", "f"]);
 }
 
 #[tokio::test]

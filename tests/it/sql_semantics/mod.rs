@@ -25,8 +25,7 @@ impl Place {
 
     fn put(&self, name: &str, content: &str) {
         let path = self.folder.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, content).unwrap();
+        crate::support::harness::put(&path, content);
     }
 
     /// Runs `script`, and the streaming queries in it to their ends.

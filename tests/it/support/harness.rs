@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -71,12 +72,15 @@ impl Place {
     }
 }
 
-/// Puts a file at `path`, whole, by a rename.
+/// Puts a file at `path`, whole, by a rename, so that nobody waits for its writer.
 pub fn put(path: &Path, content: impl AsRef<[u8]>) {
     let directory = path.parent().unwrap();
     fs::create_dir_all(directory).unwrap();
     let hidden = directory.join(format!(".{}.tmp", path.file_name().unwrap().to_str().unwrap()));
     fs::write(&hidden, content).unwrap();
+    // The clock of the disk is coarse: the rename shows only if it is some ticks later than the writing.
+    let before = SystemTime::now() - Duration::from_millis(50);
+    fs::File::options().write(true).open(&hidden).unwrap().set_modified(before).unwrap();
     fs::rename(&hidden, path).unwrap();
 }
 
