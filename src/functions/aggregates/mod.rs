@@ -4,10 +4,12 @@
 mod average;
 mod distinct;
 mod extremes;
+mod intervals;
 mod moments;
 mod percentile;
 mod replacement;
 mod sum;
+mod sum_result;
 mod totals;
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `sum` of integers, decimals and durations that says when the result does not fit.
+//! `sum` of integers, decimals, durations and intervals that says when the result does not fit.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -11,17 +11,18 @@ use datafusion::arrow::datatypes::{
     FieldRef, Int32Type, Int64Type, TimeUnit, UInt64Type, i256,
 };
 use datafusion::common::{ScalarValue, internal_err};
-use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::format_state_name;
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 
 use super::distinct::{Distinct, OfTotal};
+use super::intervals::{self, GroupIntervals, Intervals};
 use super::replacement::{Accumulation, Accumulators};
+use super::sum_result::SumResult;
 use super::totals::{
     GroupTotals, Number, beyond_all_types, exact, limit, low_and_carry, rows_as_states, total,
 };
-use crate::functions::checked::overflow;
 
 /// A sum that does not fit is an error.
 pub(super) static CHECKED: Sums = Sums { wraps: false };
@@ -61,6 +62,13 @@ pub(super) fn sum_fields(name: &str, data_type: &DataType) -> [FieldRef; 2] {
     ]
 }
 
+impl Sums {
+    /// Whether it is a sum of intervals that is not left to DataFusion.
+    fn adds_intervals(&self, data_type: &DataType, is_distinct: bool) -> bool {
+        matches!(data_type, DataType::Interval(_)) && !is_distinct && !self.wraps
+    }
+}
+
 impl Accumulation for Sums {
     fn state_fields(&self, args: &StateFieldsArgs) -> Option<Vec<FieldRef>> {
         macro_rules! known {
@@ -69,6 +77,9 @@ impl Accumulation for Sums {
             };
         }
         let known = exact_type!(args.return_type(), known, false);
+        if self.adds_intervals(args.return_type(), args.is_distinct) {
+            return Some(intervals::fields(args.name));
+        }
         (known && !args.is_distinct).then(|| sum_fields(args.name, args.return_type()).into())
     }
 
@@ -92,6 +103,12 @@ impl Accumulation for Sums {
     fn accumulators(&self, args: &AccumulatorArgs) -> DataFusionResult<Accumulators> {
         let result =
             SumResult { name: args.name.into(), data_type: args.return_type().clone(), wraps: self.wraps };
+        if self.adds_intervals(args.return_type(), args.is_distinct) {
+            return Ok(Accumulators {
+                groups: Box::new(GroupIntervals::new(result.clone())),
+                one: Box::new(Intervals::new(result)),
+            });
+        }
         macro_rules! accumulators {
             ($type:ty) => {
                 Ok(Accumulators {
@@ -104,21 +121,6 @@ impl Accumulation for Sums {
             };
         }
         exact_type!(args.return_type(), accumulators, internal_err!("no exact sum of {}", args.return_type()))
-    }
-}
-
-/// What is made of a sum.
-#[derive(Debug, Clone)]
-struct SumResult {
-    /// The call, for messages.
-    name: String,
-    data_type: DataType,
-    wraps: bool,
-}
-
-impl SumResult {
-    fn too_large(&self) -> DataFusionError {
-        overflow(&self.name, &self.data_type, "the sum is too large")
     }
 }
 

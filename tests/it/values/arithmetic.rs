@@ -152,6 +152,33 @@ async fn literals_with_an_exponent_are_doubles() {
     }
 }
 
+#[tokio::test]
+async fn sums_of_intervals_are_exact_or_errors() {
+    let rows = "(VALUES (1, INTERVAL '1 day'), (2, INTERVAL '1 month 3 hours'), (3, NULL), \
+        (4, INTERVAL '-30 days')) AS t(k, i)";
+    let sum = |select: &str| format!("SELECT {select} FROM {rows}");
+    assert_eq!(batch(&sum("sum(i)")).await.unwrap(), ["1 mons -29 days 3 hours"]);
+    assert_eq!(
+        batch(&format!("{} GROUP BY k % 2 ORDER BY k % 2", sum("k % 2, sum(i)"))).await.unwrap(),
+        ["0 1 mons -30 days 3 hours", "1 1 days"]
+    );
+    let sliding = sum("sum(i) OVER (ORDER BY k ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)");
+    let expected = ["1 days", "1 mons 1 days 3 hours", "1 mons 3 hours", "-30 days"];
+    assert_eq!(batch(&sliding).await.unwrap(), expected);
+    // There and back again.
+    let large = "(VALUES (INTERVAL '9223372036 seconds'), (INTERVAL '9223372036 seconds'), \
+        (INTERVAL '-9223372036 seconds')) AS t(i)";
+    assert_eq!(
+        batch(&format!("SELECT sum(i) FROM {large}")).await.unwrap(),
+        ["2562047 hours 47 mins 16.000000000 secs"]
+    );
+    for sum in ["sum(i)", "sum(abs(1) * 0 + 1), sum(i)"] {
+        let query = format!("SELECT {sum} FROM {large} WHERE i > INTERVAL '0 seconds'");
+        let error = batch(&query).await.unwrap_err();
+        assert!(error.contains("sum") && error.contains("too large"), "{error}");
+    }
+}
+
 /// Windows that slide, too.
 #[tokio::test]
 async fn a_nan_is_the_largest_value_whatever_its_sign() {
