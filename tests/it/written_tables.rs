@@ -49,6 +49,7 @@ impl Folder {
             Some(SqlOutcome::Rows(frame)) => {
                 Ok(pretty_format_batches(&frame.collect().await?).unwrap().to_string())
             }
+            Some(SqlOutcome::Table(batches)) => Ok(pretty_format_batches(&batches).unwrap().to_string()),
             _ => Ok(String::new()),
         }
     }
@@ -130,6 +131,34 @@ async fn seconds_are_times_to_every_reader_of_parquet() {
         folder.run("SELECT t, n['t'] AS n, l[1] AS l, s FROM '$/out/' WHERE t IS NOT NULL").await.unwrap();
     assert_eq!(rows.matches("2026-07-20T20:17:00").count(), 3, "{rows}");
     assert!(rows.contains("20:17:00 |"), "{rows}");
+}
+
+/// So do they in what batch queries write.
+#[tokio::test]
+async fn seconds_of_batch_queries_are_times_to_every_reader_of_parquet() {
+    let rows = "SELECT arrow_cast('2026-07-20T20:17:00', 'Timestamp(Second, None)') AS t,
+        arrow_cast(arrow_cast('2026-07-20', 'Date32'), 'Date64') AS d, 1 AS p";
+    for write in [
+        format!("COPY ({rows}) TO '$/out/' STORED AS PARQUET"),
+        format!("COPY ({rows}) TO '$/out/' STORED AS PARQUET PARTITIONED BY (p)"),
+        format!(
+            "CREATE EXTERNAL TABLE o (t TIMESTAMP(0), d DATE, p INT) STORED AS PARQUET LOCATION '$/out/';
+             INSERT INTO o {rows}"
+        ),
+    ] {
+        let folder = Folder::new();
+        folder.run(&write).await.unwrap();
+        let below = crate::support::oracle::visible(&folder.0.path().join("out"));
+        let types = logical_types(&folder.0.path().join("out").join(&below[0]));
+        assert!(types.iter().take(2).all(Option::is_some), "{write}: {types:?}");
+        let read = folder.run("SELECT t, d, p FROM '$/out/'").await.unwrap();
+        assert!(read.contains("| 2026-07-20T20:17:00 | 2026-07-20 | 1 |"), "{write}: {read}");
+    }
+    let folder = Folder::new();
+    let interval = "COPY (SELECT INTERVAL '1' DAY AS x) TO '$/out/' STORED AS PARQUET";
+    let error = folder.run(interval).await.unwrap_err().to_string();
+    assert!(error.contains("column 'x'") && error.contains("Cast it in the query"), "{error}");
+    assert!(!folder.0.path().join("out").exists());
 }
 
 #[tokio::test]

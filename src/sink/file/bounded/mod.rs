@@ -15,7 +15,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{Field, Fields, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::arrow::json;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::parsers::CompressionTypeVariant;
@@ -32,13 +32,15 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::metrics::MetricsSet;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
 use datafusion_datasource::write::BatchSerializer;
 use datafusion_datasource::write::demux::DemuxedStreamReceiver;
 use datafusion_datasource::write::orchestration::spawn_writer_tasks_and_join;
+use futures::StreamExt;
 use object_store::ObjectStore;
 
-use super::encode::LineFormat;
+use super::encode::{LineFormat, as_stored, stored_schema};
 use arrow::ArrowSink;
 use staged::StagedStore;
 
@@ -60,8 +62,8 @@ impl BoundedWrites {
     /// `plan`, writing as we do.
     pub(crate) fn apply(&self, plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
-            let sink = node.downcast_ref::<DataSinkExec>().and_then(|exec| self.sink(exec));
-            let Some(sink) = sink else { return Ok(Transformed::no(node)) };
+            let sink = node.downcast_ref::<DataSinkExec>().map(|exec| self.sink(exec));
+            let Some(sink) = sink.transpose()?.flatten() else { return Ok(Transformed::no(node)) };
             let exec = sink.exec.clone();
             let (input, order) = (Arc::clone(exec.input()), exec.sort_order().clone());
             Ok(Transformed::yes(Arc::new(DataSinkExec::new(input, Arc::new(sink), order)) as _))
@@ -70,7 +72,13 @@ impl BoundedWrites {
     }
 
     /// Ours in the place of the sink of `exec`, if that writes files.
-    fn sink(&self, exec: &DataSinkExec) -> Option<BoundedSink> {
+    fn sink(&self, exec: &DataSinkExec) -> DataFusionResult<Option<BoundedSink>> {
+        let mut exec = exec.clone();
+        if let Some(parquet) = exec.sink().downcast_ref::<ParquetSink>()
+            && let Some(parquet) = with_stored_columns(parquet)?
+        {
+            exec = DataSinkExec::new(Arc::clone(exec.input()), Arc::new(parquet), exec.sort_order().clone());
+        }
         let sink = exec.sink();
         let (config, writer) = if let Some(json) = sink.downcast_ref::<JsonSink>() {
             let options = json.writer_options();
@@ -87,7 +95,7 @@ impl BoundedWrites {
         } else if let Some(arrow) = sink.downcast_ref::<ArrowSink>() {
             (arrow.config(), Writer::Arrow)
         } else {
-            return None;
+            return Ok(None);
         };
         let mut config = config.clone();
         if let Writer::Lines(_, compression, _) = &writer {
@@ -98,7 +106,7 @@ impl BoundedWrites {
             }
         }
         let schema = self.schema(sink.schema(), &config);
-        Some(BoundedSink { config, schema, writer, exec: exec.clone() })
+        Ok(Some(BoundedSink { config, schema, writer, exec }))
     }
 
     /// The columns of the rows, with those nullable that may be null. DataFusion takes none of those that
@@ -135,6 +143,26 @@ impl PhysicalOptimizerRule for BoundedWrites {
     }
 }
 
+/// `sink` for columns as Parquet's own types hold them; `None` if they are such already. Those that become
+/// directories stay as they are.
+fn with_stored_columns(sink: &ParquetSink) -> DataFusionResult<Option<ParquetSink>> {
+    let mut config = sink.config().clone();
+    let schema = Arc::clone(config.output_schema());
+    let becomes_directory =
+        |field: &Field| config.table_partition_cols.iter().any(|(name, _)| name == field.name());
+    let stored = stored_schema(&schema)?;
+    let fields = schema.fields().iter().zip(stored.fields());
+    let fields = fields.map(|(field, stored)| if becomes_directory(field) { field } else { stored });
+    let stored: SchemaRef =
+        Arc::new(Schema::new_with_metadata(fields.cloned().collect::<Fields>(), schema.metadata().clone()));
+    if stored == schema {
+        return Ok(None);
+    }
+    config.output_schema = stored;
+    // What the rows are sorted by stays unsaid.
+    Ok(Some(ParquetSink::new(config, sink.parquet_options().clone())))
+}
+
 /// Who makes bytes of rows.
 enum Writer {
     Lines(LineFormat, CompressionTypeVariant, Option<u32>),
@@ -164,6 +192,18 @@ impl DisplayAs for BoundedSink {
 }
 
 impl BoundedSink {
+    /// `rows` with the columns of the files.
+    fn stored(&self, rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+        let schema = Arc::clone(self.config.output_schema());
+        let is_stored = |(a, b): (&FieldRef, &FieldRef)| a.data_type() == b.data_type();
+        if rows.schema().fields().iter().zip(schema.fields()).all(is_stored) {
+            return rows;
+        }
+        let of = Arc::clone(&schema);
+        let stored = rows.map(move |rows| Ok(as_stored(&rows?, &of)?));
+        Box::pin(RecordBatchStreamAdapter::new(schema, stored))
+    }
+
     async fn write_files(
         &self,
         context: &Arc<TaskContext>,
@@ -232,6 +272,10 @@ impl DataSink for BoundedSink {
         rows: SendableRecordBatchStream,
         context: &Arc<TaskContext>,
     ) -> DataFusionResult<u64> {
+        let rows = match &self.writer {
+            Writer::Parquet => self.stored(rows),
+            _ => rows,
+        };
         if self.config.table_partition_cols.is_empty() {
             return FileSink::write_all(self, rows, context).await;
         }

@@ -17,7 +17,7 @@ use crate::error::Result;
 
 pub(super) use compress::Compression;
 pub(in crate::sink) use lines::LineFormat;
-pub(super) use parquet::ParquetFormat;
+pub(super) use parquet::{ParquetFormat, as_stored, stored_schema};
 pub(in crate::sink) use values::check_texts;
 
 /// The encoder of one file.

@@ -64,7 +64,7 @@ impl ParquetFormat {
 }
 
 /// The columns as Parquet's own types hold them. Fails if they cannot.
-fn stored_schema(schema: &SchemaRef) -> Result<SchemaRef> {
+pub(in crate::sink::file) fn stored_schema(schema: &SchemaRef) -> Result<SchemaRef> {
     let mut fields = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         let stored = stored_field(field).map_err(|data_type| {
@@ -109,6 +109,14 @@ fn stored_type(data_type: &DataType) -> std::result::Result<DataType, DataType> 
         Dictionary(keys, values) => Dictionary(keys.clone(), Box::new(stored_type(values)?)),
         other => other.clone(),
     })
+}
+
+/// `rows` with the columns of `schema`, as which they are stored.
+pub(in crate::sink::file) fn as_stored(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = rows.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| stored(column, field)).collect::<Result<Vec<_>>>()?;
+    let length = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &length)?)
 }
 
 /// `column` as it is stored. Fails for what would not be the same afterwards.
@@ -257,11 +265,7 @@ impl Encoder for ParquetEncoder {
         if rows.columns().iter().zip(self.schema.fields()).all(is_stored_as_it_is) {
             return self.writer.write(rows).map_err(parquet_failed);
         }
-        let columns = rows.columns().iter().zip(self.schema.fields());
-        let columns = columns.map(|(column, field)| stored(column, field)).collect::<Result<Vec<_>>>()?;
-        let length = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &length)?;
-        self.writer.write(&rows).map_err(parquet_failed)
+        self.writer.write(&as_stored(rows, &self.schema)?).map_err(parquet_failed)
     }
 
     fn size(&self) -> u64 {
