@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, TimeUnit};
 use datafusion::common::ScalarValue;
+
+/// Whole numbers of any size.
+const WHOLE: DataType = DataType::Decimal128(DECIMAL128_MAX_PRECISION, 0);
 
 /// The directory of rows whose value is null.
 const NULL_DIRECTORY: &str = "__HIVE_DEFAULT_PARTITION__";
@@ -39,8 +42,8 @@ fn unescape(text: &str) -> Cow<'_, str> {
 }
 
 /// Finds the type of a partition column from its values, as Spark does
-/// (`PartitioningUtils.inferPartitionColumnValue`): the narrowest of 32- and 64-bit integer, double,
-/// date and timestamp that holds them all, else text.
+/// (`PartitioningUtils.inferPartitionColumnValue`): the narrowest of 32- and 64-bit integer, decimal, double,
+/// date and timestamp that holds them all, else text. Whole numbers and fractions of seconds stay exact.
 #[derive(Debug, Default)]
 pub(super) struct TypeInference {
     found: Option<DataType>,
@@ -72,13 +75,24 @@ fn type_of(text: &str) -> DataType {
     if text.parse::<i64>().is_ok() {
         return DataType::Int64;
     }
+    if text.parse::<u64>().is_ok() {
+        return DataType::UInt64;
+    }
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return if digits.len() <= usize::from(DECIMAL128_MAX_PRECISION) { WHOLE } else { DataType::Utf8 };
+    }
     // `parse` also takes `inf`, `NaN` and `infinity`, which are names before they are numbers.
     if text.bytes().any(|byte| byte.is_ascii_digit()) && text.parse::<f64>().is_ok() {
         return DataType::Float64;
     }
     let bytes = text.as_bytes();
     let like_a_date = bytes.len() >= 10 && bytes[4] == b'-' && bytes[7] == b'-';
-    let timestamp = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let fraction = text
+        .split_once('.')
+        .map_or(0, |(_, fraction)| fraction.bytes().take_while(u8::is_ascii_digit).count());
+    let unit = if fraction > 6 { TimeUnit::Nanosecond } else { TimeUnit::Microsecond };
+    let timestamp = DataType::Timestamp(unit, None);
     if like_a_date && bytes.len() == 10 && partition_value(text, &DataType::Date32).is_some() {
         DataType::Date32
     } else if like_a_date && partition_value(text, &timestamp).is_some() {
@@ -89,11 +103,13 @@ fn type_of(text: &str) -> DataType {
 }
 
 fn common_type(a: DataType, b: DataType) -> DataType {
-    use DataType::{Float64, Int32, Int64, Utf8};
+    use DataType::{Float64, Int32, Int64, Timestamp, UInt64, Utf8};
     match (a, b) {
         (a, b) if a == b => a,
         (Int32, Int64) | (Int64, Int32) => Int64,
+        (Int32 | Int64 | UInt64 | WHOLE, Int32 | Int64 | UInt64 | WHOLE) => WHOLE,
         (Int32 | Int64, Float64) | (Float64, Int32 | Int64) => Float64,
+        (Timestamp(_, None), Timestamp(_, None)) => Timestamp(TimeUnit::Nanosecond, None),
         _ => Utf8,
     }
 }
@@ -123,6 +139,16 @@ mod tests {
             (&["1", "02", NULL_DIRECTORY, ""][..], DataType::Int32),
             (&["1", "3000000000"], DataType::Int64),
             (&["1", "1.5"], DataType::Float64),
+            (&["18446744073709551615"], DataType::UInt64),
+            (&["18446744073709551615", "-1"], WHOLE),
+            (&["99999999999999999999999999999999999999"], WHOLE),
+            (&["999999999999999999999999999999999999999"], DataType::Utf8),
+            (&["18446744073709551615", "1.5"], DataType::Utf8),
+            (&["2024-02-29 10:00:00.123456789"], DataType::Timestamp(TimeUnit::Nanosecond, None)),
+            (
+                &["2024-02-29 10:00:00", "2024-02-29T10:00:00.1234567"],
+                DataType::Timestamp(TimeUnit::Nanosecond, None),
+            ),
             (&["2024-02-29"], DataType::Date32),
             (&["2023-02-29"], DataType::Utf8),
             (&["2024-02-29 10:00:00"], timestamp),
