@@ -6,6 +6,7 @@ mod canonical;
 mod checked;
 mod conditions;
 mod date_bin;
+mod date_trunc;
 mod ddl;
 mod decimal_division;
 mod field_names;

@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
 
 use super::conditions::condition_functions;
 use super::date_bin::DATE_BIN;
+use super::date_trunc::DATE_TRUNC;
 use super::finality::{Finality, WINDOW_END, is_window, tag_of};
 use super::internal::Internal;
 use super::lengths::windows_of;
@@ -36,7 +37,7 @@ pub(crate) const TIME_WINDOW: &str = "time_window";
 /// The functions that every session knows.
 pub(crate) fn all_functions() -> Vec<Arc<ScalarUDF>> {
     let mut functions =
-        [&*WINDOW, &*TIME_WINDOW_FUNCTION, &*WINDOW_TIME, &*DATE_BIN].map(Arc::clone).to_vec();
+        [&*WINDOW, &*TIME_WINDOW_FUNCTION, &*WINDOW_TIME, &*DATE_BIN, &*DATE_TRUNC].map(Arc::clone).to_vec();
     functions.push(session_window_function());
     functions.extend(condition_functions());
     functions

@@ -208,3 +208,14 @@ async fn a_nan_is_the_largest_value_whatever_its_sign() {
         assert_eq!(batch(&select).await.unwrap(), expected, "{frame}");
     }
 }
+
+/// Also beyond 2262, where nanoseconds end.
+#[tokio::test]
+async fn times_of_any_year_are_truncated() {
+    let rows = "(VALUES ('9999-12-31T23:59:59.999999'), ('2026-07-20T20:17:00.5')) AS t(x)";
+    let query = format!(
+        "SELECT date_trunc('year', t), date_trunc('day', t) FROM (SELECT CAST(x AS TIMESTAMP(6)) AS t FROM {rows})"
+    );
+    let expected = ["9999-01-01T00:00:00 9999-12-31T00:00:00", "2026-01-01T00:00:00 2026-07-20T00:00:00"];
+    assert_eq!(batch(&query).await.unwrap(), expected);
+}
