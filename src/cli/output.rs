@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::ValueEnum;
 use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::arrow::json;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::arrow::util::pretty::pretty_format_batches_with_options;
@@ -259,12 +258,7 @@ fn comma_separated(batches: &[RecordBatch], with_names: bool) -> Result<Vec<u8>>
 /// A JSON object per row and line.
 pub(super) fn json_lines(batches: &[RecordBatch]) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    let mut writer = json::WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<_, json::writer::LineDelimited>(&mut text);
-    batches.iter().try_for_each(|batch| writer.write(batch))?;
-    writer.finish()?;
-    drop(writer);
+    batches.iter().try_for_each(|batch| tidemill::sink::write_json_lines(batch, &mut text))?;
     Ok(text)
 }
 

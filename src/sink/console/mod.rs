@@ -115,6 +115,27 @@ fn json_lines() -> LineFormat {
     LineFormat::Json(json::WriterBuilder::new().with_explicit_nulls(true))
 }
 
+/// Writes a JSON object per row and line, as `format` `json` of the console does: with fields that are null, NaN
+/// and infinities as texts, and an error for dates and times that have no text.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tidemill::arrow::array::{ArrayRef, Float64Array};
+/// use tidemill::arrow::record_batch::RecordBatch;
+///
+/// let x: ArrayRef = Arc::new(Float64Array::from(vec![Some(f64::NAN), None]));
+/// let mut text = Vec::new();
+/// tidemill::sink::write_json_lines(&RecordBatch::try_from_iter([("x", x)])?, &mut text)?;
+/// assert_eq!(text, b"{\"x\":\"NaN\"}\n{\"x\":null}\n");
+/// # Ok::<(), tidemill::Error>(())
+/// ```
+///
+/// # Errors
+/// If a value has no text, or `out` cannot be written to.
+pub fn write_json_lines(rows: &RecordBatch, out: &mut impl Write) -> Result<()> {
+    json_lines().encode(rows, true, out)
+}
+
 #[async_trait]
 impl Sink for ConsoleSink {
     fn description(&self) -> String {

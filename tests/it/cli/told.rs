@@ -265,6 +265,17 @@ fn json_in_text_is_read() {
 }
 
 #[test]
+fn floats_that_are_no_numbers_are_printed_as_texts() {
+    let folder = Folder::new();
+    let query = "SELECT CAST('NaN' AS DOUBLE) AS x, 1e0 / 0 AS y, CAST(NULL AS DOUBLE) AS z";
+    let row = serde_json::json!({"x": "NaN", "y": "Infinity", "z": null});
+    let (code, out, err) = folder.run(&["sql", "--format", "ndjson", "-c", query]);
+    assert_eq!((code, serde_json::from_str::<Value>(&out).unwrap()), (0, row.clone()), "{err}");
+    let (_, out, _) = folder.run(&["sql", "--format", "json", "-c", query]);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), serde_json::json!([row]));
+}
+
+#[test]
 fn a_start_may_wait_for_a_running_query_or_leave_it_alone() {
     let folder = Folder::new();
     hits(&folder, "1.json", &["12:01"]);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::Encoder;
 use super::compress::{Compression, LineOutput};
-use super::values::{JsonValues, check_texts, with_csv_floats, with_csv_times};
+use super::values::{SparkValues, check_texts, with_csv_floats, with_csv_times};
 use crate::error::{Error, Result};
 
 /// How rows become lines.
@@ -42,7 +42,7 @@ impl LineFormat {
         check_texts(rows)?;
         match self {
             LineFormat::Json(builder) => {
-                let builder = builder.clone().with_encoder_factory(Arc::new(JsonValues));
+                let builder = builder.clone().with_encoder_factory(Arc::new(SparkValues));
                 builder.build::<_, LineDelimited>(out).write(rows)?;
             }
             LineFormat::Csv { builder, header } => {

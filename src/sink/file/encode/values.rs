@@ -149,9 +149,9 @@ fn within(column: &ArrayRef, least: i64, most: i64) -> Result<bool> {
 /// NaN and the infinities as the strings that Spark writes into JSON, times in the local mean time of their
 /// zone as those of UTC; other values as they are.
 #[derive(Debug)]
-pub(in crate::sink) struct JsonValues;
+pub(in crate::sink) struct SparkValues;
 
-impl EncoderFactory for JsonValues {
+impl EncoderFactory for SparkValues {
     fn make_default_encoder<'a>(
         &self,
         _: &'a datafusion::arrow::datatypes::FieldRef,
