@@ -29,7 +29,7 @@ pub use session_window::{session_window, session_window_by};
 pub use window::{sliding_window, sliding_window_from, window, window_time};
 
 pub(crate) use aggregates::replacement;
-pub(crate) use canonical::{canonical, has_floats};
+pub(crate) use canonical::{canonical, has_floats, ordered};
 pub(crate) use checked::{checked_binary, checked_negation};
 pub(crate) use conditions::{ALL_CONDITIONS, ANY_CONDITION};
 pub(crate) use date_bin::{NANOS_PER_DAY, interval};

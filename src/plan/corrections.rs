@@ -10,7 +10,9 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Projection, Unnest};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, Projection, Unnest, lit,
+};
 use datafusion::optimizer::AnalyzerRule;
 
 use super::values::rewrite_expressions;
@@ -37,7 +39,30 @@ fn correct(node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
         }
         node => node,
     };
-    rewrite_expressions(node, &|expr, schema| expr.transform_up(|expr| Ok(correct_expr(expr, schema))))
+    let is_filter = matches!(node, LogicalPlan::Filter(_));
+    rewrite_expressions(node, &|expr, schema| {
+        expr.transform_up(|expr| {
+            let corrected = correct_expr(expr, schema);
+            corrected.transform_data(|expr| Ok(if is_filter { Transformed::no(expr) } else { truth(expr) }))
+        })
+    })
+}
+
+/// `IS TRUE` and the like as comparisons. DataFusion plans them as such, and expects of the columns that these
+/// are never null, which those do not know of themselves.
+fn truth(expr: Expr) -> Transformed<Expr> {
+    let compared = |expr: Box<Expr>, op, value: bool| {
+        Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(expr, op, Box::new(lit(value)))))
+    };
+    match expr {
+        Expr::IsTrue(expr) => compared(expr, Operator::IsNotDistinctFrom, true),
+        Expr::IsFalse(expr) => compared(expr, Operator::IsNotDistinctFrom, false),
+        Expr::IsNotTrue(expr) => compared(expr, Operator::IsDistinctFrom, true),
+        Expr::IsNotFalse(expr) => compared(expr, Operator::IsDistinctFrom, false),
+        Expr::IsUnknown(expr) => Transformed::yes(Expr::IsNull(expr)),
+        Expr::IsNotUnknown(expr) => Transformed::yes(Expr::IsNotNull(expr)),
+        expr => Transformed::no(expr),
+    }
 }
 
 fn correct_expr(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {

@@ -2,8 +2,10 @@
 //!
 //! DataFusion groups by this meaning, but compares, joins, partitions and counts distinct values bit by
 //! bit. Here what is compared, grouped, joined or sorted is made canonical before. NaN is left as it is:
-//! it equals NaN of the same bits everywhere.
+//! it equals NaN of the same bits everywhere. But where values are put in order it is larger than all numbers,
+//! also with the sign that processors give it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
@@ -20,7 +22,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use super::rewrite_expressions;
-use crate::functions::{canonical, has_floats};
+use crate::functions::{canonical, has_floats, ordered};
 
 /// Makes canonical what is compared. Runs when the types are known.
 #[derive(Debug)]
@@ -33,8 +35,9 @@ impl AnalyzerRule for Equality {
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> DataFusionResult<LogicalPlan> {
         let rewritten = plan.transform_up_with_subqueries(|plan| {
+            let stored = filtered_stored_columns(&plan);
             let plan = rewrite_expressions(plan, &|expr, schema| {
-                expr.transform_up(|expr| comparison(expr, schema))
+                expr.transform_up(|expr| comparison(expr, schema, &stored))
             })?;
             plan.transform_data(node)
         })?;
@@ -54,12 +57,68 @@ fn key(expr: Expr, schema: &DFSchema) -> Expr {
     }
 }
 
+/// `expr` as a value that others come before or after, if there are floats in it.
+fn order_key(expr: Expr, schema: &DFSchema) -> Expr {
+    match is_float(&expr, schema) {
+        true => ordered(expr),
+        false => expr,
+    }
+}
+
+/// The columns that a filter is over and that stand so in files or other tables. Filters that compare these with
+/// literals are left as they are: files are skipped by them.
+fn filtered_stored_columns(plan: &LogicalPlan) -> HashSet<Column> {
+    let inputs = match plan {
+        LogicalPlan::Filter(_) | LogicalPlan::Join(_) => plan.inputs(),
+        _ => vec![],
+    };
+    let mut found = HashSet::new();
+    for input in inputs {
+        let columns = input.schema().columns().into_iter().zip(stored(input));
+        found.extend(columns.filter(|(_, is_stored)| *is_stored).map(|(column, _)| column));
+    }
+    found
+}
+
+/// Of each column of `plan`, whether it stands so in a table.
+fn stored(plan: &LogicalPlan) -> Vec<bool> {
+    let width = plan.schema().fields().len();
+    match plan {
+        LogicalPlan::TableScan(_) => vec![true; width],
+        LogicalPlan::Projection(projection) => {
+            let (below, schema) = (stored(&projection.input), projection.input.schema());
+            let is_stored = |expr: &Expr| match without_alias(expr) {
+                Expr::Column(column) => schema.index_of_column(column).is_ok_and(|index| below[index]),
+                _ => false,
+            };
+            projection.expr.iter().map(is_stored).collect()
+        }
+        LogicalPlan::SubqueryAlias(_) | LogicalPlan::Filter(_) | LogicalPlan::Extension(_) => {
+            match plan.inputs().as_slice() {
+                [input] if input.schema().fields().len() == width => stored(input),
+                _ => vec![false; width],
+            }
+        }
+        LogicalPlan::Join(join) => {
+            let both: Vec<bool> = stored(&join.left).into_iter().chain(stored(&join.right)).collect();
+            if both.len() == width { both } else { vec![false; width] }
+        }
+        _ => vec![false; width],
+    }
+}
+
+fn without_alias(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Alias(alias) => without_alias(&alias.expr),
+        expr => expr,
+    }
+}
+
 fn is_float(expr: &Expr, schema: &DFSchema) -> bool {
     expr.get_type(schema).is_ok_and(|data_type| has_floats(&data_type))
 }
 
-/// Whether `expr` is a number other than zero, which equals only itself. Filters with such literals are
-/// left as they are: files are skipped by them.
+/// Whether `expr` is a number other than zero, which equals only itself.
 fn is_no_zero(expr: &Expr) -> bool {
     match expr {
         Expr::Literal(ScalarValue::Float64(Some(value)), _) => *value != 0.0,
@@ -82,21 +141,47 @@ pub(super) fn is_comparison(operator: Operator) -> bool {
     matches!(operator, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
 }
 
-fn comparison(expr: Expr, schema: &DFSchema) -> DataFusionResult<Transformed<Expr>> {
+/// Whether values are put in order by the operator.
+fn is_order(operator: Operator) -> bool {
+    matches!(operator, Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq)
+}
+
+fn comparison(
+    expr: Expr,
+    schema: &DFSchema,
+    stored: &HashSet<Column>,
+) -> DataFusionResult<Transformed<Expr>> {
     let boxed = |expr: Box<Expr>| Box::new(key(*expr, schema));
+    let in_order = |expr: Box<Expr>| Box::new(order_key(*expr, schema));
     let all = |exprs: Vec<Expr>| exprs.into_iter().map(|expr| key(expr, schema)).collect::<Vec<_>>();
+    let needs_no_key = |left: &Expr, operator: Operator, right: &Expr| {
+        let is_stored = |expr: &Expr| match expr {
+            Expr::Cast(cast) => matches!(&*cast.expr, Expr::Column(column) if stored.contains(column)),
+            expr => matches!(expr, Expr::Column(column) if stored.contains(column)),
+        };
+        let with_number =
+            |number: &Expr, other: &Expr| is_no_zero(number) && (!is_order(operator) || is_stored(other));
+        with_number(left, right) || with_number(right, left)
+    };
     Ok(match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right })
             if is_comparison(op)
                 && (is_float(&left, schema) || is_float(&right, schema))
-                && !is_no_zero(&left)
-                && !is_no_zero(&right) =>
+                && !needs_no_key(&left, op, &right) =>
         {
-            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: boxed(left), op, right: boxed(right) }))
+            let (left, right) = match is_order(op) {
+                true => (in_order(left), in_order(right)),
+                false => (boxed(left), boxed(right)),
+            };
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }))
         }
         Expr::Between(Between { expr, negated, low, high }) if is_float(&expr, schema) => {
-            let (low, high) = (boxed(low), boxed(high));
-            Transformed::yes(Expr::Between(Between { expr: boxed(expr), negated, low, high }))
+            let (low, high) = (in_order(low), in_order(high));
+            Transformed::yes(Expr::Between(Between { expr: in_order(expr), negated, low, high }))
+        }
+        Expr::ScalarFunction(mut call) if matches!(call.func.name(), "greatest" | "least") => {
+            call.args = call.args.into_iter().map(|arg| order_key(arg, schema)).collect();
+            Transformed::yes(Expr::ScalarFunction(call))
         }
         Expr::InList(InList { expr, list, negated }) if is_float(&expr, schema) => {
             Transformed::yes(Expr::InList(InList { expr: boxed(expr), list: all(list), negated }))
@@ -134,7 +219,7 @@ fn comparison(expr: Expr, schema: &DFSchema) -> DataFusionResult<Transformed<Exp
 }
 
 fn sort_keys(exprs: Vec<SortExpr>, schema: &DFSchema) -> Vec<SortExpr> {
-    exprs.into_iter().map(|sort| SortExpr { expr: key(sort.expr, schema), ..sort }).collect()
+    exprs.into_iter().map(|sort| SortExpr { expr: order_key(sort.expr, schema), ..sort }).collect()
 }
 
 fn node(plan: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
@@ -152,7 +237,13 @@ fn node(plan: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
             schema,
         })) => {
             let keys: Vec<Expr> = on_expr.into_iter().map(|expr| key(expr, input.schema())).collect();
-            let sort_expr = sort_expr.map(|sort| sort_keys(sort, input.schema()));
+            // It begins with the keys, which are to be the same.
+            let sort_expr = sort_expr.map(|sort| {
+                let (first, rest) = sort.split_at(keys.len().min(sort.len()));
+                let first = first.iter().cloned();
+                let first = first.map(|sort| SortExpr { expr: key(sort.expr, input.schema()), ..sort });
+                first.chain(sort_keys(rest.to_vec(), input.schema())).collect()
+            });
             let distinct = DistinctOn { on_expr: keys, select_expr, sort_expr, input, schema };
             Ok(Transformed::yes(LogicalPlan::Distinct(Distinct::On(distinct))))
         }

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::record_batch::RecordBatch;
 use tidemill::Session;
 use tidemill::prelude::*;
 
 use super::{batch, batch_in, lines, write_parquet};
-use crate::support::harness::{Input, Job, Place, session};
+use crate::support::harness::{Input, Job, Place, schema, session};
 
 const ROWS: &str = "(SELECT CAST(x AS DOUBLE) AS x, k FROM (VALUES ('-0.0', 1), ('0.0', 2), ('1.5', 3), ('NaN', 4), ('NaN', 5)) AS r(x, k))";
 
@@ -104,4 +105,74 @@ async fn streams_and_batches_agree_on_what_is_equal() {
         found.sort();
         assert_eq!(found, expected, "{sql}");
     }
+}
+
+/// Processors give NaN a sign, by which it came before all numbers.
+#[tokio::test]
+async fn a_computed_nan_is_larger_than_all_numbers() {
+    let rows = "(SELECT k, x / 0e0 * 0e0 AS x FROM (VALUES (1, 1e0)) AS a(k, x) UNION ALL SELECT 2, 1e0 \
+        UNION ALL SELECT 3, NULL) AS t";
+    for (sql, expected) in [
+        (
+            "SELECT 0e0 / 0e0 > 1, 0e0 / 0e0 >= 1, 0e0 / 0e0 < 1, 0e0 / 0e0 <= 1",
+            vec!["true true false false"],
+        ),
+        ("SELECT 1 < 0e0 / 0e0, 0e0 / 0e0 > CAST('Infinity' AS DOUBLE)", vec!["true true"]),
+        ("SELECT 0e0 / 0e0 <= CAST('NaN' AS DOUBLE), 0e0 / 0e0 < CAST('NaN' AS DOUBLE)", vec!["true false"]),
+        (
+            "SELECT 0e0 / 0e0 BETWEEN 0 AND 1, 0e0 / 0e0 BETWEEN 1 AND CAST('NaN' AS DOUBLE)",
+            vec!["false true"],
+        ),
+        ("SELECT greatest(0e0 / 0e0, 1e0), least(0e0 / 0e0, 1e0)", vec!["NaN 1.0"]),
+        ("SELECT k FROM ROWS WHERE x > 0.5", vec!["1", "2"]),
+        ("SELECT k FROM ROWS WHERE x > 1.5", vec!["1"]),
+        ("SELECT k FROM ROWS WHERE x < 1.5", vec!["2"]),
+        ("SELECT k FROM ROWS ORDER BY x", vec!["2", "1", "3"]),
+        ("SELECT k FROM ROWS ORDER BY x DESC NULLS LAST LIMIT 1", vec!["1"]),
+        ("SELECT k, rank() OVER (ORDER BY x) FROM ROWS ORDER BY k", vec!["1 2", "2 1", "3 3"]),
+        ("SELECT avg(x) FROM ROWS HAVING 1.5e0 < avg(x)", vec!["NaN"]),
+        ("SELECT a.k FROM ROWS AS a JOIN ROWS AS b ON a.x > b.x + 0.5", vec!["1"]),
+    ] {
+        let named = sql.replace("ROWS AS ", &format!("{} AS ", &rows[..rows.len() - 5]));
+        let double = |value: &str| format!("CAST({value} AS DOUBLE)");
+        let sql = named.replace("ROWS", rows).replace("1.5e0", &double("1.5"));
+        let sql = sql.replace("1e0", &double("1")).replace("0e0", &double("0"));
+        assert_eq!(batch(&sql).await.unwrap(), expected, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn truth_is_never_null() {
+    let rows = "(VALUES (1, true), (2, false), (3, NULL)) AS t(k, b)";
+    let query = format!(
+        "SELECT k, b IS TRUE, b IS NOT TRUE, b IS FALSE, b IS NOT FALSE, b IS UNKNOWN, b IS NOT UNKNOWN FROM {rows} \
+         ORDER BY k"
+    );
+    let expected = [
+        "1 true false false true false true",
+        "2 false true true false false true",
+        "3 false true false true true false",
+    ];
+    assert_eq!(batch(&query).await.unwrap(), expected);
+    let query = format!("SELECT DISTINCT (k > 1) IS TRUE AS g FROM {rows} ORDER BY g");
+    assert_eq!(batch(&query).await.unwrap(), ["false", "true"]);
+    let plain = Session::new();
+    let table = format!("CREATE TABLE z AS SELECT b IS TRUE AS g FROM {rows}");
+    batch_in(&plain, &table).await.unwrap();
+    assert_eq!(
+        batch_in(&plain, "SELECT g, count(*) FROM z GROUP BY g ORDER BY g").await.unwrap(),
+        ["false 2", "true 1"]
+    );
+    // Above a join in a stream.
+    let place = Place::new();
+    place.put("in/1.json", "{\"k\":1,\"a\":1}\n{\"k\":2,\"a\":null}\n{\"k\":3,\"a\":5}\n");
+    let session = session();
+    batch_in(&session, "CREATE TABLE b AS SELECT * FROM (VALUES (1), (2), (3)) AS b(k)").await.unwrap();
+    let columns = [("k", DataType::Int64), ("a", DataType::Int64)];
+    let input = Input::new("t", "json", place.text("in")).schema(schema(&columns));
+    let sql = "SELECT g, count(*) AS n FROM (SELECT (a > 1) IS TRUE AS g, k FROM t) AS z JOIN b ON z.k = b.k \
+        GROUP BY g";
+    let job = Job::new(&place).inputs([input]).sql(sql).format("memory").name("out").out(None);
+    job.mode(OutputMode::Complete).run(&session).await.unwrap();
+    assert_eq!(batch_in(&session, "SELECT * FROM out ORDER BY g").await.unwrap(), ["false 2", "true 1"]);
 }
