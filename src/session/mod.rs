@@ -32,7 +32,10 @@ pub use writer::DataStreamWriter;
 
 use crate::error::{Error, Result};
 use crate::functions::{JsonOperators, all_functions, json_functions};
-use crate::plan::{BatchEventTime, Corrections, SetOperations, StreamTable, TimeZones, with_values};
+use crate::plan::{
+    AggregatesOfStatistics, BatchEventTime, Corrections, SetOperations, StreamTable, Subqueries, TimeZones,
+    with_values,
+};
 use crate::query::{StoredState, StreamingQueryManager, pinned_definition, pinned_tables};
 use crate::sink::file::{ArrowFiles, BoundedWrites};
 use crate::source::file::KnownColumns;
@@ -302,6 +305,7 @@ fn add_rules(context: &SessionContext) {
     let coercion = rules.iter().position(|rule| rule.name() == "type_coercion").unwrap_or(rules.len());
     rules.insert(coercion, Arc::new(TimeZones));
     rules.insert(coercion, Arc::new(SetOperations));
+    rules.insert(coercion, Arc::new(Subqueries));
     rules.push(Arc::new(BatchEventTime));
     rules.push(Arc::new(Corrections));
     // A state that makes its default catalog anew empties the one there is.
@@ -311,6 +315,7 @@ fn add_rules(context: &SessionContext) {
         .with_session_id(state.session_id().to_string())
         .with_config(config)
         .with_analyzer_rules(rules)
+        .with_physical_optimizer_rules(AggregatesOfStatistics::guarded(state.physical_optimizers()))
         .with_physical_optimizer_rule(Arc::new(BoundedWrites::default()))
         .build();
     state.config_mut().options_mut().catalog.create_default_catalog_and_schema = makes_catalog;

@@ -5,6 +5,7 @@ mod arithmetic;
 mod bounded;
 mod equality;
 mod null_times;
+mod subqueries;
 mod text;
 mod writes;
 
