@@ -187,7 +187,7 @@ fn comparison(
             Transformed::yes(Expr::InList(InList { expr: boxed(expr), list: all(list), negated }))
         }
         Expr::InSubquery(InSubquery { expr, mut subquery, negated }) if is_float(&expr, schema) => {
-            subquery.subquery = Arc::new(canonical_columns(Arc::unwrap_or_clone(subquery.subquery))?.data);
+            subquery.subquery = Arc::new(canonical_list(Arc::unwrap_or_clone(subquery.subquery))?);
             Transformed::yes(Expr::InSubquery(InSubquery { expr: boxed(expr), subquery, negated }))
         }
         Expr::Case(Case { expr: Some(expr), when_then_expr, else_expr }) if is_float(&expr, schema) => {
@@ -302,6 +302,15 @@ fn group(aggregate: Aggregate) -> DataFusionResult<Transformed<LogicalPlan>> {
         })
         .collect();
     Ok(Transformed::yes(LogicalPlanBuilder::from(grouped).project(columns)?.build()?))
+}
+
+/// `plan`, which is the subquery of an `IN`, with its column canonical. Under a name of its own: the column as
+/// it is may be needed beside it, where the subquery is correlated by it.
+fn canonical_list(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
+    let columns = plan.schema().columns().into_iter();
+    let exprs: Vec<Expr> =
+        columns.map(|column| canonical(Expr::Column(column)).alias("__tidemill_key")).collect();
+    LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }
 
 /// `plan` with all columns that have floats canonical, under their names.

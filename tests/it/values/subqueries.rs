@@ -105,6 +105,11 @@ async fn so_have_correlated_ones() {
         let expected: Vec<String> = expected.map(|(i, _)| i.to_string()).collect();
         assert_eq!(batch(&query).await, Ok(expected), "{query}");
     }
+    let floats = "(VALUES (CAST(0 AS DOUBLE)), (-CAST(0 AS DOUBLE)), (CAST(1 AS DOUBLE))) AS";
+    let query = format!(
+        "SELECT count(*) FROM {floats} x(f) WHERE x.f IN (SELECT y.f FROM {floats} y(f) WHERE y.f = x.f AND y.f < 1)"
+    );
+    assert_eq!(batch(&query).await.unwrap(), ["2"]);
     let exists = format!("EXISTS (SELECT 1 FROM {lists} WHERE l.i = s.i)");
     let query = format!("SELECT i, {exists} AS e, NOT {exists} AS n FROM {ROWS} ORDER BY i");
     let expected = ["1 true false", "2 true false", "3 false true", "4 true false"];
