@@ -8,7 +8,9 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart,
+};
 use tokio::io::AsyncWriteExt;
 use url::Url;
 
@@ -21,6 +23,13 @@ const PART_BYTES: usize = 8 * 1024 * 1024;
 /// How many objects are moved at the same time.
 const CONCURRENT_MOVES: usize = 8;
 
+/// More than this S3 does not copy.
+const COPY_BYTES: u64 = 5 << 30;
+/// So many parts are the most that an object is put in.
+const MOST_PARTS: u64 = 9_000;
+/// How many of them are on their way at the same time.
+const CONCURRENT_PARTS: usize = 4;
+
 /// A [`Storage`] below a prefix of an object store.
 ///
 /// A put that succeeded is durable; creating asks the store for a conditional put, and a store
@@ -30,6 +39,8 @@ pub struct ObjectStorage {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     url: Url,
+    /// Larger objects the store may refuse to copy.
+    copy_bytes: u64,
 }
 
 impl ObjectStorage {
@@ -44,7 +55,14 @@ impl ObjectStorage {
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        Ok(Self { store, prefix, url })
+        Ok(Self { store, prefix, url, copy_bytes: COPY_BYTES })
+    }
+
+    /// The same on a store that copies less, for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn copying_at_most(self, bytes: u64) -> Self {
+        Self { copy_bytes: bytes, ..self }
     }
 
     fn path(&self, path: &str) -> Result<Path> {
@@ -76,8 +94,42 @@ impl ObjectStorage {
         match moved {
             Err(AlreadyExists { .. }) => self.settle(from, to).await,
             Err(NotFound { .. }) if self.size(to).await?.is_some() => Ok(()),
-            moved => moved.map_err(self.failed("rename", from)),
+            Err(error) => match self.size(from).await? {
+                Some(size) if size > self.copy_bytes => match self.size(to).await? {
+                    None => self.move_in_parts(from, size, to).await,
+                    // The store may have looked at the size before.
+                    Some(_) => self.settle(from, to).await,
+                },
+                _ => Err(self.failed("rename", from)(error)),
+            },
+            Ok(()) => Ok(()),
         }
+    }
+
+    /// Moves an object of `size` bytes that the store does not copy.
+    async fn move_in_parts(&self, from: &str, size: u64, to: &str) -> Result<()> {
+        let part = size.div_ceil(MOST_PARTS).max(PART_BYTES as u64);
+        let upload = self.store.put_multipart(&self.path(to)?).await.map_err(self.failed("publish", to))?;
+        let mut upload =
+            WriteMultipart::new_with_chunk_size(upload, usize::try_from(part).unwrap_or(PART_BYTES));
+        for start in (0..size).step_by(usize::try_from(part).unwrap_or(PART_BYTES)) {
+            let read = self.read_range(from, start..size.min(start + part)).await;
+            let read = read.and_then(|read| {
+                read.ok_or_else(|| Error::storage("publish", format!("{}{from}", self.url), "it is gone"))
+            });
+            let ready = upload.wait_for_capacity(CONCURRENT_PARTS).await.map_err(self.failed("publish", to));
+            match (read, ready) {
+                (Ok(bytes), Ok(())) => upload.put(bytes),
+                (Err(error), _) | (_, Err(error)) => {
+                    if let Err(error) = upload.abort().await {
+                        tracing::debug!(%error, "could not give up an upload to '{to}'");
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        upload.finish().await.map_err(self.failed("publish", to))?;
+        self.delete(from).await
     }
 
     /// Ends a move to a name that was there already: it was made before up to its last step, or the name

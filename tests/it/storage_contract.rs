@@ -14,6 +14,7 @@ use tidemill::storage::{
 use tidemill::{Error, Result};
 use url::Url;
 
+use crate::support::counting_store::CountingStore;
 use crate::support::sim_disk::{Dice, DiskFault, Links, SimDisk};
 
 fn url(text: &str) -> Url {
@@ -234,6 +235,39 @@ async fn object_store_in_memory() -> Result<()> {
     // Another prefix of the same store, and the root.
     contract(Arc::new(ObjectStorage::new(store, &url("memory:///some/prefix2/"))?)).await?;
     contract(Arc::new(ObjectStorage::new(Arc::new(InMemory::new()), &url("memory:///"))?)).await
+}
+
+#[tokio::test]
+async fn objects_that_a_store_does_not_copy_are_moved_in_parts() -> Result<()> {
+    const MOST: u64 = 1000;
+    let store = Arc::new(CountingStore::copying_at_most(MOST));
+    let storage = ObjectStorage::new(store, &url("memory:///output"))?.copying_at_most(MOST);
+    // More than two parts, the last of which is small.
+    let large: Vec<Bytes> = (0..17u8).map(|part| vec![part; 1 << 20].into()).collect();
+    write(&storage, "staged/large", &large).await?;
+    write(&storage, "staged/small", &["text".into()]).await?;
+    let both = moves(&[("staged/large", "large"), ("staged/small", "small")]);
+    // Again, as after a crash behind the last move.
+    for _ in 0..2 {
+        storage.rename(&both).await?;
+        assert_eq!(storage.read("large").await?, Some(large.concat().into()));
+        assert_eq!(read(&storage, "small").await?.as_deref(), Some("text"));
+        assert_eq!(paths(&storage, "staged").await?, [""; 0]);
+    }
+    // After a crash between the two halves of a move, and where somebody else's file is.
+    write(&storage, "staged/large", &large).await?;
+    storage.rename(&both[..1]).await?;
+    assert_eq!(storage.size("staged/large").await?, None);
+    write(&storage, "staged/large", &large[1..]).await?;
+    let refused = storage.rename(&both[..1]).await.map_err(|error| error.to_string());
+    assert!(refused.is_err_and(|error| error.contains("holds something else")));
+    assert_eq!(storage.read("large").await?, Some(large.concat().into()));
+    // What goes wrong otherwise is told as it is.
+    let storage = storage.copying_at_most(u64::MAX);
+    let failed =
+        storage.rename(&moves(&[("staged/large", "other")])).await.map_err(|error| error.to_string());
+    assert!(failed.is_err_and(|error| error.contains("maximum allowable size")));
+    Ok(())
 }
 
 #[tokio::test]

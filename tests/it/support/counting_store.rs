@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
@@ -21,9 +21,16 @@ pub struct CountingStore {
     inner: Arc<InMemory>,
     reads: Arc<AtomicUsize>,
     lists: Arc<AtomicUsize>,
+    /// Objects of more bytes are not copied.
+    copied: Option<u64>,
 }
 
 impl CountingStore {
+    /// One that refuses to copy objects of more bytes, as S3 does.
+    pub fn copying_at_most(bytes: u64) -> Self {
+        Self { copied: Some(bytes), ..Self::default() }
+    }
+
     /// How often content was asked for.
     pub fn reads(&self) -> usize {
         self.reads.load(Ordering::SeqCst)
@@ -81,6 +88,12 @@ impl ObjectStore for CountingStore {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        if let Some(most) = self.copied
+            && self.inner.head(from).await?.size > most
+        {
+            let source = "The specified copy source is larger than the maximum allowable size".into();
+            return Err(object_store::Error::Generic { store: "S3", source });
+        }
         self.inner.copy_opts(from, to, options).await
     }
 }
