@@ -96,6 +96,19 @@ impl Storage for MeteredStorage {
         created
     }
 
+    async fn create_while(
+        &self,
+        held: &str,
+        path: &str,
+        body: Bytes,
+        afterwards: bool,
+    ) -> Metered<Option<Created>> {
+        let (started, bytes) = (Instant::now(), body.len() as u64);
+        let created = self.storage.create_while(held, path, body, afterwards).await;
+        self.meter.add(path, started, Some(bytes));
+        created
+    }
+
     async fn read(&self, path: &str) -> Metered<Option<Bytes>> {
         self.storage.read(path).await
     }

@@ -50,6 +50,29 @@ impl Fence {
         Err(concurrent(&*storage, format!("{CLAIM_ATTEMPTS} other starts claimed it at the same time")))
     }
 
+    /// Creates a file as [`place`] does, if this run owns the checkpoint, and still does `afterwards` if that is
+    /// asked for.
+    ///
+    /// # Errors
+    /// [`Error::ConcurrentQuery`] if another run has taken over.
+    pub(super) async fn place(&self, path: &str, body: &Bytes, afterwards: bool) -> Result<Placed> {
+        let error = match self.storage.create_while(&self.path, path, body.clone(), afterwards).await {
+            Ok(Some(Created::New)) => return Ok(Placed::Mine),
+            Ok(Some(Created::Exists)) => None,
+            Ok(None) => {
+                self.check().await?;
+                // It is there again, as a disk that comes and goes may have it: as if nothing had been tried.
+                return Err(concurrent(&*self.storage, format!("{} was gone for a while", self.path)));
+            }
+            Err(error) => Some(error),
+        };
+        let placed = settle(&*self.storage, path, body, error).await?;
+        if afterwards {
+            self.check().await?;
+        }
+        Ok(placed)
+    }
+
     /// Fails with [`Error::ConcurrentQuery`] if another run has taken over.
     pub(super) async fn check(&self) -> Result<()> {
         match self.storage.size(&self.path).await? {
@@ -102,6 +125,11 @@ pub(super) async fn place(storage: &dyn Storage, path: &str, body: &Bytes) -> Re
         Ok(Created::Exists) => None,
         Err(error) => Some(error),
     };
+    settle(storage, path, body, error).await
+}
+
+/// Whose a file is that was there when it was to be created, or with the creation of which something went wrong.
+async fn settle(storage: &dyn Storage, path: &str, body: &Bytes, error: Option<Error>) -> Result<Placed> {
     match (storage.read(path).await, error) {
         (Ok(Some(found)), Some(error)) if found == body => {
             // It took effect, but only an answer without error says that it is durable.

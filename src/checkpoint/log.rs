@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::fence::{Fence, Placed, concurrent, place};
+use super::fence::{Fence, Placed, concurrent};
 use super::history::Segment;
 use super::read::{self, Failure};
 use super::records::{CommitRecord, Metadata, OffsetsRecord, QueryDefinition};
@@ -151,8 +151,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::ConcurrentQuery`] if another run has written something else.
     pub async fn create_metadata(&self, metadata: &Metadata) -> Result<()> {
-        self.fence.check().await?;
-        self.write(layout::METADATA, metadata).await?;
+        self.write(layout::METADATA, metadata, false).await?;
         self.progress().has_metadata = true;
         let sources = metadata.definition.sources.len();
         let mut upkeep = self.upkeep.lock().await;
@@ -169,7 +168,7 @@ impl Checkpoint {
         self.fence.check().await?;
         let written = read::numbers(&self.storage.list(layout::DEFINITION).await?);
         let number = written.last().map_or(1, |last| last + 1);
-        self.write(&layout::definition(number), definition).await
+        self.write(&layout::definition(number), definition, true).await
     }
 
     /// Forgets who the query is and what it planned, so that it may be another one. Only for a checkpoint
@@ -209,8 +208,7 @@ impl Checkpoint {
                 )));
             }
         }
-        self.fence.check().await?;
-        self.write(&layout::offsets(batch), record).await?;
+        self.write(&layout::offsets(batch), record, false).await?;
         let mut progress = self.progress();
         progress.planned = Some(batch);
         progress.offsets.insert(batch);
@@ -235,9 +233,7 @@ impl Checkpoint {
                 )));
             }
         }
-        self.fence.check().await?;
-        self.write(&layout::commit(batch), record).await?;
-        self.fence.check().await?;
+        self.write(&layout::commit(batch), record, true).await?;
         let mut progress = self.progress();
         progress.committed = Some(batch);
         progress.commits.insert(batch);
@@ -249,8 +245,9 @@ impl Checkpoint {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn write<T: Serialize>(&self, path: &str, record: &T) -> Result<()> {
-        match place(&*self.storage, path, &frame::encode(record)?).await? {
+    /// Writes a record if no other run has taken over, be it before, or `afterwards` if that matters.
+    async fn write<T: Serialize>(&self, path: &str, record: &T, afterwards: bool) -> Result<()> {
+        match self.fence.place(path, &frame::encode(record)?, afterwards).await? {
             Placed::Mine => Ok(()),
             Placed::Other => Err(concurrent(&*self.storage, format!("it has written '{path}' differently"))),
         }

@@ -127,6 +127,26 @@ impl Storage for LocalStorage {
         self.blocking("create", path, move |inner, path| inner.create(path, &body)).await
     }
 
+    async fn create_while(
+        &self,
+        held: &str,
+        path: &str,
+        body: Bytes,
+        afterwards: bool,
+    ) -> Result<Option<Created>> {
+        let (held, path) = (self.path(held)?, self.path(path)?);
+        // In one go: going to another thread and back takes as long as what is to be done there.
+        self.blocking("create", path, move |inner, path| {
+            if inner.size(&held)?.is_none() {
+                return Ok(None);
+            }
+            let created = inner.create(path, &body)?;
+            let is_held = !afterwards || inner.size(&held)?.is_some();
+            Ok(is_held.then_some(created))
+        })
+        .await
+    }
+
     async fn read(&self, path: &str) -> Result<Option<Bytes>> {
         let path = self.path(path)?;
         self.blocking("read", path, |inner, path| {
@@ -145,11 +165,7 @@ impl Storage for LocalStorage {
 
     async fn size(&self, path: &str) -> Result<Option<u64>> {
         let path = self.path(path)?;
-        self.blocking("stat", path, |inner, path| {
-            let entry = found(inner.disk.entry(path)).map_err(failed("stat", path))?;
-            Ok(entry.filter(|entry| entry.is_file).map(|entry| entry.len))
-        })
-        .await
+        self.blocking("stat", path, |inner, path| inner.size(path)).await
     }
 
     async fn list(&self, dir: &str) -> Result<Vec<StoredFile>> {
@@ -200,6 +216,11 @@ impl Storage for LocalStorage {
 }
 
 impl Inner {
+    fn size(&self, path: &Path) -> Result<Option<u64>> {
+        let entry = found(self.disk.entry(path)).map_err(failed("stat", path))?;
+        Ok(entry.filter(|entry| entry.is_file).map(|entry| entry.len))
+    }
+
     fn create(&self, path: &Path, body: &[u8]) -> Result<Created> {
         self.usable()?;
         let dir = parent(path)?;

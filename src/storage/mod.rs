@@ -70,6 +70,23 @@ pub trait Storage: Debug + Send + Sync {
     /// callers exactly one gets [`Created::New`]. Durable when it returns.
     async fn create(&self, path: &str, body: Bytes) -> Result<Created>;
 
+    /// Does what [`Storage::create`] does if `held` is there; `None` if it is not, be it before, so that nothing was
+    /// created, or, if that is asked for, `afterwards`. A storage that can do all of it at once does so.
+    async fn create_while(
+        &self,
+        held: &str,
+        path: &str,
+        body: Bytes,
+        afterwards: bool,
+    ) -> Result<Option<Created>> {
+        if self.size(held).await?.is_none() {
+            return Ok(None);
+        }
+        let created = self.create(path, body).await?;
+        let is_held = !afterwards || self.size(held).await?.is_some();
+        Ok(is_held.then_some(created))
+    }
+
     /// The whole of `path`, or `None` if there is no such file.
     async fn read(&self, path: &str) -> Result<Option<Bytes>>;
 
