@@ -10,9 +10,10 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::batch::Batch;
-use super::keyed_rows::KeyedRows;
+use super::keyed_rows::{Gathered, KeyedRows};
 use super::operator::{OperatorCounters, columns};
-use super::stateful::{StatefulWork, Tables, Worked};
+use super::row_buffer::RowBuffer;
+use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 
@@ -78,19 +79,24 @@ impl StatefulWork for StatefulDeduplicate {
         vec![OperatorDefinition { name: name.into(), details: [("keys".to_string(), keys)].into() }]
     }
 
-    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked> {
+    fn run(
+        &self,
+        rows: Gathered,
+        tables: Tables<'_>,
+        batch: &Batch,
+        results: &mut RowBuffer,
+    ) -> DataFusionResult<Counters> {
         let table = tables.first;
         let finals = batch.watermarks.finals();
         let nulls_final = batch.watermarks.nulls_final && self.forgets_nulls;
         let mut work = Work { deduplicate: self, table, finals, nulls_final, passing: ByteRows::default() };
-        let mut worked = Worked::default();
-        for rows in rows {
-            let rows = work.rows(rows, &mut worked.counters)?;
-            worked.rows.push(rows);
+        let mut counters = OperatorCounters::default();
+        for rows in rows.some_at_a_time() {
+            results.push(work.rows(rows?, &mut counters)?)?;
         }
         // Keys are forgotten when the batch is through: its own rows are judged by what was there.
-        worked.counters.removed = work.forget()? as u64;
-        Ok(worked)
+        counters.removed = work.forget()? as u64;
+        Ok(counters.into())
     }
 }
 
@@ -140,27 +146,31 @@ impl Work<'_> {
         let wanted = wanted.map(|wanted| wanted.as_boolean());
         let is_wanted = |row: &usize| wanted.is_none_or(|wanted| wanted.is_valid(*row) && wanted.value(*row));
         let candidates = first_of_each(keyed, (0..keyed.rows.num_rows()).filter(is_wanted));
-        let names: ByteRows = candidates.iter().map(|row| keyed.keys.row(*row)).collect();
+        let of_candidates = Keys::of(keyed, &candidates);
         let mut found = Found::default();
-        self.table.get(&names, None, &mut found)?;
+        self.table.find(&of_candidates.keys, &of_candidates.hashes, &mut found)?;
         let mut known = found.positions.iter().copied().peekable();
-        let fresh: Vec<usize> = candidates
-            .iter()
-            .enumerate()
-            .filter(|(position, _)| known.next_if_eq(position).is_none())
-            .map(|(_, row)| *row)
-            .collect();
-        self.remember(keyed, &fresh)?;
+        let new: Vec<usize> =
+            (0..candidates.len()).filter(|position| known.next_if_eq(position).is_none()).collect();
+        if new.is_empty() {
+            return Ok(Vec::new());
+        }
+        let fresh: Vec<usize> = new.iter().map(|position| candidates[*position]).collect();
+        found.reorder(&new);
+        let of_fresh = if new.len() == candidates.len() { of_candidates } else { Keys::of(keyed, &fresh) };
+        self.remember(keyed, &fresh, &of_fresh, &found)?;
         Ok(fresh)
     }
 
-    /// Remembers the keys of `rows`. Those that are final by the watermark of this batch already are for
-    /// this batch only: a table takes no row that has expired.
-    fn remember(&mut self, keyed: &KeyedRows, rows: &[usize]) -> DataFusionResult<()> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let keys = &keyed.keys;
+    /// Remembers the `keys` of `rows`, which were `found` not to be there. Those that are final by the watermark of
+    /// this batch already are for this batch only: a table takes no row that has expired.
+    fn remember(
+        &mut self,
+        keyed: &KeyedRows,
+        rows: &[usize],
+        Keys { keys, hashes }: &Keys,
+        found: &Found,
+    ) -> DataFusionResult<()> {
         let expiries: Option<Vec<i64>> = match &self.deduplicate.expiry {
             None => None,
             Some(expiry) => {
@@ -168,7 +178,7 @@ impl Work<'_> {
                 let times = times.as_primitive::<Int64Type>();
                 let mut time = |row: &usize| match times.is_valid(*row).then(|| times.value(*row)) {
                     Some(time) if Some(time) <= self.finals => {
-                        self.passing.push(keys.row(*row));
+                        self.passing.push(keyed.keys.row(*row));
                         NEVER
                     }
                     time => time.unwrap_or(NEVER),
@@ -176,9 +186,8 @@ impl Work<'_> {
                 Some(rows.iter().map(&mut time).collect())
             }
         };
-        let names: ByteRows = rows.iter().map(|row| keys.row(*row)).collect();
-        let values: ByteRows = std::iter::repeat_n(b"", rows.len()).collect();
-        self.table.put(&names, None, &values, expiries.as_deref())?;
+        let values = ByteRows::of_width(Vec::new(), 0, rows.len());
+        self.table.replace(keys, hashes, found, &values, expiries.as_deref())?;
         Ok(())
     }
 
@@ -209,6 +218,21 @@ impl Work<'_> {
             removed += keys.len();
         }
         Ok(removed)
+    }
+}
+
+/// The keys of some rows, with their hashes.
+struct Keys {
+    keys: ByteRows,
+    hashes: Vec<u64>,
+}
+
+impl Keys {
+    fn of(keyed: &KeyedRows, rows: &[usize]) -> Self {
+        Self {
+            keys: rows.iter().map(|row| keyed.keys.row(*row)).collect(),
+            hashes: rows.iter().map(|row| keyed.hashes[*row]).collect(),
+        }
     }
 }
 

@@ -7,8 +7,10 @@ use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::batch::Batch;
-use super::keyed_rows::KeyedRows;
-use super::stateful::{StatefulWork, Tables, Worked};
+use super::keyed_rows::{Gathered, KeyedRows};
+use super::operator::OperatorCounters;
+use super::row_buffer::RowBuffer;
+use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Error;
 use crate::state::{ByteRows, Found, RowBytes, StateTable};
@@ -49,18 +51,25 @@ impl StatefulWork for StatefulLimit {
         vec![OperatorDefinition { name: "limit".into(), details: details.into() }]
     }
 
-    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, _: &Batch) -> DataFusionResult<Worked> {
+    fn run(
+        &self,
+        rows: Gathered,
+        tables: Tables<'_>,
+        _: &Batch,
+        results: &mut RowBuffer,
+    ) -> DataFusionResult<Counters> {
         let table = tables.first;
         let before = seen(table)?;
         let mut seen = before;
-        let mut worked = Worked::default();
-        for KeyedRows { rows, .. } in rows {
+        let mut counters = OperatorCounters::default();
+        for rows in rows.some_at_a_time() {
+            let KeyedRows { rows, .. } = rows?;
             let count = rows.num_rows() as u64;
             let from = self.skip.saturating_sub(seen).min(count);
             let to = self.fetch.map_or(count, |_| self.end().saturating_sub(seen).min(count));
             if from < to {
                 // Both are at most the number of rows of the batch.
-                worked.rows.push(rows.slice(from as usize, (to - from) as usize));
+                results.push(rows.slice(from as usize, (to - from) as usize))?;
             }
             seen = seen.saturating_add(count);
         }
@@ -69,9 +78,9 @@ impl StatefulWork for StatefulLimit {
             let keys: ByteRows = [b""].into_iter().collect();
             let values: ByteRows = [seen.to_le_bytes()].into_iter().collect();
             table.put(&keys, None, &values, None)?;
-            worked.counters.updated = 1;
+            counters.updated = 1;
         }
-        Ok(worked)
+        Ok(counters.into())
     }
 }
 

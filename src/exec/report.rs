@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::arrow::record_batch::RecordBatch;
 use serde_json::Value;
 
 use super::event_time::EventTimeSummary;
 use super::operator::OperatorCounters;
+use super::row_buffer::HeldRows;
+
+/// Late rows, by operator.
+pub(crate) type LateRows = BTreeMap<usize, Vec<HeldRows>>;
 
 /// What became of a batch, or of one of its stages.
 #[derive(Debug, Default)]
@@ -20,9 +23,13 @@ pub(crate) struct TaskReport {
     /// What each stateful operator did.
     pub(crate) operators: BTreeMap<usize, OperatorCounters>,
     /// The late rows of each operator, if they are kept.
-    pub(crate) late_rows: BTreeMap<usize, Vec<RecordBatch>>,
+    pub(crate) late_rows: LateRows,
     /// What has been worked through to its end.
     pub(crate) finished: Vec<Finished>,
+    /// How many bytes of rows went through exchanges.
+    pub(crate) exchanged: u64,
+    /// Whether rows had to be moved to the disk on their way.
+    pub(crate) lacked_room: bool,
     /// What the sink's writers gave when they were closed, by partition.
     pub(crate) sink: Vec<Value>,
 }
@@ -55,6 +62,8 @@ impl TaskReport {
         for (operator, rows) in other.late_rows {
             self.late_rows.entry(operator).or_default().extend(rows);
         }
+        self.exchanged += other.exchanged;
+        self.lacked_room |= other.lacked_room;
         self.finished.extend(other.finished);
         self.sink.extend(other.sink);
     }

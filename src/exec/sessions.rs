@@ -20,9 +20,10 @@ use super::aggregate::Partials;
 use super::batch::Batch;
 use super::codec::RowCodec;
 use super::groups::Groups;
-use super::keyed_rows::KeyedRows;
-use super::operator::columns;
-use super::stateful::{StatefulWork, Tables, Worked};
+use super::keyed_rows::{Gathered, KeyedRows};
+use super::operator::{OperatorCounters, columns};
+use super::row_buffer::RowBuffer;
+use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::sink::OutputMode;
 use crate::state::{ByteRows, RowBytes, StateTable};
@@ -103,30 +104,36 @@ impl StatefulWork for StatefulSessions {
         vec![OperatorDefinition { name: "sessions".into(), details: details.into() }]
     }
 
-    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked> {
+    fn run(
+        &self,
+        rows: Gathered,
+        tables: Tables<'_>,
+        batch: &Batch,
+        results: &mut RowBuffer,
+    ) -> DataFusionResult<Counters> {
         let table = tables.first;
-        let mut worked = Worked::default();
-        if !rows.is_empty() {
-            let (updated, removed) = self.merge(rows, table)?;
-            (worked.counters.updated, worked.counters.removed) = (updated as u64, removed as u64);
+        let mut counters = OperatorCounters::default();
+        for part in rows.in_parts() {
+            let (updated, removed) = self.merge(part?, table)?;
+            counters.updated += updated as u64;
+            counters.removed += removed as u64;
         }
         let mut finished = Finished::default();
         match (self.mode, batch.watermarks.finals(), self.delay) {
             (OutputMode::Complete, _, _) => {
-                table.scan(&mut |key, _, value, _| finished.add(self, key, value, &mut worked.rows))?;
+                table.scan(&mut |key, _, value, _| finished.add(self, key, value, results))?;
             }
             (_, Some(upto), Some(_)) => {
-                let mut removed = 0;
+                let removed = &mut counters.removed;
                 table.expire(upto, &mut |key, _, value, _| {
-                    removed += 1;
-                    finished.add(self, key, value, &mut worked.rows)
+                    *removed += 1;
+                    finished.add(self, key, value, results)
                 })?;
-                worked.counters.removed += removed;
             }
             _ => {}
         }
-        finished.give(self, &mut worked.rows)?;
-        Ok(worked)
+        finished.give(self, results)?;
+        Ok(counters.into())
     }
 }
 
@@ -324,7 +331,7 @@ impl Finished {
         work: &StatefulSessions,
         key: &[u8],
         value: &[u8],
-        results: &mut Vec<RecordBatch>,
+        results: &mut RowBuffer,
     ) -> crate::error::Result<()> {
         self.keys.push(key);
         self.values.push(value);
@@ -334,7 +341,7 @@ impl Finished {
         Ok(())
     }
 
-    fn give(&mut self, work: &StatefulSessions, results: &mut Vec<RecordBatch>) -> DataFusionResult<()> {
+    fn give(&mut self, work: &StatefulSessions, results: &mut RowBuffer) -> DataFusionResult<()> {
         let rows = self.keys.len();
         if rows == 0 {
             return Ok(());
@@ -345,7 +352,7 @@ impl Finished {
         let fields = work.value_fields[..2].to_vec().into();
         columns.insert(work.session, Arc::new(StructArray::try_new(fields, values, None)?));
         columns.extend(work.partials.results(&states, rows)?);
-        results.push(RecordBatch::try_new(Arc::clone(&work.schema), columns)?);
+        results.push(RecordBatch::try_new(Arc::clone(&work.schema), columns)?)?;
         (self.keys, self.values) = Default::default();
         Ok(())
     }

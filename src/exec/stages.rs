@@ -4,7 +4,6 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::internal_err;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::Result as DataFusionResult;
@@ -12,14 +11,13 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use futures::stream;
 
 use super::driven::Driven;
 use super::node::{Behaviour, Node};
 use super::operator::OperatorId;
 use super::report::{Finished, TaskReport};
+use super::row_buffer::stream_of;
 use super::scan::StreamScan;
 use super::stateful::Stateful;
 use super::task::Task;
@@ -215,9 +213,8 @@ impl Behaviour for StageInput {
         let Some(results) = task.input(self.operator.id) else {
             return internal_err!("operator {} has given nothing yet", self.operator.id);
         };
-        let all = if self.partitions == 1 { &results[..] } else { &results[partition..partition + 1] };
-        let rows: Vec<DataFusionResult<RecordBatch>> = all.iter().flatten().cloned().map(Ok).collect();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream::iter(rows))))
+        let which = if self.partitions == 1 { 0..results.len() } else { partition..partition + 1 };
+        Ok(stream_of(&results[which], self.schema()))
     }
 }
 

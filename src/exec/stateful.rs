@@ -12,11 +12,12 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use super::batch::Batch;
 use super::codec::RowCodec;
-use super::keyed_rows::KeyedRows;
+use super::keyed_rows::{Gathered, KeyedRows};
 use super::node::{Behaviour, Node};
 use super::operator::{OperatorCounters, OperatorId};
+use super::row_buffer::RowBuffer;
 use crate::checkpoint::records::OperatorDefinition;
-use crate::state::StateTable;
+use crate::state::{RowBytes, StateTable, hash_key};
 
 /// What an operator does with the rows of one state partition; the same for all batches and partitions.
 pub(crate) trait StatefulWork: Debug + Send + Sync {
@@ -35,8 +36,15 @@ pub(crate) trait StatefulWork: Debug + Send + Sync {
     /// What the state in each of its tables depends on; there is at least one.
     fn definitions(&self) -> Vec<OperatorDefinition>;
 
-    /// Takes all rows of one state partition in `batch`, in their order, and gives what becomes of them.
-    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked>;
+    /// Takes all rows of one state partition in `batch`, in their order, and adds to `results` what becomes of
+    /// them.
+    fn run(
+        &self,
+        rows: Gathered,
+        tables: Tables<'_>,
+        batch: &Batch,
+        results: &mut RowBuffer,
+    ) -> DataFusionResult<Counters>;
 }
 
 /// The tables of an operator in one state partition.
@@ -46,14 +54,19 @@ pub(crate) struct Tables<'a> {
     pub(crate) second: Option<&'a mut (dyn StateTable + 'static)>,
 }
 
-/// What an operator gave for one state partition.
+/// What an operator did in one state partition.
 #[derive(Debug, Default)]
-pub(crate) struct Worked {
-    pub(crate) rows: Vec<RecordBatch>,
-    /// What was done to the first table.
-    pub(crate) counters: OperatorCounters,
-    /// What was done to the second, if there is one.
+pub(crate) struct Counters {
+    /// To the first table.
+    pub(crate) first: OperatorCounters,
+    /// To the second, if there is one.
     pub(crate) second: OperatorCounters,
+}
+
+impl From<OperatorCounters> for Counters {
+    fn from(first: OperatorCounters) -> Self {
+        Self { first, second: OperatorCounters::default() }
+    }
 }
 
 /// How the rows of one input are divided among the state partitions.
@@ -70,6 +83,19 @@ impl Divided {
         let fields = keys.iter().map(|key| key.return_field(schema)).collect::<DataFusionResult<Vec<_>>>()?;
         let codec = RowCodec::keys(fields.iter().map(AsRef::as_ref))?;
         Ok(Self { keys, codec })
+    }
+
+    /// Rows that came by the input `number` with their keys.
+    pub(crate) fn keyed(&self, number: usize, rows: RecordBatch) -> DataFusionResult<KeyedRows> {
+        let count = rows.num_rows();
+        let columns = self
+            .keys
+            .iter()
+            .map(|key| key.evaluate(&rows)?.into_array(count))
+            .collect::<DataFusionResult<Vec<_>>>()?;
+        let keys = self.codec.encode(&columns, count)?;
+        let hashes = (0..count).map(|row| hash_key(keys.row(row))).collect();
+        Ok(KeyedRows { input: number, rows, keys: Box::new(keys), hashes })
     }
 }
 

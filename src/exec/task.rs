@@ -13,10 +13,12 @@ use super::batch::Batch;
 use super::event_time::EventTimeSummary;
 use super::operator::OperatorCounters;
 use super::report::{Finished, TaskReport};
+use super::room::Space;
+use super::row_buffer::{HeldRows, RowBuffer};
 use crate::error::{Error, Result};
 
 /// What a stateful operator gave, by state partition.
-pub(crate) type Results = Vec<Vec<RecordBatch>>;
+pub(crate) type Results = Arc<[HeldRows]>;
 
 /// What the nodes of a stage find in the task context: the batch that they belong to, what the stages below
 /// have given, and where they note what goes into the task's report.
@@ -24,6 +26,8 @@ pub(crate) struct Task {
     pub(crate) batch: Arc<Batch>,
     /// By operator, for those whose results are read here.
     inputs: BTreeMap<usize, Results>,
+    /// Where rows wait that are noted.
+    space: Space,
     notes: Mutex<Notes>,
     /// Whenever a stream that has to be read to its end has come there, or was let go before.
     changed: Notify,
@@ -33,6 +37,8 @@ pub(crate) struct Task {
 #[derive(Default)]
 struct Notes {
     report: TaskReport,
+    /// The late rows of each operator, if they are kept.
+    late_rows: BTreeMap<usize, RowBuffer>,
     /// The streams that have to be read to their end, by number and partition.
     streams: BTreeMap<(usize, usize), Reading>,
     /// Why the first of them to fail did.
@@ -52,8 +58,8 @@ enum Reading {
 }
 
 impl Task {
-    pub(crate) fn new(batch: Arc<Batch>, inputs: BTreeMap<usize, Results>) -> Self {
-        Self { batch, inputs, notes: Mutex::default(), changed: Notify::new() }
+    pub(crate) fn new(batch: Arc<Batch>, inputs: BTreeMap<usize, Results>, space: Space) -> Self {
+        Self { batch, inputs, space, notes: Mutex::default(), changed: Notify::new() }
     }
 
     /// A light context for this task, in the session of `session`; functions and formats are already
@@ -112,8 +118,13 @@ impl Task {
         let mut notes = self.notes();
         let counters = notes.report.operators.entry(operator).or_default();
         counters.add(&OperatorCounters { late: count as u64, ..OperatorCounters::default() });
-        notes.report.late_rows.entry(operator).or_default().extend(rows);
-        Ok(())
+        match rows {
+            Some(rows) => {
+                let late_rows = notes.late_rows.entry(operator);
+                late_rows.or_insert_with(|| RowBuffer::new(&self.space, 1)).push(rows)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Notes that somebody has begun to read a partition that has to be read to its end.
@@ -195,14 +206,21 @@ impl Task {
     }
 
     /// What was noted. What is let go from now on is forgotten.
-    pub(crate) fn close(&self) -> TaskReport {
+    ///
+    /// # Errors
+    /// Those of the local disk, if late rows were moved there.
+    pub(crate) fn close(&self) -> Result<TaskReport> {
         let mut notes = self.notes();
         notes.closed = true;
-        let (report, streams) = (std::mem::take(&mut notes.report), std::mem::take(&mut notes.streams));
+        let (mut report, streams) = (std::mem::take(&mut notes.report), std::mem::take(&mut notes.streams));
+        let late_rows = std::mem::take(&mut notes.late_rows);
         drop(notes);
         // They let go of what they read from, which tells this task so.
         drop(streams);
-        report
+        for (operator, rows) in late_rows {
+            report.late_rows.entry(operator).or_default().push(rows.finish()?);
+        }
+        Ok(report)
     }
 }
 

@@ -17,9 +17,10 @@ use serde_json::json;
 use super::batch::Batch;
 use super::codec::RowCodec;
 use super::groups::Groups;
-use super::keyed_rows::KeyedRows;
-use super::operator::columns;
-use super::stateful::{StatefulWork, Tables, Worked};
+use super::keyed_rows::{Gathered, KeyedRows};
+use super::operator::{OperatorCounters, columns};
+use super::row_buffer::RowBuffer;
+use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::sink::OutputMode;
 use crate::state::{ByteRows, NEVER, RowBytes, StateTable};
@@ -142,11 +143,17 @@ impl StatefulWork for StatefulTopN {
         vec![OperatorDefinition { name: "topN".into(), details: details.into() }]
     }
 
-    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked> {
+    fn run(
+        &self,
+        rows: Gathered,
+        tables: Tables<'_>,
+        batch: &Batch,
+        results: &mut RowBuffer,
+    ) -> DataFusionResult<Counters> {
         let table = tables.first;
-        let mut worked = Worked::default();
-        if !rows.is_empty() {
-            self.add(rows, table, batch, &mut worked)?;
+        let mut counters = OperatorCounters::default();
+        for part in rows.in_parts() {
+            self.add(part?, table, batch, (results, &mut counters))?;
         }
         let mut finished = Finished::default();
         match (self.mode, batch.watermarks.finals(), &self.expiry) {
@@ -154,17 +161,16 @@ impl StatefulWork for StatefulTopN {
                 table.scan(&mut |key, subkey, value, _| finished.add(key, subkey, value))?;
             }
             (mode, Some(upto), Some(_)) => {
-                let mut removed = 0;
+                let removed = &mut counters.removed;
                 table.expire(upto, &mut |key, subkey, value, _| {
-                    removed += 1;
+                    *removed += 1;
                     if mode == OutputMode::Append { finished.add(key, subkey, value) } else { Ok(()) }
                 })?;
-                worked.counters.removed += removed;
             }
             _ => {}
         }
-        finished.give(self, &mut worked.rows)?;
-        Ok(worked)
+        finished.give(self, results)?;
+        Ok(counters.into())
     }
 }
 
@@ -202,7 +208,7 @@ impl StatefulTopN {
         rows: Vec<KeyedRows>,
         table: &mut dyn StateTable,
         batch: &Batch,
-        worked: &mut Worked,
+        (results, counters): (&mut RowBuffer, &mut OperatorCounters),
     ) -> DataFusionResult<()> {
         let mut groups = Groups::of_rows(rows.iter().map(|keyed| keyed.hashes.len()).sum());
         let mut numbers = Vec::new();
@@ -256,7 +262,7 @@ impl StatefulTopN {
             }
         }
         table.remove(&gone.0, Some(&gone.1))?;
-        worked.counters.removed += gone.0.len() as u64;
+        counters.removed += gone.0.len() as u64;
         if !kept.is_empty() {
             let rows: UInt32Array =
                 kept.iter().map(|(_, row)| (row - stored) as u32).collect::<Vec<_>>().into();
@@ -268,14 +274,14 @@ impl StatefulTopN {
             let expiries: Option<Vec<i64>> =
                 expiries.map(|expiries| kept.iter().map(|(_, row)| expiries[row - stored]).collect());
             table.put(&names, Some(&those), &values, expiries.as_deref())?;
-            worked.counters.updated += kept.len() as u64;
+            counters.updated += kept.len() as u64;
         }
         if !given.is_empty() {
             let known = self.rows(self.values.decode_all(&values)?, stored)?;
             let all = concat_batches(&self.input, [&known, &new])?;
             let rows = UInt32Array::from(given);
             let columns = all.columns().iter().map(|column| Ok(take(column, &rows, None)?));
-            self.give(columns.collect::<DataFusionResult<_>>()?, ranks_given, &mut worked.rows)?;
+            self.give(columns.collect::<DataFusionResult<_>>()?, ranks_given, results)?;
         }
         Ok(())
     }
@@ -309,11 +315,10 @@ impl StatefulTopN {
         &self,
         mut columns: Vec<ArrayRef>,
         ranks: Vec<u64>,
-        results: &mut Vec<RecordBatch>,
+        results: &mut RowBuffer,
     ) -> DataFusionResult<()> {
         columns.push(Arc::new(UInt64Array::from(ranks)));
-        results.push(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
-        Ok(())
+        results.push(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 }
 
@@ -333,7 +338,7 @@ impl Finished {
         Ok(())
     }
 
-    fn give(self, work: &StatefulTopN, results: &mut Vec<RecordBatch>) -> DataFusionResult<()> {
+    fn give(self, work: &StatefulTopN, results: &mut RowBuffer) -> DataFusionResult<()> {
         if self.keys.is_empty() {
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! Who does the parts of a batch that do not depend on one another.
 
+use std::any::Any;
 use std::future::Future;
 
 use futures::future::try_join_all;
@@ -56,12 +57,21 @@ impl Workers {
         }
     }
 
-    /// The same for work that does not wait for anything but may take long, and may use a disk.
+    /// The same for work that may take long where several do it, and of which is known whether it `may_wait` for a
+    /// disk.
     pub(crate) async fn all_blocking<T: Send + 'static>(
         &self,
+        may_wait: bool,
         parts: impl IntoIterator<Item = impl FnOnce() -> Result<T> + Send + 'static>,
     ) -> std::result::Result<Vec<T>, Stopped> {
         match self {
+            Workers::Oneself if may_wait => {
+                let mut done = Vec::new();
+                for part in parts {
+                    done.push(tokio::task::spawn_blocking(part).await.map_err(panicked)??);
+                }
+                Ok(done)
+            }
             Workers::Oneself => Ok(parts.into_iter().map(|part| part()).collect::<Result<Vec<_>>>()?),
             Workers::Tasks(abandon) => {
                 let mut tasks = JoinSet::new();
@@ -102,14 +112,15 @@ async fn join<T: 'static>(
 /// A panic inside an operator is a bug, but it must end the query, not the process.
 pub(crate) fn panicked(error: JoinError) -> Error {
     match error.try_into_panic() {
-        Ok(payload) => {
-            let text = payload
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_string())
-                .or_else(|| payload.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "unknown cause".into());
-            Error::Invalid(format!("an operator panicked, which is a bug: {text}"))
-        }
+        Ok(payload) => panicked_with(payload.as_ref()),
         Err(error) => Error::Invalid(format!("the batch was cancelled: {error}")),
     }
+}
+
+/// The same, for what a panic was caught with.
+pub(crate) fn panicked_with(payload: &(dyn Any + Send)) -> Error {
+    let text = (payload.downcast_ref::<&str>().copied())
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown cause");
+    Error::Invalid(format!("an operator panicked, which is a bug: {text}"))
 }

@@ -40,6 +40,10 @@ pub(crate) fn streaming_state(
     // Joins that sort their inputs would give the rows of the stream in another order than they came in.
     options.set("datafusion.optimizer.prefer_hash_join", "true")?;
     options.set("datafusion.optimizer.enable_piecewise_merge_join", "false")?;
+    // Batches are small beside what a batch engine reads: rows of which nearly each is a group of its own would all
+    // have been put into groups before it is noticed that it is in vain.
+    let probed = &mut options.execution.skip_partial_aggregation_probe_rows_threshold;
+    *probed = (*probed).min(PROBED_ROWS);
     let rules = state
         .optimizers()
         .iter()
@@ -54,6 +58,9 @@ pub(crate) fn streaming_state(
         .with_runtime_env(uncached_runtime(state.runtime_env())?)
         .build())
 }
+
+/// After so many rows it is known whether it is worth it to aggregate before the exchange.
+const PROBED_ROWS: usize = 16_384;
 
 /// `runtime` without its cache of file listings, which would hide files that a bounded table gains
 /// between two batches.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::arrow::datatypes::FieldRef;
+use futures::future::try_join;
 use serde_json::Value;
 
 use super::handle::QueryShared;
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::exec::batch::Batch;
 use crate::exec::event_time::{EventTimeSummary, Watermarks};
 use crate::exec::report::TaskReport;
+use crate::exec::room::Space;
 use crate::exec::run::BatchRun;
 use crate::plan::StreamingPlan;
 use crate::sink::{OutputMode, Sink, SinkBatch};
@@ -115,7 +117,9 @@ pub(crate) struct BatchRunner {
     pub(crate) plan: StreamingPlan,
     pub(crate) state: Arc<StateStore>,
     pub(crate) sink: Arc<dyn Sink>,
-    pub(crate) late_rows: LateRows,
+    pub(crate) late_rows: Arc<LateRows>,
+    /// Where rows wait on their way through a batch.
+    pub(crate) space: Space,
     pub(crate) output_mode: OutputMode,
 }
 
@@ -211,15 +215,22 @@ impl BatchRunner {
             session,
             state: Arc::clone(&self.state),
             sink: Arc::clone(&self.sink),
+            space: self.space.clone(),
         };
-        let Some(mut report) = run.run(width, abandon).await? else { return Ok(Computed::Abandoned) };
+        let (late_rows, state, identity) =
+            (Arc::clone(&self.late_rows), Arc::clone(&self.state), batch.identity);
+        // What the batch changed is made durable beside the rest of it: none of it counts before its commit record.
+        let keep = move |late| async move {
+            try_join(state.write_changes(identity.batch_id), late_rows.write(identity, late)).await
+        };
+        let Some((mut report, (state, late))) = run.run(width, abandon, keep).await? else {
+            return Ok(Computed::Abandoned);
+        };
         let new = self.new_columns(batch).await?;
         if new.iter().any(|columns| !columns.is_empty()) {
             return Ok(Computed::NewColumns(new));
         }
-        let prepared = self.sink.prepare(batch.identity, std::mem::take(&mut report.sink)).await?;
-        let late = self.late_rows.write(batch.identity, std::mem::take(&mut report.late_rows)).await?;
-        let state = self.state.write_changes(batch.identity.batch_id).await?;
+        let prepared = self.sink.prepare(identity, std::mem::take(&mut report.sink)).await?;
         Ok(Computed::Staged(Box::new(Staged { report, prepared, late, state })))
     }
 

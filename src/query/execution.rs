@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 
 use super::batch::{BatchRunner, PlannedBatch, Ran, Stopwatch};
+use super::input_limit::InputLimit;
 use super::listener::QueryIdle;
 use super::log::RunLog;
 use super::manager::StreamingQueryManager;
@@ -73,7 +74,7 @@ pub(crate) struct Execution {
     /// Whether there was such a batch since rows came, be it in this run or in an earlier one.
     pub(crate) has_flushed: bool,
     /// How much a batch may read where nothing else limits it; `None` if it need not fit into memory.
-    pub(crate) input_bytes: Option<u64>,
+    pub(crate) input_limit: Option<InputLimit>,
     pub(crate) previous_trigger_ms: Option<i64>,
     /// Whether what earlier runs left in the sink has been removed.
     pub(crate) is_tidy: bool,
@@ -223,6 +224,9 @@ impl Execution {
             Ran::Outdated(error) => return Ok(Triggered::Outdated(error)),
         };
         self.next_batch = batch_id + 1;
+        if let Some(limit) = &mut self.input_limit {
+            limit.learn(&outcome.report, &self.runner.space);
+        }
         if !self.is_tidy {
             self.runner.tidy(batch_id, &outcome.prepared, &outcome.late).await;
             self.is_tidy = true;
@@ -242,7 +246,7 @@ impl Execution {
         let shared = Arc::clone(&self.runner.shared);
         let admission = match self.trigger {
             Trigger::Once => Admission::Everything,
-            _ => self.input_bytes.map_or(Admission::Limited, Admission::Within),
+            _ => self.input_limit.map_or(Admission::Limited, |limit| Admission::Within(limit.bytes())),
         };
         let inputs = if self.reads { self.ask_sources(admission).await? } else { self.nothing_new() };
         stopwatch.lap("latestOffset");

@@ -1,15 +1,16 @@
 //! Late rows to files, instead of nowhere (`lateRowsPath`).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::arrow::record_batch::RecordBatch;
+use futures::StreamExt;
 use uuid::Uuid;
 
 use crate::checkpoint::records::{LateRecord, Location, SinkDefinition};
 use crate::checkpoint::{place_of, same_place};
 use crate::error::{Error, Result};
+use crate::exec;
+use crate::exec::row_buffer::stream_of;
 use crate::plan::StreamingPlan;
 use crate::sink::{Sink, SinkBatch};
 use crate::storage::Storage;
@@ -39,13 +40,14 @@ struct LateSink {
     operator: usize,
     format: String,
     location: Option<Location>,
+    schema: SchemaRef,
     sink: Arc<dyn Sink>,
 }
 
 impl LateSink {
-    fn new(operator: usize, sink: Arc<dyn Sink>, checkpoint: &dyn Storage) -> Self {
+    fn new(operator: usize, schema: &SchemaRef, sink: Arc<dyn Sink>, checkpoint: &dyn Storage) -> Self {
         let SinkDefinition { format, location, .. } = sink.definition(checkpoint);
-        Self { operator, format, location, sink }
+        Self { operator, format, location, schema: Arc::clone(schema), sink }
     }
 
     /// Whether the rows that `record` speaks of were written by this sink, or one at the same place.
@@ -72,7 +74,7 @@ impl LateRows {
         let Some(LateTarget { path, format }) = target else { return Ok(Self::default()) };
         let make = |(operator, schema): &(usize, SchemaRef)| {
             let path = format!("{}/operator={operator}", path.trim_end_matches('/'));
-            Ok(LateSink::new(*operator, make(format, path, Arc::clone(schema))?, checkpoint))
+            Ok(LateSink::new(*operator, schema, make(format, path, Arc::clone(schema))?, checkpoint))
         };
         let sinks = plan.late_filters().iter().map(make).collect::<Result<Vec<_>>>()?;
         if sinks.is_empty() {
@@ -111,7 +113,7 @@ impl LateRows {
             let sink = make(&record.format, place.to_string(), Arc::clone(schema))?;
             self.former.push(LateSink {
                 location: record.location.clone(),
-                ..LateSink::new(*operator, sink, checkpoint)
+                ..LateSink::new(*operator, schema, sink, checkpoint)
             });
         }
         Ok(())
@@ -130,15 +132,16 @@ impl LateRows {
     pub(crate) async fn write(
         &self,
         batch: SinkBatch,
-        mut late: BTreeMap<usize, Vec<RecordBatch>>,
+        mut late: exec::report::LateRows,
     ) -> Result<Vec<LateRecord>> {
         let mut records = Vec::with_capacity(self.sinks.len());
-        for LateSink { operator, format, location, sink } in &self.sinks {
+        for LateSink { operator, format, location, schema, sink } in &self.sinks {
             let rows = late.remove(operator).unwrap_or_default();
             let mut reports = Vec::new();
             if !rows.is_empty() {
                 let mut writer = sink.writer(batch, 0).await?;
-                for rows in rows {
+                let mut rows = stream_of(&rows, Arc::clone(schema));
+                while let Some(rows) = rows.next().await.transpose()? {
                     writer.write(rows).await?;
                 }
                 reports.push(writer.close().await?);

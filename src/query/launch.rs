@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::batch::{BatchRunner, PlannedBatch};
 use super::execution::Execution;
 use super::handle::QueryShared;
+use super::input_limit::InputLimit;
 use super::late_rows::LateRows;
 use super::log::RunLog;
 use super::pinned::{is_pinned, pin_inferred_schemas};
@@ -27,6 +28,7 @@ use crate::checkpoint::records::{
 use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition, replan};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::exec::room::Space;
 use crate::memory;
 use crate::plan::{ResultShape, StreamTable, StreamingPlan, bind, result_keys, result_schema, with_meanings};
 use crate::sink::Sink;
@@ -165,7 +167,7 @@ impl Launch {
         tracker.resume(resumed.watermark_ms, &streams, request.clock.elapsed());
         // Rows without state only pass through, however many there are.
         let pool = session.runtime_env().memory_pool.as_ref();
-        let input_bytes = memory::for_input(pool).filter(|_| !state.is_empty());
+        let input_limit = memory::for_input(pool).filter(|_| !state.is_empty()).map(InputLimit::new);
         let shared = self.share(&plan).await?;
         let descriptions: Vec<String> =
             self.providers.iter().map(|provider| provider.description()).collect();
@@ -178,7 +180,8 @@ impl Launch {
             plan,
             state: Arc::new(state),
             sink: Arc::clone(&self.sink),
-            late_rows,
+            late_rows: Arc::new(late_rows),
+            space: Space::of(session.runtime_env()),
             output_mode: request.output_mode,
         };
         Ok(Some(Execution {
@@ -198,7 +201,7 @@ impl Launch {
             flush_on_end: request.state.flush_on_end,
             is_flushing: false,
             has_flushed: resumed.has_flushed,
-            input_bytes,
+            input_limit,
             previous_trigger_ms: None,
             is_tidy: false,
             maintenance: None,

@@ -3,6 +3,7 @@
 mod batch;
 mod execution;
 mod handle;
+mod input_limit;
 mod late_rows;
 mod launch;
 mod listener;

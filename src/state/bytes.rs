@@ -8,6 +8,11 @@ pub trait RowBytes {
     /// The one at `index`, which is less than `len`.
     fn row(&self, index: usize) -> &[u8];
 
+    /// How many bytes all of them have.
+    fn total(&self) -> usize {
+        (0..self.len()).map(|index| self.row(index).len()).sum()
+    }
+
     /// Whether there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -72,6 +77,10 @@ impl ByteRows {
 }
 
 impl RowBytes for ByteRows {
+    fn total(&self) -> usize {
+        self.data.len()
+    }
+
     fn len(&self) -> usize {
         self.ends.len()
     }

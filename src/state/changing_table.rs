@@ -103,6 +103,10 @@ impl StateTable for LiveTable {
         self.rows.disk()
     }
 
+    fn may_wait(&self) -> bool {
+        self.rows.may_wait()
+    }
+
     fn set_memory_limit(&mut self, bytes: usize) {
         self.rows.set_memory_limit(bytes);
     }

@@ -21,7 +21,6 @@ mod changing_table;
 mod expiries;
 mod hash;
 mod index;
-mod local_disk;
 mod manifest;
 mod map_table;
 mod memory_table;

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use datafusion::execution::DiskManager;
 
 use super::change_log::ChangedRows;
-use super::local_disk::{NewFile, SpilledFile, failed, read_at};
 use super::segment::{DIVIDE_FROM, NewBlock, encode, encode_divided};
 use super::segment_writer::PART;
 use crate::error::Result;
+use crate::memory::local_disk::{Moved, NewFile, SpilledFile, read_at};
 
 /// Changes that are being gathered, as the blocks that the commit writes.
 #[derive(Debug)]
@@ -32,7 +32,13 @@ struct Extent {
 
 impl Moving {
     pub(super) fn create(disk: &Arc<DiskManager>) -> Result<Self> {
-        Ok(Self { file: NewFile::create(disk)?, blocks: VecDeque::new(), bytes: 0, unpacked: 0, rows: 0 })
+        Ok(Self {
+            file: NewFile::create(disk, Moved::State)?,
+            blocks: VecDeque::new(),
+            bytes: 0,
+            unpacked: 0,
+            rows: 0,
+        })
     }
 
     pub(super) fn push(&mut self, changes: &dyn ChangedRows) -> Result<()> {
@@ -88,7 +94,8 @@ impl MovedChanges {
             && let Some(Extent { bucket, rows, length }) = self.blocks.pop_front()
         {
             let mut packed = vec![0; length];
-            read_at(&self.file.file, self.at, &mut packed).map_err(|error| failed("read", error))?;
+            read_at(&self.file.file, self.at, &mut packed)
+                .map_err(|error| Moved::State.failed("read", error))?;
             self.at += length as u64;
             read += length;
             next.push(NewBlock { bucket, rows, packed: Bytes::from(packed) });

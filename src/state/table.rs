@@ -122,6 +122,11 @@ pub trait StateTable: Debug + Send {
         0
     }
 
+    /// Whether calls may have to wait for the local disk.
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     /// How many bytes of memory it may take from now on. Tables that keep everything in memory take
     /// no notice.
     fn set_memory_limit(&mut self, _bytes: usize) {}

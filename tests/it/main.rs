@@ -1,6 +1,7 @@
 //! The integration tests, in one binary: each links DataFusion, and that is what costs time.
 
 mod aggregation;
+mod batch_memory;
 mod checkpoint_care;
 mod checkpoint_files;
 mod cli;

@@ -13,9 +13,10 @@ use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
 use crate::exec::batch::Batch;
 use crate::exec::groups::{Groups, Reordered};
-use crate::exec::keyed_rows::KeyedRows;
-use crate::exec::operator::columns;
-use crate::exec::stateful::{StatefulWork, Tables, Worked};
+use crate::exec::keyed_rows::{Gathered, KeyedRows};
+use crate::exec::operator::{OperatorCounters, columns};
+use crate::exec::row_buffer::RowBuffer;
+use crate::exec::stateful::{Counters, StatefulWork, Tables};
 use crate::sink::OutputMode;
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 
@@ -65,13 +66,18 @@ impl StatefulWork for StatefulAggregate {
         vec![OperatorDefinition { name: "aggregate".into(), details: details.into() }]
     }
 
-    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked> {
+    fn run(
+        &self,
+        rows: Gathered,
+        tables: Tables<'_>,
+        batch: &Batch,
+        results: &mut RowBuffer,
+    ) -> DataFusionResult<Counters> {
         let table = tables.first;
-        let mut worked = Worked::default();
-        let results = &mut worked.rows;
-        let touched = self.touched(rows);
-        worked.counters.updated = touched.groups.len() as u64;
-        if touched.groups.len() > 0 {
+        let mut counters = OperatorCounters::default();
+        for part in rows.in_parts() {
+            let touched = self.touched(part?);
+            counters.updated += touched.groups.len() as u64;
             match self.partials.layout {
                 StateLayout::Whole => self.merge(touched, table, results)?,
                 StateLayout::Parts => self.append(touched, batch.identity.batch_id, table, results)?,
@@ -80,15 +86,15 @@ impl StatefulWork for StatefulAggregate {
         match self.mode {
             OutputMode::Append | OutputMode::Update => {
                 if let (Some(upto), true) = (batch.watermarks.finals(), self.expiry.is_some()) {
-                    worked.counters.removed = self.expire(table, upto, results)? as u64;
+                    counters.removed = self.expire(table, upto, results)? as u64;
                 }
                 if self.mode == OutputMode::Append && batch.watermarks.nulls_final {
-                    worked.counters.removed += self.expire_nulls(table, results)? as u64;
+                    counters.removed += self.expire_nulls(table, results)? as u64;
                 }
             }
             OutputMode::Complete => self.scan(table, results)?,
         }
-        Ok(worked)
+        Ok(counters.into())
     }
 }
 
@@ -110,7 +116,7 @@ impl StatefulAggregate {
         &self,
         touched: Touched,
         table: &mut dyn StateTable,
-        results: &mut Vec<RecordBatch>,
+        results: &mut RowBuffer,
     ) -> DataFusionResult<()> {
         let Touched { groups, mut parts } = touched;
         let mut found = Found::default();
@@ -154,7 +160,7 @@ impl StatefulAggregate {
         touched: Touched,
         batch_id: u64,
         table: &mut dyn StateTable,
-        results: &mut Vec<RecordBatch>,
+        results: &mut RowBuffer,
     ) -> DataFusionResult<()> {
         let Touched { groups, parts } = touched;
         let mut merged = self.partials.accumulators()?;
@@ -199,7 +205,7 @@ impl StatefulAggregate {
         &self,
         table: &mut dyn StateTable,
         upto: i64,
-        results: &mut Vec<RecordBatch>,
+        results: &mut RowBuffer,
     ) -> DataFusionResult<usize> {
         let mut removed = 0;
         if self.mode == OutputMode::Update {
@@ -220,11 +226,7 @@ impl StatefulAggregate {
 
     /// Gives the groups that have no time to be final at, and forgets them. How many rows there were of
     /// them.
-    fn expire_nulls(
-        &self,
-        table: &mut dyn StateTable,
-        results: &mut Vec<RecordBatch>,
-    ) -> DataFusionResult<usize> {
+    fn expire_nulls(&self, table: &mut dyn StateTable, results: &mut RowBuffer) -> DataFusionResult<usize> {
         let (mut keys, mut subkeys) = (ByteRows::default(), ByteRows::default());
         let mut finished = FinalRows::default();
         table.scan(&mut |key, subkey, value, expiry| {
@@ -241,7 +243,7 @@ impl StatefulAggregate {
     }
 
     /// Gives all groups.
-    fn scan(&self, table: &mut dyn StateTable, results: &mut Vec<RecordBatch>) -> DataFusionResult<()> {
+    fn scan(&self, table: &mut dyn StateTable, results: &mut RowBuffer) -> DataFusionResult<()> {
         let mut all = FinalRows::default();
         table.scan(&mut |key, subkey, value, _| all.add(self, key, subkey, value, results))?;
         all.finish(self, results)
@@ -257,16 +259,12 @@ impl StatefulAggregate {
     }
 
     /// Gives results in batches of moderate size.
-    fn give(
-        &self,
-        columns: Vec<ArrayRef>,
-        rows: usize,
-        results: &mut Vec<RecordBatch>,
-    ) -> DataFusionResult<()> {
+    fn give(&self, columns: Vec<ArrayRef>, rows: usize, results: &mut RowBuffer) -> DataFusionResult<()> {
         let all = self.output(columns, rows)?;
         let starts = (0..rows).step_by(OUTPUT_ROWS);
-        results.extend(starts.map(|start| all.slice(start, OUTPUT_ROWS.min(rows - start))));
-        Ok(())
+        starts
+            .map(|start| all.slice(start, OUTPUT_ROWS.min(rows - start)))
+            .try_for_each(|rows| results.push(rows))
     }
 
     fn output(&self, columns: Vec<ArrayRef>, rows: usize) -> DataFusionResult<RecordBatch> {
@@ -290,7 +288,7 @@ impl FinalRows {
         key: &[u8],
         subkey: &[u8],
         value: &[u8],
-        results: &mut Vec<RecordBatch>,
+        results: &mut RowBuffer,
     ) -> Result<()> {
         self.keys.push(key);
         self.values.push(value);
@@ -305,7 +303,7 @@ impl FinalRows {
     }
 
     /// Gives the results of the rows that were added, and forgets them.
-    fn finish(&mut self, work: &StatefulAggregate, results: &mut Vec<RecordBatch>) -> DataFusionResult<()> {
+    fn finish(&mut self, work: &StatefulAggregate, results: &mut RowBuffer) -> DataFusionResult<()> {
         if self.keys.is_empty() {
             return Ok(());
         }
@@ -319,7 +317,7 @@ impl FinalRows {
             }
             StateLayout::Parts => self.gather(work)?,
         };
-        results.push(work.output(columns.0, columns.1)?);
+        results.push(work.output(columns.0, columns.1)?)?;
         self.keys.clear();
         self.subkeys.clear();
         self.values.clear();

@@ -26,9 +26,10 @@ use serde_json::json;
 use self::work::JoinWork;
 use super::batch::Batch;
 use super::codec::RowCodec;
-use super::keyed_rows::KeyedRows;
+use super::keyed_rows::Gathered;
 use super::operator::columns;
-use super::stateful::{StatefulWork, Tables, Worked};
+use super::row_buffer::RowBuffer;
+use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
 
 /// What becomes of the rows of one side, beside the pairs that they are in.
@@ -210,7 +211,13 @@ impl StatefulWork for StatefulJoin {
         [left.definition("Left", self), right.definition("Right", self)].into_iter().flatten().collect()
     }
 
-    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked> {
-        JoinWork::run(self, rows, tables, batch)
+    fn run(
+        &self,
+        rows: Gathered,
+        tables: Tables<'_>,
+        batch: &Batch,
+        results: &mut RowBuffer,
+    ) -> DataFusionResult<Counters> {
+        JoinWork::run(self, rows, tables, batch, results)
     }
 }

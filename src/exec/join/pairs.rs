@@ -10,6 +10,7 @@ use datafusion::error::Result as DataFusionResult;
 
 use super::StatefulJoin;
 use super::rows::SideRows;
+use crate::exec::row_buffer::RowBuffer;
 
 /// How many pairs are looked at together.
 const PAIRS: usize = 8192;
@@ -50,7 +51,7 @@ pub(super) struct Pairs<'a> {
     right: &'a mut SideRows,
     /// Pairs with equal keys that are still to be looked at.
     open: (Vec<u32>, Vec<u32>),
-    results: &'a mut Vec<RecordBatch>,
+    results: &'a mut RowBuffer,
 }
 
 impl<'a> Pairs<'a> {
@@ -59,7 +60,7 @@ impl<'a> Pairs<'a> {
         join: &'a StatefulJoin,
         (left, right): (&'a mut SideRows, &'a mut SideRows),
         groups: usize,
-        results: &'a mut Vec<RecordBatch>,
+        results: &'a mut RowBuffer,
     ) -> DataFusionResult<()> {
         let by_group = ByGroup::new(right, groups);
         let [of_left, of_right] =
@@ -110,7 +111,7 @@ impl<'a> Pairs<'a> {
             }
             let options = RecordBatchOptions::new().with_row_count(Some(left.len()));
             let schema = Arc::clone(&self.join.schema);
-            self.results.push(RecordBatch::try_new_with_options(schema, columns, &options)?);
+            self.results.push(RecordBatch::try_new_with_options(schema, columns, &options)?)?;
         }
         Ok(())
     }

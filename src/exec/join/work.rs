@@ -13,9 +13,10 @@ use super::rows::{NewRows, SideRows};
 use super::{Role, StatefulJoin};
 use crate::exec::batch::Batch;
 use crate::exec::groups::Groups;
-use crate::exec::keyed_rows::KeyedRows;
+use crate::exec::keyed_rows::{Gathered, KeyedRows};
 use crate::exec::operator::OperatorCounters;
-use crate::exec::stateful::{Tables, Worked};
+use crate::exec::row_buffer::RowBuffer;
+use crate::exec::stateful::{Counters, Tables};
 use crate::state::{ByteRows, NEVER, RowBytes, StateTable};
 
 /// How many forgotten rows are given together.
@@ -26,23 +27,40 @@ pub(super) struct JoinWork<'a> {
     join: &'a StatefulJoin,
     /// 0 for the left, 1 for the right.
     side: usize,
-    groups: &'a Groups,
     batch: &'a Batch,
-    results: &'a mut Vec<RecordBatch>,
+    results: &'a mut RowBuffer,
     counters: &'a mut OperatorCounters,
 }
 
 impl<'a> JoinWork<'a> {
     pub(super) fn run(
-        join: &StatefulJoin,
-        rows: Vec<KeyedRows>,
+        join: &'a StatefulJoin,
+        rows: Gathered,
         tables: Tables<'_>,
-        batch: &Batch,
-    ) -> DataFusionResult<Worked> {
+        batch: &'a Batch,
+        results: &mut RowBuffer,
+    ) -> DataFusionResult<Counters> {
         let (first, Some(second)) = (tables.first, tables.second) else {
             return internal_err!("a join with one table");
         };
-        let mut worked = Worked::default();
+        let mut counters = Counters::default();
+        for part in rows.in_parts() {
+            Self::add(join, part?, (&mut *first, &mut *second), batch, (results, &mut counters))?;
+        }
+        let Counters { first: of_first, second: of_second } = &mut counters;
+        JoinWork { join, side: 0, batch, results, counters: of_first }.forget(first)?;
+        JoinWork { join, side: 1, batch, results, counters: of_second }.forget(second)?;
+        Ok(counters)
+    }
+
+    /// Takes new rows of both sides, of keys that no others have.
+    fn add(
+        join: &StatefulJoin,
+        rows: Vec<KeyedRows>,
+        (first, second): (&mut dyn StateTable, &mut dyn StateTable),
+        batch: &Batch,
+        (results, counters): (&mut RowBuffer, &mut Counters),
+    ) -> DataFusionResult<()> {
         let mut groups = Groups::of_rows(rows.iter().map(|keyed| keyed.hashes.len()).sum());
         let [mut left, mut right] = [NewRows::default(), NewRows::default()];
         for keyed in rows {
@@ -52,20 +70,16 @@ impl<'a> JoinWork<'a> {
         let wanted = [right.touched(groups.len()), left.touched(groups.len())];
         let mut left = SideRows::load(&join.sides[0], left, &wanted[0], &groups, first)?;
         let mut right = SideRows::load(&join.sides[1], right, &wanted[1], &groups, second)?;
-        Pairs::find(join, (&mut left, &mut right), groups.len(), &mut worked.rows)?;
-
-        let Worked { rows: results, counters, second: counters_of_second } = &mut worked;
-        JoinWork { join, side: 0, groups: &groups, batch, results, counters }.finish(&left, first)?;
-        let counters = counters_of_second;
-        JoinWork { join, side: 1, groups: &groups, batch, results, counters }.finish(&right, second)?;
-        Ok(worked)
+        Pairs::find(join, (&mut left, &mut right), groups.len(), results)?;
+        let Counters { first: of_first, second: of_second } = counters;
+        JoinWork { join, side: 0, batch, results, counters: of_first }.keep(&left, &groups, first)?;
+        JoinWork { join, side: 1, batch, results, counters: of_second }.keep(&right, &groups, second)
     }
 
-    /// Remembers what may still have a match, and gives and forgets what may not.
-    fn finish(mut self, rows: &SideRows, table: &mut dyn StateTable) -> DataFusionResult<()> {
-        self.decide_by_match(rows, table)?;
-        self.remember(rows, table)?;
-        self.forget(table)
+    /// Remembers what may still have a match.
+    fn keep(mut self, rows: &SideRows, groups: &Groups, table: &mut dyn StateTable) -> DataFusionResult<()> {
+        self.decide_by_match(rows, groups, table)?;
+        self.remember(rows, groups, table)
     }
 
     fn role(&self) -> Role {
@@ -78,7 +92,12 @@ impl<'a> JoinWork<'a> {
     }
 
     /// Those rows that this batch was the first to find a match for.
-    fn decide_by_match(&mut self, rows: &SideRows, table: &mut dyn StateTable) -> DataFusionResult<()> {
+    fn decide_by_match(
+        &mut self,
+        rows: &SideRows,
+        groups: &Groups,
+        table: &mut dyn StateTable,
+    ) -> DataFusionResult<()> {
         let stored = rows.stored.len();
         let newly = |row: &usize| rows.matched[*row] && !(*row < stored && rows.stored.matched[*row]);
         match self.role() {
@@ -91,12 +110,12 @@ impl<'a> JoinWork<'a> {
         let keeps = |row: &usize| self.role() == Role::Outer && !self.is_final(rows.expiry(*row));
         let (kept, done): (Vec<usize>, Vec<usize>) = newly.into_iter().partition(keeps);
         if !done.is_empty() {
-            let (keys, subkeys) = self.names(rows, &done);
+            let (keys, subkeys) = names(rows, groups, &done);
             table.remove(&keys, Some(&subkeys))?;
             self.counters.removed += done.len() as u64;
         }
         if !kept.is_empty() {
-            let (keys, subkeys) = self.names(rows, &kept);
+            let (keys, subkeys) = names(rows, groups, &kept);
             let expiries: Vec<i64> = kept.iter().map(|row| rows.expiry(*row)).collect();
             let side = &self.join.sides[self.side];
             let values = side.encode(&taken(rows, kept.iter().copied())?, vec![true; kept.len()])?;
@@ -106,15 +125,14 @@ impl<'a> JoinWork<'a> {
         Ok(())
     }
 
-    /// The keys and subkeys of rows that are remembered.
-    fn names(&self, rows: &SideRows, which: &[usize]) -> (ByteRows, ByteRows) {
-        let keys = which.iter().map(|row| self.groups.keys.row(rows.group(*row))).collect();
-        (keys, which.iter().map(|row| rows.stored.subkeys.row(*row)).collect())
-    }
-
     /// Puts the new rows that may still have a match into the table, and gives those that have none and may
     /// not.
-    fn remember(&mut self, rows: &SideRows, table: &mut dyn StateTable) -> DataFusionResult<()> {
+    fn remember(
+        &mut self,
+        rows: &SideRows,
+        groups: &Groups,
+        table: &mut dyn StateTable,
+    ) -> DataFusionResult<()> {
         let side = &self.join.sides[self.side];
         let (mut kept, mut alone) = (Vec::new(), Vec::new());
         for row in rows.stored.len()..rows.len() {
@@ -138,7 +156,7 @@ impl<'a> JoinWork<'a> {
         let all =
             if kept.len() == rows.len() { rows.rows.clone() } else { taken(rows, kept.iter().copied())? };
         let values = side.encode(&all, matched)?;
-        let keys: ByteRows = kept.iter().map(|row| self.groups.keys.row(rows.group(*row))).collect();
+        let keys: ByteRows = kept.iter().map(|row| groups.keys.row(rows.group(*row))).collect();
         let subkeys: ByteRows = kept.iter().map(|row| self.subkey(*row - rows.stored.len())).collect();
         let expiries: Option<Vec<i64>> =
             side.expiry.is_some().then(|| kept.iter().map(|row| rows.expiry(*row)).collect());
@@ -156,7 +174,7 @@ impl<'a> JoinWork<'a> {
     }
 
     /// Forgets what nothing can match any more; gives it if it has had no match.
-    fn forget(&mut self, table: &mut dyn StateTable) -> DataFusionResult<()> {
+    fn forget(mut self, table: &mut dyn StateTable) -> DataFusionResult<()> {
         let side = &self.join.sides[self.side];
         let waits = side.role.waits();
         let (mut removed, mut values) = (0, ByteRows::default());
@@ -213,12 +231,8 @@ impl<'a> JoinWork<'a> {
             _ => own.collect(),
         };
         let options = RecordBatchOptions::new().with_row_count(Some(count));
-        self.results.push(RecordBatch::try_new_with_options(
-            Arc::clone(&self.join.schema),
-            columns,
-            &options,
-        )?);
-        Ok(())
+        let schema = Arc::clone(&self.join.schema);
+        self.results.push(RecordBatch::try_new_with_options(schema, columns, &options)?)
     }
 }
 
@@ -226,4 +240,10 @@ impl<'a> JoinWork<'a> {
 fn taken(rows: &SideRows, which: impl Iterator<Item = usize>) -> DataFusionResult<RecordBatch> {
     let which: UInt32Array = which.map(|row| row as u32).collect::<Vec<_>>().into();
     Ok(take_record_batch(&rows.rows, &which)?)
+}
+
+/// The keys and subkeys of rows that are remembered.
+fn names(rows: &SideRows, groups: &Groups, which: &[usize]) -> (ByteRows, ByteRows) {
+    let keys = which.iter().map(|row| groups.keys.row(rows.group(*row))).collect();
+    (keys, which.iter().map(|row| rows.stored.subkeys.row(*row)).collect())
 }

@@ -4,9 +4,8 @@ use std::cmp::Ordering;
 use std::fs::File;
 
 use crate::error::Result;
+use crate::memory::local_disk::{Moved, read_at};
 use crate::state::NEVER;
-
-use crate::state::local_disk::{failed, read_at};
 
 /// How a row stands to older rows of the same key and subkey, which are in older runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +153,8 @@ impl RowStream {
             let kept = self.buffer.len();
             let more = usize::try_from(self.end - self.offset).unwrap_or(PIECE).min(PIECE);
             self.buffer.resize(kept + more, 0);
-            read_at(file, self.offset, &mut self.buffer[kept..]).map_err(|error| failed("read", error))?;
+            read_at(file, self.offset, &mut self.buffer[kept..])
+                .map_err(|error| Moved::State.failed("read", error))?;
             self.offset += more as u64;
         }
     }

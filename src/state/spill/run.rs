@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::bloom::Bloom;
 use super::row::{Row, RowStream, Sorted};
 use crate::error::Result;
+use crate::memory::local_disk::{Moved, SpilledFile, read_at};
 use crate::state::hash_key;
-use crate::state::local_disk::{SpilledFile, failed, read_at};
 
 /// The hash of a row for Bloom filters: a key has as many as it has subkeys, and its own.
 pub(super) fn bloom_hash(hash: u64, subkey: &[u8]) -> u64 {
@@ -72,7 +72,8 @@ impl Run {
             block.number = None;
             let Extent { start, end } = self.blocks[number];
             block.bytes.resize(usize::try_from(end - start).unwrap_or(usize::MAX), 0);
-            read_at(&self.file.file, start, &mut block.bytes).map_err(|error| failed("read", error))?;
+            read_at(&self.file.file, start, &mut block.bytes)
+                .map_err(|error| Moved::State.failed("read", error))?;
             block.number = Some(number);
         }
         Ok(())

@@ -11,11 +11,11 @@ use super::row::{Mark, Row, Sorted, is_expired};
 use super::run::{Block, Chunk, Run, RunRows};
 use super::writer::RunWriter;
 use crate::error::{Error, Result};
+use crate::memory::local_disk::Moved;
 use crate::state::bytes::{ByteRows, RowBytes};
 use crate::state::change_log::{Change, ChangedRow, ChangedRows};
 use crate::state::changing_table::ChangingTable;
 use crate::state::hash_key;
-use crate::state::local_disk::failed;
 use crate::state::memory_table::{MemoryTable, SortedRows};
 use crate::state::moved::{MovedChanges, Moving};
 use crate::state::table::{Found, NEVER, StateTable, Visit, VisitKeys};
@@ -383,7 +383,7 @@ impl SpillTable {
         let thread = std::thread::Builder::new()
             .name("tidemill-state".into())
             .spawn(move || merge_runs(&inputs, expired, is_oldest, &disk, chunk_size))
-            .map_err(|error| failed("begin to merge", error))?;
+            .map_err(|error| Moved::State.failed("begin to merge", error))?;
         self.merging = Some(Merging { runs, thread });
         Ok(())
     }
@@ -629,6 +629,11 @@ impl StateTable for SpillTable {
     fn disk(&self) -> u64 {
         let runs: u64 = self.runs.iter().map(|live| live.run.bytes()).sum();
         runs + self.moving.as_ref().map_or(0, Moving::bytes)
+    }
+
+    fn may_wait(&self) -> bool {
+        let used = self.memory.memory().saturating_sub(self.empty);
+        !self.runs.is_empty() || used > self.limit / 2
     }
 
     fn set_memory_limit(&mut self, bytes: usize) {

@@ -8,8 +8,8 @@ use super::bloom::Bloom;
 use super::row::Row;
 use super::run::{Chunk, Extent, Run, bloom_hash};
 use crate::error::Result;
+use crate::memory::local_disk::{Moved, NewFile};
 use crate::state::NEVER;
-use crate::state::local_disk::NewFile;
 
 /// How large a block becomes: what one look-up reads.
 const BLOCK: u64 = 4096;
@@ -58,7 +58,7 @@ impl RunWriter {
             last_key: 0,
         };
         Ok(Self {
-            file: NewFile::create(disk)?,
+            file: NewFile::create(disk, Moved::State)?,
             at: 0,
             scratch: Vec::new(),
             is_open: false,

@@ -1,5 +1,7 @@
 //! How much memory there is: for state if nobody says how much it may take, and for batches if nothing else
-//! limits them.
+//! limits them; and where that goes which has no room there.
+
+pub(crate) mod local_disk;
 
 use std::path::Path;
 
@@ -11,9 +13,18 @@ const STATE: u64 = 2;
 /// places at a time.
 const INPUT: u64 = 32;
 
+/// The share of rows on their way through a batch, where they wait for all of the others.
+const ROWS: u64 = 8;
+
 /// How much memory state may take if nobody says how much: what is beyond moves to the local disk.
 pub(crate) fn for_state(pool: &dyn MemoryPool) -> Option<usize> {
     Some(usize::try_from(total(pool)? / STATE).unwrap_or(usize::MAX))
+}
+
+/// How many bytes of rows may wait in memory for the next stage of their batch: what is beyond moves to the local
+/// disk.
+pub(crate) fn for_rows(pool: &dyn MemoryPool) -> usize {
+    total(pool).map_or(usize::MAX, |total| usize::try_from(total / ROWS).unwrap_or(usize::MAX))
 }
 
 /// How many bytes of input fit into a batch of a query with state, about.
