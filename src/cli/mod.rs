@@ -232,6 +232,10 @@ pub fn main() -> ExitCode {
     if let Err(exit) = log_to_stderr() {
         return exit.report();
     }
+    // State beyond memory is in many files. What cannot be had is not needed until an error says so.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     let runtime = match threads.enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,

@@ -172,6 +172,39 @@ fn the_binary_survives_a_full_disk_under_state_that_does_not_fit_into_memory() {
     assert_eq!(oracle::hidden(&place.path("out")), Vec::<String>::new());
 }
 
+/// State on the disk in many files, which the process may have few of.
+#[test]
+fn the_binary_raises_its_limit_of_open_files_as_far_as_it_may() {
+    let place = Place::new();
+    large_input(&place);
+    let sql = format!(
+        "CREATE UNBOUNDED EXTERNAL TABLE input (id BIGINT, text VARCHAR) STORED AS JSON LOCATION '{}';
+         CREATE EXTERNAL TABLE output STORED AS JSON LOCATION '{}';
+         CREATE STREAMING QUERY etl CHECKPOINT LOCATION '{}' OPTIONS ('stateMemoryLimit' '1B', 'statePartitions' 200)
+         AS INSERT INTO output SELECT DISTINCT id, text FROM input;",
+        place.text("in"),
+        place.text("out"),
+        place.text("checkpoint"),
+    );
+    place.put("job.sql", sql);
+    let run = |limit: &str| {
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &format!("ulimit {limit} 128 && exec \"$0\" \"$@\"")]);
+        limited.arg(env!("CARGO_BIN_EXE_tidemill")).args(tidemill(&place.path("job.sql")).get_args());
+        limited.output().unwrap()
+    };
+    // The one that may not be raised.
+    let ended = run("-n");
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("raise the limit (ulimit -n)"), "{stderr}");
+    assert_eq!(oracle::visible(&place.path("out")), Vec::<String>::new());
+    // The one that may.
+    let ended = run("-S -n");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(ids(place.rows("json", &[])), (0..1000).collect::<Vec<_>>());
+}
+
 /// A file system that is mounted as long as this lives.
 struct Mount(PathBuf);
 
