@@ -12,6 +12,7 @@ mod nexmark;
 mod restore;
 mod small;
 mod startup;
+mod streams;
 mod support;
 mod triggers;
 mod wordcount;
@@ -43,6 +44,8 @@ enum Bench {
     Keyed,
     /// Windows over bids.
     Nexmark,
+    /// Joins of streams, sessions, and the newest and best rows of each key.
+    Streams,
     /// Words counted in complete mode.
     Wordcount,
     /// The Yahoo Streaming Benchmark.
@@ -128,6 +131,7 @@ async fn main() -> Result<()> {
             Bench::Startup => startup::run(&settings, &workspace, &report)?,
             Bench::Keyed => keyed::run(&settings, &workspace, &report).await?,
             Bench::Nexmark => nexmark::run(&settings, &workspace, &report).await?,
+            Bench::Streams => streams::run(&settings, &workspace, &report).await?,
             Bench::Wordcount => wordcount::run(&settings, &workspace, &report).await?,
             Bench::Ysb => ysb::run(&settings, &workspace, &report).await?,
             Bench::Small => small::run(&settings, &workspace, &report).await?,

@@ -44,8 +44,10 @@ pub async fn run(settings: &Settings, workspace: &Workspace, report: &Report) ->
             name: name.to_string(),
             input: Input::Feed(&feed),
             watermark: Some(("date_time", "4 seconds")),
+            stream: None,
             table: None,
             sql,
+            sql_of_datafusion: None,
             mode,
             options,
             digest,
@@ -87,7 +89,7 @@ pub async fn run(settings: &Settings, workspace: &Workspace, report: &Report) ->
 
 /// Bids at 10,000 a second; half of them are for the hottest of the last auctions, the others for
 /// one of the last hundred, as Nexmark's generator has it.
-fn bids(range: Range<u64>) -> Result<RecordBatch> {
+pub fn bids(range: Range<u64>) -> Result<RecordBatch> {
     let rows = range.end.saturating_sub(range.start) as usize;
     let (mut auctions, mut bidders) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
     let (mut prices, mut times) = (Vec::with_capacity(rows), Vec::with_capacity(rows));

@@ -33,8 +33,10 @@ pub async fn run(settings: &Settings, workspace: &Workspace, report: &Report) ->
         name: name.to_string(),
         input: Input::Feed(&feed),
         watermark,
+        stream: None,
         table: None,
         sql,
+        sql_of_datafusion: None,
         mode,
         options: match mode {
             OutputMode::Append => vec![("flushOnEnd", "true")],

@@ -38,10 +38,14 @@ pub struct Case<'a> {
     pub input: Input<'a>,
     /// Its event time and the watermark's delay.
     pub watermark: Option<(&'a str, &'a str)>,
+    /// Another unbounded table: its name, rows, and event time with the watermark's delay.
+    pub stream: Option<(&'a str, &'a Feed, (&'a str, &'a str))>,
     /// A bounded table of the query and its name.
     pub table: Option<(&'a str, Arc<MemTable>)>,
     /// The query.
     pub sql: &'a str,
+    /// What DataFusion is asked for instead, if it does not know all of that.
+    pub sql_of_datafusion: Option<&'a str>,
     /// What is given after each trigger.
     pub mode: OutputMode,
     /// Further options of the writer.
@@ -79,6 +83,15 @@ impl Runs {
     /// The median of DataFusion's seconds.
     pub fn batch_seconds(&self) -> f64 {
         median(&self.batch)
+    }
+
+    /// The most bytes of memory that state has taken after a trigger.
+    pub fn most_state(&self) -> u64 {
+        let bytes = |end: &BatchEnd| -> u64 {
+            let operators = end.progress.state_operators.iter();
+            operators.filter_map(|operator| operator["memoryUsedBytes"].as_u64()).sum()
+        };
+        self.streaming.iter().flat_map(|run| &run.ends).map(bytes).max().unwrap_or(0)
     }
 
     /// The median of each trigger's milliseconds.
@@ -133,6 +146,10 @@ impl Case<'_> {
             events = events.with_watermark(column, delay)?;
         }
         context.register_table("events", events.into_view())?;
+        if let Some((name, feed, (column, delay))) = self.stream {
+            let table = context.read_table(Arc::new(StreamTable::new(Arc::new(feed.clone()))))?;
+            context.register_table(name, table.with_watermark(column, delay)?.into_view())?;
+        }
         let checkpoint = work.join("checkpoint");
         let mut writer = context
             .sql(self.sql)
@@ -188,7 +205,11 @@ impl Case<'_> {
         if let Some((name, table)) = &self.table {
             context.register_table(*name, Arc::clone(table) as Arc<dyn TableProvider>)?;
         }
-        let frame = context.sql(self.sql).await?;
+        if let Some((name, feed, _)) = self.stream {
+            let table = feed.bounded(context.state().config().target_partitions())?;
+            context.register_table(name, Arc::new(table))?;
+        }
+        let frame = context.sql(self.sql_of_datafusion.unwrap_or(self.sql)).await?;
         let Some(keep) = keep else {
             let mut rows = frame.execute_stream().await?;
             while rows.next().await.transpose()?.is_some() {}
