@@ -278,6 +278,8 @@ impl StateStore {
         let mut files = self.files();
         files.manifest.operators = operators;
         if let Some(segment) = segment {
+            // A run that takes up anew writes a batch that it did not commit once more, under the same name.
+            files.retired.retain(|(_, path)| *path != segment.file);
             files.manifest.segments.push(segment);
             self.pace.file_added();
         }

@@ -248,6 +248,29 @@ fn merging_keeps_files_few_and_purging_removes_what_no_commit_names() {
 }
 
 #[test]
+fn a_run_that_takes_up_anew_keeps_what_it_writes_under_a_name_that_it_had_used() {
+    let (_directory, url) = on_a_disk();
+    block_on(async {
+        let mut query = Query::start(&url).await.unwrap();
+        let run_id = Uuid::now_v7();
+        let change = |number: u8| Step::Batch(vec![(0, number, 0, Some((number, NEVER)))]);
+        for number in [1, 2] {
+            // Nothing was committed before, so the same batch is written each time.
+            let options = StateOptions { run_id, ..options(1, None) };
+            query.store = StateStore::open(Arc::clone(&query.storage), &Value::Null, options).await.unwrap();
+            (query.batch, query.maps) = (0, Default::default());
+            query.step(&change(number)).await.unwrap();
+        }
+        for number in 3..6 {
+            query.step(&change(number)).await.unwrap();
+        }
+        query.store.maintain(query.batch - 1).await.unwrap();
+        query.step(&Step::Restart(1, None)).await.unwrap();
+        assert_eq!(query.in_tables(0).unwrap(), query.maps[0]);
+    });
+}
+
+#[test]
 fn a_lost_or_damaged_file_is_named() {
     let (_directory, url) = on_a_disk();
     block_on(async {
