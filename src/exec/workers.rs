@@ -66,11 +66,9 @@ impl Workers {
     ) -> std::result::Result<Vec<T>, Stopped> {
         match self {
             Workers::Oneself if may_wait => {
-                let mut done = Vec::new();
-                for part in parts {
-                    done.push(tokio::task::spawn_blocking(part).await.map_err(panicked)??);
-                }
-                Ok(done)
+                let parts: Vec<_> = parts.into_iter().collect();
+                let work = move || parts.into_iter().map(|part| part()).collect::<Result<Vec<_>>>();
+                Ok(tokio::task::spawn_blocking(work).await.map_err(panicked)??)
             }
             Workers::Oneself => Ok(parts.into_iter().map(|part| part()).collect::<Result<Vec<_>>>()?),
             Workers::Tasks(abandon) => {

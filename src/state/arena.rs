@@ -1,16 +1,17 @@
-//! Records of keys and values, one after the other in pages of memory.
+//! Records of keys, subkeys and values, one after the other in pages of memory.
 //!
-//! A record is two bytes of header, longer lengths and an expiry where there are any, the key, and the
-//! value:
+//! A record is a header, the key, the subkey, and the value:
 //!
 //! | bytes | content |
 //! |---|---|
-//! | 1 | the key's length (5 bits), [`LONG`] if it is longer; [`CHANGED`]; [`EXPIRES`]; [`DEAD`] |
+//! | 1 | the key's length (5 bits), [`LONG`] if it is longer, [`LINKED`] if there is a subkey; [`CHANGED`]; [`EXPIRES`]; [`DEAD`] |
 //! | 1 | the value's length, [`u8::MAX`] if it is longer |
-//! | 0, 4 or 8 | the lengths (u32) that the first two bytes do not say |
+//! | 0 or 2 | with a subkey: the key's length, [`u8::MAX`] if it is longer; the subkey's (7 bits), [`LONG_SUBKEY`] if it is longer; [`FIRST`] |
+//! | 0, 4, 8 or 12 | the lengths (u32) that do not fit there: key, subkey, value |
+//! | 0 or 10 | with a subkey: the records before and after it in the chain of its key (40 bits each) |
 //! | 0 or 8 | the expiry (i64) |
 
-use super::index::Place;
+use super::index::{PLACE_BITS, Place};
 use super::table::NEVER;
 use crate::error::{Error, Result};
 
@@ -22,11 +23,22 @@ const SMALLEST: usize = 1 << 10;
 /// A page that never held so much is not worth emptying.
 const SMALL: usize = 1 << 14;
 
+/// The length in the first byte, or what stands for one.
+const LENGTH: u8 = 0x1f;
 const LONG: u8 = 0x1f;
+const LINKED: u8 = 0x1e;
 /// Somebody asked to have it marked.
 const CHANGED: u8 = 0x20;
 const EXPIRES: u8 = 0x40;
 const DEAD: u8 = 0x80;
+
+const LONG_SUBKEY: u8 = 0x7f;
+/// The chain of its key begins here.
+const FIRST: u8 = 0x80;
+/// How many bytes a place has in a header.
+const LINK: usize = 5;
+/// The most bytes that a header has.
+const HEADER: usize = 2 + 2 + 3 * 4 + 2 * LINK + 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Arena {
@@ -58,17 +70,48 @@ struct Page {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record<'a> {
     pub(super) key: &'a [u8],
+    /// Without one, it is in no chain.
+    pub(super) subkey: &'a [u8],
     pub(super) value: &'a [u8],
     /// [`NEVER`] if it has none.
     pub(super) expiry: i64,
 }
 
+/// The records of a key that have subkeys are a chain, whose ends meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Links {
+    pub(super) before: Place,
+    pub(super) after: Place,
+    /// Whether it is the first of the chain.
+    pub(super) is_first: bool,
+}
+
+/// A place, and which of all records that were ever there is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp(u64);
+
+const GENERATION_BITS: u32 = u64::BITS - PLACE_BITS;
+const LAST_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
+
+impl Stamp {
+    fn place(self) -> Place {
+        self.0 >> GENERATION_BITS
+    }
+
+    fn generation(self) -> u32 {
+        self.0 as u32 & LAST_GENERATION
+    }
+}
+
 /// Where the parts of a record are, from the start of its page.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
+    /// Where the links are, if it has a subkey.
+    links: Option<usize>,
     /// Where the expiry is, if it has one.
     expiry: Option<usize>,
     key: usize,
+    subkey: usize,
     value: usize,
     end: usize,
 }
@@ -89,75 +132,144 @@ fn i64_at(bytes: &[u8], at: usize) -> i64 {
     i64::from_le_bytes(number)
 }
 
-fn layout(bytes: &[u8], start: usize) -> Layout {
-    let (first, second) = (bytes[start], bytes[start + 1]);
-    let mut at = start + 2;
-    let mut key_length = usize::from(first & LONG);
-    if key_length == usize::from(LONG) {
-        key_length = u32_at(bytes, at);
-        at += 4;
-    }
-    let mut value_length = usize::from(second);
-    if second == u8::MAX {
-        value_length = u32_at(bytes, at);
-        at += 4;
-    }
-    let expiry = (first & EXPIRES != 0).then_some(at);
-    let key = if expiry.is_some() { at + 8 } else { at };
-    Layout { expiry, key, value: key + key_length, end: key + key_length + value_length }
+fn place_at(bytes: &[u8], at: usize) -> Place {
+    let mut place = [0; 8];
+    place[..LINK].copy_from_slice(&bytes[at..at + LINK]);
+    Place::from_le_bytes(place)
 }
 
-/// The header of a record, and how long that is.
-fn header(key: &[u8], value: &[u8], expiry: i64) -> Result<([u8; 18], usize)> {
-    let length = |bytes: &[u8]| {
-        u32::try_from(bytes.len()).map_err(|_| {
+fn layout(bytes: &[u8], start: usize) -> Layout {
+    let mut at = start + 2;
+    let long = |short: u8, long: u8, at: &mut usize| {
+        if short != long {
+            return usize::from(short);
+        }
+        *at += 4;
+        u32_at(bytes, *at - 4)
+    };
+    let (first, is_linked) = (bytes[start] & LENGTH, bytes[start] & LENGTH == LINKED);
+    let (key, subkey) = if is_linked {
+        at += 2;
+        let key = long(bytes[start + 2], u8::MAX, &mut at);
+        (key, long(bytes[start + 3] & !FIRST, LONG_SUBKEY, &mut at))
+    } else {
+        (long(first, LONG, &mut at), 0)
+    };
+    let value = long(bytes[start + 1], u8::MAX, &mut at);
+    let links = is_linked.then_some(at);
+    if is_linked {
+        at += 2 * LINK;
+    }
+    let expiry = (bytes[start] & EXPIRES != 0).then_some(at);
+    if expiry.is_some() {
+        at += 8;
+    }
+    Layout {
+        links,
+        expiry,
+        key: at,
+        subkey: at + key,
+        value: at + key + subkey,
+        end: at + key + subkey + value,
+    }
+}
+
+/// The header of a record that is being made.
+struct Header {
+    bytes: [u8; HEADER],
+    length: usize,
+}
+
+impl Header {
+    /// That of a record that is linked to nothing yet.
+    fn of(record: Record<'_>) -> Result<Self> {
+        let mut header = Self { bytes: [0; HEADER], length: 2 };
+        let is_linked = !record.subkey.is_empty();
+        if is_linked {
+            header.bytes[0] = LINKED;
+            header.length += 2;
+            header.put_length(record.key, 2, u8::MAX, u8::MAX)?;
+            header.put_length(record.subkey, 3, LONG_SUBKEY, LONG_SUBKEY)?;
+        } else {
+            header.put_length(record.key, 0, LINKED, LONG)?;
+        }
+        header.put_length(record.value, 1, u8::MAX, u8::MAX)?;
+        if is_linked {
+            header.length += 2 * LINK;
+        }
+        if record.expiry != NEVER {
+            header.bytes[0] |= EXPIRES;
+            header.put(&record.expiry.to_le_bytes());
+        }
+        Ok(header)
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    /// Puts a length below `end` into the byte `at`, and `long` for any other, which follows.
+    fn put_length(&mut self, part: &[u8], at: usize, end: u8, long: u8) -> Result<()> {
+        let length = u32::try_from(part.len()).map_err(|_| {
             Error::Invalid(format!(
                 "a row of state has {} bytes in its key or value; 4 GiB is the most: keep less in one group",
-                bytes.len()
+                part.len()
             ))
-        })
-    };
-    let (mut header, mut at) = ([0; 18], 2);
-    let mut put = |header: &mut [u8; 18], bytes: &[u8]| {
-        header[at..at + bytes.len()].copy_from_slice(bytes);
-        at += bytes.len();
-    };
-    let (key_length, value_length) = (length(key)?, length(value)?);
-    header[0] = LONG;
-    match u8::try_from(key_length) {
-        Ok(short) if short < LONG => header[0] = short,
-        _ => put(&mut header, &key_length.to_le_bytes()),
+        })?;
+        match u8::try_from(length) {
+            Ok(short) if short < end => self.bytes[at] = short,
+            _ => {
+                self.bytes[at] = long;
+                self.put(&length.to_le_bytes());
+            }
+        }
+        Ok(())
     }
-    header[1] = u8::MAX;
-    match u8::try_from(value_length) {
-        Ok(short) if short < u8::MAX => header[1] = short,
-        _ => put(&mut header, &value_length.to_le_bytes()),
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
-    if expiry != NEVER {
-        header[0] |= EXPIRES;
-        put(&mut header, &expiry.to_le_bytes());
-    }
-    Ok((header, at))
 }
 
 impl Arena {
-    /// Adds a record.
+    /// Adds a record. One with a subkey has still to be linked.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the key or the value has more than 4 GiB.
-    pub(super) fn add(&mut self, key: &[u8], value: &[u8], expiry: i64) -> Result<Place> {
-        let (header, header_length) = header(key, value, expiry)?;
-        let length = header_length + key.len() + value.len();
+    /// [`Error::Invalid`] if a part of it has more than 4 GiB.
+    pub(super) fn add(&mut self, record: Record<'_>) -> Result<Place> {
+        let Record { key, subkey, value, .. } = record;
+        let header = Header::of(record)?;
+        let length = header.length + key.len() + subkey.len() + value.len();
         let page = self.page_for(self.fresh, length);
         self.fresh = Some(page);
         let place = self.append(page, length);
-        let (_, at) = split(place);
+        let (_, mut at) = split(place);
         let bytes = &mut self.pages[page].bytes;
-        let (start, rest) = bytes[at..].split_at_mut(header_length);
-        start.copy_from_slice(&header[..header_length]);
-        rest[..key.len()].copy_from_slice(key);
-        rest[key.len()..].copy_from_slice(value);
+        for part in [header.bytes(), key, subkey, value] {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
         Ok(place)
+    }
+
+    /// Where the record is in the chain of its key, if it has a subkey.
+    pub(super) fn links(&self, place: Place) -> Option<Links> {
+        let (page, at) = split(place);
+        let bytes = &self.pages[page].bytes;
+        let links = layout(bytes, at).links?;
+        let (before, after) = (place_at(bytes, links), place_at(bytes, links + LINK));
+        Some(Links { before, after, is_first: bytes[at + 3] & FIRST != 0 })
+    }
+
+    /// Links a record that has a subkey.
+    pub(super) fn link(&mut self, place: Place, links: Links) {
+        let (page, at) = split(place);
+        let bytes = &mut self.pages[page].bytes;
+        let Some(start) = layout(bytes, at).links else { return };
+        bytes[start..start + LINK].copy_from_slice(&links.before.to_le_bytes()[..LINK]);
+        bytes[start + LINK..start + 2 * LINK].copy_from_slice(&links.after.to_le_bytes()[..LINK]);
+        bytes[at + 3] = bytes[at + 3] & !FIRST | if links.is_first { FIRST } else { 0 };
     }
 
     /// Moves a record out of its sparse page, which is given back with the last one: where it is now.
@@ -240,21 +352,21 @@ impl Arena {
     pub(super) fn get(&self, place: Place) -> Record<'_> {
         let (page, at) = split(place);
         let bytes = &self.pages[page].bytes;
-        let Layout { expiry, key, value, end } = layout(bytes, at);
+        let Layout { expiry, key, subkey, value, end, .. } = layout(bytes, at);
         let expiry = expiry.map_or(NEVER, |at| i64_at(bytes, at));
-        Record { key: &bytes[key..value], value: &bytes[value..end], expiry }
+        Record { key: &bytes[key..subkey], subkey: &bytes[subkey..value], value: &bytes[value..end], expiry }
     }
 
-    /// Which record of all that were ever at `place` is there now.
-    pub(super) fn generation(&self, place: Place) -> u32 {
-        self.pages[split(place).0].generation
+    /// Says which record is meant that is at `place` now.
+    pub(super) fn stamp(&self, place: Place) -> Stamp {
+        Stamp(place << GENERATION_BITS | u64::from(self.pages[split(place).0].generation))
     }
 
-    /// The record that was added at a place in a generation, unless it is dead.
-    pub(super) fn alive(&self, place: Place, generation: u32) -> Option<Record<'_>> {
-        let (page, at) = split(place);
+    /// Where the record is that was meant, unless it is dead.
+    pub(super) fn alive(&self, stamp: Stamp) -> Option<Place> {
+        let (page, at) = split(stamp.place());
         let page = &self.pages[page];
-        (page.generation == generation && page.bytes[at] & DEAD == 0).then(|| self.get(place))
+        (page.generation == stamp.generation() && page.bytes[at] & DEAD == 0).then(|| stamp.place())
     }
 
     /// The first byte of the record, to have it in the processor's cache.
@@ -309,11 +421,14 @@ impl Arena {
 
     /// Gives back the memory of a page without live records.
     fn release(&mut self, page: usize) {
-        let generation = self.pages[page].generation.wrapping_add(1);
+        let generation = self.pages[page].generation + 1;
         let emptied = std::mem::replace(&mut self.pages[page], Page { generation, ..Page::default() });
         self.bytes -= emptied.bytes.capacity();
         self.sparse.retain(|sparse| *sparse != page);
-        self.free.push(page);
+        // One more time, and old stamps would mean something again.
+        if generation < LAST_GENERATION {
+            self.free.push(page);
+        }
     }
 
     /// The places of the live records of a page.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::index::Place;
+use super::arena::Stamp;
 use super::table::NEVER;
 
 /// How long a bucket is, in microseconds: ends of windows have buckets of their own, and the rows
@@ -12,12 +12,14 @@ const BUCKET: i64 = 1_000_000;
 /// So many places may be stale in any case.
 const STALE_FROM: usize = 1 << 12;
 
-/// The places of rows, with their generations, by expiry, in buckets. A place may be there although its row is
-/// gone or expires at another time by now: whoever takes places out has a look at the rows.
+/// The places of rows by expiry, in buckets. A place may be there although its row is gone or expires at another
+/// time by now: whoever takes places out has a look at the rows.
 #[derive(Debug, Default)]
 pub(super) struct Expiries {
-    buckets: BTreeMap<i64, Vec<(Place, u32)>>,
+    buckets: BTreeMap<i64, Vec<Stamp>>,
     places: usize,
+    /// How many there is room for.
+    room: usize,
     last: Option<i64>,
 }
 
@@ -27,9 +29,12 @@ impl Expiries {
         one.div_euclid(BUCKET) == other.div_euclid(BUCKET)
     }
 
-    pub(super) fn add(&mut self, expiry: i64, place: (Place, u32)) {
+    pub(super) fn add(&mut self, expiry: i64, place: Stamp) {
         if expiry != NEVER {
-            self.buckets.entry(expiry.div_euclid(BUCKET)).or_default().push(place);
+            let bucket = self.buckets.entry(expiry.div_euclid(BUCKET)).or_default();
+            let before = bucket.capacity();
+            bucket.push(place);
+            self.room += bucket.capacity() - before;
             self.places += 1;
         }
     }
@@ -43,7 +48,7 @@ impl Expiries {
     /// Removes all places.
     pub(super) fn clear(&mut self) {
         self.buckets.clear();
-        self.places = 0;
+        (self.places, self.room) = (0, 0);
     }
 
     /// Notes an expiry that a row has, or had.
@@ -54,20 +59,22 @@ impl Expiries {
     }
 
     /// Takes out the next bucket in which rows may expire by `upto`, with their places.
-    pub(super) fn take(&mut self, upto: i64) -> Option<(i64, Vec<(Place, u32)>)> {
+    pub(super) fn take(&mut self, upto: i64) -> Option<(i64, Vec<Stamp>)> {
         let entry = self.buckets.first_entry()?;
         if entry.key().saturating_mul(BUCKET) > upto {
             return None;
         }
         let (bucket, places) = entry.remove_entry();
         self.places -= places.len();
+        self.room -= places.capacity();
         Some((bucket, places))
     }
 
     /// Puts places back that were taken out and have not expired.
-    pub(super) fn put_back(&mut self, bucket: i64, places: Vec<(Place, u32)>) {
+    pub(super) fn put_back(&mut self, bucket: i64, places: Vec<Stamp>) {
         if !places.is_empty() {
             self.places += places.len();
+            self.room += places.capacity();
             self.buckets.insert(bucket, places);
         }
     }
@@ -91,6 +98,6 @@ impl Expiries {
     }
 
     pub(super) fn memory(&self) -> usize {
-        self.places * 16
+        self.room * size_of::<Stamp>() + self.buckets.len() * size_of::<(i64, Vec<Stamp>)>()
     }
 }

@@ -15,6 +15,11 @@ pub fn hash_key(key: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// The hash of a row, from that of its key.
+pub(super) fn hash_row(hash: u64, subkey: &[u8]) -> u64 {
+    if subkey.is_empty() { hash } else { hash ^ hash_key(subkey).rotate_left(17) }
+}
+
 /// The partition, of `partitions`, that a key with this hash belongs to. Uses the high bits, so that
 /// tables can use the low ones.
 pub fn partition_of(hash: u64, partitions: usize) -> usize {

@@ -12,7 +12,7 @@
 /// Where a record is: below `1 << 40`.
 pub(super) type Place = u64;
 
-const PLACE_BITS: u32 = 40;
+pub(super) const PLACE_BITS: u32 = 40;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 const TAG_BITS: u32 = 24;
 const EMPTY: u64 = u64::MAX;

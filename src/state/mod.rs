@@ -12,7 +12,6 @@
 //! checkpoint holds the rows of an operator, whatever the number of partitions was.
 
 mod arena;
-mod arena_table;
 mod block;
 mod budget;
 mod bytes;
@@ -36,7 +35,6 @@ mod segment_writer;
 mod spill;
 mod store;
 mod table;
-mod tree_table;
 
 pub use bytes::{ByteRows, RowBytes};
 pub use hash::{hash_key, partition_of};

@@ -6,12 +6,7 @@ use super::bloom::Bloom;
 use super::row::{Row, RowStream, Sorted};
 use crate::error::Result;
 use crate::memory::local_disk::{Moved, SpilledFile, read_at};
-use crate::state::hash_key;
-
-/// The hash of a row for Bloom filters: a key has as many as it has subkeys, and its own.
-pub(super) fn bloom_hash(hash: u64, subkey: &[u8]) -> u64 {
-    if subkey.is_empty() { hash } else { hash ^ hash_key(subkey).rotate_left(17) }
-}
+use crate::state::hash::{hash_key, hash_row};
 
 /// A run: one file with the rows by hash, key and subkey, in blocks, and between them chunks of the same
 /// rows, those that expire, by expiry.
@@ -103,7 +98,7 @@ impl Run {
         if self.first_hashes.first().is_none_or(|first| *first > hash) {
             return Ok(None);
         }
-        if !self.bloom.may_have(bloom_hash(hash, name.1)) {
+        if !self.bloom.may_have(hash_row(hash, name.1)) {
             return Ok(None);
         }
         let number = self.block_of(hash, name, block)?;

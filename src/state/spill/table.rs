@@ -529,6 +529,9 @@ impl StateTable for SpillTable {
     }
 
     fn get_all(&mut self, keys: &dyn RowBytes, visit: &mut VisitKeys<'_>) -> Result<()> {
+        if self.is_raw {
+            return self.memory.get_all(keys, visit);
+        }
         for position in 0..keys.len() {
             self.all_of(position, keys.row(position), visit)?;
         }

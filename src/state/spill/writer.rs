@@ -6,10 +6,11 @@ use datafusion::execution::DiskManager;
 
 use super::bloom::Bloom;
 use super::row::Row;
-use super::run::{Chunk, Extent, Run, bloom_hash};
+use super::run::{Chunk, Extent, Run};
 use crate::error::Result;
 use crate::memory::local_disk::{Moved, NewFile};
 use crate::state::NEVER;
+use crate::state::hash::hash_row;
 
 /// How large a block becomes: what one look-up reads.
 const BLOCK: u64 = 4096;
@@ -84,7 +85,7 @@ impl RunWriter {
             run.bloom.add(hash);
         }
         if !row.subkey.is_empty() {
-            run.bloom.add(bloom_hash(hash, row.subkey));
+            run.bloom.add(hash_row(hash, row.subkey));
         }
         run.last_key = hash;
         run.count += 1;
