@@ -7,8 +7,10 @@
 mod etl;
 mod keyed;
 mod large;
+mod latency;
 mod listing;
 mod nexmark;
+mod postgres;
 mod restore;
 mod small;
 mod startup;
@@ -56,6 +58,10 @@ enum Bench {
     Restore,
     /// State larger than the memory it may use.
     Large,
+    /// From a row's arrival to its effect, and what waiting costs.
+    Latency,
+    /// Rows into a table of PostgreSQL.
+    Postgres,
 }
 
 /// What to measure and how much of it.
@@ -137,6 +143,8 @@ async fn main() -> Result<()> {
             Bench::Small => small::run(&settings, &workspace, &report).await?,
             Bench::Restore => restore::run(&settings, &workspace, &report).await?,
             Bench::Large => large::run(&settings, &workspace, &report).await?,
+            Bench::Latency => latency::run(&settings, &workspace, &report).await?,
+            Bench::Postgres => postgres::run(&settings, &workspace, &report).await?,
         }
         eprintln!("({bench:?} took {:.0} s)\n", started.elapsed().as_secs_f64());
     }

@@ -29,8 +29,8 @@
 //! # }
 //! ```
 //!
-//! The layers, each importing only from those before it: `error`, `clock`, `id`, `options`,
-//! [`storage`], [`checkpoint`], `types`, `memory`, [`state`], [`source`], [`sink`], [`functions`], `exec`,
+//! The layers, each importing only from those before it: `error`, `clock`, `id`, `options`, `secrets`,
+//! [`storage`], [`checkpoint`], `types`, `memory`, [`state`], [`source`], [`sink`], `postgres`, [`functions`], `exec`,
 //! `plan`, `query`, `session`, [`sql`].
 //! `docs/architecture.md` says what each is for.
 #![warn(missing_docs)]
@@ -45,7 +45,10 @@ pub mod id;
 mod memory;
 mod options;
 mod plan;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod query;
+mod secrets;
 mod session;
 pub mod sink;
 pub mod source;

@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output; progress, summaries and errors to standard error.
 
+mod bad_records;
 mod check;
 mod checkpoint;
 mod describe;
@@ -92,6 +93,9 @@ enum Command {
     /// Look into a checkpoint, or get a query past a batch that cannot be run
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// Look at the records that a query has put aside (badRecordsPath), or feed them back
+    #[command(subcommand)]
+    BadRecords(bad_records::BadRecordsCommand),
     /// Run a batch of a checkpoint again and show what it gives, without changing anything
     ///
     /// The batch is read again from its recorded offsets, with the state from before it, by the streaming
@@ -106,6 +110,11 @@ enum Command {
         /// The script with the query
         #[arg(long, value_name = "FILE")]
         sql: String,
+        /// Show how the rows differ from those that the batch has written: - was written, + is given now
+        ///
+        /// The query has to have written files, which are still where they were written.
+        #[arg(long)]
+        diff: bool,
         /// How rows are printed
         #[arg(long, value_enum, default_value_t)]
         format: Format,
@@ -288,10 +297,11 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Sql { command, file, no_rc, options } => shell::run(command, file, !no_rc, &options).await,
         Command::Etl(options) => etl::run(&options).await,
         Command::Check { checkpoint, format } => check::run(&checkpoint, format).await,
+        Command::BadRecords(command) => bad_records::run(&command).await,
         Command::Checkpoint(command) => checkpoint::run(&command).await,
         Command::Describe { checkpoint, format } => describe::run(&checkpoint, format).await,
-        Command::Replay { checkpoint, batch, sql, format } => {
-            replay::run(&checkpoint, batch, &sql, format).await
+        Command::Replay { checkpoint, batch, sql, diff, format } => {
+            replay::run(&checkpoint, batch, &sql, diff, format).await
         }
         Command::State { checkpoint, operator, batch, diff, format } => match diff.as_deref() {
             Some([from, to]) => state::diff(&checkpoint, operator, (*from, *to), format).await,

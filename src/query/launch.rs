@@ -305,6 +305,9 @@ impl Launch {
         };
         let mut state = StateStore::open(Arc::clone(&self.storage), manifest, options).await?;
         state.account_in(&runtime.memory_pool)?;
+        if memory_limit.is_none() {
+            state.share_with(self.request.manager.state_memory())?;
+        }
         Ok(state)
     }
 

@@ -12,6 +12,7 @@ use super::handle::{QueryShared, StreamingQuery};
 use super::listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
 use super::progress::StreamingQueryProgress;
 use crate::error::{Error, Result, StreamingQueryException};
+use crate::state::SharedMemory;
 
 /// Checkpoints in use by this process, by URL.
 static CHECKPOINTS_IN_USE: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
@@ -42,6 +43,7 @@ struct ManagerInner {
     terminated: Mutex<Terminated>,
     listeners: Mutex<Vec<(u64, Arc<dyn StreamingQueryListener>)>>,
     next_listener: std::sync::atomic::AtomicU64,
+    state_memory: Arc<SharedMemory>,
     ended: tokio::sync::Notify,
 }
 
@@ -57,6 +59,11 @@ struct Terminated {
 pub struct ListenerId(u64);
 
 impl StreamingQueryManager {
+    /// The memory that the state of all queries shares.
+    pub(crate) fn state_memory(&self) -> &Arc<SharedMemory> {
+        &self.inner.state_memory
+    }
+
     /// The queries that are running, in the order in which they were started.
     pub fn active(&self) -> Vec<StreamingQuery> {
         lock(&self.inner.active)

@@ -106,6 +106,8 @@ impl Default for Formats {
         formats.register_sink("console", Arc::new(ConsoleFactory));
         formats.register_sink("memory", Arc::new(MemoryFactory));
         formats.register_sink("noop", Arc::new(NoopFactory));
+        #[cfg(feature = "postgres")]
+        formats.register_sink(crate::postgres::FORMAT, Arc::new(PostgresFactory));
         formats
     }
 }
@@ -307,6 +309,23 @@ impl SinkFactory for MemoryFactory {
             ));
         }
         Ok(Arc::new(MemorySink::try_new(request.schema)?))
+    }
+}
+
+#[cfg(feature = "postgres")]
+struct PostgresFactory;
+
+#[cfg(feature = "postgres")]
+impl SinkFactory for PostgresFactory {
+    fn create(&self, request: SinkRequest) -> Result<Arc<dyn Sink>> {
+        no_partitions(&request)?;
+        Ok(Arc::new(crate::postgres::PostgresSink::try_new(
+            request.path.as_deref(),
+            request.schema,
+            request.keys,
+            request.output_mode,
+            &request.options,
+        )?))
     }
 }
 

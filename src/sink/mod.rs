@@ -132,7 +132,8 @@ pub trait Sink: Debug + Send + Sync {
     }
 
     /// Whether nobody sees anything of a batch before [`Sink::publish`], so that a batch that failed may be
-    /// planned anew, with other rows.
+    /// planned anew, with other rows. A sink that shows a batch in [`Sink::prepare`] says no, and keeps the
+    /// number of the batch with the rows: after a crash before the commit the same batch comes again.
     fn shows_only_published(&self) -> bool {
         false
     }

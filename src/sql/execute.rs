@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::plan::StreamTable;
 use crate::query::{Replan, StreamingQuery, Trigger};
+use crate::secrets::masked;
 use crate::session::{DataStreamWriter, Session, WriteStream};
 
 /// The option of a streaming query that says where its checkpoint is.
@@ -374,7 +375,7 @@ impl SqlSession {
         }
         let provider = reader.table(table.locations.first().map(String::as_str)).await?;
         let Some(stream) = provider.downcast_ref::<StreamTable>() else { return Ok(provider) };
-        let stream = stream.clone().with_definition(&table.to_string());
+        let stream = stream.clone().with_definition(&masked(&table.to_string()));
         let Some(watermark) = &table.watermark else { return Ok(Arc::new(stream)) };
         let column = planner.name(&watermark.column);
         let with_watermark = stream.with_watermark(command.name.clone(), &column, watermark.delay);

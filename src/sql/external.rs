@@ -23,6 +23,9 @@ use super::partitioned;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::plan::SnapshotTable;
+#[cfg(feature = "postgres")]
+use crate::postgres::PostgresTable;
+use crate::secrets::masked;
 use crate::sink::file::{BoundedWrites, writer_options};
 use crate::source::file::FileTable;
 use crate::storage::object_store_of;
@@ -50,9 +53,12 @@ impl ExternalTable {
     /// The table of `statement`, whose names and types `command` has resolved. `is_read` says whether
     /// DataFusion has a reader for the format.
     pub(super) fn new(statement: &CreateExternalTable, mut command: Command, is_read: bool) -> Self {
-        command.locations = statement.locations.iter().map(|location| directory(location)).collect();
+        command.locations = match is_of_files(&statement.format) {
+            true => statement.locations.iter().map(|location| directory(location)).collect(),
+            false => statement.locations.clone(),
+        };
         command.options = read_options(&statement.format, &statement.options);
-        command.definition = Some(statement.to_string());
+        command.definition = Some(masked(&statement.to_string()));
         Self {
             command,
             format: statement.format.clone(),
@@ -74,7 +80,12 @@ impl ExternalTable {
 
     /// Whether it is made of files.
     pub(super) fn is_of_files(&self) -> bool {
-        !matches!(self.format.as_str(), "console" | "memory" | "noop")
+        is_of_files(&self.format)
+    }
+
+    /// Whether its rows outlive the session, so that its columns have to have proper names.
+    pub(super) fn is_kept(&self) -> bool {
+        !is_shown_only(&self.format)
     }
 
     /// The columns that are directories.
@@ -90,6 +101,13 @@ impl ExternalTable {
 
     /// Looks at the files again.
     pub(super) async fn refresh(&self, state: &SessionState) -> Result<()> {
+        #[cfg(feature = "postgres")]
+        if self.format == crate::postgres::FORMAT {
+            let options = self.options.iter().cloned().collect();
+            let table = PostgresTable::open_if_exists(self.location(), self.declared(), &options).await?;
+            self.set_readable(table.map(|table| Arc::new(table) as Arc<dyn TableProvider>));
+            return Ok(());
+        }
         let own = self.is_read_as_a_stream();
         let factory = state.table_factories().get(&self.command.file_type);
         if !own && factory.is_none() {
@@ -171,6 +189,10 @@ impl ExternalTable {
             ("memory", _) => {
                 format!("table '{name}' holds nothing yet: no streaming query has inserted into it")
             }
+            ("postgres", _) => format!(
+                "table '{name}' is not in the database yet: a streaming query that writes to it creates it if it has the \
+                 option createTable"
+            ),
             (format, Some(location)) if self.is_read => format!(
                 "table '{name}' has no columns yet: there are no {format} files in '{location}'. Write to it \
                  with a streaming query first, or give the columns in CREATE EXTERNAL TABLE"
@@ -296,6 +318,16 @@ impl TableProvider for ExternalTable {
             None => plan_err!("table '{}' holds nothing yet", self.name()),
         }
     }
+}
+
+/// Whether tables of `format` are made of files.
+fn is_of_files(format: &str) -> bool {
+    !is_shown_only(format) && format != "postgres"
+}
+
+/// Whether nothing is left of what is written to tables of `format`.
+fn is_shown_only(format: &str) -> bool {
+    matches!(format, "console" | "memory" | "noop")
 }
 
 /// A location without an extension is a directory, also before anything has been written to it.

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::options::{Options, nearest};
 use crate::plan::StreamTable;
 use crate::query::{RunTotals, StopMode, StreamingQuery};
+use crate::secrets::masked;
 use crate::session::{DataStreamWriter, WriteStream};
 
 /// A streaming query, ready to be started or explained.
@@ -59,6 +60,7 @@ impl SqlSession {
             table.set_readable(planner.table(&name.into()).await?);
         }
         let trigger = self.trigger.or(query.plan.clauses.trigger).unwrap_or_default();
+        let location = location.as_deref().map(masked);
         Ok(StartedQuery { query: started, trigger, target, format, location })
     }
 
@@ -107,7 +109,7 @@ impl SqlSession {
             return Err(planner.error(format!("'{}' is not an external table", plan.insert.target)));
         };
         let options = self.query_options(planner, plan, table)?;
-        let names = if table.is_of_files() { Names::ForFiles } else { Names::AsWritten };
+        let names = if table.is_kept() { Names::ForFiles } else { Names::AsWritten };
         let frame =
             planner.plan_streaming(&plan.insert.query, names, options.get(CHECKPOINT_LOCATION)).await?;
         let columns: Vec<String> = plan.insert.columns.iter().map(|column| planner.name(column)).collect();

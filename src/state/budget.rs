@@ -1,6 +1,7 @@
 //! How the memory for state is shared among tables.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 
@@ -36,6 +37,48 @@ pub(super) fn in_proportion(limit: usize, rows: &[usize]) -> Vec<usize> {
     rows.iter().map(|rows| equal + ((limit / 2) as f64 * (*rows as f64 / all)) as usize).collect()
 }
 
+/// The memory that the state of all queries of a session shares: each gets as much as it needs, as long as the others
+/// do not need it.
+#[derive(Debug, Default)]
+pub struct SharedMemory {
+    /// What the state of each query takes.
+    used: Mutex<BTreeMap<u64, usize>>,
+}
+
+impl SharedMemory {
+    /// A part of it, for the state of one more query.
+    pub(super) fn join(self: &Arc<Self>) -> MemoryPart {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = used.last_key_value().map_or(0, |(last, _)| last + 1);
+        used.insert(number, 0);
+        MemoryPart { shared: Arc::clone(self), number }
+    }
+}
+
+/// The part of one query.
+#[derive(Debug)]
+pub(super) struct MemoryPart {
+    shared: Arc<SharedMemory>,
+    number: u64,
+}
+
+impl MemoryPart {
+    /// How much of `limit` bytes the query may take, whose state takes `bytes` now.
+    pub(super) fn of(&self, limit: usize, bytes: usize) -> usize {
+        let mut used = self.shared.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.insert(self.number, bytes);
+        let all: Vec<usize> = used.values().copied().collect();
+        let index = used.keys().position(|number| *number == self.number);
+        index.and_then(|index| shares(limit, &all).get(index).copied()).unwrap_or(limit)
+    }
+}
+
+impl Drop for MemoryPart {
+    fn drop(&mut self) {
+        self.shared.used.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+}
+
 /// The state's part of the memory of a DataFusion session.
 #[derive(Debug)]
 pub(super) struct Account(MemoryReservation);
@@ -67,6 +110,21 @@ mod tests {
         assert_eq!(in_proportion(1000, &[0, 0]), [250, 250]);
         assert_eq!(in_proportion(1000, &[900, 100]), [700, 300]);
         assert!(in_proportion(1 << 30, &[699, 1]).iter().sum::<usize>() <= 1 << 30);
+    }
+
+    #[test]
+    fn queries_share_one_limit() {
+        let shared = Arc::<SharedMemory>::default();
+        let (one, other) = (shared.join(), shared.join());
+        assert!(one.of(1000, 900) >= 900);
+        let small = other.of(1000, 10);
+        assert!(small < 200, "{small}");
+        // Both want all of it.
+        assert!(one.of(1000, 900) >= 900);
+        // Both want all of it.
+        assert_eq!([other.of(1000, 900), one.of(1000, 900)], [500, 500]);
+        drop(other);
+        assert_eq!(one.of(1000, 900), 1000);
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod spill;
 mod store;
 mod table;
 
+pub use budget::SharedMemory;
 pub use bytes::{ByteRows, RowBytes};
 pub use hash::{hash_key, partition_of};
 pub use manifest::{Manifest, OperatorState, Segment};

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::budget::{Account, in_proportion, shares};
+use super::budget::{Account, MemoryPart, SharedMemory, in_proportion, shares};
 use super::changing_table::LiveTable;
 use super::manifest::{Manifest, OperatorState, Segment, mergeable};
 use super::merge::{merge, off_thread};
@@ -76,6 +76,8 @@ pub struct StateStore {
     run_id: Uuid,
     memory_limit: Option<usize>,
     account: Option<Mutex<Account>>,
+    /// If the limit is for several queries together.
+    part: Option<MemoryPart>,
     /// By operator, then partition.
     tables: Vec<Arc<Mutex<LiveTable>>>,
     files: Mutex<Files>,
@@ -135,6 +137,7 @@ impl StateStore {
             run_id,
             memory_limit,
             account: None,
+            part: None,
             tables,
             files,
             pace,
@@ -153,6 +156,17 @@ impl StateStore {
         self.share_memory()
     }
 
+    /// Has the limit of memory be one for the state of all queries that share `memory`.
+    ///
+    /// # Errors
+    /// As [`account_in`](Self::account_in).
+    pub fn share_with(&mut self, memory: &Arc<SharedMemory>) -> Result<()> {
+        if self.operators > 0 {
+            self.part = Some(memory.join());
+        }
+        self.share_memory()
+    }
+
     /// Divides the memory among the tables by what they take, and accounts it.
     fn share_memory(&self) -> Result<()> {
         if self.memory_limit.is_none() && self.account.is_none() {
@@ -160,6 +174,7 @@ impl StateStore {
         }
         let used: Vec<usize> = self.tables.iter().map(|table| locked(table).memory()).collect();
         if let Some(limit) = self.memory_limit {
+            let limit = self.part.as_ref().map_or(limit, |part| part.of(limit, used.iter().sum()));
             for (table, share) in self.tables.iter().zip(shares(limit, &used)) {
                 locked(table).set_memory_limit(share);
             }

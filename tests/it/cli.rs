@@ -1,5 +1,6 @@
 //! The `tidemill` command as users run it: the real binary, in folders of its own.
 
+mod bad_records;
 mod shell;
 mod state;
 mod test_files;

@@ -111,6 +111,10 @@ impl Sink for Faulty {
         self.inner.check_output_mode(mode)
     }
 
+    fn shows_only_published(&self) -> bool {
+        self.inner.shows_only_published()
+    }
+
     async fn recover(&self, query_id: Uuid, last: Option<(u64, &Value)>) -> Result<()> {
         match self.fault {
             "does not complete" => Ok(()),

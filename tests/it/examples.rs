@@ -12,6 +12,12 @@ use tidemill::sql::SqlSession;
 #[path = "../../examples/access_log.rs"]
 mod access_log;
 #[allow(dead_code)]
+#[path = "../../examples/alerts.rs"]
+mod alerts;
+#[allow(dead_code)]
+#[path = "../../examples/online_model.rs"]
+mod online_model;
+#[allow(dead_code)]
 #[path = "../../examples/revenue.rs"]
 mod revenue;
 #[allow(dead_code)]
@@ -219,4 +225,73 @@ async fn words_are_counted_as_they_come() {
     assert_eq!(found, expected);
     query.stop(StopMode::Finish).await.unwrap();
     drop(sent.await.unwrap());
+}
+
+/// The errors of a model that learns are those of one that learns alone, and they fall; a batch that comes again is
+/// learnt from once.
+#[tokio::test]
+async fn a_model_learns_from_each_batch_once_and_its_error_falls() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.json");
+    let session = Session::new();
+    let mut expected = [0.0_f64; 3];
+    for batch in 0..8 {
+        let rows = online_model::measurements(batch, 150).unwrap();
+        // Once more, as after a crash before the commit.
+        for _ in 0..2 {
+            let frame = session.context().read_batch(rows.clone()).unwrap();
+            online_model::learn(path.clone(), batch, frame).await.unwrap();
+        }
+        let values = |index: usize| {
+            use datafusion::arrow::array::AsArray;
+            rows.column(index).as_primitive::<datafusion::arrow::datatypes::Float64Type>().values().to_vec()
+        };
+        for ((a, b), y) in values(0).into_iter().zip(values(1)).zip(values(2)) {
+            let error = expected[0] * 1.0 + expected[1] * a + expected[2] * b - y;
+            let step = 0.05 * error;
+            expected = [expected[0] - step * 1.0, expected[1] - step * a, expected[2] - step * b];
+        }
+        // As the file has it, which is read with the next batch.
+        expected = serde_json::from_str(&serde_json::to_string(&expected).unwrap()).unwrap();
+    }
+    let model = online_model::Model::load(&path).unwrap();
+    assert_eq!((model.weights, model.batch, model.errors.len()), (expected, Some(7), 8));
+    assert!(model.errors.windows(2).take(4).all(|pair| pair[1] < pair[0]), "{:?}", model.errors);
+    assert!(model.errors[7] < model.errors[0] / 100.0, "{:?}", model.errors);
+}
+
+/// Alerts come at least once, and those that come twice have one id.
+#[tokio::test]
+async fn alerts_that_come_again_have_the_id_that_they_had() {
+    let session = Session::new();
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = alerts::Receiver::start(3).await.unwrap();
+    let address = receiver.address.clone();
+    let query = alerts::cancelled(&session)
+        .await
+        .unwrap()
+        .write_stream()
+        .foreach_batch(move |rows, batch| alerts::alert(address.clone(), "a", batch, rows))
+        .trigger(Trigger::AvailableNow)
+        .option("checkpointLocation", folder.path().join("checkpoint").display())
+        .option("restartOnFailure", true)
+        .option("restartBackoff", "1 ms")
+        .start(None)
+        .await
+        .unwrap();
+    query.await_termination().await.unwrap();
+    let posts = receiver.posts.lock().unwrap().clone();
+    let mut by_id = std::collections::BTreeMap::new();
+    for (id, alert) in &posts {
+        assert_eq!(by_id.entry(id).or_insert(alert), &alert, "{id} is of one alert");
+    }
+    let all = invoices("examples/data/retail").await;
+    let expected = rows(&all, r#"SELECT "InvoiceNo", "Quantity" FROM invoices WHERE "Quantity" < -10"#).await;
+    let mut found: Vec<String> = by_id
+        .values()
+        .map(|alert| format!("{} {}", alert["InvoiceNo"].as_str().unwrap(), alert["Quantity"]))
+        .collect();
+    found.sort();
+    assert_eq!(found, expected);
+    assert_eq!(posts.len(), expected.len() + 3);
 }

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 /// The layers from the bottom up. A layer imports only from those before it; of those that stand
 /// side by side only [`FOUNDATION`] know one another.
-const LAYERS: [&[&str]; 15] = [
+const LAYERS: [&[&str]; 16] = [
     &FOUNDATION,
     &["storage"],
     &["checkpoint"],
     &["types", "memory"],
     &["state"],
     &["source", "sink"],
+    &["postgres"],
     &["functions"],
     &["exec"],
     &["plan"],
@@ -25,7 +26,7 @@ const LAYERS: [&[&str]; 15] = [
 ];
 
 /// What everything else is made with.
-const FOUNDATION: [&str; 4] = ["error", "clock", "id", "options"];
+const FOUNDATION: [&str; 5] = ["error", "clock", "id", "options", "secrets"];
 
 /// The files below these may not mention the crates of the query engine…
 const WITHOUT_ENGINE: [&str; 2] = ["checkpoint", "storage"];

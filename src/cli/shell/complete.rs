@@ -101,12 +101,13 @@ const KEYWORDS: [&str; 88] = [
     "WATERMARK",
 ];
 /// Options of tables and queries.
-const OPTIONS: [&str; 36] = [
+const OPTIONS: [&str; 40] = [
     "badRecordsPath",
     "checkpointLocation",
     "cleanSource",
     "columnNameOfCorruptRecord",
     "compression",
+    "createTable",
     "durability",
     "fileNameOnly",
     "flushOnEnd",
@@ -131,13 +132,16 @@ const OPTIONS: [&str; 36] = [
     "pathGlobFilter",
     "port",
     "recursiveFileLookup",
+    "retryTimeout",
     "rowsPerSecond",
     "sep",
     "sourceArchiveDir",
     "stateMemoryLimit",
     "statePartitions",
+    "table",
     "targetFileSize",
     "truncate",
+    "url",
 ];
 /// With more tables than this, their columns are not looked at.
 const MANY_TABLES: usize = 500;

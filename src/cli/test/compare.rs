@@ -15,7 +15,7 @@ use crate::cli::output::json_lines;
 
 /// `rows` as lines: JSON objects, or comma-separated with a line of names, where null is `NULL`.
 /// Without rows there are no lines.
-pub(super) fn lines(rows: &[RecordBatch], as_json: bool) -> Result<Vec<String>> {
+pub(in crate::cli) fn lines(rows: &[RecordBatch], as_json: bool) -> Result<Vec<String>> {
     if rows.iter().all(|batch| batch.num_rows() == 0) {
         return Ok(Vec::new());
     }
@@ -51,7 +51,7 @@ pub(super) fn is_json(expected: &[String]) -> bool {
 
 /// What has to change to make `expected` what was `given`; empty if nothing has to. Unless the order
 /// counts, rows are the same in any; the first line of comma-separated ones names the columns.
-pub(super) fn differences(expected: &[String], given: &[String], in_order: bool) -> String {
+pub(in crate::cli) fn differences(expected: &[String], given: &[String], in_order: bool) -> String {
     let as_json = is_json(expected);
     let mut expected: Vec<String> = expected.iter().map(|line| normal(line, as_json)).collect();
     let mut given: Vec<String> = given.iter().map(|line| normal(line, as_json)).collect();

@@ -1,7 +1,7 @@
 //! `tidemill test`: a job tried on rows that stand beside what it should give for them.
 
 mod clock;
-mod compare;
+pub(super) mod compare;
 mod script;
 mod stage;
 

@@ -153,3 +153,42 @@ fn a_batch_can_be_replayed_with_its_query_and_with_a_changed_one() {
     let (code, _, err) = folder.run(&["replay", "cp", "--batch", "1", "--sql", "job.sql"]);
     assert!(code != 0 && err.contains("does not fit its checkpoint"), "{err}");
 }
+
+#[test]
+fn a_replayed_batch_can_be_compared_with_what_it_has_written() {
+    for (format, partitioned) in
+        [("JSON", ""), ("PARQUET", "PARTITIONED BY (k)"), ("CSV", "PARTITIONED BY (k)")]
+    {
+        let folder = Folder::new();
+        let script = |select: &str| {
+            format!(
+                "CREATE UNBOUNDED EXTERNAL TABLE input (k VARCHAR, v BIGINT) STORED AS JSON LOCATION 'in' OPTIONS \
+                 ('maxFilesPerTrigger' '1');
+                 CREATE EXTERNAL TABLE o STORED AS {format} {partitioned} LOCATION 'out';
+                 CREATE STREAMING QUERY q TRIGGER AVAILABLE NOW CHECKPOINT LOCATION 'cp' AS INSERT INTO o {select};"
+            )
+        };
+        folder.write("job.sql", &script("SELECT v, k FROM input"));
+        folder.write("in/0.json", "{\"k\":\"a\",\"v\":1}\n{\"k\":\"b\",\"v\":2}\n");
+        folder.write("in/1.json", "{\"k\":\"a\",\"v\":3}\n");
+        let (code, _, err) = folder.run(&["run", "job.sql", "--progress", "none"]);
+        assert_eq!(code, 0, "{err}");
+        let diff = |batch: &str| {
+            let (code, out, err) =
+                folder.run(&["replay", "cp", "--batch", batch, "--sql", "job.sql", "--diff"]);
+            assert_eq!(code, 0, "{err}");
+            out
+        };
+        assert_eq!(diff("0"), "batch 0 gives the rows that it has written\n", "{format}");
+        folder.write("job.sql", &script("SELECT v * 10 AS v, k FROM input WHERE v <> 3"));
+        let changed = diff("0");
+        let mut lines: Vec<&str> = changed.lines().collect();
+        lines.sort();
+        let row = |sign: &str, k: &str, v: i64| format!("{sign} {{\"k\":\"{k}\",\"v\":{v}}}");
+        assert_eq!(
+            lines,
+            [row("+", "a", 10), row("+", "b", 20), row("-", "a", 1), row("-", "b", 2)],
+            "{format}"
+        );
+    }
+}

@@ -1,0 +1,253 @@
+//! `tidemill bad-records`: what sources put aside (`badRecordsPath`), and feeding it back.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::Subcommand;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
+use datafusion::datasource::listing::ListingTableUrl;
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
+use serde::Deserialize;
+use tidemill::storage::{
+    Created, DefaultStorageProvider, Durability, Storage, StorageProvider, resolve_location,
+};
+use tidemill::{Error, Session};
+use url::Url;
+
+use super::ProgressMode;
+use super::exit::Exit;
+use super::monitor::Monitor;
+use super::output::{Format, Printer};
+
+/// Where files of records go that were fed back, below the place of all.
+const RETRIED: &str = "retried";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BadRecordsCommand {
+    /// Show the records that a query has put aside, and why
+    List {
+        /// The query's badRecordsPath
+        path: String,
+        /// How they are printed
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Feed records back into the query that has put them aside, once
+    ///
+    /// Mend them first: the files below PATH are lines of JSON, whose "record" is the text that was read. Lines
+    /// that are removed are left out for good. The records of each input file become a new file beside it, which
+    /// the query reads like any other; what is still malformed is put aside again. A file of records that was fed
+    /// back is moved to PATH/retried, so that it is fed back once, however often the command runs or dies.
+    Retry {
+        /// The query's badRecordsPath
+        path: String,
+        /// Begin each new file with this line: the header of CSV files that have one
+        #[arg(long, value_name = "LINE")]
+        header: Option<String>,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// A record that was put aside.
+#[derive(Debug, Deserialize)]
+struct BadRecord {
+    /// The URL of its input file.
+    path: String,
+    line: u64,
+    record: String,
+    reason: String,
+}
+
+/// The records of one input file that one batch put aside.
+struct BadFile {
+    /// Below the place of all: query, batch, input file.
+    name: String,
+    query: String,
+    batch: u64,
+    records: Vec<BadRecord>,
+}
+
+pub(super) async fn run(command: &BadRecordsCommand) -> Result<(), Exit> {
+    let printer = |format| Printer::new(Monitor::new(ProgressMode::None), format);
+    match command {
+        BadRecordsCommand::List { path, format } => {
+            let place = Place::open(path)?;
+            printer(*format).batches(&[table(&place.files().await?)?])?;
+            Ok(())
+        }
+        BadRecordsCommand::Retry { path, header, dry_run } => {
+            let place = Place::open(path)?;
+            let mut text = String::new();
+            for file in place.files().await? {
+                text += &place.retry(&file, header.as_deref(), *dry_run).await?;
+            }
+            if text.is_empty() {
+                text = format!("there are no records in {path} that were not fed back\n");
+            }
+            printer(Format::Table).text(&text).map_err(|error| Exit::output(&error))
+        }
+    }
+}
+
+/// The directory that holds records which were put aside.
+struct Place {
+    session: Session,
+    url: Url,
+    storage: Arc<dyn Storage>,
+}
+
+impl Place {
+    fn open(path: &str) -> Result<Self, Exit> {
+        let session = Session::new();
+        let url = resolve_location(path)?;
+        let storage = open(&session, &url)?;
+        Ok(Self { session, url, storage })
+    }
+
+    /// What was not fed back yet, in the order of queries, batches and input files.
+    async fn files(&self) -> Result<Vec<BadFile>, Error> {
+        let place = ListingTableUrl::parse(self.url.as_str())?;
+        let store = self.session.context().runtime_env().object_store(&place)?;
+        let failed = |error| Error::storage("list", self.url.as_str(), error);
+        let found: Vec<_> = store.list(Some(place.prefix())).try_collect().await.map_err(failed)?;
+        let mut files = Vec::new();
+        for object in found {
+            let Some(parts) = object.location.prefix_match(place.prefix()) else { continue };
+            let parts: Vec<String> = parts.map(|part| part.as_ref().to_string()).collect();
+            let [query, batch, ..] = parts.as_slice() else { continue };
+            let (true, Ok(batch)) = (query != RETRIED && parts.len() > 2, batch.parse()) else { continue };
+            let failed = |error| Error::storage("read", object.location.to_string(), error);
+            let content = store.get(&object.location).await.map_err(failed)?;
+            let content = content.bytes().await.map_err(failed)?;
+            let name = parts.join("/");
+            let records = records(&name, &content)?;
+            files.push(BadFile { query: query.clone(), batch, name, records });
+        }
+        files.sort_by(|a, b| (&a.query, a.batch, &a.name).cmp(&(&b.query, b.batch, &b.name)));
+        Ok(files)
+    }
+
+    /// Feeds the records of `file` back, and says what was done.
+    async fn retry(&self, file: &BadFile, header: Option<&str>, dry_run: bool) -> Result<String, Exit> {
+        let count = file.records.len();
+        let Some(first) = file.records.first() else {
+            return self
+                .put_away(file, dry_run)
+                .await
+                .map(|()| format!("{}: nothing is left in it\n", file.name));
+        };
+        let (directory, name) = beside(&first.path, file)?;
+        let target = format!("{directory}{name}");
+        if dry_run {
+            return Ok(format!("would feed {count} records back as {target}\n"));
+        }
+        let lines = header.into_iter().chain(file.records.iter().map(|record| record.record.as_str()));
+        let text: String = lines.flat_map(|line| [line, "\n"]).collect();
+        let body = compressed(&name, text.into_bytes())?;
+        let inputs = open(&self.session, &directory)?;
+        let known = match inputs.create(&name, body.clone()).await? {
+            Created::New => false,
+            // An earlier command has made it, and died before it could say so.
+            _ if inputs.read(&name).await?.is_some_and(|there| there == body) => true,
+            _ => {
+                return Err(Exit::failed(format!(
+                    "the records of {} were fed back already, as {target}, and were changed since: move what is new \
+                     to a file of its own there, and remove {0}",
+                    file.name
+                )));
+            }
+        };
+        self.put_away(file, false).await?;
+        let again = if known { " (that was there already)" } else { "" };
+        Ok(format!("fed {count} records back as {target}{again}\n"))
+    }
+
+    /// Moves the file to where nothing is fed back from.
+    async fn put_away(&self, file: &BadFile, dry_run: bool) -> Result<(), Exit> {
+        if !dry_run {
+            self.storage.rename(&[(file.name.clone(), format!("{RETRIED}/{}", file.name))]).await?;
+        }
+        Ok(())
+    }
+}
+
+fn open(session: &Session, url: &Url) -> Result<Arc<dyn Storage>, Error> {
+    DefaultStorageProvider::new(session.context().runtime_env()).open(url, Durability::Disk)
+}
+
+fn records(name: &str, content: &[u8]) -> Result<Vec<BadRecord>, Error> {
+    let text = String::from_utf8_lossy(content);
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let record = |(index, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|error| {
+            Error::Invalid(format!(
+                "line {} of '{name}' is not a record that was put aside ({error}): each is a JSON object with path, line, \
+                 record and reason",
+                index + 1
+            ))
+        })
+    };
+    lines.map(record).collect()
+}
+
+/// The directory of the input file at `url`, and the name of the file that is fed back.
+fn beside(url: &str, file: &BadFile) -> Result<(Url, String), Exit> {
+    let wrong =
+        |reason: String| Exit::failed(format!("'{url}' in '{}' is no input file: {reason}", file.name));
+    let url = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
+    let directory = url.join(".").map_err(|error| wrong(error.to_string()))?;
+    let encoded = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default();
+    let name = percent_encoding::percent_decode_str(encoded).decode_utf8_lossy();
+    if name.is_empty() {
+        return Err(wrong("it has no name".into()));
+    }
+    let (stem, rest) = name.split_at(name.find('.').filter(|dot| *dot > 0).unwrap_or(name.len()));
+    let query: String = file.query.chars().take(8).collect();
+    Ok((directory, format!("{stem}-retried-{query}-{}{rest}", file.batch)))
+}
+
+/// `text` as files of such a name hold it.
+fn compressed(name: &str, text: Vec<u8>) -> Result<Bytes, Exit> {
+    let failed = |error: std::io::Error| Exit::failed(format!("cannot compress '{name}': {error}"));
+    let extension = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let body = match extension.as_str() {
+        "gz" => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(&text).and_then(|()| encoder.finish())
+        }
+        "zst" => zstd::encode_all(text.as_slice(), 0),
+        "bz2" => {
+            let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::default());
+            encoder.write_all(&text).and_then(|()| encoder.finish())
+        }
+        "xz" => {
+            let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 6);
+            encoder.write_all(&text).and_then(|()| encoder.finish())
+        }
+        _ => Ok(text),
+    };
+    Ok(body.map_err(failed)?.into())
+}
+
+fn table(files: &[BadFile]) -> Result<RecordBatch, Error> {
+    let records: Vec<(&BadFile, &BadRecord)> =
+        files.iter().flat_map(|file| file.records.iter().map(move |record| (file, record))).collect();
+    let text = |of: &dyn Fn(&BadFile, &BadRecord) -> String| -> ArrayRef {
+        Arc::new(records.iter().map(|(file, record)| Some(of(file, record))).collect::<StringArray>())
+    };
+    let number = |of: &dyn Fn(&BadFile, &BadRecord) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(records.iter().map(|(file, record)| of(file, record))))
+    };
+    Ok(RecordBatch::try_from_iter([
+        ("query", text(&|file, _| file.query.clone())),
+        ("batch", number(&|file, _| file.batch)),
+        ("path", text(&|_, record| record.path.clone())),
+        ("line", number(&|_, record| record.line)),
+        ("record", text(&|_, record| record.record.clone())),
+        ("reason", text(&|_, record| record.reason.clone())),
+    ])?)
+}

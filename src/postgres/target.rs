@@ -1,0 +1,363 @@
+//! The table that results are written to, and the one beside it that says which batches it has.
+
+use std::fmt;
+
+use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use super::catalog::{Column, TableName, columns, unique_keys};
+use super::encode::Rows;
+use super::server::{Failure, list, literal, quoted, texts};
+use super::types::PgType;
+use crate::error::{Error, Result};
+use crate::sink::{OutputMode, SinkBatch};
+
+/// Holds a batch of an update until its rows replace others.
+const ROWS: &str = "pg_temp.tidemill_rows";
+/// Says which batches of which query are in the tables of its schema.
+const BATCHES: &str = "tidemill_batches";
+
+/// Where rows go, and what they are.
+#[derive(Debug)]
+pub(super) struct Target {
+    name: TableName,
+    batches: String,
+    schema: SchemaRef,
+    keys: Vec<String>,
+    create: bool,
+}
+
+/// What a table that was looked at takes.
+#[derive(Debug, Clone)]
+pub(super) struct Fitted {
+    pub(super) rows: Rows,
+    /// Whether the index over the keys takes two nulls for the same.
+    nulls_are_same: bool,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name.fmt(f)
+    }
+}
+
+impl Target {
+    pub(super) fn try_new(
+        name: TableName,
+        schema: SchemaRef,
+        keys: Vec<String>,
+        create: bool,
+    ) -> Result<Self> {
+        for field in schema.fields() {
+            pg_type(field)?;
+        }
+        let batches = name.beside(BATCHES);
+        Ok(Self { name, batches, schema, keys, create })
+    }
+
+    pub(super) fn keys(&self) -> &[String] {
+        &self.keys
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// The table that says which batches there are.
+    pub(super) fn batches(&self) -> &str {
+        &self.batches
+    }
+
+    fn columns(&self) -> String {
+        list(self.schema.fields().iter().map(|field| field.name()))
+    }
+
+    /// Creates the table if that is asked for, and compares it with the result.
+    pub(super) async fn fit(&self, client: &Client, mode: OutputMode) -> Result<Fitted, Failure> {
+        let mut found = columns(client, &self.name).await?;
+        if found.is_empty() {
+            if !self.create {
+                return Err(Error::Invalid(format!(
+                    "there is no table {} in PostgreSQL: create it, or set the option createTable to true",
+                    self.name
+                ))
+                .into());
+            }
+            self.create(client, mode).await?;
+            found = columns(client, &self.name).await?;
+        }
+        let types = self.compare(&found)?;
+        let nulls_are_same = match mode {
+            OutputMode::Update => self.unique(client).await?,
+            OutputMode::Append | OutputMode::Complete => false,
+        };
+        Ok(Fitted { rows: Rows::new(&self.schema, types), nulls_are_same })
+    }
+
+    async fn create(&self, client: &Client, mode: OutputMode) -> Result<(), Failure> {
+        let column = |field: &Field| {
+            let pg = match field.data_type() {
+                DataType::Decimal32(precision, scale)
+                | DataType::Decimal64(precision, scale)
+                | DataType::Decimal128(precision, scale)
+                    if *scale >= 0 =>
+                {
+                    format!("numeric({precision}, {scale})")
+                }
+                _ => pg_type(field)?.name(),
+            };
+            Ok(format!("{} {pg}", quoted(field.name())))
+        };
+        let mut parts =
+            self.schema.fields().iter().map(|field| column(field)).collect::<Result<Vec<String>>>()?;
+        if mode == OutputMode::Update {
+            parts.push(format!("UNIQUE ({})", list(&self.keys)));
+        }
+        let statement = format!("CREATE TABLE IF NOT EXISTS {} ({})", self.name, parts.join(", "));
+        self.run_twice(client, "create", &statement).await
+    }
+
+    /// Of two that create the same table at the same time, the server refuses one, `IF NOT EXISTS` or not.
+    async fn run_twice(&self, client: &Client, operation: &'static str, sql: &str) -> Result<(), Failure> {
+        if client.batch_execute(sql).await.is_ok() {
+            return Ok(());
+        }
+        client.batch_execute(sql).await.map_err(|error| Failure::new(operation, self.as_str(), &error))
+    }
+
+    /// The types of the columns that the result goes into.
+    fn compare(&self, found: &[Column]) -> Result<Vec<PgType>> {
+        let (mut types, mut problems) = (Vec::new(), Vec::new());
+        for field in self.schema.fields() {
+            match found.iter().find(|column| column.name == *field.name()) {
+                Some(column) => match fits(field, column) {
+                    Ok(pg) => types.push(pg),
+                    Err(problem) => problems.push(problem),
+                },
+                None => problems.push(format!("it has no column {}", quoted(field.name()))),
+            }
+        }
+        for column in found.iter().filter(|column| column.is_required) {
+            if self.schema.field_with_name(&column.name).is_err() {
+                let name = quoted(&column.name);
+                problems
+                    .push(format!("column {name} is NOT NULL without a default, and the result lacks it"));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(types);
+        }
+        Err(Error::Invalid(format!(
+            "the table {} of PostgreSQL does not fit the result of the query: {}. Change the table, or the names and \
+             types in the query's SELECT",
+            self.name,
+            problems.join("; ")
+        )))
+    }
+
+    /// Whether two nulls are the same in the index over the keys, which there has to be.
+    async fn unique(&self, client: &Client) -> Result<bool, Failure> {
+        let mut keys = self.keys.clone();
+        keys.sort();
+        let same = |(mut columns, nulls): (Vec<String>, bool)| {
+            columns.sort();
+            (columns == keys).then_some(nulls)
+        };
+        match unique_keys(client, &self.name).await?.into_iter().filter_map(same).max() {
+            Some(nulls_are_same) => Ok(nulls_are_same),
+            None => Err(Error::Invalid(format!(
+                "update mode replaces rows of the table {0} by their keys, and the table has no unique index over \
+                 these: CREATE UNIQUE INDEX ON {0} ({1})",
+                self.name,
+                list(&self.keys)
+            ))
+            .into()),
+        }
+    }
+
+    /// Makes the query known; gives the last batch of it that is in the table.
+    pub(super) async fn begin_query(&self, client: &Client, query_id: Uuid) -> Result<Option<u64>, Failure> {
+        let batches = &self.batches;
+        let create = format!(
+            "CREATE TABLE IF NOT EXISTS {batches} (query_id uuid, table_name text, batch_id bigint NOT NULL, \
+             num_rows bigint NOT NULL, written_at timestamptz NOT NULL, PRIMARY KEY (query_id, table_name))"
+        );
+        // Not asked for where it is there: creating takes a right that writing does not.
+        let exists = format!("SELECT to_regclass({})", literal(batches));
+        let exists = texts(client, &exists, ("look at", batches)).await?;
+        if exists.first().and_then(|row| row.first()).is_none_or(Option::is_none) {
+            self.run_twice(client, "create", &create).await?;
+        }
+        let known = format!(
+            "INSERT INTO {batches} VALUES ('{query_id}', {}, -1, 0, now()) ON CONFLICT DO NOTHING",
+            self.literal()
+        );
+        client.batch_execute(&known).await.map_err(|error| Failure::new("write to", batches, &error))?;
+        // An earlier run that hangs would hold its lock for ever, and has lost the checkpoint to this one.
+        let others = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {} AND \
+             pid <> pg_backend_pid() AND usename = current_user",
+            literal(&transaction_name(query_id))
+        );
+        texts(client, &others, ("take over", batches)).await?;
+        Ok(self.batch_of(client, query_id, "").await?.and_then(|(batch, _)| batch))
+    }
+
+    fn literal(&self) -> String {
+        literal(self.as_str())
+    }
+
+    /// Locks out other runs of the query until the transaction ends; gives the last batch of it that is in the
+    /// table.
+    pub(super) async fn lock_query(
+        &self,
+        client: &Client,
+        query_id: Uuid,
+    ) -> Result<Option<(u64, u64)>, Failure> {
+        match self.batch_of(client, query_id, " FOR UPDATE").await? {
+            Some((batch, rows)) => Ok(batch.map(|batch| (batch, rows))),
+            None => Err(Error::Invalid(format!(
+                "the table {} of PostgreSQL no longer knows this query: its row was removed while the query was \
+                 running",
+                self.batches
+            ))
+            .into()),
+        }
+    }
+
+    /// The last batch, if there is one, and its rows; `None` if the query is not known.
+    async fn batch_of(
+        &self,
+        client: &Client,
+        query_id: Uuid,
+        lock: &str,
+    ) -> Result<Option<(Option<u64>, u64)>, Failure> {
+        let sql = format!(
+            "SELECT batch_id, num_rows FROM {} WHERE query_id = '{query_id}' AND table_name = {}{lock}",
+            self.batches,
+            self.literal()
+        );
+        let rows = texts(client, &sql, ("read", &self.batches)).await?;
+        let number = |row: &[Option<String>], at: usize| row.get(at)?.as_ref()?.parse().ok();
+        Ok(rows.first().map(|row| (number(row, 0), number(row, 1).unwrap_or(0))))
+    }
+
+    /// Begins a transaction that is known by the query.
+    pub(super) fn begin(batch: SinkBatch) -> String {
+        let name = literal(&transaction_name(batch.query_id));
+        format!("BEGIN; SET LOCAL application_name = {name}")
+    }
+
+    /// What comes before the rows.
+    pub(super) fn before(&self, mode: OutputMode) -> Option<String> {
+        match mode {
+            OutputMode::Append => None,
+            // Readers go on seeing the old rows until the end, which they would not with TRUNCATE.
+            OutputMode::Complete => Some(format!("DELETE FROM {}", self.name)),
+            OutputMode::Update => Some(format!(
+                "CREATE TEMPORARY TABLE tidemill_rows ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA",
+                self.columns(),
+                self.name
+            )),
+        }
+    }
+
+    /// Takes the rows.
+    pub(super) fn copy(&self, mode: OutputMode) -> String {
+        let into = if mode == OutputMode::Update { ROWS } else { self.as_str() };
+        format!("COPY {into} ({}) FROM STDIN (FORMAT binary)", self.columns())
+    }
+
+    /// What comes after the rows, of which some may have keys that are null.
+    pub(super) fn after(&self, mode: OutputMode, fitted: &Fitted, has_null_keys: bool) -> Vec<String> {
+        if mode != OutputMode::Update {
+            return Vec::new();
+        }
+        let (columns, keys) = (self.columns(), list(&self.keys));
+        let mut statements = Vec::new();
+        if has_null_keys && !fitted.nulls_are_same {
+            // The index would take such a row for another one than that with the same keys.
+            let each = |form: &dyn Fn(String) -> String, between: &str| {
+                self.keys.iter().map(|key| form(quoted(key))).collect::<Vec<_>>().join(between)
+            };
+            statements.push(format!(
+                "DELETE FROM {} AS t USING {ROWS} AS r WHERE ({}) AND {}",
+                self.name,
+                each(&|key| format!("r.{key} IS NULL"), " OR "),
+                each(&|key| format!("t.{key} IS NOT DISTINCT FROM r.{key}"), " AND ")
+            ));
+        }
+        let values = self.schema.fields().iter().map(|field| field.name());
+        let values: Vec<String> = values
+            .filter(|name| !self.keys.contains(name))
+            .map(|name| format!("{0} = EXCLUDED.{0}", quoted(name)))
+            .collect();
+        let replace = match values.as_slice() {
+            [] => "NOTHING".to_string(),
+            values => format!("UPDATE SET {}", values.join(", ")),
+        };
+        statements.push(format!(
+            "INSERT INTO {} ({columns}) SELECT {columns} FROM {ROWS} ON CONFLICT ({keys}) DO {replace}",
+            self.name
+        ));
+        statements
+    }
+
+    /// Notes that the batch is in the table.
+    pub(super) fn note(&self, batch: SinkBatch, rows: u64) -> String {
+        format!(
+            "UPDATE {} SET batch_id = {}, num_rows = {rows}, written_at = now() WHERE query_id = '{}' AND table_name = {}",
+            self.batches,
+            batch.batch_id,
+            batch.query_id,
+            self.literal()
+        )
+    }
+}
+
+/// What `pg_stat_activity` calls the transactions of a query.
+fn transaction_name(query_id: Uuid) -> String {
+    format!("tidemill {query_id}")
+}
+
+/// The type that a column of the result is created with.
+fn pg_type(field: &Field) -> Result<PgType> {
+    PgType::for_column(field.data_type()).ok_or_else(|| {
+        Error::Invalid(format!(
+            "column '{0}' is {1}, which cannot be written to PostgreSQL: write it as text, with to_json({0}) for \
+             structs, maps and nested lists, or cast it",
+            field.name(),
+            field.data_type()
+        ))
+    })
+}
+
+/// The type of `column`, or why values of `field` do not go into it.
+fn fits(field: &Field, column: &Column) -> Result<PgType, String> {
+    let (name, of) = (quoted(&column.name), &column.of);
+    if column.is_generated {
+        return Err(format!("column {name} is computed by the server, and cannot be written"));
+    }
+    let Some(pg) = PgType::named(of, &column.kind).filter(|pg| pg.takes(field.data_type())) else {
+        let goes = PgType::for_column(field.data_type());
+        let goes = goes.map_or(String::new(), |pg| format!(", which goes into {}", pg.name()));
+        return Err(format!("column {name} is {of}, and the result's is {}{goes}", field.data_type()));
+    };
+    // What the server would round without a word.
+    let scale = match field.data_type() {
+        DataType::Decimal32(_, scale) | DataType::Decimal64(_, scale) | DataType::Decimal128(_, scale) => {
+            *scale
+        }
+        _ => 0,
+    };
+    if let Some((precision, own)) = column.precision_and_scale().filter(|(_, own)| *own < scale) {
+        return Err(format!(
+            "column {name} is numeric({precision}, {own}), which keeps {own} decimals, and the result has {scale}"
+        ));
+    }
+    if let Some(digits) = column.digits_of_seconds() {
+        return Err(format!("column {name} keeps {digits} digits of a second, and times have 6"));
+    }
+    Ok(pg)
+}

@@ -1,0 +1,131 @@
+//! `tidemill bad-records`: records that were put aside are mended and come once.
+
+use super::Folder;
+
+const JOB: &str = "
+    CREATE UNBOUNDED EXTERNAL TABLE input (id BIGINT, day VARCHAR) STORED AS FORMAT PARTITIONED BY (day)
+      LOCATION 'in' OPTIONS ('badRecordsPath' 'bad', 'maxFilesPerTrigger' '1' HEADER);
+    CREATE EXTERNAL TABLE output STORED AS JSON LOCATION 'out';
+    CREATE STREAMING QUERY q TRIGGER AVAILABLE NOW CHECKPOINT LOCATION 'checkpoint' OPTIONS ('durability' 'process')
+    AS INSERT INTO output SELECT id, day FROM input;";
+
+fn run(folder: &Folder, arguments: &[&str]) -> String {
+    let (code, out, err) = folder.run(arguments);
+    assert_eq!(code, 0, "{arguments:?}: {err}");
+    out
+}
+
+/// What was written, sorted.
+fn rows(folder: &Folder) -> Vec<String> {
+    let mut rows = Vec::new();
+    for file in std::fs::read_dir(folder.0.path().join("out")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            rows.extend(std::fs::read_to_string(path).unwrap().lines().map(str::to_string));
+        }
+    }
+    rows.sort();
+    rows
+}
+
+/// Changes the files of records that were put aside, as people do with an editor.
+fn mend(folder: &Folder, from: &str, to: &str) -> usize {
+    let mut mended = 0;
+    for file in walkdir::WalkDir::new(folder.0.path().join("bad")).into_iter().flatten() {
+        let is_retried = file.path().components().any(|part| part.as_os_str() == "retried");
+        if file.file_type().is_file() && !is_retried {
+            let text = std::fs::read_to_string(file.path()).unwrap();
+            mended += text.matches(from).count();
+            std::fs::write(file.path(), text.replace(from, to)).unwrap();
+        }
+    }
+    mended
+}
+
+#[test]
+fn records_that_are_mended_come_once() {
+    for (format, header, good, bad) in [
+        ("JSON", None, "{\"id\":1}\n", ["{\"id\":oops}\n", "{\"id\":\"zwei\"}\n"]),
+        ("CSV", Some("id"), "1\n", ["oops\n", "zwei\n"]),
+    ] {
+        let folder = Folder::new();
+        let extension = format.to_lowercase();
+        let head = header.map_or(String::new(), |header| format!("{header}\n"));
+        folder.write(&format!("in/day=a/1.{extension}"), &(head.clone() + good + bad[0] + bad[1]));
+        folder.write(&format!("in/day=b/2.{extension}"), &(head + good));
+        let options = if header.is_some() { ", 'header' 'true'" } else { "" };
+        folder.write("job.sql", &JOB.replace("FORMAT", format).replace(" HEADER", options));
+        run(&folder, &["run", "job.sql", "--progress", "none"]);
+        assert_eq!(rows(&folder), ["{\"id\":1,\"day\":\"a\"}", "{\"id\":1,\"day\":\"b\"}"]);
+
+        let listed = run(&folder, &["bad-records", "list", "bad", "--format", "ndjson"]);
+        assert_eq!(listed.lines().count(), 2, "{listed}");
+        assert!(
+            listed.contains("day=a/1.") && listed.contains("\"line\":") && listed.contains("oops"),
+            "{listed}"
+        );
+
+        // One is mended well, the other not.
+        assert!(mend(&folder, "oops", "5") > 0 && mend(&folder, "zwei", "drei") > 0);
+        let mut retry = vec!["bad-records", "retry", "bad"];
+        retry.extend(header.map(|header| ["--header", header]).into_iter().flatten());
+        let dry = run(&folder, &[retry.as_slice(), &["--dry-run"]].concat());
+        assert!(dry.starts_with("would feed 2 records back as file://"), "{dry}");
+        let told = run(&folder, &retry);
+        assert!(
+            told.starts_with("fed 2 records back as file://") && told.contains("day=a/1-retried-"),
+            "{told}"
+        );
+        let told = run(&folder, &retry);
+        assert!(told.contains("there are no records in bad that were not fed back"), "{told}");
+        run(&folder, &["run", "job.sql", "--progress", "none"]);
+        let expected = ["{\"id\":1,\"day\":\"a\"}", "{\"id\":1,\"day\":\"b\"}", "{\"id\":5,\"day\":\"a\"}"];
+        assert_eq!(rows(&folder), expected, "{format}");
+
+        // What is malformed again is put aside again, as a record of the new file; a removed line stays away.
+        let listed = run(&folder, &["bad-records", "list", "bad", "--format", "ndjson"]);
+        assert!(
+            listed.lines().count() == 1 && listed.contains("1-retried-") && listed.contains("drei"),
+            "{listed}"
+        );
+        for file in walkdir::WalkDir::new(folder.0.path().join("bad")).into_iter().flatten() {
+            if file.file_type().is_file() && file.path().display().to_string().contains("-retried-") {
+                std::fs::write(file.path(), "").unwrap();
+            }
+        }
+        assert!(run(&folder, &retry).contains("nothing is left in it"));
+        run(&folder, &["run", "job.sql", "--progress", "none"]);
+        assert_eq!(rows(&folder), expected, "{format}");
+    }
+}
+
+/// The command dies between its two steps: the records come once all the same.
+#[test]
+fn a_retry_that_died_half_way_is_finished() {
+    let folder = Folder::new();
+    folder.write("in/day=a/1.json", "{\"id\":oops}\n");
+    folder.write("job.sql", &JOB.replace("FORMAT", "JSON").replace(" HEADER", ""));
+    run(&folder, &["run", "job.sql", "--progress", "none"]);
+    mend(&folder, "oops", "5");
+    let files = |name: &str| -> Vec<std::path::PathBuf> {
+        let all = walkdir::WalkDir::new(folder.0.path().join(name)).into_iter().flatten();
+        all.filter(|file| file.file_type().is_file()).map(|file| file.into_path()).collect()
+    };
+    let aside = files("bad").remove(0);
+    let text = std::fs::read(&aside).unwrap();
+    run(&folder, &["bad-records", "retry", "bad"]);
+    // As if it had not been moved.
+    std::fs::remove_dir_all(folder.0.path().join("bad/retried")).unwrap();
+    std::fs::create_dir_all(aside.parent().unwrap()).unwrap();
+    std::fs::write(&aside, &text).unwrap();
+    let told = run(&folder, &["bad-records", "retry", "bad"]);
+    assert!(told.contains("(that was there already)"), "{told}");
+    run(&folder, &["run", "job.sql", "--progress", "none"]);
+    assert_eq!(rows(&folder), ["{\"id\":5,\"day\":\"a\"}"]);
+
+    // Other records under the same name are not taken for those.
+    std::fs::create_dir_all(aside.parent().unwrap()).unwrap();
+    std::fs::write(&aside, String::from_utf8(text).unwrap().replace('5', "6")).unwrap();
+    let (code, _, err) = folder.run(&["bad-records", "retry", "bad"]);
+    assert!(code == 1 && err.contains("were fed back already"), "{err}");
+}
