@@ -64,11 +64,11 @@ pub use datafusion::arrow;
 pub use {datafusion, serde_json, uuid};
 
 pub use error::{Error, Result, StreamingQueryException};
-pub use options::{Options, nearest, parse_bytes, parse_duration};
+pub use options::{Options, is_secret, mask_secrets, nearest, parse_bytes, parse_duration};
 pub use plan::{StreamTable, ValueOptions, is_unbounded, unbounded_tables};
 pub use query::{
-    LeftOut, ListenerId, QueryIdle, QueryStarted, QueryTerminated, RunTotals, SinkProgress, SourceProgress,
-    StopMode, StoredState, StreamingQuery, StreamingQueryListener, StreamingQueryManager,
+    LeftOut, ListenerId, OperatorMetrics, QueryIdle, QueryStarted, QueryTerminated, RunTotals, SinkProgress,
+    SourceProgress, StopMode, StoredState, StreamingQuery, StreamingQueryListener, StreamingQueryManager,
     StreamingQueryProgress, StreamingQueryStatus, Trigger,
 };
 pub use session::{

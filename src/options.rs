@@ -1,8 +1,12 @@
 //! Options of readers, writers and tables: case-insensitive names, typed values, and a suggestion
 //! for a name that is nearly right.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
+
+use regex::{Captures, Regex};
 
 use crate::error::{Error, Result};
 
@@ -130,6 +134,93 @@ impl<K: Into<String>, V: ToString> FromIterator<(K, V)> for Options {
         }
         options
     }
+}
+
+/// What stands in the place of a secret.
+const MASKED: &str = "***";
+
+/// Words in the names of options whose values nobody is to see.
+const SECRET_WORDS: [&str; 11] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "token",
+    "key",
+    "apikey",
+    "secret",
+    "credential",
+    "credentials",
+    "jaas",
+];
+
+/// Whether the value of the option `name` is a secret: one of the words of the name is password, token, key,
+/// secret or the like.
+///
+/// ```
+/// use tidemill::is_secret;
+///
+/// assert!(is_secret("accessKey") && is_secret("ssl.key.password") && is_secret("AUTH_TOKEN"));
+/// assert!(!is_secret("maxFilesPerTrigger") && !is_secret("keyspace"));
+/// ```
+pub fn is_secret(name: &str) -> bool {
+    let mut words = vec![String::new()];
+    let mut before = ' ';
+    for c in name.chars() {
+        if !c.is_alphanumeric() || (c.is_uppercase() && before.is_lowercase()) {
+            words.push(String::new());
+        }
+        if c.is_alphanumeric()
+            && let Some(word) = words.last_mut()
+        {
+            word.extend(c.to_lowercase());
+        }
+        before = c;
+    }
+    words.iter().any(|word| SECRET_WORDS.contains(&word.as_str()))
+}
+
+/// `text` without the secrets that can be told as such in an error or a plan: passwords in URLs, and what is given
+/// to a name that [`is_secret`] knows, as in `password=…` or `"secretKey": "…"`. A bare `key` or `token` may be a
+/// column, and stays.
+///
+/// ```
+/// use tidemill::mask_secrets;
+///
+/// let url = "postgres://ann:hunter2@host/db?password=x&sslmode=require";
+/// assert_eq!(mask_secrets(url), "postgres://ann:***@host/db?password=***&sslmode=require");
+/// assert_eq!(mask_secrets("{\"apiKey\": \"a b\", \"path\": \"c\"}"), "{\"apiKey\": \"***\", \"path\": \"c\"}");
+/// assert_eq!(mask_secrets("WHERE key = 'a'"), "WHERE key = 'a'");
+/// ```
+pub fn mask_secrets(text: &str) -> Cow<'_, str> {
+    static URL: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"(://[^/\s:@'\x22]*:)[^/\s'\x22]+@").ok());
+    static NAMED: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let value = r"'(?:[^']|'')*'|\x22(?:[^\x22\\]|\\.)*\x22|[^\s'\x22&;,)}]+";
+        Regex::new(&format!(r"([A-Za-z][A-Za-z0-9_.\-]*)(['\x22]?\s*[=:]\s*)({value})")).ok()
+    });
+    // Both are fixed, and are expressions.
+    let (Some(url), Some(named)) = (URL.as_ref(), NAMED.as_ref()) else { return MASKED.into() };
+    let masked = url.replace_all(text, format!("${{1}}{MASKED}@"));
+    let replaced = named.replace_all(&masked, |found: &Captures<'_>| {
+        let (name, between, value) = (&found[1], &found[2], &found[3]);
+        let is_column = matches!(name.to_ascii_lowercase().as_str(), "key" | "token");
+        if is_column || !is_secret(name) {
+            return found[0].to_string();
+        }
+        let quote = value.chars().next().filter(|c| matches!(c, '\'' | '"'));
+        let quote = quote.map_or_else(String::new, String::from);
+        format!("{name}{between}{quote}{MASKED}{quote}")
+    });
+    match replaced {
+        Cow::Owned(replaced) => replaced.into(),
+        Cow::Borrowed(_) => masked,
+    }
+}
+
+/// What to show of the value of the option `name`.
+pub(crate) fn masked_value(name: &str, value: &str) -> String {
+    if is_secret(name) { MASKED.to_string() } else { mask_secrets(value).into_owned() }
 }
 
 /// The name in `known` nearest to `name`, if one is near enough to be meant.

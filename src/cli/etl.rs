@@ -106,7 +106,15 @@ async fn start(sql: &SqlSession, options: &EtlOptions) -> Result<StartedQuery, E
         .start(options.output.as_str())
         .await?;
     let location = Some(options.output.clone());
-    Ok(StartedQuery { query, trigger: options.trigger, target: "output".into(), format, location })
+    let definition = String::new();
+    Ok(StartedQuery {
+        query,
+        trigger: options.trigger,
+        target: "output".into(),
+        format,
+        location,
+        definition,
+    })
 }
 
 async fn schema(sql: &SqlSession, text: &str) -> Result<SchemaRef, Exit> {

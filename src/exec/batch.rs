@@ -16,4 +16,6 @@ pub(crate) struct Batch {
     pub(crate) watermarks: Watermarks,
     /// Whether late rows are to be given back, rather than only counted.
     pub(crate) keeps_late_rows: bool,
+    /// Whether it is to be noted what each operator of the plan does.
+    pub(crate) measures: bool,
 }

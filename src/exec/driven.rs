@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
@@ -78,6 +79,8 @@ struct DrivenStream {
     number: usize,
     partition: usize,
     task: Arc<Task>,
+    /// How long it has computed, if that is to be noted.
+    took: Option<Duration>,
 }
 
 impl DrivenStream {
@@ -88,24 +91,38 @@ impl DrivenStream {
         task: Arc<Task>,
     ) -> SendableRecordBatchStream {
         task.opened(number, partition);
-        Box::pin(Self { schema: rows.schema(), rows: Some(rows), number, partition, task })
+        let took = task.batch.measures.then_some(Duration::ZERO);
+        Box::pin(Self { schema: rows.schema(), rows: Some(rows), number, partition, task, took })
     }
 }
 
 impl Stream for DrivenStream {
     type Item = DataFusionResult<RecordBatch>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(rows) = &mut self.rows else { return Poll::Ready(None) };
-        match std::task::ready!(rows.poll_next_unpin(context)) {
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let Some(rows) = &mut this.rows else { return Poll::Ready(None) };
+        let polled = match this.took {
+            None => rows.poll_next_unpin(context),
+            Some(before) => {
+                let begun = Instant::now();
+                let polled = rows.poll_next_unpin(context);
+                this.took = Some(before + begun.elapsed());
+                polled
+            }
+        };
+        match std::task::ready!(polled) {
             Some(Ok(batch)) => Poll::Ready(Some(Ok(batch))),
             Some(Err(error)) => {
-                self.rows = None;
-                Poll::Ready(Some(Err(self.task.failed(self.number, self.partition, error))))
+                this.rows = None;
+                Poll::Ready(Some(Err(this.task.failed(this.number, this.partition, error))))
             }
             None => {
-                self.rows = None;
-                self.task.ended(self.number, self.partition);
+                this.rows = None;
+                if let Some(took) = this.took {
+                    this.task.add_time(this.number, took);
+                }
+                this.task.ended(this.number, this.partition);
                 Poll::Ready(None)
             }
         }

@@ -15,6 +15,8 @@ pub(crate) mod join;
 pub(crate) mod keyed_rows;
 pub(crate) mod late;
 pub(crate) mod limit;
+mod measure;
+pub(crate) mod measured;
 pub(crate) mod node;
 pub(crate) mod operator;
 pub(crate) mod report;

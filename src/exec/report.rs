@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::event_time::EventTimeSummary;
+use super::measured::{Measured, OperatorMetrics};
 use super::operator::OperatorCounters;
 use super::row_buffer::HeldRows;
 
@@ -32,6 +33,10 @@ pub(crate) struct TaskReport {
     pub(crate) lacked_room: bool,
     /// What the sink's writers gave when they were closed, by partition.
     pub(crate) sink: Vec<Value>,
+    /// What the operators of the stage did, if that is to be noted.
+    pub(crate) measured: Vec<Measured>,
+    /// What those of all stages did.
+    pub(crate) plan: Vec<OperatorMetrics>,
 }
 
 /// Something that a batch has to work through to its end.
@@ -44,8 +49,8 @@ pub(crate) enum Finished {
 }
 
 impl TaskReport {
-    /// Adds what another task has to say.
-    pub(crate) fn absorb(&mut self, other: TaskReport) {
+    /// Adds what another task has to say; gives what the operators of its stage did.
+    pub(crate) fn absorb(&mut self, other: TaskReport) -> Vec<Measured> {
         for (source, rows) in other.rows {
             *self.rows.entry(source).or_default() += rows;
         }
@@ -66,5 +71,6 @@ impl TaskReport {
         self.lacked_room |= other.lacked_room;
         self.finished.extend(other.finished);
         self.sink.extend(other.sink);
+        other.measured
     }
 }

@@ -23,12 +23,13 @@ pub(crate) struct RowBuffer {
     disk: Arc<DiskManager>,
     /// Those before.
     moved: Option<RowsToDisk>,
+    count: u64,
 }
 
 impl RowBuffer {
     /// One of `many` that are filled at the same time.
     pub(crate) fn new(space: &Space, many: usize) -> Self {
-        Self { rows: Vec::new(), room: space.share(many), disk: Arc::clone(&space.disk), moved: None }
+        Self { rows: Vec::new(), room: space.share(many), disk: Arc::clone(&space.disk), moved: None, count: 0 }
     }
 
     /// Adds rows. May write to the disk.
@@ -36,6 +37,7 @@ impl RowBuffer {
         if rows.num_rows() == 0 {
             return Ok(());
         }
+        self.count += rows.num_rows() as u64;
         let bytes = size_of_rows(&rows);
         if !self.room.take(bytes) {
             self.make_room()?;
@@ -66,7 +68,7 @@ impl RowBuffer {
     /// There are no more.
     pub(crate) fn finish(self) -> Result<HeldRows> {
         let moved = self.moved.map(RowsToDisk::finish).transpose()?;
-        Ok(HeldRows { moved: moved.map(Arc::new), rows: self.rows, _room: self.room })
+        Ok(HeldRows { moved: moved.map(Arc::new), rows: self.rows, count: self.count, _room: self.room })
     }
 }
 
@@ -76,6 +78,7 @@ pub(crate) struct HeldRows {
     /// The first of them.
     moved: Option<Arc<DiskRows>>,
     rows: Vec<RecordBatch>,
+    count: u64,
     _room: Room,
 }
 
@@ -92,6 +95,11 @@ impl HeldRows {
             .iter()
             .flat_map(|moved| (0..moved.pieces()).map(|piece| Piece::Moved(Arc::clone(moved), piece)));
         moved.chain(self.rows.iter().cloned().map(Piece::Held))
+    }
+
+    /// How many they are.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
     }
 
     /// Whether a part of them is on the disk.

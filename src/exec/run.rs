@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
@@ -16,10 +17,13 @@ use super::batch::Batch;
 use super::driven::settle;
 use super::exchange::divide;
 use super::keyed_rows::{DividedRows, Gathered, Keyed};
+use super::measure::measure;
+use super::measured::{Measurements, StatefulRun};
+use super::node::Behaviour;
 use super::operator::OperatorId;
 use super::report::{Finished, LateRows, TaskReport};
 use super::room::Space;
-use super::row_buffer::RowBuffer;
+use super::row_buffer::{HeldRows, RowBuffer};
 use super::stages::{Stage, Stages};
 use super::stateful::{Counters, Stateful, Tables};
 use super::task::{Results, Task};
@@ -93,6 +97,7 @@ impl BatchRun {
         let Self { batch, stages, session, state, sink, space } = self;
         let agenda = stages.agenda();
         let mut report = TaskReport::default();
+        let mut measurements = Measurements::default();
         for stage in stages.subqueries {
             let task = Running::new(Task::new(Arc::clone(&batch), BTreeMap::new(), space.clone()), &session);
             task.run(stage.plan, workers, drain).await?;
@@ -105,6 +110,7 @@ impl BatchRun {
         };
         for (operator, inputs) in stages.stateful {
             let (mut divided, all) = (Vec::new(), inputs.len());
+            let mut measured = Vec::new();
             for (number, stage) in inputs.into_iter().enumerate() {
                 let inputs = input_of(&stage, &mut results);
                 let task = Running::new(Task::new(Arc::clone(&batch), inputs, space.clone()), &session);
@@ -113,9 +119,16 @@ impl BatchRun {
                     read(plan, partition, context, (Arc::clone(&operator), number, space.clone(), many))
                 };
                 divided.extend(task.run(stage.plan, workers, read).await?);
-                report.absorb(task.task.close()?);
+                measured.push(report.absorb(task.task.close()?));
             }
+            let begun = Instant::now();
             let given = work(&operator, divided, (&batch, &state, &space), workers, &mut report).await?;
+            if batch.measures {
+                let rows = given.iter().map(HeldRows::count).sum();
+                let description = format!("{}: {}", operator.name(), operator.describe());
+                let run = StatefulRun { description, rows, took: begun.elapsed(), stages: measured };
+                measurements.add(operator.operator.id, run);
+            }
             results.insert(operator.operator.id, given);
         }
         // No state changes from here on, and no row is late.
@@ -130,7 +143,10 @@ impl BatchRun {
             |plan, partition, context| write(plan, partition, context, (Arc::clone(&sink), identity, ahead));
         let (kept, written) = join(keep, task.run(stages.last.plan, workers, write)).await;
         report.sink = written?;
-        report.absorb(task.task.close()?);
+        let last = report.absorb(task.task.close()?);
+        if batch.measures {
+            report.plan = measurements.plan(last, &report.rows);
+        }
         agenda.check(&report)?;
         Ok((report, kept?))
     }
@@ -176,6 +192,9 @@ impl Running {
         workers: &Workers,
     ) -> std::result::Result<Vec<T>, Stopped> {
         let given = workers.all(parts).await?;
+        if self.task.batch.measures {
+            self.task.add_measured(measure(&plan, &self.task.take_times()));
+        }
         settle(plan, &self.task, &self.context, workers).await?;
         Ok(given)
     }

@@ -179,11 +179,18 @@ impl Cutting {
 
 /// Gives what a stateful operator has given.
 #[derive(Debug)]
-struct StageInput {
+pub(crate) struct StageInput {
     operator: OperatorId,
     schema: SchemaRef,
     /// One, which has the rows of all state partitions, or one for each.
     partitions: usize,
+}
+
+impl StageInput {
+    /// The number of the operator.
+    pub(crate) fn operator(&self) -> usize {
+        self.operator.id
+    }
 }
 
 impl Behaviour for StageInput {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -11,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::batch::Batch;
 use super::event_time::EventTimeSummary;
+use super::measured::Measured;
 use super::operator::OperatorCounters;
 use super::report::{Finished, TaskReport};
 use super::room::Space;
@@ -41,6 +43,8 @@ struct Notes {
     late_rows: BTreeMap<usize, RowBuffer>,
     /// The streams that have to be read to their end, by number and partition.
     streams: BTreeMap<(usize, usize), Reading>,
+    /// How long they computed, by number, if that is to be noted.
+    times: BTreeMap<usize, Duration>,
     /// Why the first of them to fail did.
     failure: Option<Error>,
     /// Whether nobody asks for the report any more.
@@ -151,6 +155,21 @@ impl Task {
         drop(notes);
         self.changed.notify_one();
         DataFusionError::Execution(text)
+    }
+
+    /// Notes how long a stream that has to be read to its end has computed.
+    pub(crate) fn add_time(&self, number: usize, took: Duration) {
+        *self.notes().times.entry(number).or_default() += took;
+    }
+
+    /// How long the streams that have to be read to their end have computed, by number.
+    pub(crate) fn take_times(&self) -> BTreeMap<usize, Duration> {
+        std::mem::take(&mut self.notes().times)
+    }
+
+    /// Notes what the operators of the stage did.
+    pub(crate) fn add_measured(&self, measured: Vec<Measured>) {
+        self.notes().report.measured = measured;
     }
 
     /// Why a stream that has to be read to its end could not be, if one could not.

@@ -147,6 +147,7 @@ impl BatchRunner {
             inputs,
             watermarks,
             keeps_late_rows: self.late_rows.are_kept(),
+            measures: self.shared.measures,
         });
         let Staged { report, prepared, late, state } =
             match self.compute(&batch, record.batch_timestamp_ms, stopwatch).await {

@@ -218,7 +218,7 @@ impl Execution {
         let batch_id = planned.record.batch_id;
         self.last_watermark_ms = planned.record.batch_watermark_ms;
         let outcome = match self.runner.run(planned, &mut self.tracker, &mut stopwatch).await? {
-            Ran::Done(outcome) => outcome,
+            Ran::Done(outcome) => *outcome,
             Ran::Abandoned => return Ok(Triggered::Abandoned),
             Ran::NewColumns(columns) => return Ok(Triggered::NewColumns(columns)),
             Ran::Outdated(error) => return Ok(Triggered::Outdated(error)),
@@ -236,6 +236,7 @@ impl Execution {
             TriggerTimes { started_ms, previous_ms: self.previous_trigger_ms, durations: stopwatch.finish() };
         let report = progress(&self.runner, &self.descriptions, batch_id, &outcome, times);
         self.log.batch(&report);
+        self.runner.shared.set_plan(outcome.report.plan);
         self.runner.shared.add_progress(report.clone());
         self.manager.notify_progress(&report);
         Ok(Triggered::Batch)

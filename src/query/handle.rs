@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::progress::{StreamingQueryProgress, StreamingQueryStatus};
 use super::totals::RunTotals;
 use crate::error::{Error, Result, StreamingQueryException};
+use crate::exec::measured::OperatorMetrics;
 
 /// How many progress reports [`StreamingQuery::recent_progress`] keeps.
 const RECENT_PROGRESS: usize = 100;
@@ -36,6 +37,16 @@ pub(crate) struct RunState {
     pub(crate) last_empty_look: u64,
 }
 
+/// Which run of which query it is.
+#[derive(Debug)]
+pub(crate) struct QueryIdentity {
+    pub(crate) id: Uuid,
+    pub(crate) run_id: Uuid,
+    pub(crate) name: Option<String>,
+    /// The URL of the checkpoint.
+    pub(crate) checkpoint: String,
+}
+
 /// What a query's task and its handles share.
 #[derive(Debug)]
 pub(crate) struct QueryShared {
@@ -43,6 +54,10 @@ pub(crate) struct QueryShared {
     pub(crate) run_id: Uuid,
     pub(crate) name: Option<String>,
     pub(crate) explain: String,
+    /// The URL of the checkpoint.
+    pub(crate) checkpoint: String,
+    /// Whether it is noted what each operator of the plan does.
+    pub(crate) measures: bool,
     started: Instant,
     restarts: AtomicU64,
     /// The look for new rows that was begun last, counted from 1.
@@ -64,16 +79,21 @@ struct Report {
     totals: RunTotals,
     /// How long the run took, once it has ended.
     took: Option<Duration>,
+    /// What the operators of the plan did in the last batch, if that is noted.
+    plan: Vec<OperatorMetrics>,
     exception: Option<StreamingQueryException>,
 }
 
 impl QueryShared {
-    pub(crate) fn new(id: Uuid, run_id: Uuid, name: Option<String>, explain: String) -> Self {
+    pub(crate) fn new(identity: QueryIdentity, explain: String, measures: bool) -> Self {
+        let QueryIdentity { id, run_id, name, checkpoint } = identity;
         Self {
             id,
             run_id,
             name,
             explain,
+            checkpoint,
+            measures,
             started: Instant::now(),
             restarts: AtomicU64::new(0),
             looks: AtomicU64::new(0),
@@ -90,6 +110,7 @@ impl QueryShared {
                 progress: VecDeque::new(),
                 totals: RunTotals::default(),
                 took: None,
+                plan: Vec::new(),
                 exception: None,
             }),
         }
@@ -116,6 +137,13 @@ impl QueryShared {
         }
         report.totals.add(&progress);
         report.progress.push_back(progress);
+    }
+
+    /// Takes what the operators of the plan did in the last batch, if that is noted.
+    pub(crate) fn set_plan(&self, plan: Vec<OperatorMetrics>) {
+        if self.measures {
+            self.report().plan = plan;
+        }
     }
 
     pub(crate) fn count_restart(&self) {
@@ -244,6 +272,18 @@ impl StreamingQuery {
     /// The optimised logical plan and the physical plan.
     pub fn explain(&self) -> &str {
         &self.shared.explain
+    }
+
+    /// What each operator of the plan did in the last batch, from the result down to the sources; empty unless
+    /// [`StreamingQueryManager::measure_operators`](super::StreamingQueryManager::measure_operators) was
+    /// called before the query was started.
+    pub fn last_plan(&self) -> Vec<OperatorMetrics> {
+        self.shared.report().plan.clone()
+    }
+
+    /// The URL of the checkpoint; that of a query without one is a temporary directory.
+    pub fn checkpoint_location(&self) -> &str {
+        &self.shared.checkpoint
     }
 
     /// Ends the run and returns when it has ended. Fails if the run had failed before, or fails meanwhile.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::batch::{BatchRunner, PlannedBatch};
 use super::execution::Execution;
-use super::handle::QueryShared;
+use super::handle::{QueryIdentity, QueryShared};
 use super::input_limit::InputLimit;
 use super::late_rows::LateRows;
 use super::log::RunLog;
@@ -317,7 +317,13 @@ impl Launch {
             return Ok(Arc::clone(shared));
         }
         let explain = plan.explain().await?;
-        let shared = QueryShared::new(self.id, self.run_id, self.request.name.clone(), explain);
+        let identity = QueryIdentity {
+            id: self.id,
+            run_id: self.run_id,
+            name: self.request.name.clone(),
+            checkpoint: self.storage.url().to_string(),
+        };
+        let shared = QueryShared::new(identity, explain, self.request.manager.measures_operators());
         Ok(Arc::clone(self.shared.insert(Arc::new(shared))))
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ struct ManagerInner {
     next_listener: std::sync::atomic::AtomicU64,
     state_memory: Arc<SharedMemory>,
     ended: tokio::sync::Notify,
+    measures_operators: AtomicBool,
 }
 
 /// What became of the runs that ended since the last [`StreamingQueryManager::reset_terminated`].
@@ -144,6 +146,16 @@ impl StreamingQueryManager {
     /// Tells this listener nothing more.
     pub fn remove_listener(&self, id: ListenerId) {
         lock(&self.inner.listeners).retain(|(listener, _)| *listener != id.0);
+    }
+
+    /// Has queries that are started from now on note what each operator of their plan does in a batch, see
+    /// [`StreamingQuery::last_plan`]. It costs a few microseconds a batch.
+    pub fn measure_operators(&self, on: bool) {
+        self.inner.measures_operators.store(on, Ordering::Relaxed);
+    }
+
+    pub(crate) fn measures_operators(&self) -> bool {
+        self.inner.measures_operators.load(Ordering::Relaxed)
     }
 
     /// Fails if a running query has this name.

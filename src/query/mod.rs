@@ -24,6 +24,7 @@ mod totals;
 mod trigger;
 mod watermark;
 
+pub use crate::exec::measured::OperatorMetrics;
 pub use handle::{StopMode, StreamingQuery};
 pub(crate) use late_rows::{LateTarget, MakeLateSink};
 pub use listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};

@@ -24,6 +24,8 @@ const ROWS_PER_BATCH: usize = 8192;
 #[derive(Debug)]
 pub(super) struct StateColumns {
     schema: SchemaRef,
+    /// How many columns are the key.
+    key_columns: usize,
     keys: RowCodec,
     values: Values,
 }
@@ -60,11 +62,15 @@ impl StateColumns {
         };
         columns.push(Field::new("expires", DataType::Timestamp(TimeUnit::Microsecond, None), true));
         let schema = Arc::new(Schema::new(with_different_names(columns)));
-        Ok(Self { schema, keys: RowCodec::keys(&keys)?, values })
+        Ok(Self { schema, key_columns: keys.len(), keys: RowCodec::keys(&keys)?, values })
     }
 
     pub(super) fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    pub(super) fn key_columns(&self) -> usize {
+        self.key_columns
     }
 
     /// `rows` as batches of moderate size.

@@ -110,6 +110,14 @@ impl StoredState {
         self.as_table(Some(operator), Some(self.batch_id))
     }
 
+    /// How many of the first columns of an operator's table are the key.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if there is no such operator.
+    pub fn key_columns(&self, operator: usize) -> Result<usize> {
+        Ok(self.columns(operator)?.key_columns())
+    }
+
     /// The rows of `operator`, or the list of operators, as a table that is read anew, as of `batch` or
     /// the last one, whenever it is scanned.
     pub(crate) fn as_table(

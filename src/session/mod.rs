@@ -6,6 +6,8 @@ mod formats;
 mod guess;
 mod path;
 mod reader;
+#[cfg(feature = "spark")]
+mod spark;
 mod state_function;
 mod stores;
 mod table_functions;

@@ -55,6 +55,12 @@ impl MemoryTable {
         self.content().published.values().flatten().cloned().collect()
     }
 
+    /// The published rows of the batches from `from` on that are kept, by batch. In complete mode that is the last
+    /// one, whose rows take the place of those before.
+    pub fn batches(&self, from: u64) -> Vec<(u64, Vec<RecordBatch>)> {
+        self.content().published.range(from..).map(|(batch, rows)| (*batch, rows.clone())).collect()
+    }
+
     fn content(&self) -> MutexGuard<'_, Content> {
         // No code that could panic runs under the lock, and every change is complete in itself.
         self.content.lock().unwrap_or_else(PoisonError::into_inner)

@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::ast::{
     ColumnDef, Expr, Ident, ObjectName, OrderByExpr, Query, TableConstraint,
 };
 
+use crate::options::masked_value;
 use crate::query::Trigger;
 use crate::sink::OutputMode;
 
@@ -134,6 +135,41 @@ pub struct InsertInto {
     pub columns: Vec<Ident>,
     /// Where the rows come from.
     pub query: Box<Query>,
+}
+
+impl Statement {
+    /// The statement without what nobody is to see: the values of options called password, token, key, secret or
+    /// the like, and passwords in URLs.
+    #[must_use]
+    pub fn masked(&self) -> Self {
+        let mut masked = self.clone();
+        match &mut masked {
+            Statement::CreateExternalTable(table) => **table = table.masked(),
+            Statement::CreateStreamingQuery(query) => mask(&mut query.plan.clauses.options),
+            Statement::ExplainStreamingQuery(query) => mask(&mut query.plan.clauses.options),
+            Statement::DataFusion(_)
+            | Statement::ShowStreamingQueries
+            | Statement::StopStreamingQuery { .. } => {}
+        }
+        masked
+    }
+}
+
+impl CreateExternalTable {
+    /// The statement without what nobody is to see, see [`Statement::masked`].
+    #[must_use]
+    pub fn masked(&self) -> Self {
+        let mut masked = self.clone();
+        mask(&mut masked.options);
+        masked.locations.iter_mut().for_each(|location| *location = masked_value("", location));
+        masked
+    }
+}
+
+fn mask(options: &mut [(String, String)]) {
+    for (name, value) in options {
+        *value = masked_value(name, value);
+    }
 }
 
 impl fmt::Display for Statement {

@@ -7,6 +7,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
+use datafusion::datasource::MemTable;
 use datafusion::logical_expr::{
     CreateExternalTable as Command, DdlStatement, LogicalPlan, Statement as PlanStatement,
 };
@@ -31,6 +32,7 @@ use crate::plan::StreamTable;
 use crate::query::{Replan, StreamingQuery, Trigger};
 use crate::secrets::masked;
 use crate::session::{DataStreamWriter, Session, WriteStream};
+use crate::sink::MemoryTable;
 
 /// The option of a streaming query that says where its checkpoint is.
 pub(super) const CHECKPOINT_LOCATION: &str = "checkpointLocation";
@@ -59,8 +61,8 @@ pub struct SqlSession {
     pub(super) options: Options,
     /// The checkpoint and the batch that streaming queries are run over instead of being started.
     replay: Option<(String, u64)>,
-    /// The newest run of each query that was started here, by name.
-    started: Mutex<Vec<StartedQuery>>,
+    /// The newest run of each query that was started here, and the statement that started it.
+    started: Mutex<Vec<(StartedQuery, Located<Statement>)>>,
     /// Tables that streaming queries of a script write to.
     targets: Mutex<HashSet<TableReference>>,
 }
@@ -91,6 +93,8 @@ pub struct StartedQuery {
     pub format: String,
     /// Where that table is, if it is in a place.
     pub location: Option<String>,
+    /// The statement that started it, without secrets; empty if none did.
+    pub definition: String,
 }
 
 impl SqlSession {
@@ -268,8 +272,9 @@ impl SqlSession {
                 if let Some((checkpoint, batch)) = &self.replay {
                     return self.replay_query(&planner, query, (checkpoint, *batch)).await;
                 }
-                let started = self.start_query(&planner, query).await?;
-                self.remember(&started);
+                let mut started = self.start_query(&planner, query).await?;
+                started.definition = statement.value.masked().to_string();
+                self.remember(&started, statement);
                 Ok(SqlOutcome::Query(started))
             }
             Statement::ExplainStreamingQuery(query) => self.explain_query(&planner, query).await,
@@ -281,7 +286,7 @@ impl SqlSession {
     /// The newest run of each query that was started here, and all others that are running.
     pub(super) fn queries(&self) -> Vec<StreamingQuery> {
         let mut queries: Vec<StreamingQuery> =
-            self.started().iter().map(|started| started.query.clone()).collect();
+            self.started().iter().map(|(started, _)| started.query.clone()).collect();
         for query in self.session.streams().active() {
             if !queries.iter().any(|known| known.run_id() == query.run_id()) {
                 queries.push(query);
@@ -293,17 +298,67 @@ impl SqlSession {
     /// The running query, other than `name`, that was started here and writes to `target`.
     pub(super) fn writer_of(&self, target: &str, name: &str) -> Option<String> {
         let started = self.started();
-        let mut others = started.iter().filter(|other| other.target == target && other.query.is_active());
+        let started = started.iter().map(|(started, _)| started);
+        let mut others = started.filter(|other| other.target == target && other.query.is_active());
         others.find_map(|other| other.query.name().filter(|other| *other != name).map(str::to_string))
     }
 
-    fn remember(&self, query: &StartedQuery) {
-        let mut started = self.started();
-        started.retain(|known| known.query.name() != query.query.name());
-        started.push(query.clone());
+    /// The table `name` as it is now, for a statement that is about to be planned: the files that there are, and
+    /// what a query keeps in memory as of its last committed batch, however often the statement reads it.
+    /// `None` if there is no such table.
+    ///
+    /// # Errors
+    /// If it holds nothing yet, or its files cannot be looked at.
+    pub async fn current_table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let planner = Planner::new(&self.session, Location::new(1, 1));
+        let Some(table) = planner.table(&TableReference::bare(name)).await? else { return Ok(None) };
+        let read = match table.downcast_ref::<ExternalTable>() {
+            Some(external) => {
+                external.refresh(&planner.state()).await?;
+                external.check_readable()?;
+                external.readable().unwrap_or(table)
+            }
+            None => table,
+        };
+        match read.downcast_ref::<MemoryTable>() {
+            Some(memory) => Ok(Some(Arc::new(MemTable::try_new(memory.schema(), vec![memory.rows()])?))),
+            None => Ok(Some(read)),
+        }
     }
 
-    fn started(&self) -> MutexGuard<'_, Vec<StartedQuery>> {
+    /// The newest run of each query that was started here, in the order in which the queries came.
+    pub fn started_queries(&self) -> Vec<StartedQuery> {
+        self.started().iter().map(|(started, _)| started.clone()).collect()
+    }
+
+    /// Starts the query `name` again, which was started here and has ended, with the same statement.
+    ///
+    /// # Errors
+    /// If there is no such query, if it still runs, and as [`SqlSession::execute`].
+    pub async fn restart(&self, name: &str) -> Result<StartedQuery> {
+        let known = self.started().iter().find(|(started, _)| started.query.name() == Some(name)).cloned();
+        let Some((started, statement)) = known else {
+            return Err(Error::Invalid(format!("there is no streaming query '{name}'")));
+        };
+        if started.query.is_active() {
+            return Err(Error::Invalid(format!("the streaming query '{name}' is running")));
+        }
+        match self.execute(&statement).await? {
+            SqlOutcome::Query(started) => Ok(started),
+            _ => Err(Error::Invalid(format!("the statement of '{name}' starts no query"))),
+        }
+    }
+
+    fn remember(&self, query: &StartedQuery, statement: &Located<Statement>) {
+        let mut started = self.started();
+        let new = (query.clone(), statement.clone());
+        match started.iter_mut().find(|(known, _)| known.query.name() == query.query.name()) {
+            Some(known) => *known = new,
+            None => started.push(new),
+        }
+    }
+
+    fn started(&self) -> MutexGuard<'_, Vec<(StartedQuery, Located<Statement>)>> {
         self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -375,7 +430,7 @@ impl SqlSession {
         }
         let provider = reader.table(table.locations.first().map(String::as_str)).await?;
         let Some(stream) = provider.downcast_ref::<StreamTable>() else { return Ok(provider) };
-        let stream = stream.clone().with_definition(&masked(&table.to_string()));
+        let stream = stream.clone().with_definition(&masked(&table.masked().to_string()));
         let Some(watermark) = &table.watermark else { return Ok(Arc::new(stream)) };
         let column = planner.name(&watermark.column);
         let with_watermark = stream.with_watermark(command.name.clone(), &column, watermark.delay);

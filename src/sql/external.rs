@@ -58,7 +58,7 @@ impl ExternalTable {
             false => statement.locations.clone(),
         };
         command.options = read_options(&statement.format, &statement.options);
-        command.definition = Some(masked(&statement.to_string()));
+        command.definition = Some(masked(&statement.masked().to_string()));
         Self {
             command,
             format: statement.format.clone(),
@@ -204,7 +204,8 @@ impl ExternalTable {
         }))
     }
 
-    fn readable(&self) -> Option<Arc<dyn TableProvider>> {
+    /// What is read, if there is anything.
+    pub(super) fn readable(&self) -> Option<Arc<dyn TableProvider>> {
         self.readable.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

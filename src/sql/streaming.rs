@@ -61,7 +61,7 @@ impl SqlSession {
         }
         let trigger = self.trigger.or(query.plan.clauses.trigger).unwrap_or_default();
         let location = location.as_deref().map(masked);
-        Ok(StartedQuery { query: started, trigger, target, format, location })
+        Ok(StartedQuery { query: started, trigger, target, format, location, definition: String::new() })
     }
 
     /// What `query` gives for a batch of a checkpoint.
