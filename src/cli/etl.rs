@@ -63,11 +63,14 @@ pub(super) struct EtlOptions {
 /// Runs the query until it ends.
 pub(super) async fn run(options: &EtlOptions) -> Result<(), Exit> {
     let job = JobOptions {
+        config: None,
         trigger: Some(options.trigger),
         settings: options.settings.clone(),
         progress: options.progress,
         format: Format::default(),
         if_running: options.if_running,
+        listen: None,
+        pg: None,
     };
     let sql = settings::session(&job).await?;
     let mut job = Job::new(Arc::clone(&sql), options.progress, Format::default())?;
@@ -106,14 +109,13 @@ async fn start(sql: &SqlSession, options: &EtlOptions) -> Result<StartedQuery, E
         .start(options.output.as_str())
         .await?;
     let location = Some(options.output.clone());
-    let definition = String::new();
     Ok(StartedQuery {
         query,
         trigger: options.trigger,
         target: "output".into(),
         format,
         location,
-        definition,
+        definition: String::new(),
     })
 }
 

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use datafusion::error::DataFusionError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use tidemill::StopMode;
 use tidemill::sql::{Located, SqlOutcome, SqlSession, StartedQuery, Statement};
-use tidemill::{Error, StopMode};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::exit::{Exit, is_unread};
 use super::live::{self, Shown};
 use super::monitor::Monitor;
 use super::output::{Format, PrintError, Printer};
+use super::queries::Queries;
 use super::signals::{Listen, Signals};
 use super::text::Script;
-use super::{IfRunning, JobOptions, ProgressMode, settings};
+use super::{IfRunning, JobOptions, ProgressMode, http, pg, settings};
 
 /// `tidemill run FILE`
 pub(super) async fn run_file(name: &str, options: &JobOptions) -> Result<(), Exit> {
@@ -50,7 +52,15 @@ async fn run_all(script: &Script, options: &JobOptions, shows_live: bool) -> Res
     let sql = settings::session(options).await?;
     let mut job = Job::new(sql, options.progress, options.format)?;
     job.shows_live = shows_live;
+    if let Some(address) = &options.listen {
+        job.listen(address).await?;
+    }
+    if let Some(address) = &options.pg {
+        let address = pg::listen(address, Arc::clone(&job.sql)).await?;
+        job.monitor.note(&format!("the tables can be read at postgres://{address}/tidemill"));
+    }
     job.run(script).await?;
+    job.set_ready();
     job.finish().await
 }
 
@@ -63,6 +73,14 @@ pub(super) struct Job {
     queries: Vec<StartedQuery>,
     /// Whether a SELECT over an unbounded table shows its rows as they come, instead of being refused.
     shows_live: bool,
+    /// Those who look on from outside, if there are any.
+    watched: Option<Watched>,
+}
+
+/// The queries as others see them, and those that they start again.
+struct Watched {
+    queries: Arc<Queries>,
+    restarts: UnboundedReceiver<StartedQuery>,
 }
 
 impl Job {
@@ -72,7 +90,20 @@ impl Job {
         sql.session().streams().add_listener(Arc::clone(&monitor) as _);
         let signals = Signals::install(Listen::InterruptAndTerminate)
             .map_err(|error| Exit::failed(format!("cannot listen to signals: {error}")))?;
-        Ok(Self { sql, monitor, printer, signals, queries: Vec::new(), shows_live: false })
+        Ok(Self { sql, monitor, printer, signals, queries: Vec::new(), shows_live: false, watched: None })
+    }
+
+    /// Shows the queries to others at `address`.
+    async fn listen(&mut self, address: &str) -> Result<(), Exit> {
+        let (queries, restarts) = Queries::of(&self.sql);
+        let url = http::listen(address, Arc::clone(&queries)).await?;
+        self.monitor.note(&format!("the queries are shown at {url}"));
+        self.watched = Some(Watched { queries, restarts });
+        Ok(())
+    }
+
+    fn set_ready(&self) {
+        self.watched.iter().for_each(|watched| watched.queries.set_ready());
     }
 
     /// Runs the statements one after the other. If one fails, the queries that run are stopped.
@@ -156,30 +187,34 @@ impl Job {
     /// Waits until all queries have ended; gives whether one failed. A signal stops them, or if they
     /// are stopping already ends the wait.
     ///
-    /// When one fails, those that would go on for ever are stopped, or nobody would notice.
+    /// When one fails, those that would go on for ever are stopped, or nobody would notice. Where somebody looks
+    /// on, they go on, and the one that failed can be started again.
     async fn wait(&mut self, mut stopping: bool) -> Result<bool, Exit> {
-        let mut running: FuturesUnordered<_> =
-            self.queries.iter().map(|started| started.query.await_termination()).collect();
-        let mut failed = false;
+        let mut running: FuturesUnordered<_> = self.queries.iter().cloned().map(ended).collect();
         loop {
-            tokio::select! {
-                ended = running.next() => match ended {
-                    None => {
-                        self.monitor.finish();
-                        return Ok(failed);
-                    }
-                    Some(Ok(())) => {}
-                    Some(Err(Error::StreamFailed(failed))) if is_unread(&failed) => {}
-                    Some(Err(error)) => {
-                        self.monitor.error(&error.to_string());
-                        failed = true;
-                        self.queries.iter().filter(|started| !started.trigger.ends()).for_each(request_stop);
-                    }
-                },
-                () = self.signals.next() => {
-                    if stopping {
-                        return Err(Exit::interrupted());
-                    }
+            let stays = !stopping && self.watched.as_ref().is_some_and(|watched| watched.queries.keeps_any());
+            if running.is_empty() && !stays {
+                self.monitor.finish();
+                return Ok(self.queries.iter().any(has_failed));
+            }
+            let event = tokio::select! {
+                Some((query, result)) = running.next() => Event::Ended(query, result),
+                query = next_restart(&mut self.watched) => Event::Restarted(query),
+                () = self.signals.next() => Event::Signal,
+            };
+            match event {
+                Event::Ended(query, Err(error)) if has_failed(&query) => {
+                    self.monitor.error(&error.to_string());
+                    self.failed(&query, stopping);
+                }
+                Event::Ended(..) => {}
+                Event::Restarted(query) => {
+                    running.push(ended(query.clone()));
+                    self.queries.retain(|known| known.query.name() != query.query.name());
+                    self.queries.push(query);
+                }
+                Event::Signal if stopping => return Err(Exit::interrupted()),
+                Event::Signal => {
                     stopping = true;
                     self.monitor.note("finishing the batch in flight; Ctrl-C again leaves at once");
                     self.queries.iter().for_each(request_stop);
@@ -187,6 +222,50 @@ impl Job {
             }
         }
     }
+
+    /// Does what follows from the failure of `query`.
+    fn failed(&self, query: &StartedQuery, stopping: bool) {
+        match (&self.watched, query.query.name()) {
+            (Some(watched), Some(name)) if !stopping && !query.trigger.ends() => {
+                // Unless it has been started again since.
+                if watched.queries.is_newest(query) {
+                    watched.queries.hold(name);
+                }
+            }
+            (Some(_), _) => {}
+            (None, _) => {
+                self.queries.iter().filter(|started| !started.trigger.ends()).for_each(request_stop);
+            }
+        }
+    }
+}
+
+/// What a command that runs queries waits for.
+enum Event {
+    Ended(StartedQuery, tidemill::Result<()>),
+    Restarted(StartedQuery),
+    Signal,
+}
+
+/// The query and how it ended, when it has.
+async fn ended(query: StartedQuery) -> (StartedQuery, tidemill::Result<()>) {
+    let result = query.query.await_termination().await;
+    (query, result)
+}
+
+/// The next query that somebody starts again.
+async fn next_restart(watched: &mut Option<Watched>) -> StartedQuery {
+    if let Some(watched) = watched
+        && let Some(query) = watched.restarts.recv().await
+    {
+        return query;
+    }
+    std::future::pending().await
+}
+
+/// Whether the run has failed. That nobody reads what it prints is no failure.
+fn has_failed(query: &StartedQuery) -> bool {
+    query.query.exception().is_some_and(|exception| !is_unread(&exception))
 }
 
 /// Has a query end after the batch in flight, without waiting for it.

@@ -5,13 +5,19 @@
 mod bad_records;
 mod check;
 mod checkpoint;
+mod config;
 mod describe;
 mod etl;
 mod exit;
+mod history;
+mod http;
 mod job;
 mod live;
+mod manual;
 mod monitor;
 mod output;
+mod pg;
+mod queries;
 mod replay;
 mod settings;
 mod shell;
@@ -19,11 +25,16 @@ mod signals;
 mod state;
 mod test;
 mod text;
+mod top;
+mod version;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use tidemill::Trigger;
 use tracing::Level;
 use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
@@ -36,11 +47,28 @@ use output::Format;
 
 /// Structured Streaming on Apache DataFusion: incremental, exactly-once queries over unbounded tables.
 #[derive(Debug, Parser)]
-#[command(name = "tidemill", version, max_term_width = 100)]
+#[command(name = "tidemill", version = version::version(), max_term_width = 100)]
 #[command(after_help = "TIDEMILL_LOG sets what is logged to standard error, e.g. TIDEMILL_LOG=info.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+}
+
+impl Arguments {
+    /// These and what the file says that they name.
+    fn with_config(self) -> Result<Self, Exit> {
+        let config = match &self.command {
+            Command::Run { options, .. } | Command::Sql { options, .. } => options.config.as_deref(),
+            _ => None,
+        };
+        match config {
+            Some(file) => {
+                let given: Vec<OsString> = std::env::args_os().collect();
+                Ok(Self::parse_from(config::with_file(file, given)?))
+            }
+            None => Ok(self),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +77,7 @@ enum Command {
     ///
     /// Ctrl-C or SIGTERM finishes the batch in flight and leaves; a second Ctrl-C leaves at once.
     /// Exit code: 0 if all ended well, 1 if a query failed, 2 for bad usage or SQL.
+    #[command(args_override_self = true)]
     Run {
         /// The script, or - for standard input
         script: String,
@@ -56,6 +85,7 @@ enum Command {
         options: JobOptions,
     },
     /// A shell, or with -c, -f or input from a pipe the same as `run`
+    #[command(args_override_self = true)]
     Sql {
         /// Statements to run instead of asking for them
         #[arg(short = 'c', long = "command", value_name = "STATEMENTS", allow_hyphen_values = true)]
@@ -152,15 +182,40 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// Show the queries of a command that was started with --listen, a line each, kept up to date
+    Top {
+        /// The address that it listens on, such as 8080 or HOST:8080
+        #[arg(value_name = "ADDR")]
+        address: String,
+        /// Show them once and leave; so it is if standard output is no terminal
+        #[arg(long)]
+        once: bool,
+    },
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write those of all subcommands to a directory
+    Man {
+        /// The directory
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
 }
 
 /// How queries run and what is told about them.
 #[derive(Debug, Args)]
 struct JobOptions {
+    /// A TOML file with options: trigger, progress, format, if-running, listen, pg, and a table [set]
+    ///
+    /// What is given on the command line goes before it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
     /// Override every query's trigger: once, available-now, or a length of time such as '2 seconds'
     #[arg(long, value_parser = parse_trigger)]
     trigger: Option<Trigger>,
-    /// A setting: `datafusion.…`, or durability or minBatchesToRetain for all streaming queries
+    /// A setting: `datafusion.…`, durability or minBatchesToRetain for all streaming queries, or sparkFunctions=true
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_pair)]
     settings: Vec<(String, String)>,
     /// How progress is told on standard error
@@ -172,6 +227,19 @@ struct JobOptions {
     /// What to do if another process, started with this option too, runs the same query
     #[arg(long, value_enum)]
     if_running: Option<IfRunning>,
+    /// Show the queries on a page, with metrics and an HTTP interface: 8080 (this machine alone) or HOST:8080
+    ///
+    /// The command then stays when a query that would go on for ever has failed, or was stopped on the page, so that it can
+    /// be started again there. Where others can reach the address, stopping and restarting need the token in
+    /// the environment variable TIDEMILL_TOKEN.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Let PostgreSQL's clients read the tables: 5432 (this machine alone) or HOST:5432
+    ///
+    /// Where others can reach the address, the password of all users is the token in the environment variable
+    /// TIDEMILL_TOKEN.
+    #[arg(long, value_name = "ADDR")]
+    pg: Option<String>,
 }
 
 /// What a start does while the query runs elsewhere on this machine.
@@ -237,7 +305,10 @@ const STACK: usize = 256 << 20;
 
 /// Runs the command that the process's arguments ask for.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::parse().with_config() {
+        Ok(arguments) => arguments,
+        Err(exit) => return exit.report(),
+    };
     if let Err(exit) = log_to_stderr() {
         return exit.report();
     }
@@ -308,5 +379,8 @@ async fn run(command: Command) -> Result<(), Exit> {
             _ => state::run(&checkpoint, operator, batch, format).await,
         },
         Command::Test { files, update } => test::run(&files, update).await,
+        Command::Top { address, once } => top::run(&address, once).await,
+        Command::Completions { shell } => manual::completions(shell, Arguments::command()),
+        Command::Man { directory } => manual::man(directory.as_deref(), Arguments::command()),
     }
 }

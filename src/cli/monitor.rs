@@ -206,7 +206,7 @@ impl StreamingQueryListener for Monitor {
         let bar = match &self.style {
             Style::Bars(bars) => {
                 let bar = bars.add(ProgressBar::new_spinner());
-                if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {msg}") {
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg}") {
                     bar.set_style(style);
                 }
                 bar.set_prefix(event.name.clone().unwrap_or_else(|| "query".into()));

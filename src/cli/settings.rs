@@ -12,6 +12,9 @@ use super::{IfRunning, JobOptions};
 /// Options that make sense for every streaming query.
 const STREAMING: [&str; 2] = ["durability", "minBatchesToRetain"];
 
+/// Whether Spark's functions are known by their names.
+const SPARK_FUNCTIONS: &str = "sparkFunctions";
+
 /// A new session with the settings of the command line.
 pub(super) async fn session(options: &JobOptions) -> Result<Arc<SqlSession>, Exit> {
     let session = Session::new();
@@ -20,7 +23,11 @@ pub(super) async fn session(options: &JobOptions) -> Result<Arc<SqlSession>, Exi
         streaming.set(IfRunning::OPTION, policy.name());
     }
     for (key, value) in &options.settings {
-        if STREAMING.iter().any(|known| known.eq_ignore_ascii_case(key)) {
+        if key.eq_ignore_ascii_case(SPARK_FUNCTIONS) {
+            if Options::from_iter([(key, value)]).flag(key, false)? {
+                session.use_spark_functions();
+            }
+        } else if STREAMING.iter().any(|known| known.eq_ignore_ascii_case(key)) {
             streaming.set(key, value);
         } else {
             set(&session, key, value).await?;
@@ -32,6 +39,7 @@ pub(super) async fn session(options: &JobOptions) -> Result<Arc<SqlSession>, Exi
 async fn set(session: &Session, key: &str, value: &str) -> Result<(), Exit> {
     let context = session.context();
     let mut known: Vec<String> = STREAMING.iter().map(ToString::to_string).collect();
+    known.push(SPARK_FUNCTIONS.into());
     known.extend(context.copied_config().options().entries().into_iter().map(|entry| entry.key));
     known.extend(context.runtime_env().config_entries().into_iter().map(|entry| entry.key));
     let lower = key.to_ascii_lowercase();

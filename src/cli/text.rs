@@ -71,6 +71,13 @@ pub(super) fn without_controls(text: &str) -> String {
     text.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }
 
+/// Writes `text` to standard output.
+pub(super) fn to_stdout(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
 /// Writes a line to standard error, where failures to write cannot be reported.
 pub(super) fn to_stderr(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");

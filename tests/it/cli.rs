@@ -1,6 +1,8 @@
 //! The `tidemill` command as users run it: the real binary, in folders of its own.
 
 mod bad_records;
+mod http;
+mod pg;
 mod shell;
 mod state;
 mod test_files;

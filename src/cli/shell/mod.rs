@@ -21,9 +21,10 @@ use super::exit::Exit;
 use super::live::{self, Shown};
 use super::monitor::Monitor;
 use super::output::{Format, PrintError, Printed, Printer};
+use super::queries::Queries;
 use super::signals::{Listen, Signals};
 use super::text::{Script, count, duration, number, to_stderr};
-use super::{JobOptions, ProgressMode, job, settings};
+use super::{JobOptions, ProgressMode, http, job, pg, settings};
 use commands::Command;
 use console::{ShellConsole, Terminal};
 use read::Editing;
@@ -51,6 +52,16 @@ pub(super) async fn run(
 async fn interact(with_rc: bool, options: &JobOptions) -> Result<(), Exit> {
     let sql = settings::session(options).await?;
     let mut shell = Shell::new(Arc::clone(&sql), options)?;
+    if let Some(address) = &options.listen {
+        let (queries, _) = Queries::of(&sql);
+        let url = http::listen(address, Arc::clone(&queries)).await?;
+        queries.set_ready();
+        to_stderr(&format!("the queries are shown at {url}"));
+    }
+    if let Some(address) = &options.pg {
+        let address = pg::listen(address, Arc::clone(&sql)).await?;
+        to_stderr(&format!("the tables can be read at postgres://{address}/tidemill"));
+    }
     let message = format!("tidemill {}; help for help, quit to leave\n", env!("CARGO_PKG_VERSION"));
     shell.print(&message)?;
     let mut editing = Editing::new()?;

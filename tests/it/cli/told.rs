@@ -423,3 +423,30 @@ fn a_separator_that_nobody_has_said_is_told() {
     let (_, out, err) = folder.run(&["sql", "-c", "SELECT sum(id) AS s, max(name) AS n FROM 'out/'"]);
     assert!(out.contains("| 6 | z |"), "{out}{err}");
 }
+
+#[test]
+fn options_come_from_a_file_and_the_command_line_goes_before_it() {
+    let folder = Folder::new();
+    folder.write("a.toml", "format = 'csv'\n[set]\nsparkFunctions = true\n");
+    let (code, out, err) = folder.run(&["sql", "--config", "a.toml", "-c", "SELECT hex(255) AS digits"]);
+    assert_eq!((code, out.as_str()), (0, "digits\nFF\n"), "{err}");
+    let given = ["sql", "--config", "a.toml", "--format", "ndjson", "-c", "SELECT hex(255) AS digits"];
+    assert_eq!(folder.run(&given).1, "{\"digits\":\"FF\"}\n");
+    folder.write("b.toml", "fromat = 'csv'\n");
+    let (code, _, err) = folder.run(&["sql", "--config", "b.toml", "-c", "SELECT 1"]);
+    assert_eq!(code, 2);
+    assert!(err.starts_with("error: b.toml: there is no option 'fromat'; did you mean 'format'?"), "{err}");
+}
+
+#[test]
+fn packages_get_manual_pages_and_completions_and_the_version_tells_features() {
+    let folder = Folder::new();
+    let (code, out, _) = folder.run(&["completions", "bash"]);
+    assert!(code == 0 && out.contains("complete -F _tidemill"), "{out}");
+    let (code, out, _) = folder.run(&["man"]);
+    assert!(code == 0 && out.contains(".TH tidemill 1"), "{out}");
+    assert_eq!(folder.run(&["man", "pages"]).0, 0);
+    assert!(folder.0.path().join("pages/tidemill-run.1").is_file());
+    let (code, out, _) = folder.run(&["--version"]);
+    assert!(code == 0 && out.starts_with("tidemill 0.1.0 (") && out.contains("avro"), "{out}");
+}

@@ -1,0 +1,242 @@
+//! `--pg`: reading results with PostgreSQL's wire protocol.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use super::{Folder, signal, wait};
+
+/// A command whose tables can be read.
+struct Server {
+    child: Child,
+    port: String,
+}
+
+impl Server {
+    fn start(folder: &Folder, script: &str, address: &str, password: Option<&str>) -> Self {
+        folder.write("job.sql", script);
+        let mut command = folder.command(&["run", "job.sql", "--pg", address]);
+        command.env_remove("TIDEMILL_TOKEN");
+        if let Some(password) = password {
+            command.env("TIDEMILL_TOKEN", password);
+        }
+        let mut child = command.spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let port = line.trim().strip_suffix("/tidemill").and_then(|line| line.rsplit_once(':'));
+        let port = port.unwrap_or_else(|| panic!("{line}")).1.to_string();
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Self { child, port }
+    }
+
+    /// What psql prints for `statements`, or what it says is wrong; `None` where there is no psql.
+    fn psql(&self, statements: &str, password: &str) -> Option<Result<String, String>> {
+        let output = Command::new("psql")
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port,
+                "-U",
+                "ann",
+                "-d",
+                "tidemill",
+                "-X",
+                "-A",
+                "-t",
+                "-q",
+            ])
+            .args(["-v", "ON_ERROR_STOP=1", "-c", statements])
+            .env("PGPASSWORD", password)
+            .output();
+        let Ok(output) = output else {
+            eprintln!("skipped: there is no psql (Debian: apt-get install postgresql-client)");
+            return None;
+        };
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Some(match output.status.success() {
+            true => Ok(text(output.stdout)),
+            false => Err(text(output.stderr)),
+        })
+    }
+
+    fn leave(self) {
+        signal(&self.child, "-TERM");
+        assert_eq!(wait(self.child).0, 0);
+    }
+}
+
+const SCRIPT: &str = "
+    CREATE UNBOUNDED EXTERNAL TABLE words (word VARCHAR) STORED AS JSON LOCATION 'in'
+        OPTIONS ('maxFilesPerTrigger' '1', 'minFileAge' '0 seconds');
+    CREATE EXTERNAL TABLE copies (word VARCHAR) STORED AS PARQUET LOCATION 'out';
+    CREATE EXTERNAL TABLE totals STORED AS MEMORY;
+    CREATE TABLE known AS VALUES ('a', 1), ('b', 2);
+    CREATE STREAMING QUERY copy CHECKPOINT LOCATION 'c1' AS INSERT INTO copies SELECT word FROM words;
+    CREATE STREAMING QUERY counting OUTPUT MODE COMPLETE CHECKPOINT LOCATION 'c2' AS
+        INSERT INTO totals SELECT word, count(*) AS times FROM words GROUP BY word;
+";
+
+#[test]
+fn psql_reads_what_was_committed_and_changes_nothing() {
+    let folder = Folder::new();
+    folder.write("in/1.json", "{\"word\":\"a\"}\n{\"word\":\"b\"}\n{\"word\":\"a\"}\n");
+    let server = Server::start(&folder, SCRIPT, "127.0.0.1:0", None);
+    let Some(_) = server.psql("SELECT 1", "") else { return server.leave() };
+    let ask = |statements: &str| server.psql(statements, "").unwrap();
+    let until = |statement: &str, expected: &str| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let given = ask(statement);
+            if given.as_deref() == Ok(expected) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{statement}: {given:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    until("SELECT word, times FROM totals ORDER BY word", "a|2\nb|1\n");
+    until("SELECT count(*) FROM copies", "3\n");
+    assert_eq!(ask("SELECT column1 FROM known WHERE column2 = 2").unwrap(), "b\n");
+    assert_eq!(ask("SELECT word FROM state('c2', 0) ORDER BY word").unwrap(), "a\nb\n");
+    folder.write("in/2.json", "{\"word\":\"c\"}\n");
+    until("SELECT sum(times) FROM totals", "4\n");
+    until("SELECT count(*) FROM copies", "4\n");
+    // One statement sees one batch of a query, however often it reads its table.
+    assert_eq!(ask("SELECT count(*) FROM totals a JOIN totals b USING (word, times)").unwrap(), "3\n");
+
+    for statement in [
+        "CREATE TABLE t (a INT)",
+        "INSERT INTO known VALUES ('c', 3)",
+        "DROP TABLE known",
+        "EXPLAIN ANALYZE INSERT INTO known VALUES ('c', 3)",
+        "SELECT * INTO t FROM known",
+        "COPY known TO 'stolen.csv'",
+    ] {
+        let error = ask(statement).unwrap_err();
+        assert!(error.contains("can only be read here"), "{statement}: {error}");
+    }
+    assert_eq!(ask("SELECT count(*) FROM known").unwrap(), "2\n");
+    let error = ask("SELECT * FROM words").unwrap_err();
+    assert!(error.contains("its rows never end"), "{error}");
+    assert!(ask("\\dt").unwrap().contains("totals"));
+    assert!(ask("SELECT a FROM nothing").unwrap_err().contains("nothing"));
+    server.leave();
+}
+
+#[test]
+fn where_others_can_come_there_is_a_password() {
+    let folder = Folder::new();
+    folder.write("in/1.json", "{\"word\":\"a\"}\n");
+    folder.write("job.sql", SCRIPT);
+    let mut command = folder.command(&["run", "job.sql", "--pg", "0.0.0.0:0"]);
+    let (code, _, err) = super::ended(command.env_remove("TIDEMILL_TOKEN").output().unwrap());
+    assert_eq!(code, 2);
+    assert!(err.contains("TIDEMILL_TOKEN"), "{err}");
+    let server = Server::start(&folder, SCRIPT, "0.0.0.0:0", Some("sesame"));
+    if let Some(refused) = server.psql("SELECT 1", "other") {
+        assert!(refused.is_err(), "{refused:?}");
+        assert_eq!(server.psql("SELECT 1", "sesame").unwrap().unwrap(), "1\n");
+    }
+    server.leave();
+}
+
+/// A driver that prepares statements, and reads their results as binary.
+#[test]
+fn psycopg_reads_with_parameters() {
+    let folder = Folder::new();
+    folder.write("in/1.json", "{\"word\":\"a\"}\n");
+    let server = Server::start(&folder, SCRIPT, "127.0.0.1:0", None);
+    let program = format!(
+        "import psycopg\n\
+         with psycopg.connect('host=127.0.0.1 port={} user=ann dbname=tidemill', autocommit=True) as c:\n\
+         \x20   rows = c.execute('SELECT column1, column2 FROM known WHERE column2 >= %s ORDER BY column2', (1,)).fetchall()\n\
+         \x20   print(rows)\n\
+         \x20   cursor = c.cursor(binary=True)\n\
+         \x20   print(cursor.execute('SELECT column2 FROM known ORDER BY 1').fetchall())\n",
+        server.port
+    );
+    let pythons = ["/tmp/venv/bin/python", "python3"];
+    let output = pythons.iter().find_map(|python| {
+        let has = Command::new(python).args(["-c", "import psycopg"]).output().ok()?.status.success();
+        has.then(|| Command::new(python).args(["-c", &program]).output().unwrap())
+    });
+    match output {
+        Some(output) => {
+            let out = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(
+                out,
+                "[('a', 1), ('b', 2)]\n[(1,), (2,)]\n",
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        None => eprintln!("skipped: there is no Python with psycopg"),
+    }
+    server.leave();
+}
+
+/// Bytes that are not random, and look so.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = |state: &mut u64| {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        (*state >> 32) as u8
+    };
+    (0..length).map(|_| next(&mut state)).collect()
+}
+
+#[test]
+fn whatever_is_sent_the_command_goes_on() {
+    let folder = Folder::new();
+    folder.write("in/1.json", "{\"word\":\"a\"}\n");
+    folder.write("job.sql", SCRIPT);
+    let mut command = folder.command(&["run", "job.sql", "--listen", "127.0.0.1:0", "--pg", "127.0.0.1:0"]);
+    let mut child = command.env_remove("TIDEMILL_TOKEN").spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut address = |prefix: &str, suffix: &str| {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
+        address.unwrap_or_else(|| panic!("{line}")).to_string()
+    };
+    let http = address("the queries are shown at http://", "");
+    let pg = address("the tables can be read at postgres://", "/tidemill");
+    let told = std::thread::spawn(move || {
+        let mut all = String::new();
+        said.read_to_string(&mut all).map(|_| all)
+    });
+    let startup = [0, 0, 0, 22, 0, 3, 0, 0, b'u', b's', b'e', b'r', 0, b'a', b'n', b'n', 0, 0, 0, 0, 0, 0];
+    for seed in 0..150_u64 {
+        let bytes = noise(seed + 1, (seed as usize * 37) % 900);
+        let heads: [&[u8]; 5] = [
+            b"",
+            b"GET /api/queries/",
+            b"POST /api/queries/copy/stop HTTP/1.1\r\nHost: ",
+            &startup,
+            &startup[..9],
+        ];
+        let sent = [heads[seed as usize % heads.len()], bytes.as_slice()].concat();
+        for place in [&http, &pg] {
+            let mut stream = TcpStream::connect(place).unwrap();
+            stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            // It may be hung up on.
+            let _ = stream.write_all(&sent);
+            let _ = stream.read(&mut [0; 512]);
+        }
+    }
+    let mut stream = TcpStream::connect(&http).unwrap();
+    write!(stream, "GET /api/queries HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(answer.matches("\"isActive\":true").count(), 2, "{answer}");
+    signal(&child, "-TERM");
+    assert_eq!(wait(child).0, 0);
+    let told = told.join().unwrap().unwrap();
+    assert!(!told.contains("panicked"), "{told}");
+}
