@@ -233,6 +233,30 @@ async fn event_time(at: &dyn Fn(&str) -> String) -> tidemill::Result<()> {
     Ok(())
 }
 
+#[rustfmt::skip]
+async fn from_spark(at: &dyn Fn(&str) -> String) -> tidemill::Result<()> {
+    let session = Session::new();
+    let hits = session.read_stream().format("json").load(&at("data/hits")).await?;
+    let query = hits
+        .filter(col("status").eq(lit(404)))?
+        .write_stream()
+        .foreach_batch(|rows, batch| async move {
+            println!("batch {batch}: {} rows", rows.count().await?);
+            Ok(())
+        })
+        .trigger(Trigger::AvailableNow)
+        .option("checkpointLocation", at("checkpoint/from_spark").as_str())
+        .start(None)
+        .await?;
+    query.await_termination().await?;
+    assert_eq!(query.totals().input_rows, 4);
+    let words = datafusion::arrow::array::StringArray::from(vec!["to", "be", "or", "not", "to", "be"]);
+    let rows = RecordBatch::try_from_iter([("word", std::sync::Arc::new(words) as _)])?;
+    let stream = tidemill::source::memory::MemoryStream::new(rows.schema());
+    stream.add_data(rows)?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn rust_blocks_run() {
     let folder = folder();
@@ -249,4 +273,5 @@ async fn rust_blocks_run() {
         () = written => {}
     }
     event_time(&at).await.unwrap();
+    from_spark(&at).await.unwrap();
 }
