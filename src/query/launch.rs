@@ -155,6 +155,7 @@ impl Launch {
             return Ok(None);
         }
         let last = recovered.last_commit.as_ref();
+        self.sink.stage_in(&self.storage);
         self.sink.recover(self.id, last.and_then(CommitRecord::published)).await?;
         let late = last.map(|commit| (commit.batch_id, commit.late.as_slice()));
         late_rows.open_former(&plan, make_late, late.unwrap_or_default().1, self.storage.as_ref())?;

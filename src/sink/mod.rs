@@ -28,11 +28,14 @@ use crate::error::Result;
 use crate::storage::Storage;
 
 pub use console::{ConsoleSink, write_json_lines};
-pub use file::{FileSink, OutputFormat};
+pub use file::{FileSink, MessageEncoder, OutputFormat};
 pub use foreach::ForeachWriter;
 pub(crate) use foreach::OwnCode;
 pub use memory::{MemorySink, MemoryTable};
 pub use noop::NoopSink;
+
+/// The directory of a checkpoint that is the sink's; see [`Sink::stage_in`].
+pub const STAGED: &str = "staged";
 
 /// Which rows of the result a sink is given per batch, with Spark's meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -142,6 +145,13 @@ pub trait Sink: Debug + Send + Sync {
     /// under the query's name.
     fn results(&self) -> Option<Arc<dyn TableProvider>> {
         None
+    }
+
+    /// Gives the sink a place of the query's own in its checkpoint, as durable as that is: files whose names begin
+    /// with [`STAGED`] and a slash are the sink's. Called once, before anything else that a run does. For sinks that
+    /// have nowhere else to stage rows.
+    fn stage_in(&self, checkpoint: &Arc<dyn Storage>) {
+        let _ = checkpoint;
     }
 
     /// Completes the publication of the last committed batch (its number and what `prepare` gave),

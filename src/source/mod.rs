@@ -28,6 +28,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use url::Url;
 
+pub use file::{MessageFormat, MessageReader, ReadMessages};
 pub use offset::{OffsetSource, OffsetTable};
 
 use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};

@@ -26,6 +26,7 @@ use crate::plan::SnapshotTable;
 #[cfg(feature = "postgres")]
 use crate::postgres::PostgresTable;
 use crate::secrets::masked;
+use crate::sink::OutputFormat;
 use crate::sink::file::{BoundedWrites, writer_options};
 use crate::source::file::FileTable;
 use crate::storage::object_store_of;
@@ -80,7 +81,7 @@ impl ExternalTable {
 
     /// Whether it is made of files.
     pub(super) fn is_of_files(&self) -> bool {
-        is_of_files(&self.format)
+        self.is_read || self.format.parse::<OutputFormat>().is_ok()
     }
 
     /// Whether its rows outlive the session, so that its columns have to have proper names.

@@ -6,6 +6,7 @@ mod existing;
 mod layout;
 mod listing;
 mod manifest;
+mod messages;
 mod names;
 mod options;
 mod partition;
@@ -37,6 +38,7 @@ use crate::storage::Storage;
 
 pub(crate) use self::bounded::{ArrowFiles, BoundedWrites};
 pub(super) use self::encode::{LineFormat, check_texts};
+pub use self::messages::MessageEncoder;
 pub(crate) use self::options::writer_options;
 pub(crate) use self::partition::{NULL_DIRECTORY, escape_directory};
 

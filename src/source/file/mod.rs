@@ -59,6 +59,7 @@ use self::location::{FileLocation, Selection};
 use self::options::{CleanSource, Evolution, ParseMode, SourceOptions};
 use self::pattern::FilePattern;
 pub(crate) use self::records::json::JsonValues;
+pub use self::records::{MessageFormat, MessageReader, ReadMessages};
 use self::records::{csv, json};
 use self::sniff::sniff;
 use self::source::FileStreamSource;

@@ -1,0 +1,296 @@
+//! Messages of a queue: each is one record, read as the records of files are.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, BinaryArray, RecordBatchOptions, UInt32Array};
+use datafusion::arrow::compute::take;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::catalog::Session;
+
+use super::columns::RecordColumns;
+use super::csv::CsvDecoder;
+use super::decoder::{RecordDecoder, reason, shorten};
+use super::json::JsonDecoder;
+use super::strangers::Strangers;
+use super::text::TextDecoder;
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::source::file::check_columns;
+use crate::source::file::format::{Format, FormatSpec};
+use crate::source::file::layout::Layout;
+use crate::source::file::options::{ParseMode, SourceOptions};
+
+/// Options of files that say something of messages too.
+const OPTIONS: &[&str] = &["mode", "columnNameOfCorruptRecord"];
+
+/// How many messages are tried together once a batch of them turned out to hold a malformed one.
+const TRY_TOGETHER: usize = 64;
+
+/// How the bytes of messages become columns: `json`, `csv` or `text`, with the options, types and rules that the
+/// format has for files, one record per message. For sources whose rows come as bytes.
+///
+/// ```
+/// use tidemill::arrow::array::{AsArray, BinaryArray};
+/// use tidemill::arrow::datatypes::{DataType, Field, Int64Type, Schema};
+/// use tidemill::datafusion::prelude::SessionContext;
+/// use tidemill::{Options, source::MessageFormat};
+///
+/// let columns = Schema::new(vec![Field::new("price", DataType::Int64, true)]);
+/// let format = MessageFormat::try_new("json", &columns, &Options::default(), &SessionContext::new().state())?;
+/// let messages = BinaryArray::from_opt_vec(vec![Some(&b"{\"price\": 7}"[..]), None]);
+/// let read = format.reader(&[0])?.read(&messages, |position| format!("message {position}"))?;
+/// let prices: Vec<_> = read.rows.column(0).as_primitive::<Int64Type>().iter().collect();
+/// assert_eq!(prices, [Some(7), None]);
+/// # Ok::<(), tidemill::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct MessageFormat {
+    spec: Arc<FormatSpec>,
+    layout: Arc<Layout>,
+    mode: ParseMode,
+}
+
+/// Rows that were read from messages.
+#[derive(Debug)]
+pub struct ReadMessages {
+    /// One row per message, in their order, without those that are left out.
+    pub rows: RecordBatch,
+    /// The positions of the messages that have no row (`mode` = `DROPMALFORMED`), ascending.
+    pub dropped: Vec<usize>,
+    /// How many malformed messages are rows all the same (`mode` = `PERMISSIVE`).
+    pub kept: u64,
+}
+
+impl MessageFormat {
+    /// The formats there are.
+    pub const FORMATS: &'static [&'static str] = &["json", "csv", "text"];
+
+    /// Reads messages of `format` as `columns`. `options` are those of the format, `mode` and
+    /// `columnNameOfCorruptRecord`.
+    ///
+    /// # Errors
+    /// If there is no such format, if it cannot give a column, or if an option is unknown, not valid or one of
+    /// files alone.
+    pub fn try_new(format: &str, columns: &Schema, options: &Options, session: &dyn Session) -> Result<Self> {
+        let format = format.to_ascii_lowercase();
+        if !Self::FORMATS.contains(&format.as_str()) {
+            return Err(Error::Invalid(format!(
+                "messages cannot be read as '{format}'. Known formats: {}",
+                Self::FORMATS.join(", ")
+            )));
+        }
+        let mut options = options.clone();
+        if format == "csv" {
+            if options.flag("header", false)? {
+                return Err(Error::option("header", true, "a message is one record and has no header"));
+            }
+            options.set("header", false);
+        }
+        let (spec, rest) = FormatSpec::parse(&format, &options, session)?;
+        rest.deny_unknown(&format!("{format} messages"), OPTIONS)?;
+        for (option, is_set) in
+            [("compression", spec.compression.is_some()), ("encoding", spec.encoding.is_some())]
+        {
+            if is_set {
+                let value = options.get(option).unwrap_or_default();
+                return Err(Error::option(option, value, "it is for files; messages are plain UTF-8"));
+            }
+        }
+        let SourceOptions { mode, corrupt_record_column, .. } = SourceOptions::parse(&rest)?;
+        let layout = Layout::new(columns, &[], false, Some(&corrupt_record_column))?;
+        check_columns(&spec, &layout)?;
+        Ok(Self { spec: Arc::new(spec), layout: Arc::new(layout), mode })
+    }
+
+    /// The columns. All may hold nulls; a message without a value for one that was NOT NULL is malformed.
+    pub fn schema(&self) -> &SchemaRef {
+        self.layout.schema()
+    }
+
+    /// The options that decide what the rows are, by name, for
+    /// [`SourceDefinition`](crate::checkpoint::records::SourceDefinition).
+    pub fn row_options(&self) -> BTreeMap<String, String> {
+        let mut options = self.spec.row_options.clone();
+        if self.mode != ParseMode::default() {
+            options.insert("mode".into(), format!("{:?}", self.mode).to_uppercase());
+        }
+        options
+    }
+
+    /// A reader that gives the columns at the positions `wanted`.
+    ///
+    /// # Errors
+    /// If there is no such column.
+    pub fn reader(&self, wanted: &[usize]) -> Result<MessageReader> {
+        // Messages that are left out must be the same ones whichever columns are asked for.
+        let judge_all = self.mode == ParseMode::DropMalformed;
+        let (layout, apart) = (&self.layout, self.layout.apart());
+        let columns = RecordColumns::new(layout.schema(), apart, layout.required(), wanted, judge_all)?;
+        let columns = Arc::new(columns);
+        let strangers = || Strangers::new(None);
+        let values = &self.spec.values;
+        // Room for as many records as come at a time is made when they come.
+        let batch_size = 1;
+        let decoder: Box<dyn RecordDecoder> = match &self.spec.format {
+            Format::Csv(_, dialect) => Box::new(CsvDecoder::new(
+                Arc::clone(dialect),
+                Arc::clone(&columns),
+                values.clone(),
+                strangers(),
+                batch_size,
+            )),
+            Format::Text => Box::new(TextDecoder::new(Arc::clone(&columns.decoded_schema), batch_size)),
+            _ => Box::new(JsonDecoder::new(&columns, values, strangers(), batch_size)?),
+        };
+        Ok(MessageReader { columns, decoder, mode: self.mode })
+    }
+}
+
+/// Reads messages as some columns; see [`MessageFormat::reader`].
+pub struct MessageReader {
+    columns: Arc<RecordColumns>,
+    decoder: Box<dyn RecordDecoder>,
+    mode: ParseMode,
+}
+
+impl std::fmt::Debug for MessageReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MessageReader").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+/// Decoded rows, and of a malformed message its text.
+type Piece = (RecordBatch, Option<String>);
+
+impl MessageReader {
+    /// The rows of `messages`. One that is null is a row of nulls. `place` says where the message at a
+    /// position is, for the error of a malformed one.
+    ///
+    /// # Errors
+    /// If a message is malformed, unless `mode` says what becomes of those.
+    pub fn read(&mut self, messages: &BinaryArray, place: impl Fn(usize) -> String) -> Result<ReadMessages> {
+        let (raw, ends) = (messages.value_data(), messages.value_offsets());
+        let range = |position: usize| ends[position] as usize..ends[position + 1] as usize;
+        let positions: Vec<usize> = (0..messages.len()).filter(|row| messages.is_valid(*row)).collect();
+        let records: Vec<Range<usize>> = positions.iter().map(|position| range(*position)).collect();
+        let mut read = Careful { dropped: Vec::new(), kept: 0 };
+        let rows = match self.decode(raw, &records) {
+            Ok(rows) => self.columns.good(&rows)?,
+            Err(_) => {
+                let pieces = self.read_with_care(raw, &records, &positions, place, &mut read)?;
+                self.columns.mixed(&pieces)?
+            }
+        };
+        let rows = match messages.null_count() {
+            0 => rows,
+            _ => with_null_rows(&rows, messages, &read.dropped)?,
+        };
+        Ok(ReadMessages { rows, dropped: read.dropped, kept: read.kept })
+    }
+
+    /// One row for each of `records`.
+    fn decode(&mut self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
+        let schema = &self.columns.decoded_schema;
+        if schema.fields().is_empty() || records.is_empty() {
+            // Without a column, readers of records have no way to say how many rows there are.
+            let options = RecordBatchOptions::new().with_row_count(Some(records.len()));
+            let columns = RecordBatch::new_empty(Arc::clone(schema)).columns().to_vec();
+            return RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options);
+        }
+        self.decoder.decode(raw, records)
+    }
+
+    /// Decodes in small groups, and one by one where a message is malformed.
+    fn read_with_care(
+        &mut self,
+        raw: &[u8],
+        records: &[Range<usize>],
+        positions: &[usize],
+        place: impl Fn(usize) -> String,
+        read: &mut Careful,
+    ) -> Result<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        for (group, positions) in records.chunks(TRY_TOGETHER).zip(positions.chunks(TRY_TOGETHER)) {
+            if let Ok(rows) = self.decode(raw, group) {
+                pieces.push((rows, None));
+                continue;
+            }
+            for (record, position) in group.iter().zip(positions) {
+                match self.decode(raw, std::slice::from_ref(record)) {
+                    Ok(rows) => pieces.push((rows, None)),
+                    Err(error) => {
+                        let bytes = &raw[record.clone()];
+                        pieces.extend(self.malformed(bytes, *position, &error, &place, read)?);
+                    }
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// What becomes of a malformed message.
+    fn malformed(
+        &mut self,
+        bytes: &[u8],
+        position: usize,
+        error: &ArrowError,
+        place: impl Fn(usize) -> String,
+        read: &mut Careful,
+    ) -> Result<Option<Piece>> {
+        let salvaged = self.decoder.salvage(bytes);
+        match self.mode {
+            ParseMode::FailFast => {
+                let (column, why) = salvaged
+                    .map_or_else(|_| (None, reason(error)), |salvaged| (salvaged.column, salvaged.reason));
+                let column = column.map_or_else(String::new, |column| format!(", column '{column}'"));
+                Err(Error::Invalid(format!(
+                    "malformed message at {}{column}: {}. Set the option mode to PERMISSIVE to have nulls in its \
+                     place, or to DROPMALFORMED to leave such messages out",
+                    place(position),
+                    shorten(&why)
+                )))
+            }
+            ParseMode::DropMalformed => {
+                read.dropped.push(position);
+                Ok(None)
+            }
+            ParseMode::Permissive => {
+                read.kept += 1;
+                Ok(Some((salvaged?.row, Some(String::from_utf8_lossy(bytes).into_owned()))))
+            }
+        }
+    }
+}
+
+/// What was found while reading with care.
+struct Careful {
+    dropped: Vec<usize>,
+    kept: u64,
+}
+
+/// `rows` with rows of nulls where messages are null.
+fn with_null_rows(
+    rows: &RecordBatch,
+    messages: &BinaryArray,
+    dropped: &[usize],
+) -> Result<RecordBatch, ArrowError> {
+    let mut dropped = dropped.iter().peekable();
+    let mut next = 0;
+    let mut places = Vec::with_capacity(messages.len());
+    for position in 0..messages.len() {
+        if dropped.next_if(|left_out| **left_out == position).is_some() {
+            continue;
+        }
+        let is_there = messages.is_valid(position);
+        places.push(is_there.then_some(next));
+        next += u32::from(is_there);
+    }
+    let places = UInt32Array::from(places);
+    let columns = rows.columns().iter().map(|column| take(column.as_ref(), &places, None));
+    let options = RecordBatchOptions::new().with_row_count(Some(places.len()));
+    RecordBatch::try_new_with_options(rows.schema(), columns.collect::<Result<_, _>>()?, &options)
+}
