@@ -17,6 +17,7 @@ mod startup;
 mod streams;
 mod support;
 mod triggers;
+mod user_state;
 mod wordcount;
 mod ysb;
 
@@ -62,6 +63,8 @@ enum Bench {
     Latency,
     /// Rows into a table of PostgreSQL.
     Postgres,
+    /// Stateful logic in Rust beside the built-in aggregation.
+    UserState,
 }
 
 /// What to measure and how much of it.
@@ -145,6 +148,7 @@ async fn main() -> Result<()> {
             Bench::Large => large::run(&settings, &workspace, &report).await?,
             Bench::Latency => latency::run(&settings, &workspace, &report).await?,
             Bench::Postgres => postgres::run(&settings, &workspace, &report).await?,
+            Bench::UserState => user_state::run(&settings, &workspace, &report).await?,
         }
         eprintln!("({bench:?} took {:.0} s)\n", started.elapsed().as_secs_f64());
     }

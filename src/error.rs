@@ -130,6 +130,20 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
+    /// Stateful logic of the program's own that failed or panicked; see [`processor`](crate::processor).
+    #[error("{processor} failed in {handler} for the key {key}: {source}")]
+    Processor {
+        /// The processor's type.
+        processor: String,
+        /// What was called.
+        handler: &'static str,
+        /// The columns of the key, with their values.
+        key: String,
+        /// What went wrong.
+        #[source]
+        source: Box<Error>,
+    },
+
     /// A streaming query ended with an error.
     #[error(transparent)]
     StreamFailed(#[from] StreamingQueryException),

@@ -57,6 +57,14 @@ pub mod state;
 pub mod storage;
 mod types;
 
+/// Stateful logic of a program's own: [`transform_with_state`](UserState::transform_with_state) and its kin.
+pub mod processor {
+    pub use crate::exec::processor::{
+        AnyRows, Call, GroupState, KeyedState, ListState, MapState, ProcessorTester, Rows, RowsState,
+        StateSnapshot, StateVariables, StatefulProcessor, TimeMode, Timestamp, ValueState,
+    };
+}
+
 /// What the traits of sources and sinks are written with.
 pub use async_trait::async_trait;
 /// Arrow, in the version that DataFusion has.
@@ -73,7 +81,7 @@ pub use query::{
 };
 pub use session::{
     DataStreamReader, DataStreamWriter, Environment, EventTime, IntoDelay, IntoPath, ReadStream, Session,
-    SinkFactory, SinkRequest, SourceFactory, SourceRequest, WriteStream, guess_format,
+    SinkFactory, SinkRequest, SourceFactory, SourceRequest, UserState, WriteStream, guess_format,
 };
 pub use sink::OutputMode;
 
@@ -85,7 +93,8 @@ pub mod prelude {
     pub use crate::functions::{
         session_window, session_window_by, sliding_window, sliding_window_from, window, window_time,
     };
+    pub use crate::processor::{StatefulProcessor, TimeMode};
     pub use crate::{
-        EventTime, OutputMode, ReadStream, Session, StopMode, StreamingQuery, Trigger, WriteStream,
+        EventTime, OutputMode, ReadStream, Session, StopMode, StreamingQuery, Trigger, UserState, WriteStream,
     };
 }

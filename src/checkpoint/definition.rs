@@ -27,14 +27,17 @@ pub(crate) fn check_unchanged(
     Err(Error::QueryChanged { checkpoint: checkpoint.to_string(), differences })
 }
 
-/// `recorded` with the columns that `current` has besides, as far as they may have come: nullable ones, in the
-/// sources that `grow`, and in the sink if any of them does. Pure.
+/// `recorded` with what `current` has besides, as far as it may have come: nullable columns in the sources that
+/// `grow`, and in the sink if any of them does; and state variables of processors. Pure.
 pub(crate) fn grown(recorded: &QueryDefinition, current: &QueryDefinition, grow: &[bool]) -> QueryDefinition {
     let mut grown = recorded.clone();
     for ((old, new), grows) in grown.sources.iter_mut().zip(&current.sources).zip(grow) {
         if *grows {
             old.columns = with_new_columns(&old.columns, &new.columns);
         }
+    }
+    for (old, new) in grown.operators.iter_mut().zip(&current.operators) {
+        operators::take_in_variables(old, new);
     }
     if grow.contains(&true) && finds_columns_by_name(&recorded.sink) {
         grown.sink.columns = with_new_columns(&recorded.sink.columns, &current.sink.columns);

@@ -18,4 +18,8 @@ pub(crate) struct Batch {
     pub(crate) keeps_late_rows: bool,
     /// Whether it is to be noted what each operator of the plan does.
     pub(crate) measures: bool,
+    /// When it was planned, in milliseconds since the epoch.
+    pub(crate) time_ms: i64,
+    /// Whether no batch has left anything in state yet.
+    pub(crate) is_first: bool,
 }

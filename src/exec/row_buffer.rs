@@ -29,7 +29,13 @@ pub(crate) struct RowBuffer {
 impl RowBuffer {
     /// One of `many` that are filled at the same time.
     pub(crate) fn new(space: &Space, many: usize) -> Self {
-        Self { rows: Vec::new(), room: space.share(many), disk: Arc::clone(&space.disk), moved: None, count: 0 }
+        Self {
+            rows: Vec::new(),
+            room: space.share(many),
+            disk: Arc::clone(&space.disk),
+            moved: None,
+            count: 0,
+        }
     }
 
     /// Adds rows. May write to the disk.

@@ -19,6 +19,26 @@ use super::row_buffer::RowBuffer;
 use crate::checkpoint::records::OperatorDefinition;
 use crate::state::{RowBytes, StateTable, hash_key};
 
+/// By what the rows of a table expire, and whether that is worth a batch without new rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expires {
+    /// By the watermark, which is.
+    ByWatermark,
+    /// By the watermark, and what then happens may let others wait for it.
+    WakingByWatermark,
+    /// By the time of the batch, whenever there is one.
+    ByBatchTime,
+    /// By the time of the batch, which is.
+    WakingByBatchTime,
+}
+
+impl Expires {
+    /// Whether it is the time of the batch.
+    pub(crate) fn is_by_batch_time(self) -> bool {
+        matches!(self, Self::ByBatchTime | Self::WakingByBatchTime)
+    }
+}
+
 /// What an operator does with the rows of one state partition; the same for all batches and partitions.
 pub(crate) trait StatefulWork: Debug + Send + Sync {
     /// The name of the plan node.
@@ -35,6 +55,11 @@ pub(crate) trait StatefulWork: Debug + Send + Sync {
 
     /// What the state in each of its tables depends on; there is at least one.
     fn definitions(&self) -> Vec<OperatorDefinition>;
+
+    /// By what the rows of each of these tables expire.
+    fn expires(&self) -> Vec<Expires> {
+        vec![Expires::ByWatermark; self.definitions().len()]
+    }
 
     /// Takes all rows of one state partition in `batch`, in their order, and adds to `results` what becomes of
     /// them.

@@ -26,7 +26,7 @@ use crate::exec::node::Node;
 use crate::exec::run::BatchWidth;
 use crate::exec::scan::StreamScan;
 use crate::exec::stages::Stages;
-use crate::exec::stateful::Stateful;
+use crate::exec::stateful::{Expires, Stateful};
 use crate::sink::{OutputMode, Sink, SinkDistribution};
 use crate::source::{Source, SourceBatch, SourceProvider, SourceScan};
 
@@ -46,8 +46,9 @@ pub(crate) struct StreamingPlan {
     schema: SchemaRef,
     /// Every scan of an unbounded table with its source's index, to judge a batch's size by.
     scans: Vec<(usize, Arc<dyn SourceScan>)>,
-    /// The stateful operators, by number.
+    /// The stateful operators, by number, and by what their rows expire.
     operators: Vec<OperatorDefinition>,
+    expires: Vec<Expires>,
     watermarks: Vec<WatermarkDelay>,
     waits_for_watermark: bool,
     late_filters: Vec<(usize, SchemaRef)>,
@@ -120,6 +121,7 @@ impl StreamingPlan {
             schema,
             scans: Vec::new(),
             operators: Vec::new(),
+            expires: Vec::new(),
             watermarks,
             waits_for_watermark,
             late_filters: Vec::new(),
@@ -130,7 +132,7 @@ impl StreamingPlan {
         let mut operators = operators_of(&small);
         operators.sort_by_key(|(operator, _)| *operator);
         prepared.late_filters = late_filters_of(&small);
-        prepared.operators = operators.into_iter().map(|(_, definition)| definition).collect();
+        (prepared.operators, prepared.expires) = operators.into_iter().map(|(_, table)| table).unzip();
         if !replan {
             prepared.wide.cached = Some(Stages::cut(prepared.create(&prepared.wide.state).await?)?);
             prepared.small.cached = Some(Stages::cut(small)?);
@@ -146,6 +148,11 @@ impl StreamingPlan {
     /// The stateful operators, by number.
     pub(crate) fn operators(&self) -> &[OperatorDefinition] {
         &self.operators
+    }
+
+    /// Those of the stateful operators whose rows expire in a way that `is`.
+    pub(crate) fn expiring(&self, is: impl Fn(Expires) -> bool) -> Vec<usize> {
+        (0..self.expires.len()).filter(|operator| is(self.expires[*operator])).collect()
     }
 
     /// The operators that leave late rows out, with the columns of these.
@@ -218,8 +225,12 @@ fn scans_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, Arc<dyn SourceScan>)> 
     own.into_iter().chain(plan.children().into_iter().flat_map(scans_of)).collect()
 }
 
-fn operators_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, OperatorDefinition)> {
-    let own = Node::<Stateful>::of(plan).map(|node| (node.operator.id..).zip(node.work.definitions()));
+fn operators_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, (OperatorDefinition, Expires))> {
+    let tables = |node: &Arc<Stateful>| {
+        let tables = node.work.definitions().into_iter().zip(node.work.expires());
+        (node.operator.id..).zip(tables).collect::<Vec<_>>()
+    };
+    let own = Node::<Stateful>::of(plan).map(tables);
     own.into_iter().flatten().chain(plan.children().into_iter().flat_map(operators_of)).collect()
 }
 

@@ -148,6 +148,8 @@ impl BatchRunner {
             watermarks,
             keeps_late_rows: self.late_rows.are_kept(),
             measures: self.shared.measures,
+            time_ms: record.batch_timestamp_ms,
+            is_first: self.state.is_new(),
         });
         let Staged { report, prepared, late, state } =
             match self.compute(&batch, record.batch_timestamp_ms, stopwatch).await {

@@ -19,11 +19,13 @@ use super::manager::StreamingQueryManager;
 use super::progress::iso_timestamp;
 use super::report::{TriggerTimes, progress};
 use super::settings::FLUSH_ON_END;
+use super::timers::Timers;
 use super::trigger::{Trigger, until_next_tick};
 use super::watermark::WatermarkTracker;
 use crate::checkpoint::records::{OffsetsRecord, SourceOffset};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::exec::stateful::Expires;
 use crate::source::{Admission, SourceBatch};
 
 /// How long to wait before looking for new rows again, at least (Spark's `pollingDelay`).
@@ -63,6 +65,10 @@ pub(crate) struct Execution {
     pub(crate) tracker: WatermarkTracker,
     /// The watermark of the last batch that was planned; 0 before the first.
     pub(crate) last_watermark_ms: i64,
+    /// When the last batch was planned, in milliseconds since the epoch.
+    pub(crate) last_time_ms: i64,
+    /// The timers that go by the time of the batches.
+    pub(crate) timers: Timers,
     /// Whether the end of an available-now run makes everything final.
     pub(crate) flush_on_end: bool,
     /// Where the last batch that was planned ends, per source.
@@ -217,6 +223,8 @@ impl Execution {
         self.runner.shared.set_status(message, has_rows, true);
         let batch_id = planned.record.batch_id;
         self.last_watermark_ms = planned.record.batch_watermark_ms;
+        self.last_time_ms = planned.record.batch_timestamp_ms;
+        self.timers.note_batch(self.last_time_ms, has_rows, &self.runner.state);
         let outcome = match self.runner.run(planned, &mut self.tracker, &mut stopwatch).await? {
             Ran::Done(outcome) => *outcome,
             Ran::Abandoned => return Ok(Triggered::Abandoned),
@@ -261,7 +269,7 @@ impl Execution {
         }
         let record = OffsetsRecord {
             batch_id: self.next_batch,
-            batch_timestamp_ms: self.clock.now_ms(),
+            batch_timestamp_ms: self.now_ms(),
             batch_watermark_ms: self.tracker.global_ms(),
             conf,
             sources: inputs
@@ -306,7 +314,13 @@ impl Execution {
         if !self.flush_on_end || !self.runner.plan.waits_for_watermark() {
             return false;
         }
-        let last = self.runner.state.last_expiry();
+        // Timers that call for timers would do so for ever.
+        let may_wait = |expires: Expires| match expires {
+            Expires::ByWatermark => true,
+            Expires::WakingByWatermark => !self.has_flushed,
+            Expires::ByBatchTime | Expires::WakingByBatchTime => false,
+        };
+        let last = self.runner.state.last_expiry(&self.runner.plan.expiring(may_wait));
         let last_ms =
             last.map(|last| last.div_euclid(1000).saturating_add(i64::from(last.rem_euclid(1000) > 0)));
         let now_ms = self.tracker.global_ms();
@@ -326,11 +340,22 @@ impl Execution {
     /// Whether the watermark alone has something for the plan to do: since the last batch that was
     /// planned, be it by this run or by an earlier one, it has moved.
     fn is_worth_an_empty_batch(&mut self) -> bool {
+        let ends = matches!(self.trigger, Trigger::Once | Trigger::AvailableNow);
+        if self.timers.are_due(self.now_ms(), ends, &self.runner.state) {
+            return true;
+        }
         if !self.runner.plan.waits_for_watermark() {
             return false;
         }
         self.tracker.leave_idle_behind();
         self.is_flushing || self.tracker.global_ms() != self.last_watermark_ms
+    }
+
+    /// The time for the next batch. What is forgotten by it is gone, so that it does not go back where anything is,
+    /// even if somebody sets the clock.
+    fn now_ms(&self) -> i64 {
+        let now_ms = self.clock.now_ms();
+        if self.timers.keep_time() { now_ms.max(self.last_time_ms) } else { now_ms }
     }
 
     /// Merges and purges old checkpoint files beside the next batches, one round at a time.
@@ -417,6 +442,10 @@ impl Execution {
         let delay = match self.tracker.until_idle() {
             Some(idle) if self.runner.plan.waits_for_watermark() => delay.min(idle.max(SHORTEST_SLEEP)),
             _ => delay,
+        };
+        let delay = match self.timers.until_due(self.now_ms(), &self.runner.state) {
+            Some(due) => delay.min(due.max(SHORTEST_SLEEP)),
+            None => delay,
         };
         let arrived = async {
             if arrivals.is_empty() {

@@ -22,6 +22,7 @@ use super::places;
 use super::request::{NamedTables, StartRequest};
 use super::restart::RestartPolicy;
 use super::settings::FLUSH_ON_END;
+use super::timers::Timers;
 use crate::checkpoint::records::{
     CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition, later,
 };
@@ -174,6 +175,7 @@ impl Launch {
             self.providers.iter().map(|provider| provider.description()).collect();
         let place = format!("{} to {}", descriptions.join(", "), self.sink.description());
         let log = RunLog::start(&shared, self.storage.url().as_str(), &place, resumed.next_batch);
+        let timers = Timers::of(&plan);
         let runner = BatchRunner {
             shared,
             checkpoint: Arc::new(checkpoint),
@@ -197,6 +199,8 @@ impl Launch {
             rerun: resumed.rerun,
             tracker,
             last_watermark_ms: resumed.last_watermark_ms,
+            last_time_ms: resumed.last_time_ms,
+            timers,
             ends: resumed.ends,
             reads: true,
             flush_on_end: request.state.flush_on_end,
@@ -393,6 +397,8 @@ struct Resumed {
     watermark_ms: i64,
     /// The watermark of the last batch that was planned.
     last_watermark_ms: i64,
+    /// When it was planned, in milliseconds since the epoch.
+    last_time_ms: i64,
     /// Where the last batch that was planned ends, per source.
     ends: Vec<Value>,
     /// Whether that batch made everything final.
@@ -402,7 +408,7 @@ struct Resumed {
 /// Puts the sources where the checkpoint says they are.
 async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Resumed> {
     let mut last = Vec::new();
-    let mut last_watermark_ms = 0;
+    let (mut last_watermark_ms, mut last_time_ms) = (0, i64::MIN);
     let mut watermark_ms = 0;
     let mut has_flushed = false;
     let (next_batch, ends, rerun) = match recovered.decision {
@@ -410,6 +416,7 @@ async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Res
         Recovery::Next { batch_id, last_offsets, last_commit } => {
             last = inputs_of(&last_offsets, vec![Value::Null; sources.len()]);
             last_watermark_ms = last_offsets.batch_watermark_ms;
+            last_time_ms = last_offsets.batch_timestamp_ms;
             watermark_ms = later(last_watermark_ms, last_commit.next_batch_watermark_ms);
             has_flushed = is_flush(&last_offsets) && last_commit.let_go.is_none();
             (batch_id, ends_of(&last_offsets), None)
@@ -419,6 +426,7 @@ async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Res
             let late_ms = previous.as_ref().map_or(0, |previous| previous.batch_watermark_ms);
             watermark_ms = offsets.batch_watermark_ms;
             has_flushed = is_flush(&offsets);
+            last_time_ms = offsets.batch_timestamp_ms;
             last_watermark_ms = late_ms;
             let rerun = PlannedBatch { inputs: inputs_of(&offsets, starts), record: offsets, late_ms };
             (rerun.record.batch_id, ends_of(&rerun.record), Some(rerun))
@@ -434,7 +442,7 @@ async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Res
             source.commit(&batch).await?;
         }
     }
-    Ok(Resumed { next_batch, rerun, watermark_ms, last_watermark_ms, ends, has_flushed })
+    Ok(Resumed { next_batch, rerun, watermark_ms, last_watermark_ms, last_time_ms, ends, has_flushed })
 }
 
 /// Whether the batch was planned to make everything final.

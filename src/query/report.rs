@@ -101,7 +101,8 @@ fn waiting(runner: &BatchRunner, outcome: &BatchOutcome) -> Option<String> {
     if runner.output_mode != OutputMode::Append || !runner.plan.waits_for_watermark() {
         return None;
     }
-    let first = runner.state.first_expiry()?;
+    let by_watermark = runner.plan.expiring(|expires| !expires.is_by_batch_time());
+    let first = runner.state.first_expiry(&by_watermark)?;
     let first_ms = first.div_euclid(1000).saturating_add(i64::from(first.rem_euclid(1000) > 0));
     let delay_ms = runner.plan.watermarks().iter().map(|watermark| watermark.delay_ms).max()?;
     (outcome.watermark_ms == 0 || first_ms > outcome.watermark_ms).then(|| {

@@ -3,16 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
+use datafusion::arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray, UInt64Array};
+use datafusion::arrow::compute::take;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::record_batch::RecordBatch;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::processor_state::{self, ProcessorState};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::checkpoint::types::ColumnType;
 use crate::error::{Error, Result};
 use crate::exec::codec::RowCodec;
+use crate::exec::processor::TRANSFORM;
 use crate::state::{RowBytes, StateRows};
 use crate::types::data_type;
 
@@ -37,6 +40,8 @@ enum Values {
     Columns(RowCodec),
     /// A number of 8 bytes, little-endian.
     Counter,
+    /// The state variables of a processor.
+    Processor(ProcessorState),
 }
 
 impl StateColumns {
@@ -53,7 +58,10 @@ impl StateColumns {
         // Those of the rows that a join remembers.
         fields_of_values.extend(fields(definition.details.get("columns"))?);
         let mut columns = keys.clone();
-        let values = if definition.name == "limit" {
+        let values = if definition.name == TRANSFORM {
+            columns.extend(processor_state::fields());
+            Values::Processor(ProcessorState::of(definition, fields)?)
+        } else if definition.name == "limit" {
             columns.push(Field::new("rows_seen", DataType::Int64, true));
             Values::Counter
         } else {
@@ -86,10 +94,19 @@ impl StateColumns {
 
     fn decode_some(&self, rows: &StateRows, which: std::ops::Range<usize>) -> Result<RecordBatch> {
         let mut columns = self.keys.decode(which.clone().map(|row| rows.keys.row(row)))?;
+        if let Values::Processor(state) = &self.values {
+            let things = state.things(rows, which)?;
+            let places: UInt64Array = things.rows.iter().map(|row| *row as u64).collect();
+            let keys = columns.iter().map(|column| Ok(take(column, &places, None)?));
+            let mut columns = keys.collect::<Result<Vec<ArrayRef>>>()?;
+            columns.extend(things.columns());
+            return Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
+        }
         match &self.values {
             Values::Columns(codec) => {
                 columns.extend(codec.decode(which.clone().map(|row| rows.values.row(row)))?);
             }
+            Values::Processor(_) => {}
             Values::Counter => columns.push(counters(which.clone().map(|row| rows.values.row(row)))?),
         }
         let expiries: TimestampMicrosecondArray = rows.expiries[which].iter().copied().collect();

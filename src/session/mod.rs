@@ -11,6 +11,7 @@ mod spark;
 mod state_function;
 mod stores;
 mod table_functions;
+mod user_state;
 mod writer;
 
 use std::sync::{Arc, Weak};
@@ -30,6 +31,7 @@ pub use formats::{SinkFactory, SinkRequest, SourceFactory, SourceRequest};
 pub use guess::guess_format;
 pub use path::IntoPath;
 pub use reader::DataStreamReader;
+pub use user_state::UserState;
 pub use writer::DataStreamWriter;
 
 use crate::error::{Error, Result};

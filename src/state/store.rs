@@ -84,6 +84,8 @@ pub struct StateStore {
     pace: Pace,
     /// Whether the tables may hold a part of a batch that failed, and nothing may become of them.
     poisoned: AtomicBool,
+    /// Whether no batch has been committed.
+    is_new: AtomicBool,
 }
 
 /// Which files there are.
@@ -103,6 +105,7 @@ impl StateStore {
     /// [`Error::CheckpointDamaged`] if a file that the manifest names is missing or damaged.
     pub async fn open(storage: Arc<dyn Storage>, manifest: &Value, options: StateOptions) -> Result<Self> {
         let StateOptions { operators, partitions, memory_limit, disk, run_id } = options;
+        let is_new = AtomicBool::new(manifest.is_null());
         let manifest = Manifest::from_record(manifest)?;
         // As they will be when the rows are there: how many bytes those take is not known yet.
         let rows = |operator: usize| manifest.operators.get(operator).map_or(0, |known| known.rows as usize);
@@ -142,6 +145,7 @@ impl StateStore {
             files,
             pace,
             poisoned: AtomicBool::new(false),
+            is_new,
         })
     }
 
@@ -225,14 +229,20 @@ impl StateStore {
         usage
     }
 
-    /// The smallest expiry of any row, in microseconds since the epoch; may be lower than the truth.
-    pub fn first_expiry(&self) -> Option<i64> {
-        self.expiries(|table| table.first_expiry()).min()
+    /// The smallest expiry of any row of these operators, in microseconds since the epoch; may be lower than the
+    /// truth.
+    pub fn first_expiry(&self, operators: &[usize]) -> Option<i64> {
+        self.expiries(operators, |table| table.first_expiry()).min()
     }
 
-    /// The largest expiry of any row there ever was, in microseconds since the epoch.
-    pub fn last_expiry(&self) -> Option<i64> {
-        self.expiries(|table| table.last_expiry()).max()
+    /// The largest expiry of any row there ever was of these operators, in microseconds since the epoch.
+    pub fn last_expiry(&self, operators: &[usize]) -> Option<i64> {
+        self.expiries(operators, |table| table.last_expiry()).max()
+    }
+
+    /// Whether no batch has been made durable yet.
+    pub fn is_new(&self) -> bool {
+        self.is_new.load(Ordering::Relaxed)
     }
 
     /// Whether there is anything in state.
@@ -240,8 +250,16 @@ impl StateStore {
         self.tables.iter().any(|table| !locked(table).is_empty())
     }
 
-    fn expiries(&self, of: impl Fn(&LiveTable) -> Option<i64>) -> impl Iterator<Item = i64> {
-        self.tables.iter().filter_map(move |table| of(&locked(table)))
+    fn expiries(
+        &self,
+        operators: &[usize],
+        of: impl Fn(&LiveTable) -> Option<i64>,
+    ) -> impl Iterator<Item = i64> {
+        let tables = operators.iter().flat_map(|operator| {
+            let from = operator * self.partitions;
+            &self.tables[from..from + self.partitions]
+        });
+        tables.filter_map(move |table| of(&locked(table)))
     }
 
     /// Makes what the batch changed durable, in one object or, if nothing changed, in none, and gives
@@ -261,6 +279,7 @@ impl StateStore {
             ));
         }
         let record = self.make_durable(batch_id).await?;
+        self.is_new.store(false, Ordering::Relaxed);
         self.poisoned.store(false, Ordering::Relaxed);
         Ok(record)
     }

@@ -9,9 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use datafusion::arrow::datatypes::DataType;
 use tempfile::TempDir;
 use tidemill::prelude::*;
+use tidemill::processor::{GroupState, ProcessorTester, Rows, Timestamp};
 use tidemill::sql::SqlSession;
+
+use crate::examples::card_alerts::CardAlerts;
+use crate::support::harness::schema;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -185,7 +190,9 @@ fn lines(code: &str) -> Vec<String> {
 #[test]
 fn rust_blocks_are_those_that_are_tested_here() {
     // A place is written as `&at("…")` or `at("…").as_str()` here, and as "…" there.
-    let here = include_str!("documents.rs").replace(").as_str()", ")").replace(", at(\"", ", &at(\"");
+    // The example is run by `examples`.
+    let here = [include_str!("documents.rs"), include_str!("../../examples/card_alerts.rs")].concat();
+    let here = here.replace(").as_str()", ")").replace(", at(\"", ", &at(\"");
     let here = here.split("&at(").enumerate().map(|(index, part)| match (index, part.split_once(')')) {
         (0, _) | (_, None) => part.to_string(),
         (_, Some((place, rest))) => format!("{place}{rest}"),
@@ -257,8 +264,68 @@ async fn from_spark(at: &dyn Fn(&str) -> String) -> tidemill::Result<()> {
     Ok(())
 }
 
+#[derive(serde::Deserialize)]
+struct Hit {}
+
+#[derive(serde::Serialize)]
+struct Visit {
+    user: String,
+    pages: u64,
+}
+
+#[rustfmt::skip]
+fn visits(user: &String, hits: Rows<'_, Hit>, state: &mut GroupState<u64>) -> tidemill::Result<Vec<Visit>> {
+    if state.has_timed_out() {
+        let pages = state.get().copied().unwrap_or(0);
+        state.remove();
+        return Ok(vec![Visit { user: user.clone(), pages }]);
+    }
+    state.update(state.get().copied().unwrap_or(0) + hits.len() as u64);
+    state.set_timeout_duration(Duration::from_secs(1800));
+    Ok(vec![])
+}
+
+/// A payment, with the card.
+#[derive(serde::Serialize)]
+struct Row {
+    card: String,
+    time: Timestamp,
+    amount: f64,
+    city: String,
+}
+
+#[rustfmt::skip]
+fn user_state() -> tidemill::Result<()> {
+    use datafusion::arrow::datatypes::{DataType, TimeUnit};
+    let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let text = |name| (name, DataType::Utf8);
+    let payments = schema(&[text("card"), ("time", time.clone()), ("amount", DataType::Float64), text("city")]);
+    let alerts = schema(&[text("card"), ("time", time), text("reason")]);
+    let mut tester = ProcessorTester::new(CardAlerts, payments, &["card"], alerts, TimeMode::EventTime)?;
+    let payment = |minute: i64, city: &str| Row {
+        card: "C-1".into(),
+        time: Timestamp::from_millis(minute * 60_000),
+        amount: 20.0,
+        city: city.into(),
+    };
+    assert!(tester.process(&[payment(0, "Bern"), payment(11, "Lima")])?.is_empty());
+    let snapshot = tester.snapshot()?;
+    assert_eq!(tester.process(&[payment(15, "Bern")])?[0].reason, "in Lima and in Bern");
+    tester.restore(&snapshot)?;
+    tester.advance_watermark(Timestamp::from_millis(25 * 60_000))?;
+    assert!(tester.inspect(&"C-1", |_, state| state.list_timers())?.is_empty());
+    Ok(())
+}
+
 #[tokio::test]
 async fn rust_blocks_run() {
+    user_state().unwrap();
+    let rate = Session::new().read_stream().format("rate").load(None).await.unwrap();
+    let users = rate.select_exprs(&["CAST(value AS VARCHAR) AS user"]).unwrap();
+    let columns = schema(&[("user", DataType::Utf8), ("pages", DataType::UInt64)]);
+    users
+        .flat_map_groups_with_state(&["user"], columns, TimeMode::ProcessingTime, OutputMode::Append, visits)
+        .unwrap();
     let folder = folder();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let written = async {

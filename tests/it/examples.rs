@@ -14,6 +14,8 @@ mod access_log;
 #[allow(dead_code)]
 #[path = "../../examples/alerts.rs"]
 mod alerts;
+#[path = "../../examples/card_alerts.rs"]
+pub mod card_alerts;
 #[allow(dead_code)]
 #[path = "../../examples/online_model.rs"]
 mod online_model;
@@ -294,4 +296,56 @@ async fn alerts_that_come_again_have_the_id_that_they_had() {
     found.sort();
     assert_eq!(found, expected);
     assert_eq!(posts.len(), expected.len() + 3);
+}
+
+/// What is right for the cards, from all payments and without forgetting any.
+fn expected_alerts(input: &str) -> Vec<String> {
+    let mut files: Vec<_> = std::fs::read_dir(input).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let mut payments = Vec::new();
+    let mut alerts: Vec<(String, i64, String)> = Vec::new();
+    for file in files {
+        for line in std::fs::read_to_string(file).unwrap().lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = |name: &str| row[name].as_str().unwrap().to_string();
+            let time = text("time");
+            let second: i64 = [(11, 3600), (14, 60), (17, 1)]
+                .map(|(at, seconds)| time[at..at + 2].parse::<i64>().unwrap() * seconds)
+                .iter()
+                .sum();
+            payments.push((text("card"), second, row["amount"].as_f64().unwrap(), text("city"), time));
+            let (card, now, _, city, time) = payments.last().unwrap();
+            let near = || payments.iter().filter(|other| other.0 == *card && (other.1 - now).abs() <= 600);
+            let paid: f64 = near().map(|other| other.2).sum();
+            let reason = match near().find(|other| other.3 != *city) {
+                Some(other) => format!("in {} and in {city}", other.3),
+                None if paid > 1500.0 => format!("{} payments of {paid:.2}", near().count()),
+                None => continue,
+            };
+            let last = alerts.iter().rev().find(|(of, ..)| of == card);
+            if last.is_none_or(|(_, at, _)| now - at >= 600) {
+                let alert = format!("{card} {time} {reason}");
+                alerts.push((card.clone(), *now, alert));
+            }
+        }
+    }
+    let mut alerts: Vec<String> = alerts.into_iter().map(|(.., alert)| alert).collect();
+    alerts.sort();
+    alerts
+}
+
+#[tokio::test]
+async fn alerts_about_cards_are_there_with_the_payment_that_shows_them() {
+    let (_folder, input) = copy("cards");
+    let expected = expected_alerts(&input);
+    assert!(expected.len() >= 6, "{expected:?}");
+    let session = Session::new();
+    let query = run(card_alerts::alerts(&session, &input).await.unwrap(), &[]).await;
+    assert_eq!(rows(&session, "SELECT * FROM out").await, expected);
+    // All but the last ten minutes are forgotten.
+    let last = query.last_progress().unwrap();
+    let kept: u64 =
+        last.state_operators.iter().map(|operator| operator["numRowsTotal"].as_u64().unwrap()).sum();
+    assert!(kept < 200, "{kept} rows of state");
+    assert!(last.state_operators.iter().all(|operator| operator["numRowsDroppedByWatermark"] == 0));
 }

@@ -50,5 +50,6 @@ mod support;
 mod syscall_order;
 mod triggers;
 mod two_writers;
+mod user_state;
 mod values;
 mod written_tables;

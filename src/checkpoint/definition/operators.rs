@@ -11,6 +11,21 @@ use crate::checkpoint::types::ColumnType;
 const NAME: &str = "name";
 const MEANING: &str = "meaning";
 
+/// The state variables of a processor, by name.
+const VARIABLES: &str = "variables";
+
+/// Takes over the state variables that `new` has besides, if all that `old` has are still there.
+pub(super) fn take_in_variables(old: &mut OperatorDefinition, new: &OperatorDefinition) {
+    let (Some(Value::Array(known)), Some(Value::Array(declared))) =
+        (old.details.get(VARIABLES), new.details.get(VARIABLES))
+    else {
+        return;
+    };
+    if old.name == new.name && known.iter().all(|variable| declared.contains(variable)) {
+        old.details.insert(VARIABLES.into(), declared.clone().into());
+    }
+}
+
 /// Adds one sentence per difference to `found`.
 pub(super) fn compare(old: &[OperatorDefinition], new: &[OperatorDefinition], found: &mut Vec<String>) {
     if old.len() != new.len() {

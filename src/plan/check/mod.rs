@@ -10,6 +10,7 @@ mod subqueries;
 #[cfg(test)]
 mod tests;
 mod top_n;
+mod transform;
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
@@ -18,6 +19,7 @@ use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Union};
 use super::deduplicate::Deduplicate;
 use super::stream_table::{is_unbounded, stream_table_of};
 use super::top_n::TopN;
+use super::transform::Transform;
 use super::watermark::Watermark;
 use super::windows::expand_windows;
 use crate::error::{Error, Result};
@@ -100,6 +102,9 @@ fn flow(plan: &LogicalPlan, mode: OutputMode) -> Result<Flow> {
             distinct(*input, mode)
         }
         (LogicalPlan::Limit(_), [input]) => check_limit(*input),
+        (LogicalPlan::Extension(_), inputs) if Transform::of(plan).is_some() => {
+            transform::check(plan, inputs, mode)
+        }
         (LogicalPlan::Extension(extension), [input]) => {
             let node = extension.node.as_any();
             if let Some(first) = TopN::of(plan) {

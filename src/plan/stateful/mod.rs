@@ -10,6 +10,7 @@ mod join;
 mod node;
 mod planner;
 mod rewrite;
+mod transform;
 
 pub(crate) use node::WatermarkDelay;
 pub(crate) use planner::StreamingQueryPlanner;

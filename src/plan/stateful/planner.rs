@@ -5,11 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
-use datafusion::common::internal_datafusion_err;
+use datafusion::common::{DFSchema, internal_datafusion_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
+use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
@@ -17,6 +17,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use super::join::{JoinNode, PlanningJoin};
 use super::node::{Kind, StreamingNode};
+use super::transform::plan_transform;
 use crate::exec::aggregate::{Partials, StatefulAggregate};
 use crate::exec::codec::RowCodec;
 use crate::exec::deduplicate::{Repeated, StatefulDeduplicate};
@@ -29,6 +30,7 @@ use crate::exec::stateful::{Stateful, StatefulWork};
 use crate::exec::top_n::{Ranking, SortColumn, StatefulTopN};
 use crate::exec::watermark::EventTimeWatermark;
 use crate::plan::static_tables::StaticTablePlanner;
+use crate::plan::transform::Transform;
 use crate::sink::OutputMode;
 
 /// DataFusion's planner, which knows streaming nodes too.
@@ -78,6 +80,11 @@ impl ExtensionPlanner for StreamingNodePlanner {
                 small,
             };
             return planning.plan().map(Some);
+        }
+        if let Some(transform) = node.as_any().downcast_ref::<Transform>() {
+            let physical =
+                |expr: &Expr, schema: &DFSchema| planner.create_physical_expr(expr, schema, session, context);
+            return plan_transform(transform, inputs, &physical, self.state_partitions, small).map(Some);
         }
         let (Some(node), [input]) = (node.as_any().downcast_ref::<StreamingNode>(), inputs) else {
             return Ok(None);

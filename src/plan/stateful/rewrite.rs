@@ -14,13 +14,16 @@ use datafusion::logical_expr::{
 use super::aggregate::stateful_aggregate;
 use super::join::{OPERATORS, delay_below, stateful_join};
 use super::node::{Kind, StreamingNode, WatermarkDelay};
+use super::transform::{self, stateful_transform};
 use crate::error::{Error, Result};
 use crate::exec::codec::RowCodec;
+use crate::exec::processor::TimeMode;
 use crate::plan::bind::BoundTable;
 use crate::plan::deduplicate::Deduplicate;
 use crate::plan::event_time::{EventTimeKey, event_time_key};
 use crate::plan::sessions::session_key;
 use crate::plan::top_n::TopN;
+use crate::plan::transform::{Transform, event_time};
 use crate::plan::watermark::Watermark;
 use crate::sink::OutputMode;
 
@@ -50,11 +53,11 @@ pub(crate) fn rewrite(plan: LogicalPlan, mode: OutputMode) -> Result<Rewritten> 
 fn without_rows(node: LogicalPlan) -> Transformed<LogicalPlan> {
     let is_ours = |extension: &Extension| {
         let node = extension.node.as_any();
-        node.is::<Watermark>() || node.is::<Deduplicate>()
+        node.is::<Watermark>() || node.is::<Deduplicate>() || node.is::<Transform>()
     };
     match &node {
         LogicalPlan::Extension(extension) if is_ours(extension) => match extension.node.inputs().as_slice() {
-            [LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, .. })] => {
+            [LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, .. }), ..] => {
                 let schema = Arc::clone(extension.node.schema());
                 let nothing = EmptyRelation { produce_one_row: false, schema };
                 Transformed::yes(LogicalPlan::EmptyRelation(nothing))
@@ -114,6 +117,8 @@ impl Rewriter {
                     Ok(Transformed::yes(self.top_n(first, schema)))
                 } else if let Some(deduplicate) = node.downcast_ref::<Deduplicate>() {
                     self.deduplicate(deduplicate).map(Transformed::yes)
+                } else if let Some(transform) = node.downcast_ref::<Transform>() {
+                    self.transform(transform).map(Transformed::yes)
                 } else {
                     Ok(Transformed::no(LogicalPlan::Extension(extension)))
                 }
@@ -222,6 +227,17 @@ impl Rewriter {
         self.operators += OPERATORS;
         self.waits |= waits;
         Ok(plan)
+    }
+
+    fn transform(&mut self, transform: &Transform) -> DataFusionResult<LogicalPlan> {
+        let operator = self.operators;
+        self.operators += transform::OPERATORS;
+        if transform.time_mode == TimeMode::EventTime {
+            self.waits_for_watermark();
+        }
+        let time = event_time(&transform.input).map(Expr::Column);
+        let key = time.and_then(|time| self.key(&time, &transform.input));
+        stateful_transform(transform, operator, key, delay_below(&transform.input))
     }
 
     fn top_n(&mut self, first: &TopN, schema: DFSchemaRef) -> LogicalPlan {
