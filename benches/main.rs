@@ -11,6 +11,7 @@ mod latency;
 mod listing;
 mod nexmark;
 mod postgres;
+mod queries;
 mod restore;
 mod small;
 mod startup;
@@ -49,6 +50,8 @@ enum Bench {
     Nexmark,
     /// Joins of streams, sessions, and the newest and best rows of each key.
     Streams,
+    /// Nexmark's queries.
+    Queries,
     /// Words counted in complete mode.
     Wordcount,
     /// The Yahoo Streaming Benchmark.
@@ -141,6 +144,7 @@ async fn main() -> Result<()> {
             Bench::Keyed => keyed::run(&settings, &workspace, &report).await?,
             Bench::Nexmark => nexmark::run(&settings, &workspace, &report).await?,
             Bench::Streams => streams::run(&settings, &workspace, &report).await?,
+            Bench::Queries => queries::run(&settings, &workspace, &report).await?,
             Bench::Wordcount => wordcount::run(&settings, &workspace, &report).await?,
             Bench::Ysb => ysb::run(&settings, &workspace, &report).await?,
             Bench::Small => small::run(&settings, &workspace, &report).await?,

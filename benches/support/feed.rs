@@ -54,6 +54,12 @@ impl Feed {
         Ok(Self { schema, triggers: Arc::new(all) })
     }
 
+    /// Those of each trigger.
+    pub fn of(triggers: Vec<Vec<RecordBatch>>) -> Result<Self> {
+        let first = triggers.iter().flatten().next().ok_or("a feed without rows")?;
+        Ok(Self { schema: first.schema(), triggers: Arc::new(triggers) })
+    }
+
     /// How many rows there are.
     pub fn rows(&self) -> u64 {
         self.triggers.iter().flatten().map(|batch| batch.num_rows() as u64).sum()

@@ -6,13 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, UInt64Array};
+use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array, UInt64Array};
 use datafusion::arrow::compute::{concat_batches, take};
-use datafusion::arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
+use datafusion::arrow::datatypes::{Field, Int64Type, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatchOptions;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::physical_plan::PhysicalExpr;
-use serde_json::json;
 
 use super::batch::Batch;
 use super::codec::RowCodec;
@@ -20,6 +19,7 @@ use super::groups::Groups;
 use super::keyed_rows::{Gathered, KeyedRows};
 use super::operator::{OperatorCounters, columns};
 use super::row_buffer::RowBuffer;
+use super::sort_column::{ARRIVAL, SortColumn, arrival};
 use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::sink::OutputMode;
@@ -46,48 +46,6 @@ impl fmt::Display for Ranking {
     }
 }
 
-/// A column that rows are sorted by.
-#[derive(Debug)]
-pub(crate) struct SortColumn {
-    expr: Arc<dyn PhysicalExpr>,
-    codec: RowCodec,
-    field: Arc<Field>,
-    descending: bool,
-    nulls_first: bool,
-}
-
-impl SortColumn {
-    pub(crate) fn new(
-        expr: Arc<dyn PhysicalExpr>,
-        field: Arc<Field>,
-        descending: bool,
-        nulls_first: bool,
-    ) -> DataFusionResult<Self> {
-        // Text that nothing follows has no end, and would sort by what comes behind it here.
-        let codec = RowCodec::keys([field.as_ref(), &Field::new("end", DataType::Boolean, false)])?;
-        Ok(Self { expr, codec, field, descending, nulls_first })
-    }
-
-    /// Bytes that sort as the column does.
-    fn encode(&self, rows: &RecordBatch) -> DataFusionResult<Vec<Vec<u8>>> {
-        let column = self.expr.evaluate(rows)?.into_array(rows.num_rows())?;
-        let nulls = column.logical_nulls();
-        let end: ArrayRef = Arc::new(BooleanArray::from(vec![false; rows.num_rows()]));
-        let plain = self.codec.encode(&[column, end], rows.num_rows())?;
-        let encoded = (0..rows.num_rows()).map(|row| {
-            let is_null = nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
-            let mark = match (is_null, self.nulls_first) {
-                (false, _) => 1,
-                (true, true) => 0,
-                (true, false) => 2,
-            };
-            let turn = if self.descending { 0xff } else { 0 };
-            std::iter::once(mark).chain(plain.row(row).iter().map(|byte| byte ^ turn)).collect()
-        });
-        Ok(encoded.collect())
-    }
-}
-
 /// Keeps the rows with the first ranks, and gives them as the output mode has it: those of keys that are
 /// final, those whose rank has changed, or all.
 #[derive(Debug)]
@@ -111,7 +69,7 @@ impl StatefulWork for StatefulTopN {
     }
 
     fn describe(&self) -> String {
-        let order: Vec<String> = self.order.iter().map(|order| order.expr.to_string()).collect();
+        let order: Vec<String> = self.order.iter().map(ToString::to_string).collect();
         let expiry = self.expiry.as_ref().map_or_else(String::new, |expiry| format!(", final={expiry}"));
         format!(", {}<={}, order=[{}], mode={}{expiry}", self.rank, self.limit, order.join(", "), self.mode)
     }
@@ -125,14 +83,7 @@ impl StatefulWork for StatefulTopN {
     }
 
     fn definitions(&self) -> Vec<OperatorDefinition> {
-        let order: Vec<_> = self
-            .order
-            .iter()
-            .map(|order| {
-                let (descending, first) = (order.descending, order.nulls_first);
-                json!({"name": order.field.name(), "descending": descending, "nullsFirst": first})
-            })
-            .collect();
+        let order: Vec<_> = self.order.iter().map(SortColumn::definition).collect();
         let details = [
             ("keys".to_string(), columns(self.keys.iter().map(AsRef::as_ref))),
             ("columns".to_string(), columns(self.input.fields().iter().map(AsRef::as_ref))),
@@ -173,9 +124,6 @@ impl StatefulWork for StatefulTopN {
         Ok(counters.into())
     }
 }
-
-/// What a subkey ends with: the batch and the row.
-const ARRIVAL: usize = 12;
 
 /// The ranks of rows that are sorted by their subkeys.
 struct Ranks<'a> {
@@ -294,8 +242,7 @@ impl StatefulTopN {
             subkeys.iter_mut().zip(encoded).for_each(|(subkey, bytes)| subkey.extend(bytes));
         }
         for (row, subkey) in subkeys.iter_mut().enumerate() {
-            subkey.extend(batch.identity.batch_id.to_be_bytes());
-            subkey.extend((row as u32).to_be_bytes());
+            subkey.extend(arrival(batch, row));
         }
         Ok(subkeys)
     }

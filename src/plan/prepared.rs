@@ -61,6 +61,8 @@ pub(crate) struct ResultShape {
     pub(crate) mode: OutputMode,
     /// How many partitions the state of an operator has.
     pub(crate) state_partitions: usize,
+    /// How long after their event time rows are remembered that nothing else lets be forgotten; microseconds.
+    pub(crate) state_ttl: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -106,7 +108,7 @@ impl StreamingPlan {
         let plan = use_batch_time(expand_windows(plan)?, &batch_time)?;
         let bound = bind(plan, providers, sources)?;
         let Rewritten { plan: logical, watermarks, waits_for_watermark } =
-            rewrite(release(optimize(&wide, &hold(bound)?)?)?, shape.mode)?;
+            rewrite(release(optimize(&wide, &hold(bound)?)?)?, shape.mode, shape.state_ttl)?;
         let (logical, static_tables) = StaticTables::extract(logical)?;
         static_tables.check(&small).await?;
         // Such as those in a recursive query.

@@ -19,7 +19,7 @@ use datafusion::logical_expr::expr::{Sort as SortExpr, WindowFunction};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
     BinaryExpr, Distinct, DistinctOn, Expr, Extension, FetchType, Filter, LogicalPlan, LogicalPlanBuilder,
-    Operator, Projection, SkipType, UserDefinedLogicalNodeCore, Window, WindowFrame, lit,
+    Operator, Projection, SkipType, Sort, UserDefinedLogicalNodeCore, Window, WindowFrame, lit,
 };
 
 use super::bind::reads_stream;
@@ -141,19 +141,34 @@ pub(super) fn keep_first_ranks(plan: LogicalPlan) -> DataFusionResult<LogicalPla
             let LogicalPlan::Sort(sort) = limit.input.as_ref() else {
                 return Ok(Transformed::no(LogicalPlan::Limit(limit)));
             };
-            let mut sort = sort.clone();
-            let columns: Vec<Expr> = sort.input.schema().columns().into_iter().map(Expr::Column).collect();
-            let count = (skip as u64).saturating_add(fetch as u64);
-            let input = Arc::unwrap_or_clone(sort.input);
-            let first = TopN::over(input, Vec::new(), sort.expr.clone(), (Ranking::RowNumber, count))?;
-            sort.input = Arc::new(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(first))?));
-            let mut limit = limit.clone();
-            limit.input = Arc::new(LogicalPlan::Sort(sort));
-            Ok(Transformed::yes(LogicalPlan::Limit(limit)))
+            first_of_all(sort.clone(), skip as u64, fetch as u64).map(Transformed::yes)
         }
         node => Ok(Transformed::no(node)),
     })?;
     Ok(replaced.data)
+}
+
+/// `ORDER BY … LIMIT fetch OFFSET skip`, without the limit: the ranks are counted.
+fn first_of_all(mut sort: Sort, skip: u64, fetch: u64) -> DataFusionResult<LogicalPlan> {
+    let columns: Vec<Expr> = sort.input.schema().columns().into_iter().map(Expr::Column).collect();
+    let input = Arc::unwrap_or_clone(sort.input);
+    let last = skip.saturating_add(fetch);
+    let mut first = TopN::over(input, Vec::new(), sort.expr.clone(), (Ranking::RowNumber, last))?;
+    if skip > 0 {
+        let behind = Expr::Column(Column::new_unqualified(RANK)).gt(lit(skip));
+        first = LogicalPlan::Filter(Filter::try_new(behind, Arc::new(first))?);
+    }
+    sort.input = Arc::new(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(first))?));
+    Ok(LogicalPlan::Sort(sort))
+}
+
+/// Whether `plan` gives the first rows of a stream, of all keys together.
+pub(super) fn is_first_of_all(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => is_first_of_all(&projection.input),
+        LogicalPlan::Filter(filter) => is_first_of_all(&filter.input),
+        plan => TopN::of(plan).is_some_and(|first| first.keys.is_empty()),
+    }
 }
 
 fn of_filter(filter: Filter) -> DataFusionResult<Transformed<LogicalPlan>> {

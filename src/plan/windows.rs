@@ -12,9 +12,12 @@ use datafusion::common::{Column, DFSchema, FunctionalDependence, UnnestOptions};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection};
 
+use super::bind::reads_stream;
 use super::bounded::simplify_bounded;
 use super::distinct_on::keep_first_rows;
+use super::distinct_sets::with_sets_apart;
 use super::event_time::finality_of;
+use super::over::with_columns;
 use super::sessions::{session_key, without_sessionless};
 use super::top_n::keep_first_ranks;
 use super::union_times::with_common_times;
@@ -58,15 +61,28 @@ fn rewrite(plan: LogicalPlan, tags: bool) -> DataFusionResult<LogicalPlan> {
                             .into(),
                     );
                 }
-                let aggregate = if tags { tag_groups(aggregate)? } else { aggregate };
-                let aggregate = without_sessionless(aggregate)?;
-                expand_aggregate(aggregate)?
+                match if tags { with_sets_apart(aggregate)? } else { LogicalPlan::Aggregate(aggregate) } {
+                    LogicalPlan::Aggregate(aggregate) => expand_group(aggregate, tags)?,
+                    LogicalPlan::Projection(mut projection) => {
+                        let LogicalPlan::Aggregate(aggregate) = projection.input.as_ref() else {
+                            return refuse("the groups of grouping sets are not there".into());
+                        };
+                        projection.input = Arc::new(expand_group(aggregate.clone(), tags)?);
+                        let Projection { expr, input, .. } = projection;
+                        tag_projection(Projection::try_new(expr, input)?)?
+                    }
+                    other => other,
+                }
             }
             LogicalPlan::Projection(projection) => {
                 let projection = expand_projection(projection)?;
                 if tags { tag_projection(projection)? } else { LogicalPlan::Projection(projection) }
             }
             LogicalPlan::Union(union) if tags => with_common_times(union)?,
+            LogicalPlan::Window(window) if tags && reads_stream(&window.input) => {
+                refuse_sliding(&LogicalPlan::Window(window.clone()))?;
+                with_columns(window, tag_projection)?
+            }
             other => {
                 refuse_sliding(&other)?;
                 other
@@ -75,6 +91,12 @@ fn rewrite(plan: LogicalPlan, tags: bool) -> DataFusionResult<LogicalPlan> {
         Ok(Transformed::yes(node))
     })?;
     Ok(rewritten.data)
+}
+
+/// An aggregation over rows that are in windows and sessions, if it is by these.
+fn expand_group(aggregate: Aggregate, tags: bool) -> DataFusionResult<LogicalPlan> {
+    let aggregate = if tags { tag_groups(aggregate)? } else { aggregate };
+    expand_aggregate(without_sessionless(aggregate)?)
 }
 
 /// A projection whose window calls, if any, give one row for one.
@@ -298,6 +320,34 @@ pub(crate) fn with_window_columns(
         tag(expr, input.schema())?;
     }
     LogicalPlanBuilder::from(input).project(columns.into_iter().chain(added))?.build()
+}
+
+/// The same with windows that all start with the one of the whole size that `time` is in, and end every slide
+/// until that one does.
+pub(crate) fn with_cumulative_window_columns(
+    input: LogicalPlan,
+    time: Expr,
+    windows: Windows,
+) -> DataFusionResult<LogicalPlan> {
+    let Windows { size, slide, start } = windows;
+    if size % slide != 0 {
+        return refuse("the size of CUMULATE is to be a multiple of its step".into());
+    }
+    let whole = Windows { size, slide: size, start };
+    // Windows that slide end where these do, but go on beyond.
+    let sliding = with_window_columns(input, time.clone(), windows)?;
+    let start = window_start(event_time_of(&WindowCall { time, windows: whole }, sliding.schema())?, whole);
+    let end = get_field(window_of(start.clone(), size), WINDOW_END);
+    let columns = sliding.schema().columns();
+    let added = columns.len() - 3;
+    let columns = columns.into_iter().enumerate().map(|(index, column)| match index == added {
+        true => start.clone().alias("window_start"),
+        false => Expr::Column(column),
+    });
+    let mut columns: Vec<Expr> = columns.collect();
+    tag(&mut columns[added], sliding.schema())?;
+    let is_in = Expr::Column(Column::new_unqualified("window_end")).lt_eq(end);
+    LogicalPlanBuilder::from(sliding).filter(is_in)?.project(columns)?.build()
 }
 
 /// `expr`, under its old name, with the window that a row was unnested for in place of the call.

@@ -31,6 +31,9 @@ pub(crate) struct StateSettings {
     pub(crate) idle_after_ms: Option<i64>,
     /// Whether the end of an available-now run makes everything final.
     pub(crate) flush_on_end: bool,
+    /// How long after their event time rows are remembered that nothing else lets be forgotten, in microseconds;
+    /// for ever by default.
+    pub(crate) ttl_micros: Option<i64>,
 }
 
 impl StateSettings {
@@ -44,19 +47,22 @@ impl StateSettings {
         options.take("watermarkIdleTimeout");
         let flush_on_end = options.flag(FLUSH_ON_END, false)?;
         options.take(FLUSH_ON_END);
+        let ttl = options.duration("stateTtl")?;
+        options.take("stateTtl");
         Ok(Self {
             partitions: partitions.map(|number| usize::try_from(number).unwrap_or(usize::MAX).min(4096)),
             memory_limit: memory_limit.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             policy: options.take(WATERMARK_POLICY).map(|text| text.parse()).transpose()?,
             idle_after_ms: idle_after.map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
             flush_on_end,
+            ttl_micros: ttl.map(|duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)),
         })
     }
 
     /// What the plan depends on.
     pub(crate) fn shape(&self, mode: OutputMode, state: &SessionState) -> ResultShape {
         let state_partitions = self.partitions.unwrap_or_else(|| state.config().target_partitions()).max(1);
-        ResultShape { mode, state_partitions }
+        ResultShape { mode, state_partitions, state_ttl: self.ttl_micros }
     }
 
     /// The settings to record with every batch: what the first batch `pinned`, or if there was none,

@@ -3,6 +3,7 @@
 mod environment;
 mod event_time;
 mod formats;
+mod gap_fill;
 mod guess;
 mod path;
 mod reader;

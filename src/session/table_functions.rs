@@ -1,18 +1,19 @@
-//! Table functions of event time: `TUMBLE` and `HOP` give the rows of a table with the windows they
+//! Table functions of event time: `TUMBLE`, `HOP` and `CUMULATE` give the rows of a table with the windows they
 //! are in, `WITH_WATERMARK` with a watermark.
 //!
 //! ```sql
 //! TUMBLE(TABLE t, DESCRIPTOR(time), size [, offset])
 //! HOP(TABLE t, DESCRIPTOR(time), slide, size [, offset])
+//! CUMULATE(TABLE t, DESCRIPTOR(time), step, size [, offset])
 //! WITH_WATERMARK(TABLE t, DESCRIPTOR(time), delay)
 //! ```
 //!
-//! The arguments of the first two are those of Flink, in its order, and may be named. `TABLE t` is no
+//! The arguments of the first three are those of Flink, in its order, and may be named. `TABLE t` is no
 //! expression for the parser: scripts have a subquery in its place when it sees them.
 
 use std::time::Duration;
 
-use datafusion::common::{DFSchema, ScalarValue, plan_err};
+use datafusion::common::{Column, DFSchema, ScalarValue, plan_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::planner::{
     PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
@@ -23,9 +24,10 @@ use datafusion::sql::sqlparser::ast::{
     TableFactor,
 };
 
+use super::gap_fill::GapFill;
 use crate::functions::{Windows, literal, windows_of_exprs};
 use crate::options::parse_delay;
-use crate::plan::{Watermark, with_window_columns};
+use crate::plan::{Watermark, with_cumulative_window_columns, with_window_columns};
 
 /// Plans these functions, by themselves and inside `TABLE(…)`.
 #[derive(Debug)]
@@ -36,6 +38,9 @@ pub(super) struct EventTimeTableFunctions;
 enum Function {
     Tumble,
     Hop,
+    Cumulate,
+    Session,
+    GapFill,
     WithWatermark,
 }
 
@@ -44,6 +49,9 @@ impl Function {
         match name.to_ascii_lowercase().as_str() {
             "tumble" => Some(Function::Tumble),
             "hop" => Some(Function::Hop),
+            "cumulate" => Some(Function::Cumulate),
+            "session" => Some(Function::Session),
+            "gap_fill" => Some(Function::GapFill),
             "with_watermark" => Some(Function::WithWatermark),
             _ => None,
         }
@@ -53,6 +61,9 @@ impl Function {
         match self {
             Function::Tumble => &["data", "timecol", "size", "offset"],
             Function::Hop => &["data", "timecol", "slide", "size", "offset"],
+            Function::Cumulate => &["data", "timecol", "step", "size", "offset"],
+            Function::Session => &["data", "timecol", "gap"],
+            Function::GapFill => &["data", "timecol", "step", "keys", "locf"],
             Function::WithWatermark => &["data", "timecol", "delay"],
         }
     }
@@ -61,6 +72,16 @@ impl Function {
         match self {
             Function::Tumble => "TUMBLE(TABLE t, DESCRIPTOR(time), INTERVAL '10' MINUTE)",
             Function::Hop => "HOP(TABLE t, DESCRIPTOR(time), INTERVAL '5' MINUTE, INTERVAL '10' MINUTE)",
+            Function::Cumulate => {
+                "CUMULATE(TABLE t, DESCRIPTOR(time), INTERVAL '1' MINUTE, INTERVAL '10' MINUTE)"
+            }
+            Function::Session => {
+                "SELECT key, window_start, window_end, … FROM SESSION(TABLE t, DESCRIPTOR(time), INTERVAL '10' MINUTE) \
+                 GROUP BY key, window_start, window_end"
+            }
+            Function::GapFill => {
+                "GAP_FILL(TABLE t, DESCRIPTOR(time), INTERVAL '1' MINUTE, DESCRIPTOR(key), LOCF => DESCRIPTOR(value))"
+            }
             Function::WithWatermark => "WITH_WATERMARK(TABLE t, DESCRIPTOR(time), INTERVAL '10' MINUTE)",
         }
     }
@@ -104,6 +125,12 @@ fn plan(
     context: &mut dyn RelationPlannerContext,
 ) -> DataFusionResult<LogicalPlan> {
     let usage = function.usage();
+    if function == Function::Session {
+        return plan_err!(
+            "the rows of SESSION have no windows of their own, but groups of rows have, of a SELECT that reads nothing \
+             else, with the keys of PARTITION BY, if there are any, in GROUP BY. Write {usage}"
+        );
+    }
     let given = by_position(arguments, function.arguments(), usage)?;
     let by_name = |name: &str| {
         let position = function.arguments().iter().position(|known| *known == name);
@@ -121,6 +148,15 @@ fn plan(
         return plan_err!("no time column is given; write {usage}");
     };
     let time = context.sql_to_expr(time?.clone(), input.schema())?;
+    if function == Function::GapFill {
+        let Some(step) = by_name("step") else { return plan_err!("no step is given; write {usage}") };
+        let mut columns = |name: &str| match by_name(name) {
+            None => Ok(Vec::new()),
+            Some(listed) => columns(listed, context, input.schema()),
+        };
+        let (keys, carried) = (columns("keys")?, columns("locf")?);
+        return GapFill { time, step, keys, carried }.over(input, context);
+    }
     if function == Function::WithWatermark {
         let Some(delay) = by_name("delay") else { return plan_err!("no delay is given; write {usage}") };
         let delay = delay_of(&context.sql_to_expr(delay.clone(), input.schema())?)?;
@@ -130,7 +166,10 @@ fn plan(
         };
     }
     let windows = windows(function, &by_name, context, input.schema())?;
-    with_window_columns(input, time, windows)
+    match function {
+        Function::Cumulate => with_cumulative_window_columns(input, time, windows),
+        _ => with_window_columns(input, time, windows),
+    }
 }
 
 /// The arguments in the order of their `names`, by which they may be given.
@@ -191,6 +230,34 @@ fn descriptor(value: &SqlExpr) -> DataFusionResult<&SqlExpr> {
     }
 }
 
+/// The columns in `DESCRIPTOR(column, …)`.
+fn columns(
+    value: &SqlExpr,
+    context: &mut dyn RelationPlannerContext,
+    schema: &DFSchema,
+) -> DataFusionResult<Vec<Column>> {
+    let listed: Vec<&SqlExpr> = match value {
+        SqlExpr::Function(call) if call.name.to_string().eq_ignore_ascii_case("descriptor") => {
+            match &call.args {
+                FunctionArguments::List(FunctionArgumentList { args, .. }) => {
+                    let column = |arg| match arg {
+                        &FunctionArg::Unnamed(FunctionArgExpr::Expr(ref column)) => Ok(column),
+                        other => plan_err!("'{other}' is not a column; write DESCRIPTOR(column, …)"),
+                    };
+                    args.iter().map(column).collect::<DataFusionResult<_>>()?
+                }
+                _ => return plan_err!("DESCRIPTOR names columns"),
+            }
+        }
+        value => vec![value],
+    };
+    let column = |expr: &SqlExpr| match context.sql_to_expr(expr.clone(), schema)? {
+        Expr::Column(column) => Ok(column),
+        other => plan_err!("{other} is not a column; write DESCRIPTOR(column, …)"),
+    };
+    listed.into_iter().map(column).collect()
+}
+
 fn windows<'a>(
     function: Function,
     by_name: &impl Fn(&str) -> Option<&'a SqlExpr>,
@@ -203,10 +270,15 @@ fn windows<'a>(
         return plan_err!("no size is given; write {}", function.usage());
     };
     let slide = match function {
-        Function::Tumble | Function::WithWatermark => size.clone(),
-        Function::Hop => match length("slide")? {
+        Function::Hop => Some("slide"),
+        Function::Cumulate => Some("step"),
+        _ => None,
+    };
+    let slide = match slide {
+        None => size.clone(),
+        Some(name) => match length(name)? {
             Some(slide) => slide,
-            None => return plan_err!("no slide is given; write {}", function.usage()),
+            None => return plan_err!("no {name} is given; write {}", function.usage()),
         },
     };
     let lengths: Vec<Expr> = [size, slide].into_iter().chain(length("offset")?).collect();

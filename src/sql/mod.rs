@@ -13,6 +13,7 @@ mod exponents;
 mod external;
 mod file_tables;
 mod from_first;
+mod group_windows;
 mod letter_case;
 mod live;
 mod names;

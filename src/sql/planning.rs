@@ -30,6 +30,7 @@ use super::exponents::with_doubles;
 use super::external::ExternalTable;
 use super::file_tables::take_file_tables;
 use super::from_first::SelectAll;
+use super::group_windows::with_group_windows;
 use super::letter_case::correct_case;
 use super::names::{Names, name_columns, name_results};
 use super::signposts::for_functions;
@@ -38,7 +39,7 @@ use super::window_column::with_calls;
 use crate::error::{Error, Result};
 use crate::functions::required;
 use crate::options::nearest;
-use crate::plan::{DEFAULT_ZONE, StreamTable, of_view, unbounded_tables};
+use crate::plan::{DEFAULT_ZONE, StreamTable, of_view, unbounded_tables, with_lateral_unnest};
 use crate::query::{NamedTables, Replan};
 use crate::session::Session;
 
@@ -312,7 +313,8 @@ impl<'a> Planner<'a> {
 
     async fn plan_in(&self, state: &SessionState, statement: DataFusionStatement) -> Result<LogicalPlan> {
         let is_aggregate = |name: &str| state.aggregate_functions().contains_key(&name.to_lowercase());
-        let mut statement = with_doubles(with_calls(statement, &is_aggregate));
+        let mut statement =
+            with_doubles(with_calls(with_group_windows(statement, &is_aggregate), &is_aggregate));
         let _ = visit_statement(&mut statement, &mut SelectAll);
         let plan = loop {
             match state.statement_to_plan(statement.clone()).await {
@@ -322,7 +324,7 @@ impl<'a> Planner<'a> {
                 Err(error) => return Err(self.planning_error(error)),
             }
         };
-        match plan {
+        match with_lateral_unnest(plan).map_err(|error| self.planning_error(error))? {
             LogicalPlan::Ddl(DdlStatement::CreateView(mut view)) => {
                 let values = of_view(Arc::unwrap_or_clone(view.input));
                 view.input = Arc::new(values.map_err(|error| self.planning_error(error))?);

@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use super::tokens::{is_significant, is_word, table_places};
 
 /// The table functions whose first argument is a table.
-const FUNCTIONS: [&str; 3] = ["TUMBLE", "HOP", "WITH_WATERMARK"];
+const FUNCTIONS: [&str; 6] = ["TUMBLE", "HOP", "CUMULATE", "SESSION", "GAP_FILL", "WITH_WATERMARK"];
 
 /// A part of the significant tokens, from and to, and what takes its place.
 struct Replacement {
@@ -70,11 +70,37 @@ fn table_argument(words: &[&Token], place: usize) -> Option<Replacement> {
             return Some(Replacement { from, to: from, tokens: vec![] });
         }
         let to = name_end(words, name);
+        if let Some(last) = to.filter(|_| has_keyword || is_first)
+            && let Some(replacement) = partitioned(words, place, from, last)
+        {
+            return Some(replacement);
+        }
         if let Some(to) = to.filter(|to| is_end(*to + 1) && (has_keyword || is_first)) {
             return Some(Replacement { from, to, tokens: subquery(&words[name..=to], &[]) });
         }
     }
     None
+}
+
+/// `TABLE t PARTITION BY key, …` of `SESSION`, whose keys become an argument of their own. The table's name ends at
+/// `last`.
+fn partitioned(words: &[&Token], place: usize, from: usize, last: usize) -> Option<Replacement> {
+    let is = |at: usize, word: &str| words.get(at).is_some_and(|token| is_word(token, word));
+    if !is(place, "SESSION") || !is(last + 1, "PARTITION") || !is(last + 2, "BY") {
+        return None;
+    }
+    let first = last + 3;
+    let ends = |at: usize| {
+        words.get(at) == Some(&&Token::Comma)
+            && (is(at + 1, "DESCRIPTOR") || words.get(at + 2) == Some(&&Token::RArrow))
+    };
+    let end = (first..words.len()).find(|at| ends(*at))?;
+    let name = if is(from, "TABLE") { from + 1 } else { from };
+    let mut tokens = subquery(&words[name..=last], &[]);
+    tokens.extend([Token::Comma, word("KEYS"), Token::RArrow, word("DESCRIPTOR"), Token::LParen]);
+    tokens.extend(words[first..end].iter().map(|token| (*token).clone()));
+    tokens.push(Token::RParen);
+    Some(Replacement { from, to: end - 1, tokens })
 }
 
 /// `t WATERMARK c DELAY OF INTERVAL …` at `place`; the time may be an expression with a name.
@@ -164,6 +190,10 @@ mod tests {
         for (sql, expected) in [
             ("SELECT * FROM TUMBLE(TABLE t, x)", "SELECT * FROM TUMBLE((SELECT * FROM t), x)"),
             ("SELECT * FROM a, hop(a.\"B\", x) h", "SELECT * FROM a, hop((SELECT * FROM a.\"B\"), x) h"),
+            (
+                "SELECT * FROM SESSION(TABLE t PARTITION BY k, t.l, DESCRIPTOR(ts), g)",
+                "SELECT * FROM SESSION((SELECT * FROM t),KEYS=>DESCRIPTOR(k,t.l), DESCRIPTOR(ts), g)",
+            ),
             (
                 "SELECT * FROM TABLE(TUMBLE(SIZE => f(1, 2), DATA => TABLE t))",
                 "SELECT * FROM TABLE(TUMBLE(SIZE => f(1, 2), DATA => (SELECT * FROM t)))",

@@ -428,3 +428,30 @@ async fn another_condition_is_another_query() {
     let (_session, query) = world.start(other, false).await.unwrap();
     query.stop(StopMode::Finish).await.unwrap();
 }
+
+#[tokio::test]
+async fn rows_without_a_bound_are_forgotten_after_their_time_to_live() {
+    let world = World::new();
+    let session = Session::new();
+    let sql = "SELECT a.id, b.id AS other FROM a JOIN b ON a.k = b.k";
+    let writer = world.frame(&session, sql, ["ts", "ts"]).await.unwrap().write_stream().format("probe");
+    let writer = writer.option("stateTtl", "10 seconds").option("checkpointLocation", world.checkpoint());
+    let query = writer.trigger(Trigger::AtOnce).start(None).await.unwrap();
+    assert_eq!(world.add(&query, &[(1, Some(7), Some(100))], &[]).await, Vec::<String>::new());
+    let joined = world.add(&query, &[(2, Some(8), Some(105))], &[(50, Some(7), Some(109))]).await;
+    assert_eq!(joined, ["1 50"]);
+    // The watermark goes to 111, so that the row of 100 is forgotten, and not those of 105 and 109.
+    let joined = world.add(&query, &[(3, Some(9), Some(111))], &[(51, Some(9), Some(112))]).await;
+    assert_eq!(joined, ["3 51"]);
+    let joined = world
+        .add(&query, &[(4, Some(7), Some(113))], &[(52, Some(7), Some(112)), (53, Some(8), Some(112))])
+        .await;
+    assert_eq!(joined, ["2 53", "4 50", "4 52"]);
+    let progress = query.last_progress().unwrap();
+    assert!(
+        progress.state_operators.iter().all(|operator| operator["customMetrics"].get("stateGrows").is_none())
+    );
+    query.stop(StopMode::Finish).await.unwrap();
+    let plan = world.explain(sql, ["ts", "ts"]).await.unwrap();
+    assert_eq!((finals(&plan, "left"), finals(&plan, "right")), (vec!["never".into()], vec!["never".into()]));
+}

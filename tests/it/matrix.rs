@@ -60,6 +60,8 @@ const JOIN_UPDATE: Cell = Err("a join of a stream with an aggregation, in output
 const JOIN_COMPLETE: Cell = Err("a join of a stream with an aggregation, in output mode complete");
 const SORTED: Cell = Err("ORDER BY over an unbounded table");
 const OVER: Cell = Err("a window function (OVER) over an unbounded table");
+const OVER_UPDATE: Cell = Err("a window function (OVER) over an aggregation, in output mode update");
+const OVER_COMPLETE: Cell = Err("a window function (OVER) over an unbounded table, in output mode complete");
 const AGAIN: Cell = Err("an aggregation over an aggregation, in output mode update");
 const LIMITED: Cell = Err("LIMIT or OFFSET over an aggregation, in output mode update");
 const MIXED: Cell = Err("UNION of an unbounded and a bounded table");
@@ -162,7 +164,7 @@ pub const MATRIX: &[(&str, [Cell; 3])] = &[
     ("SELECT k, count(*) AS n FROM s GROUP BY k ORDER BY n DESC LIMIT 3", [NEVER_FINAL, SORTED, OK]),
     (
         "SELECT k, n, rank() OVER (ORDER BY n) FROM (SELECT k, count(*) AS n FROM s GROUP BY k)",
-        [NEVER_FINAL, OVER, OK],
+        [NEVER_FINAL, OVER_UPDATE, OK],
     ),
     ("SELECT k, count(*) FROM s GROUP BY k UNION ALL SELECT k, c FROM t", [NEVER_FINAL, MIXED, OK]),
     ("SELECT k, count(*) FROM s GROUP BY k UNION ALL SELECT 'all', count(*) FROM s", [NEVER_FINAL, OK, OK]),
@@ -170,12 +172,23 @@ pub const MATRIX: &[(&str, [Cell; 3])] = &[
         "SELECT k, count(*) FROM s GROUP BY k UNION ALL SELECT k, v FROM u",
         [NEVER_FINAL, OK, Err("UNION of an aggregation and a stream without one, in output mode complete")],
     ),
-    ("SELECT k, v FROM s ORDER BY v LIMIT 3", [SORTED, SORTED, OK]),
+    ("SELECT k, v FROM s ORDER BY v LIMIT 3", [SORTED, OK, OK]),
+    ("SELECT k, v FROM s ORDER BY v, k LIMIT 3 OFFSET 2", [SORTED, OK, OK]),
     // ORDER BY in a subquery has no meaning, and is dropped.
     ("SELECT k, count(*) FROM (SELECT * FROM s ORDER BY v) GROUP BY k", [NEVER_FINAL, OK, OK]),
     ("SELECT k, sum(r) FROM (SELECT k, rank() OVER (ORDER BY v) AS r FROM s) GROUP BY k", [OVER; 3]),
-    ("SELECT k, lag(v) OVER (PARTITION BY k ORDER BY ts) FROM s", [OVER; 3]),
-    ("SELECT ts, k, rank() OVER (PARTITION BY ts ORDER BY k) FROM s", [OVER; 3]),
+    ("SELECT k, lag(v) OVER (PARTITION BY k ORDER BY ts) FROM s", [OK, OK, OVER_COMPLETE]),
+    ("SELECT ts, k, rank() OVER (PARTITION BY ts ORDER BY k) FROM s", [OK, OK, OVER_COMPLETE]),
+    ("SELECT k, lag(v) OVER (PARTITION BY k ORDER BY ts) FROM u", [OVER; 3]),
+    ("SELECT k, lag(v) OVER (PARTITION BY k ORDER BY ts DESC) FROM s", [OVER; 3]),
+    (
+        "SELECT sum(v) OVER (PARTITION BY k ORDER BY ts ROWS BETWEEN 1 PRECEDING AND UNBOUNDED FOLLOWING) FROM s",
+        [OVER; 3],
+    ),
+    ("SELECT ntile(4) OVER (PARTITION BY k ORDER BY ts) FROM s", [OVER; 3]),
+    ("SELECT ntile(4) OVER (PARTITION BY window(ts, '1 hour') ORDER BY v) FROM s", [OK, OK, OVER_COMPLETE]),
+    ("SELECT k, v, count(DISTINCT v) FROM s GROUP BY ROLLUP (k, v)", [NEVER_FINAL, OK, OK]),
+    ("SELECT ts, k, count(DISTINCT v) FROM s GROUP BY ts, ROLLUP (k)", [OK, OK, OK]),
     ("SELECT DISTINCT k FROM s LIMIT 2", [OK, OK, OK]),
     ("SELECT ts, count(*) FROM (SELECT ts FROM s LIMIT 5) GROUP BY ts", [OK, OK, OK]),
     (

@@ -144,6 +144,7 @@ same_as_in_one_batch! {
     q2 [];
     q3 [];
     q4 [];
+    q6 [];
     q9 ["id"];
     q10 [];
     q13 [];

@@ -27,7 +27,7 @@ const REFUSED: [(&str, &str, &str); 22] = [
     (
         "SELECT id, row_number() OVER (ORDER BY id) FROM a",
         "a window function (OVER)",
-        "window function to the result",
+        "Order by the event time of a watermark",
     ),
     (
         "SELECT a.id FROM a LEFT JOIN b ON a.id = b.id",

@@ -6,6 +6,7 @@
 
 mod aggregate;
 mod join;
+mod over;
 mod subqueries;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Union};
 
 use super::deduplicate::Deduplicate;
 use super::stream_table::{is_unbounded, stream_table_of};
-use super::top_n::TopN;
+use super::top_n::{TopN, is_first_of_all};
 use super::transform::Transform;
 use super::watermark::Watermark;
 use super::windows::expand_windows;
@@ -105,6 +106,9 @@ fn flow(plan: &LogicalPlan, mode: OutputMode) -> Result<Flow> {
         (LogicalPlan::Extension(_), inputs) if Transform::of(plan).is_some() => {
             transform::check(plan, inputs, mode)
         }
+        // Of the rows that a batch gives.
+        (LogicalPlan::Sort(sort), [Flow::Update]) if is_first_of_all(&sort.input) => Ok(Flow::Update),
+        (LogicalPlan::Window(window), [input]) => over::check(window, *input, mode),
         (LogicalPlan::Extension(extension), [input]) => {
             let node = extension.node.as_any();
             if let Some(first) = TopN::of(plan) {
@@ -205,13 +209,6 @@ fn refuse_node(plan: &LogicalPlan) -> Result<Flow> {
             "DISTINCT ON over an aggregation",
             "a row that was given may change, and another be the first",
             "Use output mode complete, or append with a watermark",
-        ),
-        LogicalPlan::Window(_) => refuse(
-            "a window function (OVER) over an unbounded table",
-            "its result for a row would change with rows that come later",
-            "Ask for the first ranks only (row_number() OVER (PARTITION BY … ORDER BY …) AS n … WHERE n <= 10, or QUALIFY) in \
-             output mode update; or aggregate first and use output mode complete; or write the rows with an append \
-             query and apply the window function to the result",
         ),
         LogicalPlan::Sort(_) => refuse_sort(),
         LogicalPlan::RecursiveQuery(_) => refuse(

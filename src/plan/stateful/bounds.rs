@@ -40,6 +40,24 @@ impl Forgetting {
         least(&self.late)
     }
 
+    /// Forgets rows `ttl` after their event time if nothing else does, although others may still match them. `own` are
+    /// their columns, and `delay` is how far behind the watermark their event times may be. Whether that is so.
+    pub(super) fn forget_after(&mut self, ttl: i64, own: &DFSchema, delay: i64) -> bool {
+        let times = own.columns().into_iter().map(Expr::Column);
+        let mut times = times.filter_map(|time| match finality_of(&time, own)? {
+            finality @ Finality::After(_) => Some((time, finality)),
+            Finality::Window { .. } | Finality::Session { .. } => None,
+        });
+        match times.next() {
+            Some((time, finality)) if self.finals.is_empty() => {
+                self.finals.push(final_at(time, &finality, delay.saturating_add(ttl)));
+                self.behind = Some(delay.saturating_add(ttl));
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn add(&mut self, expiry: Expr, late: Expr, behind: Option<i64>) {
         self.finals.push(expiry);
         if !self.late.contains(&late) {

@@ -49,11 +49,12 @@ impl JoinNode {
 }
 
 /// How long after the watermark has passed their event time rows of `plan` may come, in microseconds: a join
-/// gives rows of which one has waited for the other.
+/// gives rows of which one has waited for the other, and a window function those that have waited for later ones.
 pub(super) fn delay_below(plan: &LogicalPlan) -> i64 {
-    match JoinNode::of(plan) {
-        Some(join) => join.delay,
-        None => plan.inputs().into_iter().map(delay_below).max().unwrap_or(0),
+    match (JoinNode::of(plan), StreamingNode::of(plan).map(|node| &node.kind)) {
+        (Some(join), _) => join.delay,
+        (_, Some(Kind::Over { delay, .. })) => *delay,
+        _ => plan.inputs().into_iter().map(delay_below).max().unwrap_or(0),
     }
 }
 
@@ -61,14 +62,23 @@ pub(super) fn delay_below(plan: &LogicalPlan) -> i64 {
 pub(super) const OPERATORS: usize = 2;
 
 /// `join` with state: late rows left out below it, and the rows of both sides remembered, as operator
-/// `operator` and the next. Also whether it has something to do when the watermark advances.
-pub(super) fn stateful_join(join: Join, operator: usize) -> DataFusionResult<(LogicalPlan, bool)> {
+/// `operator` and the next. Also whether it has something to do when the watermark advances. `ttl` is how long after
+/// their event time rows are remembered that the condition does not let be forgotten.
+pub(super) fn stateful_join(
+    join: Join,
+    operator: usize,
+    ttl: Option<i64>,
+) -> DataFusionResult<(LogicalPlan, bool)> {
     let join = without_null_awareness(join)?;
     check_types(&join)?;
     let delays = [delay_below(&join.left), delay_below(&join.right)];
-    let [of_left, of_right] = [true, false].map(|of_left| forgetting(&join, of_left, delays));
+    let [mut of_left, mut of_right] = [true, false].map(|of_left| forgetting(&join, of_left, delays));
     check_bounds(&join, [&of_left, &of_right])?;
     let mut waits = false;
+    if let Some(ttl) = ttl {
+        waits |= of_left.forget_after(ttl, join.left.schema(), delays[0]);
+        waits |= of_right.forget_after(ttl, join.right.schema(), delays[1]);
+    }
     let Join { left, right, on, filter, join_type, schema, null_equality, .. } = join;
     let mut late_filter = |input: Arc<LogicalPlan>, late: Option<Expr>, operator: usize| {
         let input = Arc::unwrap_or_clone(input);

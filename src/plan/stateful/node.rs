@@ -8,6 +8,7 @@ use datafusion::common::{DFSchemaRef, internal_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
 
+use crate::exec::over::{Manner, Reach};
 use crate::exec::top_n::Ranking;
 use crate::sink::OutputMode;
 
@@ -47,6 +48,17 @@ pub(super) enum Kind {
         order: Vec<(bool, bool)>,
         rank: Ranking,
         limit: u64,
+    },
+    /// Adds values of window functions. Expressions: the `keys`, then what to sort by, as for `TopN`, when a row's
+    /// place is final, and the functions. Rows come so many microseconds after the watermark has passed their event
+    /// time.
+    Over {
+        operator: usize,
+        keys: usize,
+        order: Vec<(bool, bool)>,
+        functions: Vec<Manner>,
+        reach: Reach,
+        delay: i64,
     },
     /// A limit over the life of the query. No expressions.
     Limit { operator: usize, skip: u64, fetch: Option<u64> },
@@ -105,6 +117,7 @@ impl UserDefinedLogicalNodeCore for StreamingNode {
             Kind::Deduplicate { .. } => "StatefulDeduplicate",
             Kind::MarkDistinct { .. } => "MarkDistinct",
             Kind::TopN { .. } => "StatefulTopN",
+            Kind::Over { .. } => "StatefulOver",
             Kind::Limit { .. } => "StatefulLimit",
         }
     }
@@ -152,6 +165,13 @@ impl UserDefinedLogicalNodeCore for StreamingNode {
                 let (order, rest) = rest.split_at(order.len());
                 write!(f, "operator={operator}, mode={mode}, {rank}<={limit}, keys=[{}]", list(keys))?;
                 write!(f, ", order=[{}], final=[{}]", list(order), list(rest))
+            }
+            Kind::Over { operator, keys, order, .. } => {
+                let (keys, rest) = self.expressions.split_at(*keys);
+                let (order, rest) = rest.split_at(order.len());
+                let (expiry, functions) = rest.split_at(1);
+                write!(f, "operator={operator}, functions=[{}], keys=[{}]", list(functions), list(keys))?;
+                write!(f, ", order=[{}], final=[{}]", list(order), list(expiry))
             }
             Kind::Limit { operator, skip, fetch } => {
                 let fetch = fetch.map_or_else(|| "None".into(), |fetch| fetch.to_string());

@@ -13,7 +13,9 @@ use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+use datafusion::physical_planner::{
+    DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner, create_window_expr,
+};
 
 use super::join::{JoinNode, PlanningJoin};
 use super::node::{Kind, StreamingNode};
@@ -25,9 +27,11 @@ use crate::exec::late::LateFilter;
 use crate::exec::limit::StatefulLimit;
 use crate::exec::node::Node;
 use crate::exec::operator::OperatorId;
+use crate::exec::over::{Function, Manner, OverParts, Reach, StatefulOver};
 use crate::exec::sessions::StatefulSessions;
+use crate::exec::sort_column::SortColumn;
 use crate::exec::stateful::{Stateful, StatefulWork};
-use crate::exec::top_n::{Ranking, SortColumn, StatefulTopN};
+use crate::exec::top_n::{Ranking, StatefulTopN};
 use crate::exec::watermark::EventTimeWatermark;
 use crate::plan::static_tables::StaticTablePlanner;
 use crate::plan::transform::Transform;
@@ -89,19 +93,48 @@ impl ExtensionPlanner for StreamingNodePlanner {
         let (Some(node), [input]) = (node.as_any().downcast_ref::<StreamingNode>(), inputs) else {
             return Ok(None);
         };
-        let expressions = node
-            .expressions
-            .iter()
-            .map(|expr| planner.create_physical_expr(expr, node.input.schema(), session, context))
-            .collect::<DataFusionResult<Vec<_>>>()?;
+        let schema = node.input.schema();
+        let physical = |expr: &Expr| planner.create_physical_expr(expr, schema, session, context);
+        let (plain, functions) = match &node.kind {
+            Kind::Over { functions, .. } => {
+                node.expressions.split_at(node.expressions.len() - functions.len())
+            }
+            _ => (node.expressions.as_slice(), [].as_slice()),
+        };
+        let expressions = plain.iter().map(physical).collect::<DataFusionResult<Vec<_>>>()?;
+        let window = |expr: &Expr| create_window_expr(expr, schema, session.execution_props(), context);
+        let functions = match &node.kind {
+            Kind::Over { functions: manners, .. } => functions
+                .iter()
+                .zip(manners)
+                .map(|(expr, manner)| {
+                    let filter = running_filter(expr, *manner).map(physical).transpose()?;
+                    Ok(Function { manner: *manner, expr: window(expr)?, filter })
+                })
+                .collect::<DataFusionResult<Vec<_>>>()?,
+            _ => Vec::new(),
+        };
         let planning = Planning {
             node,
             input: Arc::clone(input),
             expressions,
+            functions,
             state_partitions: self.state_partitions,
             small,
         };
         planning.plan().map(Some)
+    }
+}
+
+/// Which rows a running aggregate counts.
+fn running_filter(expr: &Expr, manner: Manner) -> Option<&Expr> {
+    let expr = match expr {
+        Expr::Alias(alias) => alias.expr.as_ref(),
+        expr => expr,
+    };
+    match (expr, manner) {
+        (Expr::WindowFunction(call), Manner::Running { .. }) => call.params.filter.as_deref(),
+        _ => None,
     }
 }
 
@@ -110,6 +143,8 @@ struct Planning<'a> {
     node: &'a StreamingNode,
     input: Arc<dyn ExecutionPlan>,
     expressions: Vec<Arc<dyn PhysicalExpr>>,
+    /// The window functions.
+    functions: Vec<Function>,
     state_partitions: usize,
     small: bool,
 }
@@ -152,6 +187,7 @@ impl Planning<'_> {
             Kind::TopN { operator, mode, keys, order, rank, limit } => {
                 self.top_n((operator, mode), keys, &order, (rank, limit))
             }
+            Kind::Over { operator, keys, order, reach, .. } => self.over(operator, keys, &order, reach),
             Kind::Limit { operator, skip, fetch } => {
                 let work = StatefulLimit { skip, fetch, schema: self.input.schema() };
                 self.by_key(operator, Arc::clone(&self.input), Vec::new(), work)
@@ -207,14 +243,7 @@ impl Planning<'_> {
         let mut rest = self.expressions.split_off(keys);
         let expiry = rest.split_off(order.len()).pop();
         let field = |expr: &Arc<dyn PhysicalExpr>| expr.return_field(&input_schema);
-        let order = rest
-            .into_iter()
-            .zip(order)
-            .map(|(expr, (descending, nulls_first))| {
-                let field = field(&expr)?;
-                SortColumn::new(expr, field, *descending, *nulls_first)
-            })
-            .collect::<DataFusionResult<Vec<_>>>()?;
+        let order = sort_columns(rest, order, &input_schema)?;
         let mut fields = input_schema.fields().to_vec();
         fields.extend(self.node.schema.fields().last().cloned());
         let work = StatefulTopN {
@@ -229,6 +258,32 @@ impl Planning<'_> {
             expiry,
         };
         self.by_key(operator, Arc::clone(&self.input), self.expressions.clone(), work)
+    }
+
+    fn over(
+        mut self,
+        operator: usize,
+        keys: usize,
+        order: &[(bool, bool)],
+        reach: Reach,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let input = self.input.schema();
+        let expiry = self.expression()?;
+        let rest = self.expressions.split_off(keys);
+        let field = |expr: &Arc<dyn PhysicalExpr>| expr.return_field(&input);
+        let mut fields = input.fields().to_vec();
+        let added = self.node.schema.fields().iter().skip(fields.len()).cloned();
+        fields.extend(added);
+        let parts = OverParts {
+            order: sort_columns(rest, order, &input)?,
+            functions: std::mem::take(&mut self.functions),
+            reach,
+            keys: self.expressions.iter().map(field).collect::<DataFusionResult<_>>()?,
+            schema: Arc::new(Schema::new_with_metadata(fields, input.metadata().clone())),
+            expiry,
+            input,
+        };
+        self.by_key(operator, Arc::clone(&self.input), self.expressions.clone(), StatefulOver::new(parts)?)
     }
 
     /// DataFusion has planned the aggregation in two steps; the first is kept, and the second gives
@@ -248,6 +303,19 @@ impl Planning<'_> {
         let work = StatefulAggregate { partials, schema, mode, expiry };
         self.by_key(operator, input, keys, work)
     }
+}
+
+/// What to sort rows of `input` by, each with whether descending and nulls first.
+fn sort_columns(
+    columns: Vec<Arc<dyn PhysicalExpr>>,
+    order: &[(bool, bool)],
+    input: &Schema,
+) -> DataFusionResult<Vec<SortColumn>> {
+    let column = |(expr, (descending, nulls_first)): (Arc<dyn PhysicalExpr>, &(bool, bool))| {
+        let field = expr.return_field(input)?;
+        SortColumn::new(expr, field, *descending, *nulls_first)
+    };
+    columns.into_iter().zip(order).map(column).collect()
 }
 
 /// The columns of the key of a partial aggregation.

@@ -8,7 +8,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{
     Aggregate, EmptyRelation, Expr, ExprSchemable, Extension, FetchType, Join, Limit, LogicalPlan,
-    LogicalPlanBuilder, SkipType, lit, when,
+    LogicalPlanBuilder, SkipType, Window, lit, when,
 };
 
 use super::aggregate::stateful_aggregate;
@@ -17,10 +17,12 @@ use super::node::{Kind, StreamingNode, WatermarkDelay};
 use super::transform::{self, stateful_transform};
 use crate::error::{Error, Result};
 use crate::exec::codec::RowCodec;
+use crate::exec::over::Manner;
 use crate::exec::processor::TimeMode;
 use crate::plan::bind::BoundTable;
 use crate::plan::deduplicate::Deduplicate;
 use crate::plan::event_time::{EventTimeKey, event_time_key};
+use crate::plan::over::Over;
 use crate::plan::sessions::session_key;
 use crate::plan::top_n::TopN;
 use crate::plan::transform::{Transform, event_time};
@@ -42,9 +44,10 @@ pub(crate) struct Rewritten {
 }
 
 /// `plan`, which is checked, bound and optimised, as one that remembers. Stateful operators are
-/// numbered from the leaves up, inputs from left to right.
-pub(crate) fn rewrite(plan: LogicalPlan, mode: OutputMode) -> Result<Rewritten> {
-    let mut rewriter = Rewriter { mode, operators: 0, watermarks: Vec::new(), waits: false };
+/// numbered from the leaves up, inputs from left to right. `ttl` says how long after their event time rows are
+/// remembered that nothing else lets be forgotten, in microseconds.
+pub(crate) fn rewrite(plan: LogicalPlan, mode: OutputMode, ttl: Option<i64>) -> Result<Rewritten> {
+    let mut rewriter = Rewriter { mode, ttl, operators: 0, watermarks: Vec::new(), waits: false };
     let plan = plan.transform_up(|node| rewriter.node(node))?.data;
     Ok(Rewritten { plan, watermarks: rewriter.watermarks, waits_for_watermark: rewriter.waits })
 }
@@ -71,6 +74,7 @@ fn without_rows(node: LogicalPlan) -> Transformed<LogicalPlan> {
 /// What is known of the plan so far.
 pub(super) struct Rewriter {
     pub(super) mode: OutputMode,
+    ttl: Option<i64>,
     operators: usize,
     watermarks: Vec<WatermarkDelay>,
     waits: bool,
@@ -105,6 +109,7 @@ impl Rewriter {
             }
             LogicalPlan::Aggregate(aggregate) => stateful_aggregate(self, aggregate).map(Transformed::yes),
             LogicalPlan::Limit(limit) => self.limit(limit).map(Transformed::yes),
+            LogicalPlan::Window(window) => self.over(&window).map(Transformed::yes),
             LogicalPlan::Join(join) if is_stream(&join.left) && is_stream(&join.right) => {
                 self.join(join).map(Transformed::yes)
             }
@@ -223,7 +228,7 @@ impl Rewriter {
     }
 
     fn join(&mut self, join: Join) -> DataFusionResult<LogicalPlan> {
-        let (plan, waits) = stateful_join(join, self.operators)?;
+        let (plan, waits) = stateful_join(join, self.operators, self.ttl)?;
         self.operators += OPERATORS;
         self.waits |= waits;
         Ok(plan)
@@ -260,6 +265,30 @@ impl Rewriter {
         let order = first.order.iter().map(|order| Expr::Column(order.column.clone()));
         let expressions = keys.into_iter().chain(order).chain(expiry).collect();
         StreamingNode { kind, expressions, input, schema }.into_plan()
+    }
+
+    fn over(&mut self, window: &Window) -> DataFusionResult<LogicalPlan> {
+        let over = Over::of(window)?;
+        let operator = self.next_operator();
+        if over.functions.iter().any(|(_, manner)| *manner != Manner::Framed) {
+            // The second table.
+            self.next_operator();
+        }
+        let input = window.input.as_ref().clone();
+        let before = delay_below(&input);
+        let (input, expiry) = self.expiring(input, operator, Some(&over.time.delayed(before)));
+        let (functions, manners): (Vec<Expr>, Vec<_>) = over.functions.into_iter().unzip();
+        let kind = Kind::Over {
+            operator,
+            keys: over.keys.len(),
+            order: over.order.iter().map(|order| (!order.asc, order.nulls_first)).collect(),
+            functions: manners,
+            reach: over.reach,
+            delay: before.saturating_add(over.reach.micros_after),
+        };
+        let order = over.order.into_iter().map(|order| order.expr);
+        let expressions = over.keys.into_iter().chain(order).chain(expiry).chain(functions).collect();
+        Ok(StreamingNode { kind, expressions, input, schema: Arc::clone(&window.schema) }.into_plan())
     }
 
     /// `expr`, a key over the rows of `input`, if it becomes final as the watermark advances.

@@ -1,6 +1,7 @@
 //! What SQL means: how operators bind, which instant, which group, which value.
 
 mod foreign;
+mod forms;
 mod inserts;
 mod plans;
 mod precedence;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidemill::OutputMode;
 
 use super::model::{
-    Agg, Bound, COLUMNS, Expr, Final, Group, NAMES, Rel, SECOND, Sessions, Streams, Top, unit,
+    Agg, Bound, COLUMNS, Expr, Final, Frame, Group, NAMES, Over, Rel, SECOND, Sessions, Streams, Top,
+    WindowFunction, unit,
 };
 use super::values::{Row, Value};
 
@@ -48,6 +49,8 @@ struct Op {
     bounds: [Vec<Bound>; 2],
     /// Groups by sessions: the key, the start and end, and the rows of each.
     sessions: Vec<(Row, (i64, i64), Vec<Row>)>,
+    /// Of window functions: all rows of each key, and whether they were given.
+    over: BTreeMap<Row, Vec<(Row, bool)>>,
     /// What is given out and forgotten up to the last batch.
     now: Option<i64>,
 }
@@ -196,6 +199,7 @@ impl Op {
             delays: rel.inputs().into_iter().map(Rel::delay).collect(),
             sides: [vec![], vec![]],
             sessions: vec![],
+            over: BTreeMap::new(),
             bounds,
             now: None,
             rel: rel.clone(),
@@ -256,6 +260,7 @@ impl Op {
             }
             Rel::Group(group) => self.group(group, rows, batch),
             Rel::Top(top) => self.top(top, rows, batch),
+            Rel::Over(over) => self.over(over, rows, batch),
             Rel::Sessions(sessions) => self.group_by_session(sessions, rows, batch),
             Rel::Streams(join) => self.join(join, [rows, inputs.remove(0)], batch),
             Rel::Distinct(_) => {
@@ -484,6 +489,136 @@ impl Op {
         }
         self.groups.retain(|key, _| !is_final(key));
         out
+    }
+
+    /// When the place of a row is final.
+    fn place_final(&self, over: &Over, row: &Row) -> Option<i64> {
+        let (time, _) = over.time(true);
+        let column = positions(&[time], &self.names)[0];
+        self.names[column].1.of(&row[column]).map(|at| at + self.later())
+    }
+
+    /// How rows compare by the order of window functions.
+    fn compare(&self, over: &Over, a: &Row, b: &Row) -> std::cmp::Ordering {
+        let columns = positions(&over.order, &self.names).into_iter();
+        let by = columns.map(|column| match (a[column].is_null(), b[column].is_null()) {
+            (true, true) => std::cmp::Ordering::Equal,
+            (true, false) => std::cmp::Ordering::Greater,
+            (false, true) => std::cmp::Ordering::Less,
+            _ => a[column].cmp(&b[column]),
+        });
+        by.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
+    }
+
+    fn over(&mut self, over: &Over, rows: Vec<Row>, batch: &Batch) -> Vec<Row> {
+        let keys = positions(&over.keys, &self.names);
+        let [_, rows_after, _, micros_after] = over.reach();
+        let is_whole = over.time(true).1;
+        for row in rows {
+            if self.is_late(self.place_final(over, &row), batch) {
+                continue;
+            }
+            let key: Row = keys.iter().map(|key| row[*key].clone()).collect();
+            self.over.entry(key).or_default().push((row, false));
+        }
+        let mut all = std::mem::take(&mut self.over);
+        let mut out = Vec::new();
+        for rows in all.values_mut() {
+            rows.sort_by(|(a, _), (b, _)| self.compare(over, a, b));
+            let is_known = |row: &Row| {
+                let after = if is_whole { 0 } else { micros_after };
+                let at = self.place_final(over, row).map(|at| at + after);
+                matches!((at, batch.now), (Some(at), Some(now)) if at <= now)
+            };
+            let known = match batch.mode {
+                // All rows are there at once.
+                OutputMode::Complete => rows.len(),
+                _ => rows.iter().take_while(|(row, _)| is_known(row)).count(),
+            };
+            let waits = !is_whole && batch.mode != OutputMode::Complete;
+            let mut end = known.saturating_sub(if waits { rows_after as usize } else { 0 });
+            while end > 0 && end < known && self.compare(over, &rows[end - 1].0, &rows[end].0).is_eq() {
+                end -= 1;
+            }
+            let sorted: Vec<Row> = rows.iter().map(|(row, _)| row.clone()).collect();
+            for index in 0..end {
+                if !std::mem::replace(&mut rows[index].1, true) {
+                    let values = over
+                        .functions
+                        .iter()
+                        .map(|(function, _)| self.window_function(over, function, &sorted, index));
+                    out.push(sorted[index].iter().cloned().chain(values).collect());
+                }
+            }
+        }
+        if is_whole {
+            all.values_mut().for_each(|rows| rows.retain(|(_, given)| !given));
+        }
+        self.over = all;
+        self.now = batch.now;
+        out
+    }
+
+    fn window_function(&self, over: &Over, function: &WindowFunction, rows: &[Row], index: usize) -> Value {
+        let is_peer = |other: &Row| self.compare(over, other, &rows[index]).is_eq();
+        let argument = |row: &Row| row[positions(&["v".to_string()], &self.names)[0]].clone();
+        let at = |index: Option<usize>| index.and_then(|index| rows.get(index)).map_or(Value::Null, argument);
+        let first_peer = rows.iter().position(is_peer).unwrap();
+        match function {
+            WindowFunction::Rank("row_number") => Value::Int(index as i64 + 1),
+            WindowFunction::Rank("rank") => Value::Int(first_peer as i64 + 1),
+            WindowFunction::Rank("dense_rank") => {
+                let before = &rows[..=index];
+                let steps = before.windows(2).filter(|pair| self.compare(over, &pair[0], &pair[1]).is_ne());
+                Value::Int(steps.count() as i64 + 1)
+            }
+            WindowFunction::Rank("cume_dist") => {
+                let up_to = rows.iter().filter(|row| self.compare(over, row, &rows[index]).is_le()).count();
+                Value::Float(up_to as f64 / rows.len() as f64)
+            }
+            WindowFunction::Rank(other) => panic!("no rank {other}"),
+            WindowFunction::Shift("lag", steps) => at(index.checked_sub(*steps as usize)),
+            WindowFunction::Shift(_, steps) => at(Some(index + *steps as usize)),
+            WindowFunction::Aggregate(agg, frame) => {
+                let time = |row: &Row| row[positions(&over.order, &self.names)[0]].int();
+                let is_in = |other: usize| match frame {
+                    Frame::RunningRows => other <= index,
+                    Frame::Running => other <= index || is_peer(&rows[other]),
+                    Frame::Rows(before, after) => {
+                        (index as i64 - before..=index as i64 + after).contains(&(other as i64))
+                    }
+                    Frame::Range(before, after) => match (time(&rows[other]), time(&rows[index])) {
+                        (Some(other), Some(own)) => own - before <= other && other <= own + after,
+                        (other, own) => other.is_none() && own.is_none(),
+                    },
+                };
+                let framed: Vec<Row> =
+                    (0..rows.len()).filter(|other| is_in(*other)).map(|other| rows[other].clone()).collect();
+                compute(agg, &framed, &self.names)
+            }
+        }
+    }
+
+    /// How many rows window functions have to remember.
+    fn remembered_by_window_functions(&self, over: &Over) -> usize {
+        let [rows_before, _, micros_before, _] = over.reach();
+        let mut count = 0;
+        for rows in self.over.values() {
+            let given = rows.iter().filter(|(_, given)| *given).count();
+            count += rows.len() - given;
+            if over.time(true).1 {
+                continue;
+            }
+            count += usize::from(given > 0 && over.counts());
+            for (index, (row, _)) in rows[..given].iter().enumerate() {
+                let is_near = given - index <= rows_before as usize;
+                let until = self.place_final(over, row).map(|at| at + micros_before);
+                let is_in_time =
+                    micros_before > 0 && until.is_some_and(|at| self.now.is_none_or(|now| at > now));
+                count += usize::from(is_near || is_in_time);
+            }
+        }
+        count
     }
 
     fn group_by_session(&mut self, sessions: &Sessions, rows: Vec<Row>, batch: &Batch) -> Vec<Row> {
@@ -774,6 +909,10 @@ impl Interpreter {
                 self.mode != OutputMode::Complete
                     && op.names.iter().any(|(_, finality)| *finality != Final::Never)
             }
+            Rel::Over(over) => {
+                let (time, _) = over.time(true);
+                op.names[positions(&[time], &op.names)[0]].1 != Final::Never
+            }
             Rel::Streams(_) => op.bounds.iter().any(|bounds| !bounds.is_empty()),
             Rel::Distinct(_) => op.names.iter().any(|(_, finality)| *finality != Final::Never),
             Rel::DistinctOn(_, columns) => {
@@ -803,6 +942,7 @@ impl Interpreter {
                     | Rel::Streams(_)
                     | Rel::Sessions(_)
                     | Rel::Top(_)
+                    | Rel::Over(_)
             )
         });
         let (op, None) = (stateful.next()?, stateful.next()) else { return None };
@@ -812,6 +952,7 @@ impl Interpreter {
             Rel::Group(_) => Some(op.groups.len()),
             Rel::Streams(join) => Some(op.still_matching(join)),
             Rel::Sessions(_) => Some(op.sessions.len()),
+            Rel::Over(over) => Some(op.remembered_by_window_functions(over)),
             Rel::Top(top) => Some(op.groups.values().map(|rows| op.ranks(top, rows).len()).sum()),
             _ => Some(op.seen.len()),
         }

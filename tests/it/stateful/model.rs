@@ -193,6 +193,119 @@ pub enum Rel {
     Top(Box<Top>),
     /// By `session_window(ts, gap)` as `w`, and other keys.
     Sessions(Box<Sessions>),
+    /// All columns, and the values of window functions.
+    Over(Box<Over>),
+}
+
+/// Window functions, all over the same.
+#[derive(Debug, Clone)]
+pub struct Over {
+    pub input: Rel,
+    pub keys: Vec<String>,
+    /// Ascending, nulls last.
+    pub order: Vec<String>,
+    pub functions: Vec<(WindowFunction, String)>,
+}
+
+#[derive(Debug, Clone)]
+pub enum WindowFunction {
+    /// `row_number`, `rank`, `dense_rank`, `ntile(3)` and the like.
+    Rank(&'static str),
+    /// So many rows after, or before.
+    Shift(&'static str, i64),
+    Aggregate(Agg, Frame),
+}
+
+/// Which rows an aggregate is of.
+#[derive(Debug, Clone, Copy)]
+pub enum Frame {
+    /// Up to the row, and those equal to it by the order.
+    Running,
+    /// Up to the row.
+    RunningRows,
+    Rows(i64, i64),
+    /// Microseconds before and after.
+    Range(i64, i64),
+}
+
+impl WindowFunction {
+    fn sql(&self) -> (String, String) {
+        match self {
+            WindowFunction::Rank(name) => (format!("{name}()"), String::new()),
+            WindowFunction::Shift(name, steps) => (format!("{name}(v, {steps})"), String::new()),
+            WindowFunction::Aggregate(agg, frame) => {
+                let frame = match frame {
+                    Frame::Running => String::new(),
+                    Frame::RunningRows => " ROWS UNBOUNDED PRECEDING".into(),
+                    Frame::Rows(before, after) => {
+                        format!(" ROWS BETWEEN {before} PRECEDING AND {after} FOLLOWING")
+                    }
+                    Frame::Range(before, after) => format!(
+                        " RANGE BETWEEN INTERVAL '{} milliseconds' PRECEDING AND INTERVAL '{} milliseconds' FOLLOWING",
+                        before / 1000,
+                        after / 1000
+                    ),
+                };
+                (agg.sql(), frame)
+            }
+        }
+    }
+
+    /// Rows and microseconds before and after.
+    fn reach(&self) -> [i64; 4] {
+        match self {
+            WindowFunction::Shift("lag", steps) => [*steps, 0, 0, 0],
+            WindowFunction::Shift(_, steps) => [0, *steps, 0, 0],
+            WindowFunction::Aggregate(_, Frame::Rows(before, after)) => [*before, *after, 0, 0],
+            WindowFunction::Aggregate(_, Frame::Range(before, after)) => [0, 0, *before, *after],
+            _ => [0; 4],
+        }
+    }
+}
+
+impl Over {
+    /// Rows before and after, and microseconds before and after.
+    pub fn reach(&self) -> [i64; 4] {
+        let all = self.functions.iter().map(|(function, _)| function.reach());
+        all.fold([0; 4], |a, b| [0, 1, 2, 3].map(|index| a[index].max(b[index])))
+    }
+
+    /// Whether it counts from the first row of a key on.
+    pub fn counts(&self) -> bool {
+        self.functions.iter().any(|(function, _)| {
+            matches!(
+                function,
+                WindowFunction::Rank(_) | WindowFunction::Aggregate(_, Frame::Running | Frame::RunningRows)
+            )
+        })
+    }
+
+    /// Which column tells that rows have come to an end, by which all rows of a key are final at once or not.
+    pub fn time(&self, watermark: bool) -> (String, bool) {
+        let columns = self.input.columns(watermark);
+        let is_final =
+            |key: &&String| columns.iter().any(|(name, finality)| name == *key && *finality != Final::Never);
+        match self.keys.iter().find(is_final) {
+            Some(key) => (key.clone(), true),
+            None => (self.order[0].clone(), false),
+        }
+    }
+
+    fn sql(&self) -> String {
+        let over = |frame: &str| {
+            let keys = match self.keys.is_empty() {
+                true => String::new(),
+                false => format!("PARTITION BY {} ", self.keys.join(", ")),
+            };
+            format!("OVER ({keys}ORDER BY {}{frame})", self.order.join(", "))
+        };
+        let functions = self.functions.iter().map(|(function, name)| {
+            let (call, frame) = function.sql();
+            format!("{call} {} AS {name}", over(&frame))
+        });
+        let functions: Vec<String> = functions.collect();
+        format!("SELECT *, {} FROM {}", functions.join(", "), self.input.table())
+    }
 }
 
 /// The first rows of each key.
@@ -511,6 +624,7 @@ impl Rel {
             Rel::Streams(join) => join.sides.iter().collect(),
             Rel::Sessions(sessions) => vec![&sessions.input],
             Rel::Top(top) => vec![&top.input],
+            Rel::Over(over) => vec![&over.input],
         }
     }
 
@@ -518,6 +632,8 @@ impl Rel {
     pub fn delay(&self) -> i64 {
         match self {
             Rel::Streams(join) => join.delay(),
+            Rel::Over(over) if over.time(true).1 => over.input.delay(),
+            Rel::Over(over) => over.input.delay() + over.reach()[3],
             other => other.inputs().into_iter().map(Rel::delay).max().unwrap_or(0),
         }
     }
@@ -585,6 +701,17 @@ impl Rel {
                 let mut columns = top.input.columns(watermark);
                 columns.push(("n".into(), Final::Never));
                 columns
+            }
+            Rel::Over(over) => {
+                let (time, is_whole) = over.time(watermark);
+                let is_kept = |name: &String| *name == time && (is_whole || over.reach()[1] == 0);
+                let columns = over.input.columns(watermark).into_iter();
+                let columns = columns.map(|(name, finality)| match is_kept(&name) {
+                    true => (name, finality),
+                    false => (name, Final::Never),
+                });
+                let added = over.functions.iter().map(|(_, name)| (name.clone(), Final::Never));
+                columns.chain(added).collect()
             }
             Rel::Sessions(sessions) => {
                 let known = sessions.input.columns(watermark);
@@ -666,6 +793,7 @@ impl Rel {
             Rel::Streams(join) => join.sql(),
             Rel::Sessions(sessions) => sessions.sql(),
             Rel::Top(top) => top.sql(),
+            Rel::Over(over) => over.sql(),
             Rel::Distinct(input) => format!("SELECT DISTINCT * FROM {}", input.table()),
             Rel::DistinctOn(input, columns) => {
                 format!("SELECT DISTINCT ON ({}) * FROM {}", columns.join(", "), input.table())

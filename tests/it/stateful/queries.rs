@@ -2,7 +2,9 @@
 
 use tidemill::OutputMode;
 
-use super::model::{Agg, Expr, Kind, Rel, SECOND, Sessions, Streams, Top, agg, bin, col, op};
+use super::model::{
+    Agg, Expr, Frame, Kind, Over, Rel, SECOND, Sessions, Streams, Top, WindowFunction, agg, bin, col, op,
+};
 
 /// A query with its mode and its watermarks.
 #[derive(Debug, Clone)]
@@ -163,6 +165,14 @@ fn around() -> Vec<Spec> {
         let two = stream().group(vec![(col("k"), "k"), (col("name"), "name")], some());
         specs.push(untimed(two.clone().sets(vec![vec![0, 1], vec![0], vec![1]]), mode));
         specs.push(untimed(two.sets(vec![vec![0, 1], vec![1]]), mode));
+        let distinct = || vec![agg("count", "v").distinct(), agg("count", "*"), agg("sum", "v").distinct()];
+        let two = stream().group(vec![(col("k"), "k"), (col("name"), "name")], distinct());
+        specs.push(untimed(two.clone().sets(vec![vec![0, 1], vec![0], vec![1]]), mode));
+        let timed_too = stream().group(vec![(bin(10), "t"), (col("k"), "k")], distinct());
+        specs.push(timed(timed_too.clone().sets(vec![vec![0, 1], vec![0]]), mode));
+        if mode == Update {
+            specs.push(timed(timed_too.sets(vec![vec![0, 1], vec![0]]), Append));
+        }
         specs.push(untimed(stream().group(vec![(col("b"), "b"), (col("f"), "f")], some()), mode));
     }
     specs
@@ -407,6 +417,84 @@ pub fn top(input: Rel, function: &'static str, keys: &[&str], order: &[(&str, bo
     Rel::Top(Box::new(Top { input, function, keys, order, limit, qualify: limit == 2 }))
 }
 
+/// Over rows of each key in the order of `order`.
+pub fn over(input: Rel, keys: &[&str], order: &[&str], functions: Vec<WindowFunction>) -> Rel {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_string()).collect();
+    let functions =
+        functions.into_iter().enumerate().map(|(index, function)| (function, format!("o{index}"))).collect();
+    Rel::Over(Box::new(Over { input, keys: names(keys), order: names(order), functions }))
+}
+
+fn overs() -> Vec<Spec> {
+    use WindowFunction::{Aggregate, Rank, Shift};
+    let odd = || op(op(col("id"), "%", Expr::Int(2)), "=", Expr::Int(1));
+    let range = |before: i64, after: i64| Frame::Range(before * SECOND, after * SECOND);
+    let sets = [
+        vec![Rank("row_number")],
+        vec![Rank("rank"), Rank("dense_rank"), Aggregate(agg("count", "*"), Frame::Running)],
+        vec![Aggregate(agg("sum", "v"), Frame::Running), Aggregate(agg("max", "name"), Frame::RunningRows)],
+        vec![
+            Aggregate(agg("avg", "f").filter(odd()), Frame::Running),
+            Aggregate(agg("first_value", "v"), Frame::Running),
+        ],
+        vec![Aggregate(agg("count", "name").distinct(), Frame::Running)],
+        vec![Shift("lag", 1), Shift("lag", 3)],
+        vec![Aggregate(agg("sum", "v"), Frame::Rows(2, 0)), Aggregate(agg("min", "f"), Frame::Rows(4, 0))],
+        vec![Shift("lag", 1), Rank("row_number"), Aggregate(agg("sum", "f"), Frame::Rows(1, 0))],
+        vec![Shift("lead", 1)],
+        vec![Shift("lead", 2), Shift("lag", 2), Aggregate(agg("sum", "v"), Frame::Running)],
+        vec![Aggregate(agg("count", "*"), Frame::Rows(1, 1)), Rank("rank")],
+    ];
+    let mut specs = Vec::new();
+    for functions in sets {
+        for keys in [&["k"][..], &["name", "b"], &[]] {
+            specs.push(timed(over(stream(), keys, &["ts", "id"], functions.clone()), Append));
+        }
+        specs.push(timed(over(stream(), &["k"], &["ts", "v", "id"], functions.clone()), Update));
+        specs.push(timed(over(union(), &["name"], &["ts", "id", "k"], functions), Append));
+    }
+    let ranges = [
+        vec![Aggregate(agg("sum", "v"), range(3, 0))],
+        vec![Aggregate(agg("count", "*"), range(0, 0)), Aggregate(agg("max", "f"), range(10, 0))],
+        vec![Aggregate(agg("sum", "f"), range(2, 4)), Aggregate(agg("count", "*"), Frame::Rows(1, 0))],
+        vec![Aggregate(agg("min", "v"), range(0, 6)), Rank("dense_rank")],
+        vec![Rank("rank"), Shift("lead", 1), Aggregate(agg("sum", "v"), range(5, 1))],
+    ];
+    for functions in ranges {
+        for keys in [&["k"][..], &[]] {
+            // Rows of the same time have no order, so that nothing may follow from theirs.
+            let functions = functions.iter().filter(|function| match function {
+                Shift(..) | Aggregate(_, Frame::Rows(..)) => false,
+                Aggregate(..) | Rank(_) => true,
+            });
+            let functions = functions.cloned().collect::<Vec<_>>();
+            specs.push(timed(over(stream(), keys, &["ts"], functions.clone()), Append));
+            let counted = over(stream(), keys, &["ts"], functions)
+                .group(vec![(bin(10), "t")], vec![agg("count", "*"), agg("max", "o0")]);
+            specs.push(timed(counted, Append));
+        }
+    }
+    // All rows of a window are there at once.
+    let binned = || {
+        let names = ["id", "k", "name", "v", "f", "ts"];
+        let rest = names.map(|name| (col(name), name));
+        stream().project([(bin(10), "t")].into_iter().chain(rest).collect())
+    };
+    for functions in [
+        vec![Rank("rank"), Rank("cume_dist")],
+        vec![Shift("lead", 1), Aggregate(agg("sum", "v"), Frame::Rows(1, 3)), Rank("row_number")],
+        vec![Aggregate(agg("avg", "f"), Frame::Running), Aggregate(agg("max", "v"), Frame::RunningRows)],
+    ] {
+        for keys in [&["t"][..], &["t", "k"]] {
+            specs.push(timed(over(binned(), keys, &["v", "id"], functions.clone()), Append));
+            let counted = over(binned(), keys, &["v", "id"], functions.clone())
+                .group(vec![(col("t"), "t")], vec![agg("count", "*"), agg("max", "o0")]);
+            specs.push(timed(counted, Append));
+        }
+    }
+    specs
+}
+
 fn tops() -> Vec<Spec> {
     let binned = || {
         let names = ["id", "k", "name", "v", "f"];
@@ -450,6 +538,7 @@ pub fn all() -> Vec<Spec> {
         joins(),
         by_session(),
         tops(),
+        overs(),
     ]
     .concat()
 }

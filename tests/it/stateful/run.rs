@@ -5,7 +5,7 @@ use tidemill::{Environment, OutputMode};
 
 use super::check::{Checker, compare};
 use super::interpreter::Interpreter;
-use super::model::{Kind, Rel, SECOND, agg, bin, col};
+use super::model::{Frame, Kind, Rel, SECOND, WindowFunction, agg, bin, col};
 use super::queries::{self, Spec, joined};
 use super::rig::{Setting, World, batch_of, names_table};
 use super::values::{Row, Value, rows_of};
@@ -227,8 +227,8 @@ async fn the_interpreter_agrees_with_datafusion_when_all_rows_come_at_once() {
             history.next().into_iter().zip(&mut all).for_each(|(rows, all)| all.extend(rows));
             all
         });
-        let has_group =
-            spec.rel.sql().contains("GROUP BY") || matches!(spec.rel, Rel::Group(_) | Rel::Top(_));
+        let has_group = spec.rel.sql().contains("GROUP BY")
+            || matches!(spec.rel, Rel::Group(_) | Rel::Top(_) | Rel::Over(_));
         let mode = if has_group { OutputMode::Complete } else { OutputMode::Append };
         let expected = Interpreter::new(&spec.rel, mode, None, false).batch(&rows);
         let frame = bounded(&rows).sql(&spec.rel.sql()).await.unwrap();
@@ -309,6 +309,19 @@ fn to_crash() -> Vec<Spec> {
         ),
         queries::timed(
             queries::sessions(stream(), Some(4), &["k"], vec![agg("count", "*"), agg("sum", "f")]),
+            OutputMode::Append,
+        ),
+        queries::timed(
+            queries::over(
+                stream(),
+                &["k"],
+                &["ts", "id"],
+                vec![
+                    WindowFunction::Shift("lag", 2),
+                    WindowFunction::Shift("lead", 1),
+                    WindowFunction::Aggregate(agg("sum", "f"), Frame::Running),
+                ],
+            ),
             OutputMode::Append,
         ),
     ]

@@ -1,0 +1,103 @@
+//! `FROM t, UNNEST(t.list)`: a row for each element beside the row that has the list.
+//!
+//! DataFusion plans it as a join of the table with a subquery that refers to it, which it cannot run. But what the
+//! subquery reads is just the one row it is for, so that it can be computed on the rows of the table instead.
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, JoinType, TableReference};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::{
+    EmptyRelation, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, Unnest,
+};
+
+/// `plan` without joins with the elements of lists of the other side.
+pub(crate) fn with_lateral_unnest(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
+    let replaced = plan.transform_up_with_subqueries(|node| match &node {
+        LogicalPlan::Join(join) if join.join_type == JoinType::Inner && join.on.is_empty() => {
+            let replaced = of_join(join)?;
+            Ok(replaced.map_or_else(|| Transformed::no(node), Transformed::yes))
+        }
+        _ => Ok(Transformed::no(node)),
+    })?;
+    Ok(replaced.data)
+}
+
+fn of_join(join: &Join) -> DataFusionResult<Option<LogicalPlan>> {
+    let Some(subquery) = subquery(&join.right) else { return Ok(None) };
+    let left: Vec<Column> = join.left.schema().columns();
+    let Some(rows) = beside(subquery, &join.left, &left)? else { return Ok(None) };
+    let inner = subquery.schema().columns().into_iter();
+    let right = inner.zip(join.right.schema().iter()).map(|(inner, (qualifier, field))| {
+        Expr::Column(inner).alias_qualified(qualifier.cloned(), field.name())
+    });
+    let columns: Vec<Expr> = left.into_iter().map(Expr::Column).chain(right).collect();
+    let rows = LogicalPlanBuilder::from(rows).project(columns)?;
+    Some(match join.filter.clone() {
+        Some(filter) => rows.filter(filter)?.build(),
+        None => rows.build(),
+    })
+    .transpose()
+}
+
+/// What is computed for each row of another table, under whatever name, if that needs nothing else.
+fn subquery(plan: &LogicalPlan) -> Option<&LogicalPlan> {
+    match plan {
+        LogicalPlan::SubqueryAlias(alias) => subquery(&alias.input),
+        LogicalPlan::Subquery(subquery) if !subquery.outer_ref_columns.is_empty() => Some(&subquery.subquery),
+        _ => None,
+    }
+}
+
+/// `plan`, which is for one row, computed for the rows of `table` and with its `columns` before its own.
+fn beside(
+    plan: &LogicalPlan,
+    table: &LogicalPlan,
+    columns: &[Column],
+) -> DataFusionResult<Option<LogicalPlan>> {
+    match plan {
+        LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, .. }) => Ok(Some(table.clone())),
+        LogicalPlan::Projection(projection) => {
+            let Some(input) = beside(&projection.input, table, columns)? else { return Ok(None) };
+            let names = projection.schema.iter();
+            let own = projection.expr.iter().zip(names).map(|(expr, (qualifier, field))| {
+                let expr = of_the_row(expr.clone().unalias())?;
+                Ok(named(expr, qualifier.cloned(), field.name()))
+            });
+            let own = own.collect::<DataFusionResult<Vec<_>>>()?;
+            let all = columns.iter().cloned().map(Expr::Column).chain(own).collect();
+            Ok(Some(LogicalPlan::Projection(Projection::try_new(all, Arc::new(input))?)))
+        }
+        LogicalPlan::Filter(filter) => {
+            let Some(input) = beside(&filter.input, table, columns)? else { return Ok(None) };
+            let predicate = of_the_row(filter.predicate.clone())?;
+            Ok(Some(LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?)))
+        }
+        LogicalPlan::Unnest(unnest) => {
+            let Some(input) = beside(&unnest.input, table, columns)? else { return Ok(None) };
+            // A row without elements is joined with none.
+            let options = unnest.options.clone().with_preserve_nulls(false);
+            let lists = unnest.exec_columns.clone();
+            Ok(Some(LogicalPlan::Unnest(Unnest::try_new(Arc::new(input), lists, options)?)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// `expr` under this name.
+fn named(expr: Expr, qualifier: Option<TableReference>, name: &str) -> Expr {
+    match &expr {
+        Expr::Column(column) if column.relation == qualifier && column.name == name => expr,
+        _ => expr.alias_qualified(qualifier, name),
+    }
+}
+
+/// `expr` with columns of the row itself in place of those of another table.
+fn of_the_row(expr: Expr) -> DataFusionResult<Expr> {
+    let replaced = expr.transform(|expr| match expr {
+        Expr::OuterReferenceColumn(_, column) => Ok(Transformed::yes(Expr::Column(column))),
+        expr => Ok(Transformed::no(expr)),
+    })?;
+    Ok(replaced.data)
+}

@@ -1,0 +1,312 @@
+//! Window functions whose values for a row are final some time.
+//!
+//! They are if all rows of the key are final at once, for the key is a window or an event time; or if the rows are in
+//! the order of an event time, and the function looks only so far ahead. What is remembered depends on how far it looks
+//! back: rows, a time, or, for what counts from the first row on, a total.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, IntervalUnit};
+use datafusion::common::{Column, DFSchema, ExprSchema, ScalarValue};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::functions_aggregate::first_last::{first_value_udaf, last_value_udaf};
+use datafusion::logical_expr::expr::{NullTreatment, Sort, WindowFunction};
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, Window, WindowFrame, WindowFrameBound,
+    WindowFrameUnits, WindowFunctionDefinition,
+};
+
+use super::event_time::{EventTimeKey, event_time_key};
+use super::window_calls::unused_name;
+use crate::error::{Error, Result};
+use crate::exec::over::{Manner, Reach};
+use crate::exec::top_n::Ranking;
+use crate::functions::{interval, literal, tag_of, tagged};
+
+/// Window functions over rows of a stream, and how their values become final.
+#[derive(Debug)]
+pub(crate) struct Over {
+    pub(crate) keys: Vec<Expr>,
+    pub(crate) order: Vec<Sort>,
+    pub(crate) functions: Vec<(Expr, Manner)>,
+    pub(crate) reach: Reach,
+    /// When a row's place among those of its key is final.
+    pub(crate) time: EventTimeKey,
+    /// What that follows from.
+    time_column: Expr,
+}
+
+impl Over {
+    /// What `window` computes.
+    ///
+    /// # Errors
+    /// If the values of a row would change with rows that come later.
+    pub(crate) fn of(window: &Window) -> Result<Self> {
+        let calls: Vec<&WindowFunction> = window.window_expr.iter().filter_map(call).collect();
+        let (Some(first), true) = (calls.first(), calls.len() == window.window_expr.len()) else {
+            return Err(refused("it is no window function", "Write OVER (…) behind a function"));
+        };
+        let schema = window.input.schema();
+        let (keys, order) = (first.params.partition_by.clone(), first.params.order_by.clone());
+        let functions = || window.window_expr.iter().cloned();
+        let key = keys.iter().find_map(|key| Some((key.clone(), event_time_key(key, schema)?)));
+        if let Some((time_column, time)) = key {
+            let functions = functions().map(|function| (function, Manner::Framed)).collect();
+            let reach = Reach { whole: true, ..Reach::default() };
+            return Ok(Self { keys, order, functions, reach, time, time_column });
+        }
+        let (time_column, time) = in_order_of_time(order.first(), schema)?;
+        let mut reach = Reach::default();
+        let mut in_their_manner = Vec::with_capacity(calls.len());
+        for (function, call) in functions().zip(calls) {
+            let (manner, of_function) = manner(call)?;
+            reach = reach.and(of_function);
+            in_their_manner.push((as_aggregate(function, manner), manner));
+        }
+        Ok(Self { keys, order, functions: in_their_manner, reach, time, time_column })
+    }
+}
+
+/// The call that `expr` is, under a name of its own or not.
+fn call(expr: &Expr) -> Option<&WindowFunction> {
+    match expr {
+        Expr::WindowFunction(call) => Some(call),
+        Expr::Alias(alias) => call(&alias.expr),
+        _ => None,
+    }
+}
+
+/// The first column to sort by, if it is an event time.
+fn in_order_of_time(first: Option<&Sort>, schema: &DFSchema) -> Result<(Expr, EventTimeKey)> {
+    const ADVICE: &str = "Order by the event time of a watermark (with_watermark, or WATERMARK FOR in CREATE UNBOUNDED EXTERNAL \
+                          TABLE), ascending, in output mode append; or have a window(…) or the event time in PARTITION BY; or ask for the \
+                          first ranks only (row_number() OVER (PARTITION BY … ORDER BY …) AS n … WHERE n <= 10, or QUALIFY) in \
+                          output mode update; or aggregate first and use output mode complete";
+    let Some(first) = first else {
+        return Err(refused(
+            "without ORDER BY its result for a row would change with rows that come later",
+            ADVICE,
+        ));
+    };
+    let key = event_time_key(&first.expr, schema).filter(|_| {
+        let data_type = first.expr.get_type(schema);
+        data_type.is_ok_and(|data_type| matches!(data_type, DataType::Timestamp(..) | DataType::Date32))
+    });
+    let Some(key) = key.filter(|_| first.asc && !first.nulls_first) else {
+        let reason = format!(
+            "its result for a row would change with rows that come later: '{}' does not follow from the event time of a \
+             watermark, oldest first",
+            first
+        );
+        return Err(refused(&reason, ADVICE));
+    };
+    Ok((first.expr.clone(), key))
+}
+
+/// How the values of `call` are found, and how far they reach.
+fn manner(call: &WindowFunction) -> Result<(Manner, Reach)> {
+    let ignores_nulls = call.params.null_treatment == Some(NullTreatment::IgnoreNulls);
+    let frame = &call.params.window_frame;
+    let WindowFunctionDefinition::WindowUDF(function) = &call.fun else {
+        return aggregate(frame);
+    };
+    let name = function.name();
+    let steps = || match call.params.args.get(1) {
+        None => Some(1),
+        Some(steps) => match literal(steps)?.cast_to(&DataType::Int64).ok()? {
+            ScalarValue::Int64(Some(steps)) => Some(steps),
+            _ => None,
+        },
+    };
+    match name {
+        "row_number" => Ok((Manner::Ranked(Ranking::RowNumber), Reach::default())),
+        "rank" => Ok((Manner::Ranked(Ranking::Rank), Reach::default())),
+        "dense_rank" => Ok((Manner::Ranked(Ranking::DenseRank), Reach::default())),
+        "first_value" | "last_value" if ignores_nulls && is_running(frame) => {
+            Ok((Manner::Running { with_peers: frame.units != WindowFrameUnits::Rows }, Reach::default()))
+        }
+        _ if ignores_nulls => Err(refused(
+            &format!("{name} with IGNORE NULLS may look back to any row"),
+            "Leave IGNORE NULLS out, and rows with nulls by WHERE",
+        )),
+        "lag" | "lead" => {
+            let Some(steps) = steps() else {
+                return Err(refused(
+                    &format!("how far {name} looks must be known when the query starts"),
+                    "Use a number",
+                ));
+            };
+            let steps = if name == "lag" { steps } else { steps.saturating_neg() };
+            let rows = |steps: i64| usize::try_from(steps).unwrap_or(0);
+            let (rows_before, rows_after) = (rows(steps), rows(steps.saturating_neg()));
+            Ok((Manner::Framed, Reach { rows_before, rows_after, ..Reach::default() }))
+        }
+        "first_value" if is_running(frame) => {
+            Ok((Manner::Running { with_peers: frame.units != WindowFrameUnits::Rows }, Reach::default()))
+        }
+        // It does not look at where the frame starts.
+        "last_value" if is_running(frame) => Ok((Manner::Framed, Reach::default())),
+        "first_value" | "last_value" | "nth_value" => framed(frame),
+        _ => Err(refused(
+            &format!("{name} depends on how many rows of its key there will ever be"),
+            "Have a window(…) of the event time in PARTITION BY, whose rows are all there some time",
+        )),
+    }
+}
+
+/// From the first row up to this one.
+fn is_running(frame: &WindowFrame) -> bool {
+    let starts_first =
+        matches!(frame.start_bound, WindowFrameBound::Preceding(_)) && frame.start_bound.is_unbounded();
+    starts_first && frame.end_bound == WindowFrameBound::CurrentRow && frame.units != WindowFrameUnits::Groups
+}
+
+fn aggregate(frame: &WindowFrame) -> Result<(Manner, Reach)> {
+    if is_running(frame) {
+        let with_peers = frame.units != WindowFrameUnits::Rows;
+        return Ok((Manner::Running { with_peers }, Reach::default()));
+    }
+    framed(frame)
+}
+
+/// A function that looks at the rows of `frame`.
+fn framed(frame: &WindowFrame) -> Result<(Manner, Reach)> {
+    if frame.units == WindowFrameUnits::Groups {
+        return Err(refused("frames of GROUPS are not supported over streams", "Use ROWS or RANGE"));
+    }
+    let mut reach = Reach::default();
+    for bound in [&frame.start_bound, &frame.end_bound] {
+        let (value, is_before) = match bound {
+            WindowFrameBound::CurrentRow => continue,
+            WindowFrameBound::Preceding(value) => (value, true),
+            WindowFrameBound::Following(value) => (value, false),
+        };
+        if bound.is_unbounded() {
+            return Err(refused(
+                &format!(
+                    "the frame {frame} has no end to one side and another than the row itself to the other"
+                ),
+                "Frame it by numbers of rows or lengths of time, as ROWS BETWEEN 10 PRECEDING AND CURRENT ROW or RANGE \
+                 BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW",
+            ));
+        }
+        let of_bound = match (frame.units, is_before) {
+            (WindowFrameUnits::Rows, true) => Reach { rows_before: rows(value, frame)?, ..Reach::default() },
+            (WindowFrameUnits::Rows, false) => Reach { rows_after: rows(value, frame)?, ..Reach::default() },
+            (_, true) => Reach { micros_before: micros(value, frame)?, ..Reach::default() },
+            (_, false) => Reach { micros_after: micros(value, frame)?, ..Reach::default() },
+        };
+        reach = reach.and(of_bound);
+    }
+    Ok((Manner::Framed, reach))
+}
+
+fn rows(value: &ScalarValue, frame: &WindowFrame) -> Result<usize> {
+    let number = match value.cast_to(&DataType::UInt64) {
+        Ok(ScalarValue::UInt64(Some(number))) => usize::try_from(number).ok(),
+        _ => None,
+    };
+    number.ok_or_else(|| refused(&format!("the frame {frame} is not of numbers of rows"), "Use numbers"))
+}
+
+/// Microseconds, rounded up.
+fn micros(value: &ScalarValue, frame: &WindowFrame) -> Result<i64> {
+    let length = value.cast_to(&DataType::Interval(IntervalUnit::MonthDayNano)).ok();
+    let length = length.and_then(|length| match interval(&length)? {
+        (0, nanos) => i64::try_from((nanos + 999).div_euclid(1000)).ok(),
+        _ => None,
+    });
+    length.filter(|micros| *micros >= 0).ok_or_else(|| {
+        refused(
+            &format!("the frame {frame} is not of fixed lengths of time"),
+            "Use intervals of days, hours or shorter ones, as RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW",
+        )
+    })
+}
+
+/// The first and the last value of all rows up to one are aggregates, which need not look back.
+fn as_aggregate(function: Expr, manner: Manner) -> Expr {
+    let Some(known) = call(&function) else { return function };
+    let aggregate = match (&known.fun, manner) {
+        (WindowFunctionDefinition::WindowUDF(fun), Manner::Running { .. }) => match fun.name() {
+            "first_value" => first_value_udaf(),
+            "last_value" => last_value_udaf(),
+            _ => return function,
+        },
+        _ => return function,
+    };
+    let name = function.qualified_name().1;
+    let mut running = known.clone();
+    running.fun = WindowFunctionDefinition::AggregateUDF(aggregate);
+    Expr::from(running).alias(name)
+}
+
+fn refused(reason: &str, advice: &str) -> Error {
+    Error::UnsupportedQuery {
+        operator: "a window function (OVER) over an unbounded table".into(),
+        reason: reason.into(),
+        advice: advice.into(),
+    }
+}
+
+/// `window` over a stream, whose keys and order are columns, so that their schema says when they are final. Of what
+/// comes out, only the column that rows have waited for is still an event time: they may come long after another
+/// one's.
+pub(super) fn with_columns(
+    mut window: Window,
+    tagged_projection: impl FnOnce(Projection) -> DataFusionResult<LogicalPlan>,
+) -> DataFusionResult<LogicalPlan> {
+    let given = Arc::clone(&window.schema);
+    let width = window.input.schema().fields().len();
+    let mut taken = given.field_names();
+    let mut computed: Vec<(Expr, Column)> = Vec::new();
+    let mut column = |expr: &mut Expr| {
+        if matches!(expr, Expr::Column(_)) {
+            return;
+        }
+        let known = computed.iter().find(|(known, _)| known == expr).map(|(_, column)| column.clone());
+        let column = known.unwrap_or_else(|| {
+            let column = Column::new_unqualified(unused_name("__over_by", &mut taken));
+            computed.push((expr.clone(), column.clone()));
+            column
+        });
+        *expr = Expr::Column(column);
+    };
+    for (index, function) in window.window_expr.iter_mut().enumerate() {
+        let name = given.field(width + index).name().clone();
+        let mut replaced = function.clone().unalias();
+        if let Expr::WindowFunction(call) = &mut replaced {
+            call.params.partition_by.iter_mut().for_each(&mut column);
+            call.params.order_by.iter_mut().for_each(|order| column(&mut order.expr));
+        }
+        *function = replaced.alias(name);
+    }
+    let input = Arc::unwrap_or_clone(window.input);
+    let input = match computed.is_empty() {
+        true => input,
+        false => {
+            let columns = input.schema().columns().into_iter().map(Expr::Column);
+            let computed = computed.into_iter().map(|(expr, column)| expr.alias(column.name));
+            let columns: Vec<Expr> = columns.chain(computed).collect();
+            tagged_projection(Projection::try_new(columns, Arc::new(input))?)?
+        }
+    };
+    let window = Window::try_new(window.window_expr, Arc::new(input))?;
+    let time = match Over::of(&window) {
+        Ok(Over { reach: Reach { rows_after: 0, .. }, time_column, .. }) => Some(time_column),
+        _ => None,
+    };
+    let columns: Vec<Expr> = given
+        .iter()
+        .map(|(qualifier, field)| {
+            let column = Expr::Column(Column::from((qualifier, field)));
+            match window.schema.field_from_column(&Column::from((qualifier, field))) {
+                Ok(inner) if tag_of(inner).is_some() && time.as_ref() != Some(&column) => {
+                    tagged(column, None).alias_qualified(qualifier.cloned(), field.name())
+                }
+                _ => column,
+            }
+        })
+        .collect();
+    LogicalPlanBuilder::from(LogicalPlan::Window(window)).project(columns)?.build()
+}

@@ -1,0 +1,176 @@
+//! Forms of SQL that other engines have: windows of groups, sessions and windows that grow as table functions, and the
+//! elements of lists beside their rows.
+
+use super::Place;
+
+const TABLE: &str = "ts TIMESTAMP(6), k INT, n INT, WATERMARK FOR ts AS ts";
+const LINES: &str = "{\"ts\":\"2024-01-01T00:00:05\",\"k\":1,\"n\":1}\n{\"ts\":\"2024-01-01T00:00:15\",\"k\":1,\"n\":2}\n\
+                     {\"ts\":\"2024-01-01T00:00:16\",\"k\":2,\"n\":4}\n{\"ts\":\"2024-01-01T00:01:05\",\"k\":1,\"n\":8}\n";
+
+/// The rows that a streaming query in append mode gives until its end.
+async fn appended(place: &Place, select: &str) -> Vec<String> {
+    place.put("in/a.json", LINES);
+    place
+        .rows(&format!(
+            "CREATE OR REPLACE UNBOUNDED EXTERNAL TABLE t ({TABLE}) STORED AS JSON LOCATION '$/in/';
+             CREATE OR REPLACE EXTERNAL TABLE result STORED AS MEMORY;
+             CREATE STREAMING QUERY q TRIGGER AVAILABLE NOW OPTIONS ('flushOnEnd' 'true') AS INSERT INTO result {select};
+             SELECT * FROM result"
+        ))
+        .await
+}
+
+#[tokio::test]
+async fn windows_of_groups_are_calls_of_functions_too() {
+    let place = Place::new();
+    for (select, rows) in [
+        (
+            "SELECT TUMBLE_START(ts, INTERVAL '1' MINUTE) AS s, tumble_end(ts, INTERVAL '1' MINUTE) AS e, sum(n) AS n \
+             FROM t GROUP BY TUMBLE(ts, INTERVAL '1' MINUTE)",
+            vec!["2024-01-01T00:00:00 2024-01-01T00:01:00 7", "2024-01-01T00:01:00 2024-01-01T00:02:00 8"],
+        ),
+        (
+            "SELECT k, HOP_START(ts, INTERVAL '10' SECOND, INTERVAL '20' SECOND) AS s, count(*) AS c FROM t WHERE n < 4 \
+             GROUP BY k, HOP(ts, INTERVAL '10' SECOND, INTERVAL '20' SECOND)",
+            vec!["1 2023-12-31T23:59:50 1", "1 2024-01-01T00:00:00 2", "1 2024-01-01T00:00:10 1"],
+        ),
+        (
+            "SELECT window_start AS s, window_end AS e, sum(n) AS n FROM CUMULATE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' \
+             SECOND, INTERVAL '30' SECOND) GROUP BY window_start, window_end",
+            vec![
+                "2024-01-01T00:00:00 2024-01-01T00:00:10 1",
+                "2024-01-01T00:00:00 2024-01-01T00:00:20 7",
+                "2024-01-01T00:00:00 2024-01-01T00:00:30 7",
+                "2024-01-01T00:01:00 2024-01-01T00:01:10 8",
+                "2024-01-01T00:01:00 2024-01-01T00:01:20 8",
+                "2024-01-01T00:01:00 2024-01-01T00:01:30 8",
+            ],
+        ),
+    ] {
+        assert_eq!(place.both(TABLE, LINES, select).await, rows, "{select}");
+        assert_eq!(appended(&place, select).await, rows, "{select}");
+    }
+    let names = place
+        .rows(
+            "CREATE TABLE w AS SELECT TUMBLE_START(ts, INTERVAL '1' MINUTE), max(n) FROM t GROUP BY TUMBLE(ts, \
+             INTERVAL '1' MINUTE); SELECT column_name FROM information_schema.columns WHERE table_name = 'w'",
+        )
+        .await;
+    assert_eq!(names, ["max(n)", "tumble_start"]);
+    let error = place
+        .error("SELECT * FROM CUMULATE(TABLE t, DESCRIPTOR(ts), INTERVAL '7' SECOND, INTERVAL '10' SECOND)")
+        .await;
+    assert!(error.contains("to be a multiple of its step"), "{error}");
+}
+
+#[tokio::test]
+async fn sessions_are_windows_of_groups() {
+    let place = Place::new();
+    let rows = [
+        "1 2024-01-01T00:00:05 2024-01-01T00:00:35 2",
+        "1 2024-01-01T00:01:05 2024-01-01T00:01:25 1",
+        "2 2024-01-01T00:00:16 2024-01-01T00:00:36 1",
+    ];
+    for select in [
+        "SELECT k, SESSION_START(ts, INTERVAL '20' SECOND) AS s, SESSION_END(ts, INTERVAL '20' SECOND) AS e, count(*) AS c \
+         FROM t GROUP BY k, SESSION(ts, INTERVAL '20' SECOND)",
+        "SELECT k, window_start, window_end, count(*) AS c FROM SESSION(TABLE t, DESCRIPTOR(ts), INTERVAL '20' SECOND) \
+         GROUP BY k, window_start, window_end",
+        "SELECT x.k, x.window_start, window_end AS e, count(*) AS c FROM TABLE(SESSION(DATA => TABLE t, TIMECOL => \
+         DESCRIPTOR(ts), GAP => INTERVAL '20' SECOND)) AS x GROUP BY 1, 2, 3 HAVING window_end > window_start",
+        "SELECT k, window_start, window_end, count(*) AS c FROM TABLE(SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), INTERVAL \
+         '20' SECOND)) GROUP BY k, window_start, window_end",
+    ] {
+        assert_eq!(appended(&place, select).await, rows, "{select}");
+    }
+    for select in [
+        "SELECT n, count(*) FROM SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), INTERVAL '20' SECOND) GROUP BY n, window_start",
+        "SELECT * FROM SESSION(TABLE t, DESCRIPTOR(ts), INTERVAL '20' SECOND)",
+        "SELECT k, count(*) FROM SESSION(TABLE t, DESCRIPTOR(ts), INTERVAL '20' SECOND) GROUP BY k",
+    ] {
+        let error = place.error(&format!("CREATE STREAMING QUERY r AS INSERT INTO result {select}")).await;
+        assert!(error.contains("the rows of SESSION have no windows of their own"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn elements_of_lists_stand_beside_their_rows() {
+    let place = Place::new();
+    let table = "a INT, l INT[]";
+    let lines = "{\"a\":1,\"l\":[10,20]}\n{\"a\":2,\"l\":[]}\n{\"a\":3,\"l\":null}\n{\"a\":4,\"l\":[30]}\n";
+    for (select, rows) in [
+        ("SELECT t.a, u.x FROM t, UNNEST(t.l) AS u(x)", vec!["1 10", "1 20", "4 30"]),
+        ("SELECT t.a, u.x + 1 AS y FROM t CROSS JOIN UNNEST(t.l) AS u(x) WHERE x > 10", vec!["1 21", "4 31"]),
+        ("SELECT s.a, x FROM t AS s JOIN UNNEST(s.l) AS u(x) ON x < 30", vec!["1 10", "1 20"]),
+        ("SELECT a, x FROM t, LATERAL (SELECT unnest(t.l) AS x)", vec!["1 10", "1 20", "4 30"]),
+        ("SELECT a, sum(x) AS s FROM t, UNNEST(t.l) AS u(x) GROUP BY a", vec!["1 30", "4 30"]),
+    ] {
+        assert_eq!(place.both(table, lines, select).await, rows, "{select}");
+    }
+}
+
+/// Beside what a batch gives that sees all rows.
+#[tokio::test]
+async fn window_functions_give_what_they_give_in_a_batch() {
+    let place = Place::new();
+    for select in [
+        "SELECT k, n, lag(n) OVER (PARTITION BY k ORDER BY ts) AS before, lead(n, 1, -1) OVER (PARTITION BY k ORDER BY ts) AS after FROM t",
+        "SELECT k, n, sum(n) OVER (PARTITION BY k ORDER BY ts) AS total, row_number() OVER (PARTITION BY k ORDER BY ts) AS i FROM t",
+        "SELECT k, n, sum(n) OVER (ORDER BY ts RANGE BETWEEN INTERVAL '10 seconds' PRECEDING AND CURRENT ROW) AS near FROM t",
+        "SELECT k, n, first_value(n) OVER w AS f, last_value(n) OVER w AS l, count(*) FILTER (WHERE n > 1) OVER w AS c \
+         FROM t WINDOW w AS (PARTITION BY k ORDER BY ts)",
+        "SELECT k, n, percent_rank() OVER (PARTITION BY date_trunc('minute', ts) ORDER BY n DESC) AS r FROM t",
+        "SELECT n, max(m) OVER (ORDER BY ts ROWS 1 PRECEDING) AS mm FROM (SELECT ts, n, min(n) OVER (PARTITION BY k ORDER BY ts) AS m FROM t)",
+        "SELECT k, n - lag(n, 1, 0) OVER (PARTITION BY k ORDER BY ts) AS step FROM t WHERE n <> 4",
+    ] {
+        place.put("w/a.json", LINES);
+        let bounded = "CREATE OR REPLACE EXTERNAL TABLE t (ts TIMESTAMP(6), k INT, n INT) STORED AS JSON LOCATION '$/w/'";
+        let batch = place.rows(&format!("{bounded}; {select}")).await;
+        assert_eq!(appended(&place, select).await, batch, "{select}");
+    }
+}
+
+#[tokio::test]
+async fn gaps_are_filled_key_by_key() {
+    let place = Place::new();
+    for (select, rows) in [
+        (
+            "SELECT k, ts, n FROM GAP_FILL(TABLE t, DESCRIPTOR(ts), INTERVAL '20' SECOND, DESCRIPTOR(k))",
+            vec![
+                "1 2024-01-01T00:00:05 1",
+                "1 2024-01-01T00:00:15 2",
+                "1 2024-01-01T00:00:35",
+                "1 2024-01-01T00:00:55",
+                "1 2024-01-01T00:01:05 8",
+                "2 2024-01-01T00:00:16 4",
+            ],
+        ),
+        (
+            "SELECT ts, k, n FROM GAP_FILL(TABLE t, DESCRIPTOR(ts), INTERVAL '30' SECOND, LOCF => DESCRIPTOR(n))",
+            vec![
+                "2024-01-01T00:00:05 1 1",
+                "2024-01-01T00:00:15 1 2",
+                "2024-01-01T00:00:16 2 4",
+                "2024-01-01T00:00:46 4",
+                "2024-01-01T00:01:05 1 8",
+            ],
+        ),
+        (
+            "SELECT w, k, c FROM GAP_FILL(TABLE (SELECT date_bin(INTERVAL '15 seconds', ts) AS w, k, count(*) AS c FROM t GROUP \
+             BY 1, 2), DESCRIPTOR(w), INTERVAL '15' SECOND, DESCRIPTOR(k), DESCRIPTOR(c))",
+            vec![
+                "2024-01-01T00:00:00 1 1",
+                "2024-01-01T00:00:15 1 1",
+                "2024-01-01T00:00:15 2 1",
+                "2024-01-01T00:00:30 1 1",
+                "2024-01-01T00:00:45 1 1",
+                "2024-01-01T00:01:00 1 1",
+            ],
+        ),
+    ] {
+        place.put("w/a.json", LINES);
+        let bounded = "CREATE OR REPLACE EXTERNAL TABLE t (ts TIMESTAMP(6), k INT, n INT) STORED AS JSON LOCATION '$/w/'";
+        assert_eq!(place.rows(&format!("{bounded}; {select}")).await, rows, "{select}");
+        assert_eq!(appended(&place, select).await, rows, "{select}");
+    }
+}
