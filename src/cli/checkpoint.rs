@@ -61,7 +61,8 @@ pub(super) enum CheckpointCommand {
     /// Copy a checkpoint, also while its query runs
     ///
     /// The copy is of one moment between two batches. A start on it does what a start on the original
-    /// would have done at that moment: give it another place for its results.
+    /// would have done at that moment. Its results go to where they lie to the copy as before: copy
+    /// live/checkpoint to trial/checkpoint, and live/out becomes trial/out.
     Copy {
         /// The checkpoint's directory or URL
         checkpoint: String,

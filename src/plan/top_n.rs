@@ -138,14 +138,27 @@ pub(super) fn keep_first_ranks(plan: LogicalPlan) -> DataFusionResult<LogicalPla
             else {
                 return Ok(Transformed::no(LogicalPlan::Limit(limit)));
             };
-            let LogicalPlan::Sort(sort) = limit.input.as_ref() else {
+            let Some(input) = first_of_sorted(&limit.input, skip as u64, fetch as u64)? else {
                 return Ok(Transformed::no(LogicalPlan::Limit(limit)));
             };
-            first_of_all(sort.clone(), skip as u64, fetch as u64).map(Transformed::yes)
+            Ok(Transformed::yes(input))
         }
         node => Ok(Transformed::no(node)),
     })?;
     Ok(replaced.data)
+}
+
+/// `plan`, of which only these rows are asked for, if it sorts; columns may be chosen above that.
+fn first_of_sorted(plan: &LogicalPlan, skip: u64, fetch: u64) -> DataFusionResult<Option<LogicalPlan>> {
+    match plan {
+        LogicalPlan::Projection(projection) => {
+            let Some(input) = first_of_sorted(&projection.input, skip, fetch)? else { return Ok(None) };
+            let projection = Projection::try_new(projection.expr.clone(), Arc::new(input))?;
+            Ok(Some(LogicalPlan::Projection(projection)))
+        }
+        LogicalPlan::Sort(sort) => first_of_all(sort.clone(), skip, fetch).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// `ORDER BY … LIMIT fetch OFFSET skip`, without the limit: the ranks are counted.

@@ -26,6 +26,7 @@ mod signposts;
 mod streaming;
 mod table_arguments;
 mod tokens;
+mod using;
 mod visit;
 mod window_column;
 

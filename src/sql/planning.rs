@@ -1,5 +1,6 @@
 //! From statements to DataFusion's plans.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -34,6 +35,7 @@ use super::group_windows::with_group_windows;
 use super::letter_case::correct_case;
 use super::names::{Names, name_columns, name_results};
 use super::signposts::for_functions;
+use super::using::Using;
 use super::visit::visit_statement;
 use super::window_column::with_calls;
 use crate::error::{Error, Result};
@@ -316,6 +318,9 @@ impl<'a> Planner<'a> {
         let mut statement =
             with_doubles(with_calls(with_group_windows(statement, &is_aggregate), &is_aggregate));
         let _ = visit_statement(&mut statement, &mut SelectAll);
+        if let ControlFlow::Break(error) = visit_statement(&mut statement, &mut Using { at: self.at }) {
+            return Err(error);
+        }
         let plan = loop {
             match state.statement_to_plan(statement.clone()).await {
                 Ok(plan) => break plan,

@@ -410,6 +410,49 @@ async fn rows_are_forgotten_by_a_time_of_their_own() {
     query.stop(StopMode::Finish).await.unwrap();
 }
 
+/// What is above takes no row for late that the join below it still held.
+#[tokio::test]
+async fn what_is_above_a_join_waits_for_all_that_the_join_holds() {
+    let conditions = [
+        "date_trunc('minute', a.ts) = date_trunc('minute', b.ts)",
+        "date_trunc('month', a.ts) = date_trunc('month', b.ts)",
+        "date_bin(INTERVAL '1 minute', a.ts) = date_bin(INTERVAL '1 minute', b.ts)",
+        "CAST(a.ts AS DATE) = CAST(b.ts AS DATE)",
+        "window(a.ts, '1 minute') = window(b.ts, '1 minute')",
+        "date_trunc('minute', b.ts) <= date_trunc('minute', a.ts)",
+        "b.ts <= window(a.ts, '1 minute')['end']",
+    ];
+    let tops = [
+        "SELECT count(*) AS n, ts FROM u GROUP BY ts",
+        "SELECT DISTINCT 1 AS n, ts FROM u",
+        "SELECT n, ts FROM (SELECT 1 AS n, ts, row_number() OVER (PARTITION BY window(ts, '1 second') ORDER BY ts) AS r \
+         FROM u) WHERE r = 1",
+        "SELECT count(*) AS n, session_window['start'] AS ts FROM u GROUP BY session_window(ts, '1 second')",
+    ];
+    for condition in conditions {
+        for top in tops {
+            let world = World::new();
+            let sql = format!("WITH u AS (SELECT a.ts FROM a JOIN b ON a.k = b.k AND {condition}) {top}");
+            let (_session, query) = world.start(&sql, false).await.unwrap();
+            world.add(&query, &[(1, Some(1), Some(5))], &[(9, Some(9), Some(5))]).await;
+            world.add(&query, &[(2, Some(2), Some(30))], &[(9, Some(9), Some(30))]).await;
+            world.add(&query, &[], &[(3, Some(1), Some(31))]).await;
+            query.stop(StopMode::Finish).await.unwrap();
+            assert_eq!(world.finish(&sql).await, ["1 1970-01-01T00:00:05"], "{sql}");
+        }
+    }
+    // The row of an outer join that has no match comes even later.
+    let world = World::new();
+    let sql = "SELECT a.id, u.id FROM a FULL JOIN (SELECT x.id, x.ts FROM b x LEFT JOIN b y \
+               ON x.k = y.k - 100 AND date_trunc('minute', x.ts) = date_trunc('minute', y.ts)) u \
+               ON u.ts BETWEEN a.ts AND a.ts + INTERVAL '5 seconds'";
+    let (_session, query) = world.start(sql, false).await.unwrap();
+    world.add(&query, &[(1, Some(1), Some(10))], &[(1, Some(1), Some(10))]).await;
+    world.add(&query, &[(2, Some(2), Some(40))], &[(2, Some(2), Some(40))]).await;
+    query.stop(StopMode::Finish).await.unwrap();
+    assert_eq!(world.finish(sql).await, ["1 1", "2 2"]);
+}
+
 #[tokio::test]
 async fn another_condition_is_another_query() {
     let world = World::new();

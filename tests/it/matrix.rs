@@ -174,6 +174,7 @@ pub const MATRIX: &[(&str, [Cell; 3])] = &[
     ),
     ("SELECT k, v FROM s ORDER BY v LIMIT 3", [SORTED, OK, OK]),
     ("SELECT k, v FROM s ORDER BY v, k LIMIT 3 OFFSET 2", [SORTED, OK, OK]),
+    ("SELECT k FROM s ORDER BY v LIMIT 3", [SORTED, OK, OK]),
     // ORDER BY in a subquery has no meaning, and is dropped.
     ("SELECT k, count(*) FROM (SELECT * FROM s ORDER BY v) GROUP BY k", [NEVER_FINAL, OK, OK]),
     ("SELECT k, sum(r) FROM (SELECT k, rank() OVER (ORDER BY v) AS r FROM s) GROUP BY k", [OVER; 3]),

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, NullEquality};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Join, Operator, lit, when};
 use datafusion::scalar::ScalarValue;
 
-use crate::functions::{Finality, Span, final_at, interval, literal};
+use crate::functions::{Finality, Span, final_at, interval, literal, tag_of};
 use crate::plan::event_time::finality_of;
 
 /// When rows of one side are forgotten, and what follows from it.
@@ -103,7 +104,9 @@ pub(super) fn forgetting(join: &Join, of_left: bool, delays: [i64; 2]) -> Forget
             NullEquality::NullEqualsNull => i64::MAX,
         };
         let when_final = |key: &Expr| final_at(key.clone(), &finality, other.delay);
-        found.add(known(mine, when_final(mine), null), when_final(theirs), Some(0));
+        let waits = if is_only_time(mine, own) { 0 } else { longest(&finality).max(ahead(mine, own)) };
+        let behind = Some(other.delay.saturating_add(waits));
+        found.add(known(mine, when_final(mine), null), when_final(theirs), behind);
     }
     for condition in join.filter.iter().flat_map(split_conjunction) {
         for (low, high) in orders(condition) {
@@ -166,15 +169,52 @@ fn add_bound(found: &mut Forgetting, bound: Bound, own: &DFSchema, other: &Other
     let Some(micros) = span.micros.checked_add(offset).and_then(|sum| sum.checked_add(other.delay)) else {
         return;
     };
-    let is_fixed = |span: &Span| (span.months, span.days) == (0, 0);
-    let behind = match finality_of(&high, own) {
-        Some(Finality::After(mine)) if is_fixed(&mine) && is_fixed(&span) => micros.checked_sub(mine.micros),
-        Some(_) => Some(offset.saturating_add(other.delay)),
-        None => None,
-    };
+    let waits = longest(&Finality::After(Span { micros, ..span.clone() })).saturating_add(ahead(&high, own));
+    let behind = finality_of(&high, own).map(|mine| match mine {
+        Finality::After(mine) if is_only_time(&high, own) && (mine.months, mine.days) == (0, 0) => {
+            waits.saturating_sub(mine.micros)
+        }
+        _ => waits,
+    });
     let late = final_at(low, &Finality::After(span.clone()), other.delay);
     let expiry = final_at(high.clone(), &Finality::After(Span { micros, ..span }), 0);
     found.add(known(&high, expiry, i64::MIN), late, behind);
+}
+
+/// Whether `expr` is a column, and there is no other that holds event times in `schema`: its rows have no
+/// earlier time that something above could wait for.
+fn is_only_time(expr: &Expr, schema: &DFSchema) -> bool {
+    let times = schema.fields().iter().filter(|field| tag_of(field).is_some()).count();
+    matches!(expr, Expr::Column(_)) && times == 1
+}
+
+/// How much later than the earliest time of a row the end of a window in `expr` may be.
+fn ahead(expr: &Expr, schema: &DFSchema) -> i64 {
+    let mut most = 0;
+    // Nothing in it fails.
+    let _ = expr.apply(|part| {
+        if let Some(Finality::Window { size: Some(size) }) = finality_of(part, schema)
+            && !is_only_time(part, schema)
+        {
+            most = most.max(size);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    most
+}
+
+/// How long after the earliest time that it stands for a value is final, in microseconds, at most. Windows
+/// of unlike sizes are taken to be final at the times of their rows.
+fn longest(finality: &Finality) -> i64 {
+    match finality {
+        Finality::After(span) => {
+            let days = i64::from(span.months) * 31 + i64::from(span.days);
+            // A day may have 25 hours.
+            days.saturating_mul(25 * 3_600_000_000).saturating_add(span.micros)
+        }
+        Finality::Window { size } => size.unwrap_or(0),
+        Finality::Session { .. } => 0,
+    }
 }
 
 /// `time`, or `null` where `value` is null.

@@ -171,3 +171,25 @@ async fn bare(select: &str) -> Vec<String> {
     };
     batches.iter().flat_map(column).collect()
 }
+
+/// DataFusion takes the column of `USING` for the left side's.
+#[tokio::test]
+async fn the_column_of_a_join_is_never_null_where_one_side_has_it() {
+    let place = Place::new();
+    place.run("CREATE TABLE a AS SELECT 1 AS k, 2 AS v; CREATE TABLE b AS SELECT 3 AS k, 4 AS w").await;
+    assert_eq!(place.rows("SELECT k FROM a LEFT JOIN b USING (k)").await, ["1"]);
+    for (join, advice) in [
+        ("a FULL JOIN b USING (k)", "select coalesce(a.k, b.k) AS k"),
+        ("a RIGHT JOIN b USING (k)", "select b.k"),
+        ("a NATURAL FULL JOIN b", "coalesce"),
+        ("(a RIGHT OUTER JOIN b USING (k)) JOIN b AS c ON true", "b.k"),
+    ] {
+        for sql in [
+            format!("SELECT * FROM {join}"),
+            format!("SELECT 1 UNION ALL SELECT k FROM (SELECT * FROM {join})"),
+        ] {
+            let error = place.error(&sql).await;
+            assert!(error.contains("would give null") && error.contains(advice), "{sql}: {error}");
+        }
+    }
+}
