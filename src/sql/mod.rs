@@ -20,7 +20,6 @@ mod names;
 mod parser;
 mod partitioned;
 mod planning;
-mod prepared;
 mod script;
 mod signposts;
 mod streaming;
