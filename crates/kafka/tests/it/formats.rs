@@ -1,0 +1,110 @@
+//! Columns of keys and values.
+
+use std::sync::Arc;
+
+use rdkafka::producer::{BaseRecord, Producer};
+use tidemill::arrow::datatypes::{DataType, Field, Schema};
+use tidemill::prelude::*;
+
+use crate::support::{Broker, producer, session, until_now};
+
+async fn typed(
+    session: &Session,
+    broker: &Broker,
+    schema: Schema,
+    options: &[(&str, &str)],
+) -> tidemill::Result<DataFrame> {
+    let mut reader = session
+        .read_stream()
+        .format("kafka")
+        .schema(Arc::new(schema))
+        .option("kafka.bootstrap.servers", broker.servers())
+        .option("startingOffsets", "earliest");
+    for (name, value) in options {
+        reader = reader.option(*name, value);
+    }
+    reader.load(None).await
+}
+
+fn fields(columns: &[(&str, DataType)]) -> Schema {
+    Schema::new(columns.iter().map(|(name, of)| Field::new(*name, of.clone(), true)).collect::<Vec<_>>())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_and_values_have_formats_of_their_own() {
+    let Some(broker) = Broker::shared() else { return };
+    let topic = broker.topic("formats", 1, &[]).await;
+    let producer = producer(broker, None);
+    for (key, value) in [
+        (Some("7;x"), Some("{\"price\": 1.5, \"name\": \"a\"}")),
+        (Some("8;\"y;z\""), None),
+        (None, Some("{\"name\":\"b\"}")),
+        (Some("9;w"), Some("{\"price\": \"much\"}")),
+    ] {
+        let mut record = BaseRecord::<str, str>::to(&topic).timestamp(1000);
+        record = key.map_or(record, |key| BaseRecord::<str, str>::to(&topic).timestamp(1000).key(key));
+        if let Some(value) = value {
+            record = record.payload(value);
+        }
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(std::time::Duration::from_secs(20)).unwrap();
+    let session = session();
+    let columns = || {
+        fields(&[
+            ("price", DataType::Float64),
+            ("id", DataType::Int64),
+            ("name", DataType::Utf8),
+            ("kind", DataType::Utf8),
+            ("_metadata", DataType::Null),
+        ])
+    };
+    let base = [
+        ("subscribe", topic.as_str()),
+        ("key.format", "csv"),
+        ("key.sep", ";"),
+        ("key.fields", "id,kind"),
+        ("value.format", "json"),
+    ];
+    let read = async |mode: &str, exprs: &[&str]| {
+        let options: Vec<_> = base.iter().copied().chain([("mode", mode)]).collect();
+        let frame = typed(&session, broker, columns(), &options).await?.select_exprs(exprs)?;
+        let checkpoint = tempfile::tempdir().unwrap();
+        until_now(frame, checkpoint.path().to_str().unwrap()).await
+    };
+    let all = ["price", "id", "name", "kind", "_metadata['offset'] AS o"];
+    let error = read("FAILFAST", &all).await.unwrap_err().to_string();
+    let expected = format!("malformed message at topic '{topic}', partition 0, offset 3, column 'price'");
+    assert!(error.contains(&expected), "{error}");
+    let rows = read("PERMISSIVE", &all).await.unwrap();
+    let good = ["1.5|7|a|x|0", "null|8|null|y;z|1", "null|null|b|null|2"];
+    let kept: Vec<&str> = good.iter().copied().chain(["null|9|null|w|3"]).collect();
+    let mut kept: Vec<String> = kept.into_iter().map(String::from).collect();
+    kept.sort_unstable();
+    assert_eq!(rows, kept);
+    assert_eq!(read("DROPMALFORMED", &all).await.unwrap(), good);
+    let few = ["kind", "_metadata['timestamp'] AS t"];
+    let expected = ["null|1970-01-01T00:00:01", "x|1970-01-01T00:00:01", "y;z|1970-01-01T00:00:01"];
+    assert_eq!(read("DROPMALFORMED", &few).await.unwrap(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_cannot_be_are_refused() {
+    let Some(broker) = Broker::shared() else { return };
+    let session = session();
+    let columns = || fields(&[("a", DataType::Int64), ("b", DataType::Utf8)]);
+    for (options, expected) in [
+        (&[][..], "without the options value.format and key.format the columns of a kafka table are"),
+        (&[("value.format", "xml")], "messages cannot be read as 'xml'"),
+        (&[("value.format", "json"), ("mod", "x")], "unknown option 'mod'"),
+        (&[("value.format", "json"), ("key.format", "json")], "key.fields"),
+        (&[("value.format", "json"), ("key.fields", "a")], "say what the key is"),
+        (&[("key.format", "json"), ("key.fields", "a")], "neither one of key.fields nor"),
+        (&[("value.format", "json"), ("key.format", "json"), ("key.fields", "x")], "there is no such column"),
+        (&[("value.format", "raw")], "gives one column, of type BYTEA"),
+    ] {
+        let options: Vec<_> = options.iter().copied().chain([("subscribe", "t")]).collect();
+        let error = typed(&session, broker, columns(), &options).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

@@ -1,0 +1,9 @@
+//! Tests with a real broker, which `tests/services/kafka` starts. Where it cannot, they say that they are skipped.
+
+mod conformance;
+mod formats;
+mod kills;
+mod messages;
+mod sink;
+mod source;
+mod support;
