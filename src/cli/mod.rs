@@ -285,6 +285,14 @@ enum ProgressMode {
 /// What is logged to standard error.
 const LOG: &str = "TIDEMILL_LOG";
 
+/// A session with the formats of the command.
+fn new_session() -> tidemill::Session {
+    let session = tidemill::Session::new();
+    #[cfg(feature = "kafka")]
+    super::kafka::register(&session);
+    session
+}
+
 fn parse_trigger(text: &str) -> Result<Trigger, String> {
     text.parse().map_err(|error| match error {
         tidemill::Error::InvalidOption { reason, .. } => reason,

@@ -28,7 +28,7 @@ pub(super) async fn run(
     let text = tokio::fs::read_to_string(sql).await;
     let text = text.map_err(|error| Exit::usage(format!("cannot read '{sql}': {error}")))?;
     let script = Script { name: sql.to_string(), text: text.trim_start_matches('\u{feff}').to_string() };
-    let session = SqlSession::new(Session::new()).replaying(checkpoint, batch);
+    let session = SqlSession::new(super::new_session()).replaying(checkpoint, batch);
     let statements =
         session.parse(&script.text).map_err(|error| Exit::of(&error, script.describe(&error, (1, 1))))?;
     let is_query = |statement: &Statement| matches!(statement, Statement::CreateStreamingQuery(_));

@@ -17,7 +17,7 @@ const SPARK_FUNCTIONS: &str = "sparkFunctions";
 
 /// A new session with the settings of the command line.
 pub(super) async fn session(options: &JobOptions) -> Result<Arc<SqlSession>, Exit> {
-    let session = Session::new();
+    let session = super::new_session();
     let mut streaming = Options::default();
     if let Some(policy) = options.if_running {
         streaming.set(IfRunning::OPTION, policy.name());

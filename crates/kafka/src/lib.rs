@@ -16,7 +16,8 @@
 //! # }
 //! ```
 //!
-//! `docs/kafka.md` says what the options are and what is promised.
+//! `docs/kafka.md` says what the options are and what is promised. The `tidemill` command has the same code as a
+//! module (feature `kafka`), which is why paths in it begin with `super`.
 #![warn(missing_docs)]
 
 mod admission;
