@@ -14,6 +14,7 @@ use crate::support::report::{Report, Table, number, verdict};
 use crate::support::statistics::median;
 use crate::support::{Result, Workspace};
 
+#[allow(dead_code)]
 #[path = "../tests/services/postgres.rs"]
 mod server;
 

@@ -96,7 +96,7 @@ impl DiskRows {
 
 /// How many bytes rows have: of arrays that share memory with others, what is theirs.
 pub(crate) fn size_of_rows(rows: &RecordBatch) -> usize {
-    rows.columns().iter().map(|column| size_of_array(column)).sum()
+    rows.columns().iter().map(size_of_array).sum()
 }
 
 fn size_of_array(array: &ArrayRef) -> usize {

@@ -2,11 +2,13 @@
 
 use std::fmt::{self, Debug};
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use datafusion::arrow::array::UInt32Array;
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::internal_err;
 use datafusion::error::Result as DataFusionResult;
 
 use super::disk_rows::{DiskRows, size_of_rows};
@@ -133,6 +135,12 @@ impl Gathered {
         gathered
     }
 
+    /// Rows that have their keys, to be worked on at once.
+    pub(crate) fn here(rows: Vec<KeyedRows>, room: Room) -> Self {
+        let keyed: Keyed = Arc::new(|_, _| internal_err!("rows in memory have their keys"));
+        Self { sources: vec![Source::Memory(rows, Arc::new(room))], keyed, at_once: usize::MAX }
+    }
+
     fn is_in_memory(&self) -> bool {
         self.sources.iter().all(|source| matches!(source, Source::Memory(..)))
     }
@@ -155,7 +163,7 @@ impl Gathered {
             let (rows, rooms) = self.into_memory();
             return Box::new(rows.into_iter().map(Ok).inspect(holding(rooms)));
         }
-        let all = Arc::new(self);
+        let all = Rc::new(self);
         Box::new((0..BUCKETS).flat_map(move |bucket| Self::some(&all, Some(bucket), 0..1)))
     }
 
@@ -167,12 +175,12 @@ impl Gathered {
             let (rows, rooms) = self.into_memory();
             return Box::new((!rows.is_empty()).then_some(Ok(rows)).into_iter().inspect(holding(rooms)));
         }
-        let all = Arc::new(self);
+        let all = Rc::new(self);
         let parts_of = move |bucket: Option<usize>| {
             let on_disk: usize = all.sources.iter().map(|source| source.on_disk(bucket)).sum();
             let in_memory = if bucket.is_some() { in_memory / BUCKETS } else { in_memory };
             let parts = (on_disk + in_memory).div_ceil(all.at_once).max(1);
-            let all = Arc::clone(&all);
+            let all = Rc::clone(&all);
             let parts = (0..parts).map(move |part| Self::some(&all, bucket, part..parts).collect());
             parts.filter(|rows: &DataFusionResult<Vec<_>>| !rows.as_ref().is_ok_and(Vec::is_empty))
         };
@@ -184,11 +192,11 @@ impl Gathered {
 
     /// The rows of a bucket, if one is given, that are in a part: `part` is its number, and how many there are.
     fn some(
-        all: &Arc<Self>,
+        all: &Rc<Self>,
         bucket: Option<usize>,
         part: Range<usize>,
     ) -> impl Iterator<Item = DataFusionResult<KeyedRows>> + use<> {
-        let all = Arc::clone(all);
+        let all = Rc::clone(all);
         let places: Vec<(usize, usize)> = (all.sources.iter().enumerate())
             .flat_map(|(number, source)| source.pieces(bucket).map(move |piece| (number, piece)))
             .collect();

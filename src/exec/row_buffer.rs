@@ -103,6 +103,16 @@ impl HeldRows {
         moved.chain(self.rows.iter().cloned().map(Piece::Held))
     }
 
+    /// All of them, in memory. May read from the disk.
+    pub(crate) fn collect(&self) -> DataFusionResult<Vec<RecordBatch>> {
+        self.pieces()
+            .map(|piece| match piece {
+                Piece::Held(rows) => Ok(rows),
+                Piece::Moved(disk, piece) => disk.piece(piece),
+            })
+            .collect()
+    }
+
     /// How many they are.
     pub(crate) fn count(&self) -> u64 {
         self.count

@@ -341,11 +341,11 @@ pub(crate) fn with_cumulative_window_columns(
     let columns = sliding.schema().columns();
     let added = columns.len() - 3;
     let columns = columns.into_iter().enumerate().map(|(index, column)| match index == added {
-        true => start.clone().alias("window_start"),
+        // Windows that start together are final one after the other.
+        true => tagged(start.clone(), None).alias("window_start"),
         false => Expr::Column(column),
     });
-    let mut columns: Vec<Expr> = columns.collect();
-    tag(&mut columns[added], sliding.schema())?;
+    let columns: Vec<Expr> = columns.collect();
     let is_in = Expr::Column(Column::new_unqualified("window_end")).lt_eq(end);
     LogicalPlanBuilder::from(sliding).filter(is_in)?.project(columns)?.build()
 }

@@ -244,7 +244,10 @@ impl Execution {
             TriggerTimes { started_ms, previous_ms: self.previous_trigger_ms, durations: stopwatch.finish() };
         let report = progress(&self.runner, &self.descriptions, batch_id, &outcome, times);
         self.log.batch(&report);
-        self.runner.shared.set_plan(outcome.report.plan);
+        // One without rows says nothing of where the time goes.
+        if has_rows {
+            self.runner.shared.set_plan(outcome.report.plan);
+        }
         self.runner.shared.add_progress(report.clone());
         self.manager.notify_progress(&report);
         Ok(Triggered::Batch)

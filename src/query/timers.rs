@@ -55,12 +55,12 @@ impl Timers {
     pub(crate) fn note_batch(&mut self, now_ms: i64, has_rows: bool, state: &StateStore) {
         self.was_empty = !has_rows;
         let is_due = |first: &i64| *first <= now_ms.saturating_mul(MICROS);
-        self.in_vain = state.first_expiry(&self.waking).filter(is_due);
+        self.in_vain = state.next_expiry(&self.waking).filter(is_due);
     }
 
     /// When the next one is due, in microseconds.
     fn due(&self, state: &StateStore) -> Option<i64> {
-        let first = state.first_expiry(&self.waking)?;
+        let first = state.next_expiry(&self.waking)?;
         let is_coarse = self.in_vain == Some(first);
         Some(if is_coarse { first.saturating_add(COARSE) } else { first })
     }

@@ -147,7 +147,7 @@ impl<'a> Tables<'a> {
     /// Whether `select` groups sessions, which are then those of a subquery.
     fn use_sessions(&self, select: &mut Select) -> bool {
         let [from] = select.from.as_slice() else { return false };
-        let Some(derived) = sessions_of(&from.relation).filter(|_| from.joins.is_empty()) else {
+        let Some((derived, partition)) = sessions_of(&from.relation).filter(|_| from.joins.is_empty()) else {
             return false;
         };
         let GroupByExpr::Expressions(keys, modifiers) = &select.group_by else { return false };

@@ -91,6 +91,10 @@ impl StateTable for LiveTable {
         self.rows.first_expiry()
     }
 
+    fn next_expiry(&self) -> Option<i64> {
+        self.rows.next_expiry()
+    }
+
     fn last_expiry(&self) -> Option<i64> {
         self.rows.last_expiry()
     }

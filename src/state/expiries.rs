@@ -93,6 +93,11 @@ impl Expiries {
         self.buckets.keys().next().map(|bucket| Self::start(*bucket))
     }
 
+    /// The buckets in their order: when each begins, and the places in it.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (i64, &[Stamp])> {
+        self.buckets.iter().map(|(bucket, places)| (Self::start(*bucket), places.as_slice()))
+    }
+
     pub(super) fn last(&self) -> Option<i64> {
         self.last
     }

@@ -235,6 +235,12 @@ impl StateStore {
         self.expiries(operators, |table| table.first_expiry()).min()
     }
 
+    /// The smallest expiry of any row of these operators, in microseconds since the epoch; lower than the truth at
+    /// most for rows on the disk.
+    pub fn next_expiry(&self, operators: &[usize]) -> Option<i64> {
+        self.expiries(operators, |table| table.next_expiry()).min()
+    }
+
     /// The largest expiry of any row there ever was of these operators, in microseconds since the epoch.
     pub fn last_expiry(&self, operators: &[usize]) -> Option<i64> {
         self.expiries(operators, |table| table.last_expiry()).max()

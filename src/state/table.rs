@@ -111,6 +111,12 @@ pub trait StateTable: Debug + Send {
     /// The smallest expiry of any row; may be lower than the truth, never higher.
     fn first_expiry(&self) -> Option<i64>;
 
+    /// The smallest expiry of any row, which may be lower than the truth only for rows on the disk. May look at all
+    /// rows that expire about then.
+    fn next_expiry(&self) -> Option<i64> {
+        self.first_expiry()
+    }
+
     /// The largest expiry of any row there ever was.
     fn last_expiry(&self) -> Option<i64>;
 

@@ -304,7 +304,7 @@ async fn late_rows_that_do_not_fit_into_memory_are_kept_all() {
     file(&place, "1", 999..1000, |_| 1001);
     file(&place, "2", 1000..ROWS, |id| if id == ROWS - 1 { 2000 } else { 10 });
     let late = place.text("late");
-    let sql = "SELECT ts, count(*) AS n FROM events GROUP BY ts";
+    let sql = "SELECT ts, count(*) AS n, sum(id) AS total FROM events GROUP BY ts";
     let options = [("lateRowsPath", late), ("lateRowsFormat", "parquet".to_string())];
     let ask = "SELECT CAST(sum(n) AS BIGINT) FROM output";
     let found = run(&place, (sql, OutputMode::Append, DISK), &options, ask).await;

@@ -14,6 +14,7 @@ mod access_log;
 #[allow(dead_code)]
 #[path = "../../examples/alerts.rs"]
 mod alerts;
+#[allow(dead_code)]
 #[path = "../../examples/card_alerts.rs"]
 pub mod card_alerts;
 #[allow(dead_code)]

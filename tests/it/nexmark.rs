@@ -118,7 +118,8 @@ async fn compare(name: &'static str, keys: &[&str], shown: &str, oracle: Option<
         }
     };
     let mut expected = texts(&expected.collect().await.unwrap());
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert!(!expected.is_empty(), "{name} has no rows");
     assert_eq!(found.len(), expected.len(), "{name}");
     for (found, expected) in found.iter().zip(&expected) {
@@ -218,7 +219,8 @@ async fn q12() {
     let mut found = texts(&found.collect().await.unwrap());
     let expected = script.bounded().await.sql(oracle).await.unwrap();
     let mut expected = texts(&expected.collect().await.unwrap());
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
 }
 
@@ -251,6 +253,7 @@ async fn events_are_the_same_however_they_are_read() {
     assert_eq!((once.len(), first.len()), (4_600, 368));
     assert_eq!(first[..], once[..368]);
     assert_ne!(once, other);
-    (once.sort(), often.sort());
+    once.sort();
+    often.sort();
     assert_eq!(once, often);
 }

@@ -190,7 +190,7 @@ fn from_stream_means_the_table() {
 }
 
 /// A script, the line and column that the error must point to, and what it must say.
-const ERRORS: [(&str, u64, u64, &str); 53] = [
+const ERRORS: [(&str, u64, u64, &str); 51] = [
     // The streaming query.
     (
         "CREATE STREAMING QUREY q",
@@ -399,19 +399,6 @@ const ERRORS: [(&str, u64, u64, &str); 53] = [
         1,
         36,
         "there are no columns of type MAP in SQL. Write STRUCT<name type, …> if the keys are known, or VARCHAR, which takes an object of JSON as its text",
-    ),
-    // What others have.
-    (
-        "SELECT * FROM SESSION(TABLE t, DESCRIPTOR(ts), '5 minutes')",
-        1,
-        15,
-        "SESSION(TABLE is Flink's; write SELECT session_window(time, '10 minutes'), count(*) FROM t GROUP BY 1",
-    ),
-    (
-        "SELECT * FROM TABLE(SESSION(DATA => TABLE t, GAP => INTERVAL '5' MINUTES))",
-        1,
-        21,
-        "SESSION(DATA => is Flink's; write SELECT session_window(time, '10 minutes'), count(*) FROM t GROUP BY 1",
     ),
     // DataFusion's statements.
     ("SELECT 1;\nSELCT 2", 2, 1, "expected an SQL statement, found 'SELCT'; did you mean SELECT?"),

@@ -89,6 +89,25 @@ impl Server {
         *self.process.lock().unwrap() = Some(process);
     }
 
+    /// Starts the process again after it was killed. What is left of it may be in the way for a moment.
+    #[allow(dead_code)]
+    pub fn come_back(&self) {
+        for _ in 0..10 {
+            self.run();
+            for _ in 0..60 {
+                if self.psql("postgres", "SELECT 1").is_ok() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            if let Some(mut process) = self.process.lock().unwrap().take() {
+                let _ = process.stdin.take().unwrap().write_all(b"keep");
+                process.wait().unwrap();
+            }
+        }
+        panic!("the server does not come back");
+    }
+
     fn is_ready(&self) -> bool {
         for _ in 0..600 {
             if self.psql("postgres", "SELECT 1").is_ok() {

@@ -106,7 +106,7 @@ impl Selection {
                 // The whole name, as Java's matches() asks for.
                 let pattern = Regex::new(&format!("^(?:{value})$"));
                 let pattern = pattern.map_err(|error| {
-                    Error::option(*name, value, format!("expected a regular expression: {error}"))
+                    Error::option(name, value, format!("expected a regular expression: {error}"))
                 })?;
                 Ok(Selection::Pattern(pattern))
             }
@@ -116,7 +116,7 @@ impl Selection {
                     .into(),
             )),
             [(one, value), (other, _), ..] => Err(Error::option(
-                *one,
+                one,
                 value,
                 format!("it cannot be used together with {other}. Set one of them"),
             )),

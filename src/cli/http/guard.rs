@@ -34,7 +34,8 @@ impl Guard {
     /// numbers, cannot be made to lead here by a stranger.
     fn knows(&self, host: &str) -> bool {
         let name = without_port(host);
-        if let Ok(address) = name.trim_matches(['[', ']']).parse::<IpAddr>() {
+        let number = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        if let Ok(address) = number.parse::<IpAddr>() {
             return !self.address.ip().is_loopback() || address.is_loopback();
         }
         let name = name.trim_end_matches('.').to_ascii_lowercase();
@@ -151,8 +152,7 @@ mod tests {
     fn changes_need_the_token_or_the_page_itself() {
         let local: SocketAddr = "127.0.0.1:50000".parse().unwrap();
         let allows = |guard: &Guard, peer, headers: &[(header::HeaderName, &'static str)]| {
-            let headers =
-                headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(*value)));
+            let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
             guard.allows_change(peer, &headers.collect()).is_ok()
         };
         let own = [(header::HOST, "localhost:8080"), (header::ORIGIN, "http://localhost:8080")];

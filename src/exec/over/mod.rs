@@ -25,10 +25,11 @@ pub(crate) use functions::{Function, Manner};
 
 use super::batch::Batch;
 use super::codec::RowCodec;
-use super::keyed_rows::KeyedRows;
+use super::keyed_rows::Gathered;
 use super::operator::columns;
+use super::row_buffer::RowBuffer;
 use super::sort_column::SortColumn;
-use super::stateful::{StatefulWork, Tables, Worked};
+use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
 
 /// How far from a row the rows are that its values depend on.
@@ -171,7 +172,13 @@ impl StatefulWork for StatefulOver {
         definitions
     }
 
-    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked> {
-        work::run(self, rows, tables, batch)
+    fn run(
+        &self,
+        rows: Gathered,
+        tables: Tables<'_>,
+        batch: &Batch,
+        results: &mut RowBuffer,
+    ) -> DataFusionResult<Counters> {
+        work::run(self, rows, tables, batch, results)
     }
 }

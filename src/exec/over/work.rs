@@ -12,9 +12,11 @@ use datafusion::error::Result as DataFusionResult;
 use super::functions::{Sequence, Total, Values};
 use super::{StatefulOver, Totals};
 use crate::exec::batch::Batch;
-use crate::exec::keyed_rows::KeyedRows;
+use crate::exec::keyed_rows::{Gathered, KeyedRows};
+use crate::exec::operator::OperatorCounters;
+use crate::exec::row_buffer::RowBuffer;
 use crate::exec::sort_column::arrival;
-use crate::exec::stateful::{Tables, Worked};
+use crate::exec::stateful::{Counters, Tables};
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 
 /// After how many rows that are given the keys that follow are done by themselves.
@@ -34,21 +36,22 @@ enum Place {
 
 pub(super) fn run(
     over: &StatefulOver,
-    rows: Vec<KeyedRows>,
+    rows: Gathered,
     tables: Tables<'_>,
     batch: &Batch,
-) -> DataFusionResult<Worked> {
+    results: &mut RowBuffer,
+) -> DataFusionResult<Counters> {
     let Tables { first: table, second: totals } = tables;
-    let mut worked = Worked::default();
-    if !rows.is_empty() {
-        remember(over, rows, table, batch, &mut worked)?;
+    let mut counters = Counters::default();
+    for part in rows.in_parts() {
+        remember(over, part?, table, batch, &mut counters.first)?;
     }
-    let due = Due::take(table, batch, &mut worked)?;
-    let mut work = Work { over, table, totals, batch, worked };
+    let due = Due::take(table, batch, &mut counters.first)?;
+    let mut work = Work { over, table, totals, batch, results, counters };
     for keys in due.chunks() {
         work.give(&due, keys)?;
     }
-    Ok(work.worked)
+    Ok(work.counters)
 }
 
 /// Lets new rows wait until their place is final.
@@ -57,7 +60,7 @@ fn remember(
     rows: Vec<KeyedRows>,
     table: &mut dyn StateTable,
     batch: &Batch,
-    worked: &mut Worked,
+    counters: &mut OperatorCounters,
 ) -> DataFusionResult<()> {
     let keys: ByteRows = rows
         .iter()
@@ -77,7 +80,7 @@ fn remember(
     let later = |time: i64| if time == NEVER { NEVER } else { time.saturating_add(over.reach.micros_after) };
     let expiries: Vec<i64> = places_final(over, &new)?.into_iter().map(later).collect();
     table.put(&keys, Some(&subkeys), &values, Some(&expiries))?;
-    worked.counters.updated += new.num_rows() as u64;
+    counters.updated += new.num_rows() as u64;
     Ok(())
 }
 
@@ -100,7 +103,11 @@ struct Due {
 }
 
 impl Due {
-    fn take(table: &mut dyn StateTable, batch: &Batch, worked: &mut Worked) -> DataFusionResult<Self> {
+    fn take(
+        table: &mut dyn StateTable,
+        batch: &Batch,
+        counters: &mut OperatorCounters,
+    ) -> DataFusionResult<Self> {
         let mut due = Self::default();
         let mut removed = 0;
         let is_due = |subkey: &[u8]| subkey.first().is_some_and(|place| *place != Place::Given as u8);
@@ -113,7 +120,7 @@ impl Due {
                 Ok(())
             })?;
         }
-        worked.counters.removed += removed;
+        counters.removed += removed;
         if batch.watermarks.nulls_final {
             let known = due.keys.len();
             table.scan(&mut |key, subkey, value, _| {
@@ -126,7 +133,7 @@ impl Due {
             let keys: ByteRows = rest.clone().map(|row| due.keys.row(row)).collect();
             let subkeys: ByteRows = rest.map(|row| due.subkeys.row(row)).collect();
             table.remove(&keys, Some(&subkeys))?;
-            worked.counters.removed += keys.len() as u64;
+            counters.removed += keys.len() as u64;
         }
         due.sort();
         Ok(due)
@@ -204,7 +211,8 @@ struct Work<'a> {
     table: &'a mut dyn StateTable,
     totals: Option<&'a mut (dyn StateTable + 'static)>,
     batch: &'a Batch,
-    worked: Worked,
+    results: &'a mut RowBuffer,
+    counters: Counters,
 }
 
 impl Work<'_> {
@@ -330,13 +338,13 @@ impl Work<'_> {
             let columns = columns.collect::<DataFusionResult<Vec<_>>>()?;
             let keys: ByteRows = states.iter().map(|(key, _)| names.row(*key)).collect();
             table.put(&keys, None, &totals.codec.encode(&columns, keys.len())?, None)?;
-            self.worked.second.updated += keys.len() as u64;
+            self.counters.second.updated += keys.len() as u64;
         }
         let given = UInt32Array::from(given);
         let columns = all.columns().iter().map(|column| Ok(take(column, &given, None)?));
         let mut columns = columns.collect::<DataFusionResult<Vec<ArrayRef>>>()?;
         columns.extend(values.finish()?);
-        self.worked.rows.push(RecordBatch::try_new(self.over.schema.clone(), columns)?);
+        self.results.push(RecordBatch::try_new(self.over.schema.clone(), columns)?)?;
         Ok(())
     }
 
@@ -380,11 +388,11 @@ impl Work<'_> {
         }
         if !gone.0.is_empty() {
             self.table.remove(&gone.0, Some(&gone.1))?;
-            self.worked.counters.removed += gone.0.len() as u64;
+            self.counters.first.removed += gone.0.len() as u64;
         }
         if !kept.0.is_empty() {
             self.table.put(&kept.0, Some(&kept.1), &kept.2, Some(&kept.3))?;
-            self.worked.counters.updated += kept.0.len() as u64;
+            self.counters.first.updated += kept.0.len() as u64;
         }
         Ok(())
     }

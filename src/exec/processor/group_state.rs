@@ -84,10 +84,13 @@ impl<S> fmt::Debug for GroupState<S> {
     }
 }
 
+/// Types that are only passed through.
+type Types<K, I, S, O> = PhantomData<fn() -> (K, I, S, O)>;
+
 /// A function as a processor.
 pub(crate) struct GroupFunction<F, K, I, S, O> {
     function: F,
-    types: PhantomData<fn() -> (K, I, S, O)>,
+    types: Types<K, I, S, O>,
 }
 
 impl<F, K, I, S, O> GroupFunction<F, K, I, S, O> {

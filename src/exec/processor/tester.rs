@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -21,8 +22,10 @@ use crate::error::{Error, Result};
 use crate::exec::batch::Batch;
 use crate::exec::codec::RowCodec;
 use crate::exec::event_time::Watermarks;
-use crate::exec::keyed_rows::KeyedRows;
+use crate::exec::keyed_rows::{Gathered, KeyedRows};
 use crate::exec::operator::OperatorCounters;
+use crate::exec::room::Space;
+use crate::exec::row_buffer::RowBuffer;
 use crate::exec::stateful::{StatefulWork, Tables};
 use crate::sink::{OutputMode, SinkBatch};
 use crate::state::{ByteRows, Found, MemoryTable, NEVER, RowBytes, StateTable, hash_key};
@@ -200,13 +203,16 @@ impl<P: StatefulProcessor> ProcessorTester<P> {
             inputs: Vec::new(),
             watermarks: Watermarks { late_ms: 0, final_ms: millis, nulls_final: false },
             keeps_late_rows: false,
+            measures: false,
             time_ms: self.now.as_micros().div_euclid(1000),
             is_first: self.batch_id == 0,
         };
         let tables = Tables { first: &mut self.table, second: Some(&mut self.timers) };
-        let worked = self.work.run(keyed, tables, &batch)?;
+        let space = Space::of(&RuntimeEnv::default());
+        let mut results = RowBuffer::new(&space, 1);
+        self.work.run(Gathered::here(keyed, space.share(1)), tables, &batch, &mut results)?;
         self.batch_id += 1;
-        Ok(worked.rows)
+        Ok(results.finish()?.collect()?)
     }
 
     /// Lets the time go on by whole milliseconds, and runs a batch without rows.

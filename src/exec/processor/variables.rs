@@ -236,13 +236,20 @@ impl<T: Serialize + DeserializeOwned> ListState<T> {
     /// # Errors
     /// As for [`get`](Self::get).
     pub fn retain(&self, state: &mut KeyedState<'_>, mut keep: impl FnMut(&T) -> bool) -> Result<()> {
+        let elements = state.elements(self.number)?;
+        let all = elements.len();
         let mut gone: Vec<Element> = Vec::new();
-        for element in state.elements(self.number)? {
+        for element in elements {
             if !keep(&decode(&element.1)?) {
                 gone.push(element);
             }
         }
-        state.remove_elements(self.number, gone.iter().map(|(element, _)| element.as_slice()))
+        state.remove_elements(self.number, gone.iter().map(|(element, _)| element.as_slice()))?;
+        if gone.len() == all {
+            // Nothing is left to say where it goes on.
+            state.remove_small(self.number);
+        }
+        Ok(())
     }
 
     /// Removes all values.

@@ -23,9 +23,10 @@ use crate::error::{Error, Result};
 use crate::exec::batch::Batch;
 use crate::exec::codec::RowCodec;
 use crate::exec::groups::Groups;
-use crate::exec::keyed_rows::KeyedRows;
+use crate::exec::keyed_rows::{Gathered, KeyedRows};
 use crate::exec::operator::{OperatorCounters, columns};
-use crate::exec::stateful::{Expires, StatefulWork, Tables, Worked};
+use crate::exec::row_buffer::RowBuffer;
+use crate::exec::stateful::{Counters, Expires, StatefulWork, Tables};
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 
 /// How many keys are looked up together.
@@ -96,7 +97,13 @@ impl StatefulWork for StatefulTransform {
         vec![Expires::ByBatchTime, timers]
     }
 
-    fn run(&self, rows: Vec<KeyedRows>, tables: Tables<'_>, batch: &Batch) -> DataFusionResult<Worked> {
+    fn run(
+        &self,
+        rows: Gathered,
+        tables: Tables<'_>,
+        batch: &Batch,
+        results: &mut RowBuffer,
+    ) -> DataFusionResult<Counters> {
         let Some(timers) = tables.second else {
             return datafusion::common::internal_err!("a processor without a table for its timers");
         };
@@ -108,14 +115,17 @@ impl StatefulWork for StatefulTransform {
             mode: self.mode,
         };
         let mut run = Run::begin(self, tables.first, timers, moment)?;
-        let (initial, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|keyed| keyed.input == 1);
-        if batch.is_first {
-            run.rows(initial, true)?;
+        for part in rows.in_parts() {
+            let (initial, rows): (Vec<_>, Vec<_>) = part?.into_iter().partition(|keyed| keyed.input == 1);
+            if batch.is_first {
+                run.rows(initial, true)?;
+            }
+            run.rows(rows, false)?;
         }
-        run.rows(rows, false)?;
         run.timers()?;
-        let [counters, second] = run.counters;
-        Ok(Worked { rows: run.given.finish()?, counters, second })
+        let [first, second] = run.counters;
+        run.given.finish()?.into_iter().try_for_each(|rows| results.push(rows))?;
+        Ok(Counters { first, second })
     }
 }
 

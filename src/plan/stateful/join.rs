@@ -78,6 +78,7 @@ pub(super) fn stateful_join(
     if let Some(ttl) = ttl {
         waits |= of_left.forget_after(ttl, join.left.schema(), delays[0]);
         waits |= of_right.forget_after(ttl, join.right.schema(), delays[1]);
+        check_ttl([&of_left, &of_right])?;
     }
     let Join { left, right, on, filter, join_type, schema, null_equality, .. } = join;
     let mut late_filter = |input: Arc<LogicalPlan>, late: Option<Expr>, operator: usize| {
@@ -157,6 +158,25 @@ fn check_bounds(join: &Join, forgetting: [&Forgetting; 2]) -> DataFusionResult<(
                     "Give the {other} side a watermark (with_watermark, or WATERMARK FOR in CREATE UNBOUNDED \
                      EXTERNAL TABLE), and add a condition such as {other}.ts <= {side}.ts + INTERVAL '1 hour' or \
                      {other}.ts BETWEEN … AND …, or join by equal windows; or use an inner join"
+                ),
+            }
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// A time to live needs a time. What a query does not ask for is not there any more.
+fn check_ttl(forgetting: [&Forgetting; 2]) -> DataFusionResult<()> {
+    for (forgetting, side) in forgetting.into_iter().zip(["left", "right"]) {
+        if forgetting.finals.is_empty() {
+            return Err(Error::UnsupportedQuery {
+                operator: "stateTtl, over a join of two streams without a bound of time,".into(),
+                reason: format!(
+                    "how old the rows of the {side} side are is not known: the query does not use their event time"
+                ),
+                advice: format!(
+                    "Give the {side} side a watermark, and select its event time or name it in the join's condition"
                 ),
             }
             .into());

@@ -346,6 +346,14 @@ impl StateTable for MemoryTable {
         self.expiries.first()
     }
 
+    fn next_expiry(&self) -> Option<i64> {
+        self.expiries.in_order().find_map(|(bucket, stamps)| {
+            let alive = stamps.iter().filter_map(|stamp| self.arena.alive(*stamp));
+            let expiries = alive.map(|place| self.arena.get(place).expiry);
+            expiries.filter(|expiry| *expiry != NEVER && Expiries::same(*expiry, bucket)).min()
+        })
+    }
+
     fn last_expiry(&self) -> Option<i64> {
         self.expiries.last()
     }

@@ -125,6 +125,7 @@ fn check(calls: Vec<Call>) -> std::result::Result<(), TestCaseError> {
         prop_assert_eq!(table.last_expiry(), map.last_expiry());
         if let Some(first) = map.first_expiry() {
             prop_assert!(table.first_expiry().is_some_and(|found| found <= first));
+            prop_assert_eq!(table.next_expiry(), Some(first));
         }
     }
     prop_assert_eq!(all(&mut table), all(&mut map));

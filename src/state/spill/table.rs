@@ -617,6 +617,11 @@ impl StateTable for SpillTable {
         chunks.chain(self.memory.first_expiry()).min()
     }
 
+    fn next_expiry(&self) -> Option<i64> {
+        let chunks = self.runs.iter().flat_map(|live| &live.chunks).map(|chunk| chunk.next);
+        chunks.chain(self.memory.next_expiry()).min()
+    }
+
     fn last_expiry(&self) -> Option<i64> {
         self.last_expiry
     }

@@ -229,12 +229,21 @@ fn whatever_is_sent_the_command_goes_on() {
             let _ = stream.read(&mut [0; 512]);
         }
     }
-    let mut stream = TcpStream::connect(&http).unwrap();
-    write!(stream, "GET /api/queries HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert_eq!(answer.matches("\"isActive\":true").count(), 2, "{answer}");
+    let ask = || {
+        let mut stream = TcpStream::connect(&http).unwrap();
+        write!(stream, "GET /api/queries HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
+    };
+    let both_run = || ask().matches("\"isActive\":true").count() == 2;
+    // On a busy machine they may still be starting.
+    assert!(
+        (0..100).any(|_| both_run() || (std::thread::sleep(Duration::from_millis(100)), false).1),
+        "{}",
+        ask()
+    );
     signal(&child, "-TERM");
     assert_eq!(wait(child).0, 0);
     let told = told.join().unwrap().unwrap();

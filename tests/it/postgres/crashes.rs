@@ -210,7 +210,7 @@ async fn a_server_that_is_killed_and_comes_back_is_waited_for() {
         tokio::time::sleep(Duration::from_millis(700)).await;
         server.kill();
         tokio::time::sleep(Duration::from_millis(300)).await;
-        server.run();
+        server.come_back();
     }
     let output = process.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -88,7 +88,8 @@ async fn check(
         let asked = if core.name == "values" && !top.reads_numbers() { 1 } else { usize::MAX };
         for (operator, alone) in control.state.get(step).into_iter().flatten().enumerate().take(asked) {
             let found = found.state[step].get(operator).map_or(&[][..], Vec::as_slice);
-            if !is_state_of(found, alone) && !(top.chooses_keys() && is_state_of(found, &chosen(alone))) {
+            let is_chosen = || top.chooses_keys() && is_state_of(found, &chosen(alone));
+            if !is_state_of(found, alone) && !is_chosen() {
                 return Err(format!(
                     "step {step}, state of operator {operator}:\n  found {found:?}\n  alone {alone:?}"
                 ));

@@ -110,9 +110,7 @@ async fn what_others_write_is_told_in_our_words() {
         ("SELECT explode([1])", "unnest(items)"),
         ("SELECT collect_list(1)", "array_agg(x)"),
         ("SELECT approx_count_distinct(1)", "approx_distinct(x)"),
-        ("SELECT tumble_start(now(), INTERVAL '1' MINUTE)", "window.start"),
         ("SELECT proctime()", "now(), the time of the batch"),
-        ("SELECT 1 GROUP BY session(now(), INTERVAL '1' MINUTE)", "window(time, '10 minutes')"),
         ("SELECT time_bucket(INTERVAL '1' MINUTE, now())", "date_bin(INTERVAL '1 minute', time)"),
         ("SELECT * FROM read_files('x')", "CREATE UNBOUNDED EXTERNAL TABLE"),
     ] {

@@ -37,10 +37,18 @@ impl StatefulProcessor for Declares {
         let count = variables.value("count")?;
         for (name, kind) in self.0 {
             match *kind {
-                "value" => drop(variables.value::<i64>(name)?),
-                "record" => drop(variables.value::<Count>(name)?),
-                "list" => drop(variables.list::<i64>(name)?),
-                "map" => drop(variables.map::<i64, i64>(name)?),
+                "value" => {
+                    let _ = variables.value::<i64>(name)?;
+                }
+                "record" => {
+                    let _ = variables.value::<Count>(name)?;
+                }
+                "list" => {
+                    let _ = variables.list::<i64>(name)?;
+                }
+                "map" => {
+                    let _ = variables.map::<i64, i64>(name)?;
+                }
                 other => panic!("{other}"),
             }
         }

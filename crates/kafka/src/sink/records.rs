@@ -25,13 +25,16 @@ pub(super) fn record_schema() -> SchemaRef {
     ]))
 }
 
+/// Names and values, in their order; names may come again.
+pub(super) type Headers<'a> = Vec<(&'a str, Option<&'a [u8]>)>;
+
 /// One record.
 pub(super) struct Record<'a> {
     pub(super) key: Option<&'a [u8]>,
     pub(super) value: Option<&'a [u8]>,
     pub(super) topic: Option<&'a str>,
     pub(super) partition: Option<i32>,
-    pub(super) headers: Option<Vec<(&'a str, Option<&'a [u8]>)>>,
+    pub(super) headers: Option<Headers<'a>>,
 }
 
 /// Records that have the columns of [`record_schema`].
@@ -58,7 +61,7 @@ impl<'a> Records<'a> {
         }
     }
 
-    fn headers(&self, row: usize) -> Option<Vec<(&'a str, Option<&'a [u8]>)>> {
+    fn headers(&self, row: usize) -> Option<Headers<'a>> {
         let lists = self.rows.column(4).as_list::<i32>();
         if lists.is_null(row) {
             return None;

@@ -30,7 +30,7 @@ mod read {
             false => "null".into(),
         };
         let rows = (0..read.rows.num_rows()).map(|row| {
-            let a_text = text(a, row, a.is_valid(row).then(|| a.value(row).to_string()).unwrap_or_default());
+            let a_text = text(a, row, if a.is_valid(row) { a.value(row).to_string() } else { String::new() });
             let [b, corrupt] = [b, corrupt].map(|column| text(column, row, column.value(row).to_string()));
             format!("{a_text} {b} {corrupt}")
         });

@@ -31,7 +31,8 @@ pub fn sql() -> SqlSession {
 pub fn producer(broker: &Broker, id: Option<&str>) -> BaseProducer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker.servers()).set("linger.ms", "1");
-    config.set("message.max.bytes", "15000000");
+    // Partitions that come later are known soon.
+    config.set("message.max.bytes", "15000000").set("topic.metadata.refresh.interval.ms", "500");
     if let Some(id) = id {
         config.set("transactional.id", id);
     }
