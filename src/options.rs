@@ -197,7 +197,9 @@ pub fn mask_secrets(text: &str) -> Cow<'_, str> {
         LazyLock::new(|| Regex::new(r"(://[^/\s:@'\x22]*:)[^/\s'\x22]+@").ok());
     static NAMED: LazyLock<Option<Regex>> = LazyLock::new(|| {
         let value = r"'(?:[^']|'')*'|\x22(?:[^\x22\\]|\\.)*\x22|[^\s'\x22&;,)}]+";
-        Regex::new(&format!(r"([A-Za-z][A-Za-z0-9_.\-]*)(['\x22]?\s*[=:]\s*)({value})")).ok()
+        // Other names are passed over: their values may hold some of these, as URLs do.
+        let words = SECRET_WORDS.join("|");
+        Regex::new(&format!(r"(?i)([a-z0-9_.\-]*(?:{words})[a-z0-9_.\-]*)(['\x22]?\s*[=:]\s*)({value})")).ok()
     });
     // Both are fixed, and are expressions.
     let (Some(url), Some(named)) = (URL.as_ref(), NAMED.as_ref()) else { return MASKED.into() };
