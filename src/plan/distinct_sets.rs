@@ -14,6 +14,25 @@ use datafusion::logical_expr::{
 
 use super::window_calls::unused_name;
 
+const SET: &str = "__set";
+
+/// Rows that [`with_sets_apart`] copies for each set.
+pub(super) struct Copied<'a> {
+    /// The number of the set that a copy is for.
+    pub(super) number: Column,
+    /// The rows, with the numbers of all sets.
+    pub(super) projection: &'a Projection,
+}
+
+impl<'a> Copied<'a> {
+    pub(super) fn of(plan: &'a LogicalPlan) -> Option<Self> {
+        let LogicalPlan::Unnest(unnest) = plan else { return None };
+        let LogicalPlan::Projection(projection) = unnest.input.as_ref() else { return None };
+        let [number] = unnest.exec_columns.as_slice() else { return None };
+        number.name.starts_with(SET).then(|| Self { number: number.clone(), projection })
+    }
+}
+
 /// `aggregate` as a plain group, if it has grouping sets and functions of distinct values.
 pub(super) fn with_sets_apart(aggregate: Aggregate) -> DataFusionResult<LogicalPlan> {
     let [Expr::GroupingSet(sets)] = aggregate.group_expr.as_slice() else {
@@ -36,7 +55,7 @@ pub(super) fn with_sets_apart(aggregate: Aggregate) -> DataFusionResult<LogicalP
     let schema = Arc::clone(&aggregate.schema);
     let mut taken = aggregate.input.schema().field_names();
     taken.extend(schema.field_names());
-    let number = unused_name("__set", &mut taken);
+    let number = unused_name(SET, &mut taken);
     let numbers: Vec<ScalarValue> = (0..sets.len()).map(|set| ScalarValue::Int32(Some(set as i32))).collect();
     let numbers = lit(ScalarValue::List(ScalarValue::new_list_nullable(&numbers, &DataType::Int32)));
     let columns = aggregate.input.schema().columns().into_iter().map(Expr::Column);

@@ -5,8 +5,8 @@
 //!
 //! **State**, first table: key: the columns of `PARTITION BY`; subkey: a byte that says what the row waits for
 //! ([`Place`]), the columns of `ORDER BY`, in their order as bytes, then the batch and the row's number in it; value:
-//! the row; expiry: of a row that waits for the time, when it comes; of one that was given, when nothing looks
-//! back to it any more.
+//! the row; expiry: of a row that waits for the time, when it comes; of one that was given, when the last row is
+//! given that looks back to it.
 //!
 //! The second table, if functions count from a key's first row on: key: the same; value: how many rows were given,
 //! how many different ones by `ORDER BY`, and the state columns of the aggregates; no expiry.

@@ -22,6 +22,15 @@ use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 /// After how many rows that are given the keys that follow are done by themselves.
 const ROWS_TOGETHER: usize = 8192;
 
+/// What a row waits for that is remembered.
+fn place_of(subkey: &[u8]) -> Place {
+    match subkey.first() {
+        Some(0) => Place::Given,
+        Some(1) => Place::Pending,
+        _ => Place::Waiting,
+    }
+}
+
 /// What a row that is remembered waits for, as its subkey begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -90,7 +99,7 @@ fn places_final(over: &StatefulOver, rows: &RecordBatch) -> DataFusionResult<Vec
     Ok(times.as_primitive::<Int64Type>().iter().map(|time| time.unwrap_or(NEVER)).collect())
 }
 
-/// Rows for which it is time, by key and in their order.
+/// Rows for which it is time, by key and in their order, and those that nothing looks back to but these.
 #[derive(Default)]
 struct Due {
     keys: ByteRows,
@@ -98,7 +107,7 @@ struct Due {
     values: ByteRows,
     /// Which row comes at each place.
     order: Vec<usize>,
-    /// Of each key: which places.
+    /// Of each key of which a row is due: which places.
     ranges: Vec<Range<usize>>,
 }
 
@@ -110,13 +119,10 @@ impl Due {
     ) -> DataFusionResult<Self> {
         let mut due = Self::default();
         let mut removed = 0;
-        let is_due = |subkey: &[u8]| subkey.first().is_some_and(|place| *place != Place::Given as u8);
         if let Some(upto) = batch.watermarks.finals() {
             table.expire(upto, &mut |key, subkey, value, _| {
                 removed += 1;
-                if is_due(subkey) {
-                    due.push(key, subkey, value);
-                }
+                due.push(key, subkey, value);
                 Ok(())
             })?;
         }
@@ -124,7 +130,7 @@ impl Due {
         if batch.watermarks.nulls_final {
             let known = due.keys.len();
             table.scan(&mut |key, subkey, value, _| {
-                if is_due(subkey) {
+                if place_of(subkey) != Place::Given {
                     due.push(key, subkey, value);
                 }
                 Ok(())
@@ -155,6 +161,8 @@ impl Due {
                 _ => self.ranges.push(place..place + 1),
             }
         }
+        let is_due = |place: usize| place_of(self.subkeys.row(order[place])) != Place::Given;
+        self.ranges.retain(|places| places.clone().any(is_due));
         self.order = order;
     }
 
@@ -199,6 +207,11 @@ impl Rows {
         self.values.push(value);
     }
 
+    /// The first of a key that waits for rows behind it.
+    fn first_pending(&self, sequence: &Sequence) -> Option<usize> {
+        (sequence.given.end..sequence.rows.end).find(|row| self.rows[*row].place == Place::Pending)
+    }
+
     /// What the row is sorted by.
     fn sorted_by(&self, row: usize) -> &[u8] {
         let subkey = self.subkeys.row(row);
@@ -241,11 +254,7 @@ impl Work<'_> {
         if self.over.reach.needs_others() {
             let waiting_too = self.over.reach.micros_after > 0;
             self.table.get_all(names, &mut |key, subkey, value, expiry| {
-                let place = match subkey.first() {
-                    Some(0) => Place::Given,
-                    Some(1) => Place::Pending,
-                    _ => Place::Waiting,
-                };
+                let place = place_of(subkey);
                 if place != Place::Waiting || waiting_too {
                     of_key[key].push(stored.rows.len());
                     let expiry = expiry.unwrap_or(NEVER);
@@ -268,11 +277,13 @@ impl Work<'_> {
             both.sort_by(|a, b| subkey(*a)[1..].cmp(&subkey(*b)[1..]));
             for (is_stored, row) in both {
                 let value = if is_stored { stored.values.row(row) } else { due.values.row(row) };
-                let (place, expiry) = match is_stored {
-                    true => (stored.rows[row].place, stored.rows[row].expiry),
-                    false => (Place::Pending, NEVER),
+                let subkey = subkey((is_stored, row));
+                let (place, expiry) = match (is_stored, place_of(subkey)) {
+                    (true, place) => (place, stored.rows[row].expiry),
+                    (false, Place::Given) => (Place::Given, NEVER),
+                    (false, _) => (Place::Pending, NEVER),
                 };
-                rows.push(Row { place, is_stored, expiry }, subkey((is_stored, row)), value);
+                rows.push(Row { place, is_stored, expiry }, subkey, value);
             }
             ranges.push(first..rows.rows.len());
         }
@@ -363,12 +374,13 @@ impl Work<'_> {
         let mut gone = (ByteRows::default(), ByteRows::default());
         let mut kept = (ByteRows::default(), ByteRows::default(), ByteRows::default(), Vec::new());
         for (key, sequence) in sequences.iter().enumerate() {
+            let pending = rows.first_pending(sequence).map(|row| finals[row]);
             for row in sequence.rows.clone() {
                 let Row { place, is_stored, expiry } = rows.rows[row];
                 let (to, until) = match place {
                     Place::Waiting => continue,
                     Place::Pending if row >= sequence.given.end => (Place::Pending, Some(NEVER)),
-                    _ => (Place::Given, self.looked_back_to(sequence.given.end - row, finals[row])),
+                    _ => (Place::Given, self.looked_back_to(sequence.given.end - row, finals[row], pending)),
                 };
                 if is_stored && until == Some(expiry) && to == place {
                     continue;
@@ -397,8 +409,9 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Until when later rows look back to a row that was given, as the `from_last`th before them.
-    fn looked_back_to(&self, from_last: usize, place_final: i64) -> Option<i64> {
+    /// Until when later rows look back to a row that was given, as the `from_last`th before them; `pending` is when
+    /// the place of the first is final that waits for rows behind it.
+    fn looked_back_to(&self, from_last: usize, place_final: i64, pending: Option<i64>) -> Option<i64> {
         let reach = self.over.reach;
         if from_last <= reach.rows_before {
             return Some(NEVER);
@@ -406,7 +419,12 @@ impl Work<'_> {
         if reach.micros_before == 0 || place_final == NEVER {
             return None;
         }
-        let until = place_final.saturating_add(reach.micros_before);
+        let last = place_final.saturating_add(reach.micros_before);
+        if pending.is_some_and(|pending| pending <= last) {
+            return Some(NEVER);
+        }
+        // The last that looks back to it waits for what it looks ahead to.
+        let until = last.saturating_add(reach.micros_after);
         let is_over = self.batch.watermarks.finals().is_some_and(|finals| until <= finals);
         (!is_over).then_some(until)
     }

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::AggregateFunction;
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection};
 
 use super::join::delay_below;
 use super::node::{Kind, StreamingNode};
 use super::rewrite::{Rewriter, has_row_format};
 use crate::error::Error;
+use crate::plan::distinct_sets::Copied;
 use crate::plan::event_time::{EventTimeKey, event_time_key};
 use crate::plan::group_key::final_key;
 use crate::plan::sessions::session_key;
@@ -40,8 +42,14 @@ pub(super) fn stateful_aggregate(
     let mut input = (*input).clone();
     let placeholder = usize::MAX;
     let mut raw_expiry = None;
-    if late_at.is_some() {
-        (input, raw_expiry) = rewriter.expiring(input, placeholder, late_at);
+    if let Some(key) = late_at {
+        (input, raw_expiry) = match without_late_copies(&input, key, placeholder)? {
+            Some(filtered) => {
+                rewriter.waits_for_watermark();
+                (filtered, Some(key.final_at_raw()))
+            }
+            None => rewriter.expiring(input, placeholder, late_at),
+        };
     }
     let mut marks = Marks { expiry: raw_expiry, made: Vec::new(), of_sessions: session.is_some() };
     let aggr_expr = aggr_expr
@@ -70,8 +78,36 @@ fn final_at(key: &EventTimeKey, index: usize, schema: &DFSchema) -> Expr {
     key.final_at_key(Expr::Column(Column::from(schema.qualified_field(index))))
 }
 
+/// `input` without late rows if it copies each row for several grouping sets: a late row is one row, however many
+/// copies of it there would be. `None` if it does not, or if it depends on the set whether a copy is late.
+fn without_late_copies(
+    input: &LogicalPlan,
+    key: &EventTimeKey,
+    operator: usize,
+) -> DataFusionResult<Option<LogicalPlan>> {
+    let Some(copied) = Copied::of(input) else { return Ok(None) };
+    let expiry = key.final_at_raw();
+    if expiry.column_refs().into_iter().any(|column| *column == copied.number) {
+        return Ok(None);
+    }
+    let Projection { expr, input: rows, schema, .. } = copied.projection;
+    let expiry = expiry.transform(|part| match &part {
+        Expr::Column(column) => Ok(Transformed::yes(expr[schema.index_of_column(column)?].clone().unalias())),
+        _ => Ok(Transformed::no(part)),
+    })?;
+    let kind = Kind::LateFilter { operator };
+    let filtered = StreamingNode::over(rows.as_ref().clone(), kind, vec![expiry.data]);
+    let projection = Projection::try_new(expr.clone(), Arc::new(filtered))?;
+    let copies = input.with_new_exprs(input.expressions(), vec![LogicalPlan::Projection(projection)])?;
+    Ok(Some(copies))
+}
+
 /// The late filter is below the operator and made before the operator has its number.
 fn number_late_filter(plan: LogicalPlan, from: usize, to: usize) -> DataFusionResult<LogicalPlan> {
+    if Copied::of(&plan).is_some() {
+        let number = |plan| number_late_filter(plan, from, to).map(Transformed::yes);
+        return Ok(plan.map_children(|projection| projection.map_children(number))?.data);
+    }
     let Some(node) = StreamingNode::of(&plan) else { return Ok(plan) };
     let mut node = node.clone();
     match &mut node.kind {

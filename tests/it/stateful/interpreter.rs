@@ -601,7 +601,7 @@ impl Op {
 
     /// How many rows window functions have to remember.
     fn remembered_by_window_functions(&self, over: &Over) -> usize {
-        let [rows_before, _, micros_before, _] = over.reach();
+        let [rows_before, _, micros_before, micros_after] = over.reach();
         let mut count = 0;
         for rows in self.over.values() {
             let given = rows.iter().filter(|(_, given)| *given).count();
@@ -610,12 +610,15 @@ impl Op {
                 continue;
             }
             count += usize::from(given > 0 && over.counts());
+            let is_over = |at: i64| self.now.is_some_and(|now| at + micros_after <= now);
+            // The first that waits for rows behind it only.
+            let pending = rows.get(given).and_then(|(row, _)| self.place_final(over, row));
+            let pending = pending.filter(|at| is_over(*at));
             for (index, (row, _)) in rows[..given].iter().enumerate() {
                 let is_near = given - index <= rows_before as usize;
-                let until = self.place_final(over, row).map(|at| at + micros_before);
-                let is_in_time =
-                    micros_before > 0 && until.is_some_and(|at| self.now.is_none_or(|now| at > now));
-                count += usize::from(is_near || is_in_time);
+                let last = self.place_final(over, row).map(|at| at + micros_before);
+                let is_looked_back_to = |last: i64| !is_over(last) || pending.is_some_and(|at| at <= last);
+                count += usize::from(is_near || micros_before > 0 && last.is_some_and(is_looked_back_to));
             }
         }
         count
