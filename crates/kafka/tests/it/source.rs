@@ -176,7 +176,6 @@ async fn a_query_begins_where_it_is_told_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "its producer waited for ever for partitions that it did not know yet; mended, and to be tried"]
 async fn partitions_and_topics_that_come_later_are_read() {
     let Some(broker) = Broker::shared() else { return };
     let first = broker.topic("grows", 1, &[]).await;
