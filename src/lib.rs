@@ -35,6 +35,8 @@
 //! `docs/architecture.md` says what each is for.
 #![warn(missing_docs)]
 
+#[cfg(feature = "avro")]
+mod avro;
 pub mod checkpoint;
 pub mod clock;
 pub mod conformance;

@@ -161,6 +161,7 @@ const SECRET_WORDS: [&str; 11] = [
 /// use tidemill::is_secret;
 ///
 /// assert!(is_secret("accessKey") && is_secret("ssl.key.password") && is_secret("AUTH_TOKEN"));
+/// assert!(is_secret("schema.registry.basic.auth.user.info"));
 /// assert!(!is_secret("maxFilesPerTrigger") && !is_secret("keyspace"));
 /// ```
 pub fn is_secret(name: &str) -> bool {
@@ -177,7 +178,9 @@ pub fn is_secret(name: &str) -> bool {
         }
         before = c;
     }
-    words.iter().any(|word| SECRET_WORDS.contains(&word.as_str()))
+    // User and password at once, as registries of schemas have it.
+    let is_user_info = words.join(".").ends_with("auth.user.info");
+    is_user_info || words.iter().any(|word| SECRET_WORDS.contains(&word.as_str()))
 }
 
 /// `text` without the secrets that can be told as such in an error or a plan: passwords in URLs, and what is given

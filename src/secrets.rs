@@ -9,7 +9,7 @@ const MASK: &str = "***";
 
 /// The password of a URL, `password=…`, and values of options whose names say that they are secret.
 static SECRETS: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    let names = "[a-z0-9_.]*(?:password|passwd|secret|token|jaas)[a-z0-9_.]*";
+    let names = "[a-z0-9_.]*(?:password|passwd|secret|token|jaas|auth[.]user[.]info)[a-z0-9_.]*";
     Regex::new(&format!(
         r"(?i)(?P<url>[a-z][a-z0-9+.-]*://[^\s:/@']*:)[^\s@']+@|(?P<pair>\b{names}\s*=\s*)(?:''[^']*''|[^\s'&;,)]+)|(?P<option>'{names}'\s+)'(?:[^']|'')*'"
     ))
@@ -52,6 +52,10 @@ mod tests {
             (
                 "OPTIONS ('sasl.password' 'it''s', 'table' 't')",
                 "OPTIONS ('sasl.password' '***', 'table' 't')",
+            ),
+            (
+                "OPTIONS ('schema.registry.basic.auth.user.info' 'ann:s3cret')",
+                "OPTIONS ('schema.registry.basic.auth.user.info' '***')",
             ),
             (
                 "LOCATION 's3://bucket/a:b' OPTIONS ('sep' ':')",

@@ -28,6 +28,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use url::Url;
 
+#[cfg(feature = "avro")]
+pub use file::WriterSchemas;
 pub use file::{MessageFormat, MessageReader, ReadMessages};
 pub use offset::{OffsetSource, OffsetTable};
 

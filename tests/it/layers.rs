@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 16] = [
     &FOUNDATION,
     &["storage"],
     &["checkpoint"],
-    &["types", "memory"],
+    &["types", "memory", "avro"],
     &["state"],
     &["source", "sink"],
     &["postgres"],

@@ -14,9 +14,10 @@ use tidemill::datafusion::catalog::Session;
 use tidemill::source::{MessageFormat, MessageReader};
 use tidemill::{Error, Options, Result};
 
-use super::formats::Formats;
+use super::formats::{AVRO, Formats};
 use super::offsets::Partition;
 use super::queue::Taken;
+use super::registry::Registered;
 
 /// The column that has what a message has beside the columns of its formats.
 pub(super) const METADATA: &str = "_metadata";
@@ -198,6 +199,8 @@ enum Decoding {
     /// They are one column.
     Raw,
     Format(Box<MessageFormat>),
+    /// The same, with schemas that are registered.
+    Registered(Box<MessageFormat>),
 }
 
 /// The columns of a table, and how they are made.
@@ -207,6 +210,7 @@ pub(super) struct Columns {
     origins: Vec<Origin>,
     key: Option<Decoding>,
     value: Option<Decoding>,
+    registered: Option<Registered>,
     pub(super) with_headers: bool,
 }
 
@@ -268,13 +272,34 @@ impl Columns {
             fields.push(metadata);
             origins.push(Origin::Metadata);
         }
+        let registered = formats.registry(options)?;
+        let registered = registered.map(Registered::new);
         let decoding = |format: Option<&String>, part: &str, fields: Vec<_>| {
             let Some(format) = format.filter(|_| !fields.is_empty()) else { return Ok(None) };
-            Decoding::new(format, Schema::new(fields), &formats.options_of(part), session).map(Some)
+            let (columns, mut options) = (Schema::new(fields), formats.options_of(part));
+            match &registered {
+                Some(registered) if format == AVRO => {
+                    // It names the columns of a table that was given none.
+                    options.take("subject");
+                    let schemas = registered.schemas.clone();
+                    let format = MessageFormat::with_schemas(format, &columns, &options, session, schemas)?;
+                    Ok(Some(Decoding::Registered(Box::new(format))))
+                }
+                _ => Decoding::new(format, columns, &options, session).map(Some),
+            }
         };
         let value = decoding(formats.value.as_ref(), "value.", value)?;
         let key = decoding(formats.key.as_ref(), "key.", key)?;
-        Ok(Self { schema: Arc::new(Schema::new(fields)), origins, key, value, with_headers })
+        for (field, origin) in fields.iter_mut().zip(&origins) {
+            let read = match origin {
+                Origin::Key(column) => key.as_ref().and_then(|key| key.field(*column)),
+                Origin::Value(column) => value.as_ref().and_then(|value| value.field(*column)),
+                Origin::Raw(_) | Origin::Metadata => None,
+            };
+            // What is within lists and structs may be null, too.
+            read.into_iter().for_each(|read| *field = read);
+        }
+        Ok(Self { schema: Arc::new(Schema::new(fields)), origins, key, value, registered, with_headers })
     }
 
     /// Spark's columns.
@@ -291,19 +316,21 @@ impl Columns {
             let names = schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type()));
             return Err(Error::Invalid(format!(
                 "without the options value.format and key.format the columns of a kafka table are ({}). Leave them \
-                 out, or say value.format = json, csv, text or raw",
+                 out, or say value.format = json, csv, text, avro or raw",
                 names.collect::<Vec<_>>().join(", ")
             )));
         }
         let origins = (0..schema.fields().len()).map(Origin::Raw).collect();
-        Ok(Self { schema, origins, key: None, value: None, with_headers })
+        Ok(Self { schema, origins, key: None, value: None, registered: None, with_headers })
     }
 
     /// Options that decide what the rows are.
     pub(super) fn row_options(&self) -> impl Iterator<Item = (String, String)> + '_ {
         let of = |part: &'static str, decoding: &Option<Decoding>| {
             let options = match decoding {
-                Some(Decoding::Format(format)) => format.row_options().into_iter().collect(),
+                Some(Decoding::Format(format) | Decoding::Registered(format)) => {
+                    format.row_options().into_iter().collect()
+                }
                 _ => Vec::new(),
             };
             options.into_iter().map(move |(name, value)| (format!("{part}.{name}"), value))
@@ -321,13 +348,15 @@ impl Columns {
         let values = positions(|origin| if let Origin::Value(column) = origin { Some(column) } else { None });
         let key = self.key.as_ref().map(|decoding| decoding.reader(&keys)).transpose()?.flatten();
         let value = self.value.as_ref().map(|decoding| decoding.reader(&values)).transpose()?.flatten();
-        Ok(Maker { schema, origins, key, value, with_headers: self.with_headers, malformed })
+        let registered = self.registered.clone();
+        Ok(Maker { schema, origins, key, value, registered, with_headers: self.with_headers, malformed })
     }
 }
 
 /// The names of all options of a source, for the error about one that there is not.
 fn known_options() -> Vec<&'static str> {
-    super::options::OPTIONS.iter().copied().chain(["includeMetadata", super::client::PREFIX]).collect()
+    let prefixes = [super::client::PREFIX, super::registry::PREFIX];
+    super::options::OPTIONS.iter().copied().chain(["includeMetadata"]).chain(prefixes).collect()
 }
 
 impl Decoding {
@@ -351,16 +380,25 @@ impl Decoding {
             _ if wanted.is_empty() && !self.leaves_out() => None,
             Decoding::Raw => Some(Reading::Raw),
             Decoding::Format(format) => Some(Reading::Format(format.reader(wanted)?)),
+            Decoding::Registered(format) => Some(Reading::Registered(format.reader(wanted)?)),
         })
+    }
+
+    /// The column at a position, as it is read; `None` for one that is as it was declared.
+    fn field(&self, column: usize) -> Option<Arc<Field>> {
+        match self {
+            Decoding::Raw => None,
+            Decoding::Format(format) | Decoding::Registered(format) => {
+                format.schema().fields().get(column).map(Arc::clone)
+            }
+        }
     }
 
     /// Whether there may be no row for a message.
     fn leaves_out(&self) -> bool {
         match self {
             Decoding::Raw => false,
-            Decoding::Format(format) => {
-                format.row_options().get("mode").is_some_and(|mode| mode == "DROPMALFORMED")
-            }
+            Decoding::Format(format) | Decoding::Registered(format) => format.leaves_out(),
         }
     }
 }
@@ -369,6 +407,7 @@ impl Decoding {
 enum Reading {
     Raw,
     Format(MessageReader),
+    Registered(MessageReader),
 }
 
 /// Counts messages that are malformed.
@@ -384,21 +423,41 @@ pub(super) struct Maker {
     origins: Vec<Origin>,
     key: Option<Reading>,
     value: Option<Reading>,
+    registered: Option<Registered>,
     with_headers: bool,
     malformed: Arc<Malformed>,
 }
 
 impl Maker {
+    /// Asks for what has to be known before rows are made of `chunk`.
+    pub(super) fn prepare(&self, chunk: &Chunk) -> impl Future<Output = Result<()>> + use<> {
+        let asking = |(reading, column): (&Option<Reading>, usize)| match reading {
+            Some(Reading::Registered(_)) => Some(Arc::clone(chunk.rows.column(column))),
+            _ => None,
+        };
+        let messages: Vec<ArrayRef> =
+            [(&self.key, 0), (&self.value, 1)].into_iter().filter_map(asking).collect();
+        let registered = self.registered.clone();
+        async move {
+            if let Some(registered) = registered {
+                for messages in messages {
+                    registered.prepare(messages.as_binary::<i32>()).await?;
+                }
+            }
+            Ok(())
+        }
+    }
+
     /// The rows of `chunk`, which is of `partition`.
     pub(super) fn make(&mut self, partition: &Partition, chunk: &Chunk) -> Result<RecordBatch> {
         let count = chunk.rows.num_rows();
         let read = |reading: &mut Option<Reading>, column: usize| match reading {
             None => Ok(None),
             Some(Reading::Raw) => Ok(Some((vec![Arc::clone(chunk.rows.column(column))], Vec::new()))),
-            Some(Reading::Format(reader)) => {
+            Some(Reading::Format(reader) | Reading::Registered(reader)) => {
                 let place = |row: usize| format!("{partition}, offset {}", chunk.offsets().value(row));
                 let read = reader.read(chunk.rows.column(column).as_binary::<i32>(), place)?;
-                self.malformed.all.fetch_add(read.dropped.len() as u64 + read.kept, Ordering::Relaxed);
+                self.malformed.all.fetch_add(read.malformed, Ordering::Relaxed);
                 Ok::<_, Error>(Some((read.rows.columns().to_vec(), read.dropped)))
             }
         };

@@ -2,6 +2,11 @@
 
 use tidemill::{Error, Options, Result};
 
+use super::registry::Registry;
+
+/// The format whose schemas may be registered.
+pub(super) const AVRO: &str = "avro";
+
 /// See the module.
 pub(super) struct Formats {
     pub(super) key: Option<String>,
@@ -24,7 +29,7 @@ impl Formats {
             return Err(Error::option(
                 "key.fields",
                 field,
-                "say what the key is: key.format = json, csv or text",
+                "say what the key is: key.format = json, csv, text or avro",
             ));
         }
         let is_known = |name: &str| {
@@ -46,6 +51,20 @@ impl Formats {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Where the schemas of Avro messages are registered, if `options`, which are all, say so.
+    pub(super) fn registry(&self, options: &Options) -> Result<Option<Registry>> {
+        let registry = Registry::parse(options)?;
+        let is_avro = |format: &Option<String>| format.as_deref() == Some(AVRO);
+        if registry.is_some() && !is_avro(&self.key) && !is_avro(&self.value) {
+            return Err(Error::Invalid(
+                "a schema registry is for messages of Avro's. Set value.format or key.format to avro, or leave the \
+                 options schema.registry.… out"
+                    .into(),
+            ));
+        }
+        Ok(registry)
     }
 
     /// The options of the key's or the value's format (`part` is `key.` or `value.`); those without either prefix

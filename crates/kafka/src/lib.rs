@@ -29,6 +29,7 @@ mod lane;
 mod offsets;
 mod options;
 mod queue;
+mod registry;
 mod scan;
 mod sink;
 mod source;

@@ -336,6 +336,7 @@ impl Reading {
             let counts = &self.shared.counts;
             counts.rows.fetch_add(chunk.rows.num_rows() as u64, Ordering::Relaxed);
             counts.bytes.fetch_add(chunk.bytes() as u64, Ordering::Relaxed);
+            self.maker.prepare(&chunk).await?;
             return self.maker.make(&partition, &chunk).map(Some);
         }
     }

@@ -1,5 +1,7 @@
 //! Files in a directory: Parquet, JSON, CSV, text and Arrow, exactly once for every reader.
 
+#[cfg(feature = "avro")]
+mod avro;
 mod bounded;
 mod encode;
 mod existing;

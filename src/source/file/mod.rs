@@ -16,6 +16,7 @@ mod deal;
 mod disk;
 mod entry;
 mod fit;
+mod fitting;
 mod format;
 mod found_columns;
 mod guard;
@@ -58,6 +59,8 @@ use self::layout::{Layout, RESCUED_COLUMN};
 use self::location::{FileLocation, Selection};
 use self::options::{CleanSource, Evolution, ParseMode, SourceOptions};
 use self::pattern::FilePattern;
+#[cfg(feature = "avro")]
+pub use self::records::WriterSchemas;
 pub(crate) use self::records::json::JsonValues;
 pub use self::records::{MessageFormat, MessageReader, ReadMessages};
 use self::records::{csv, json};

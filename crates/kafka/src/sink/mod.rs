@@ -55,7 +55,7 @@ impl SinkFactory for KafkaSinkFactory {
         let records = RecordEncoder::new(
             &request.schema,
             &request.options,
-            options.topic.is_some(),
+            options.topic.as_deref(),
             &request.keys,
             &request.state,
         )?;
@@ -269,6 +269,7 @@ impl Sink for KafkaSink {
 
     async fn recover(&self, query_id: Uuid, last: Option<(u64, &Value)>) -> Result<()> {
         let shared = &self.shared;
+        shared.records.open().await?;
         let transactions = {
             let mut state = shared.state.lock().await;
             match &state.transactions {

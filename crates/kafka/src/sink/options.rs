@@ -15,6 +15,7 @@ pub(super) const OPTIONS: &[&str] = &[
     "transactionalIdPrefix",
     "ifBatchUnknown",
     super::super::client::PREFIX,
+    super::super::registry::PREFIX,
 ];
 
 const DENIED: &[(&str, &str)] = &[

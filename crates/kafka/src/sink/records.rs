@@ -1,6 +1,6 @@
 //! Rows of a result as records of Kafka.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tidemill::arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, new_null_array};
 use tidemill::arrow::compute::cast;
@@ -10,7 +10,8 @@ use tidemill::sink::MessageEncoder;
 use tidemill::{Error, Options, Result};
 
 use super::super::columns::headers_field;
-use super::super::formats::Formats;
+use super::super::formats::{AVRO, Formats};
+use super::super::registry::{self, Registry};
 
 /// The columns of records: what is sent, and what is staged.
 pub(super) fn record_schema() -> SchemaRef {
@@ -81,6 +82,52 @@ enum Part {
     Column(usize),
     /// Of these columns, by a format.
     Format(Vec<usize>, Box<MessageEncoder>),
+    /// Of these columns, by a format whose schema is registered.
+    Registered(Vec<usize>, Box<Registered>),
+}
+
+/// A format whose schema has a number, once it is asked for.
+#[derive(Debug, Clone)]
+struct Registered {
+    registry: Registry,
+    subject: String,
+    /// Whether the schema is registered if it is not yet.
+    registers: bool,
+    encoder: MessageEncoder,
+    /// With the number.
+    ready: OnceLock<MessageEncoder>,
+}
+
+impl Registered {
+    /// Takes its options out of `options`.
+    fn parse(
+        registry: &Registry,
+        topic: &str,
+        part: &str,
+        schema: &SchemaRef,
+        mut options: Options,
+        session: &SessionState,
+    ) -> Result<Self> {
+        let registers = options.flag("auto.register.schemas", true)?;
+        options.take("auto.register.schemas");
+        let (subject, strategy) = (options.take("subject"), options.take("subject.name.strategy"));
+        let encoder = MessageEncoder::try_new(AVRO, schema, &options, session)?;
+        let mut naming = Options::default();
+        subject.into_iter().for_each(|subject| naming.set("subject", subject));
+        strategy.into_iter().for_each(|strategy| naming.set("subject.name.strategy", strategy));
+        let subject = registry::subject(&mut naming, topic, part, encoder.avro_schema().unwrap_or_default())?;
+        Ok(Self { registry: registry.clone(), subject, registers, encoder, ready: OnceLock::new() })
+    }
+
+    async fn open(&self) -> Result<()> {
+        if self.ready.get().is_none() {
+            let schema = self.encoder.avro_schema().unwrap_or_default();
+            let id = self.registry.id_of(&self.subject, schema, self.registers).await?;
+            // Whoever comes second has the same number.
+            let _ = self.ready.set(self.encoder.clone().with_schema_id(id));
+        }
+        Ok(())
+    }
 }
 
 /// Makes records of rows.
@@ -98,7 +145,7 @@ impl RecordEncoder {
     pub(super) fn new(
         schema: &SchemaRef,
         options: &Options,
-        has_topic: bool,
+        topic: Option<&str>,
         keys: &[String],
         session: &SessionState,
     ) -> Result<Self> {
@@ -108,17 +155,24 @@ impl RecordEncoder {
             if let Some(format) = &formats.key {
                 return Err(Error::option("key.format", format, "it needs value.format too"));
             }
-            return Self::of_columns(schema, has_topic);
+            return Self::of_columns(schema, topic.is_some());
         };
-        if !has_topic {
+        let Some(topic) = topic else {
             return Err(Error::Invalid(
                 "with value.format all columns are part of the value: say where rows go by the option 'topic'".into(),
             ));
-        }
+        };
+        let registry = formats.registry(options)?;
         let all: Vec<usize> = (0..schema.fields().len()).collect();
         let part = |format: &str, columns: Vec<usize>, prefix: &str| {
             let schema = Arc::new(schema.project(&columns)?);
-            let encoder = MessageEncoder::try_new(format, &schema, &formats.options_of(prefix), session)?;
+            let options = formats.options_of(prefix);
+            if let (Some(registry), AVRO) = (&registry, format) {
+                let part = prefix.trim_end_matches('.');
+                let registered = Registered::parse(registry, topic, part, &schema, options, session)?;
+                return Ok(Part::Registered(columns, Box::new(registered)));
+            }
+            let encoder = MessageEncoder::try_new(format, &schema, &options, session)?;
             Ok::<_, Error>(Part::Format(columns, Box::new(encoder)))
         };
         let key = match &formats.key {
@@ -157,8 +211,8 @@ impl RecordEncoder {
         let bytes = "VARCHAR or BYTEA";
         let Some(value) = column("value", is_bytes, bytes)? else {
             return Err(Error::Invalid(
-                "the result has no column 'value'. Say how rows are written by the option value.format (json, csv or \
-                 text), or give the columns value and, if wanted, key, headers, topic and partition"
+                "the result has no column 'value'. Say how rows are written by the option value.format (json, csv, \
+                 text or avro), or give the columns value and, if wanted, key, headers, topic and partition"
                     .into(),
             ));
         };
@@ -186,6 +240,16 @@ impl RecordEncoder {
                 "a list of structs of a name (VARCHAR) and a value (BYTEA)",
             )?,
         })
+    }
+
+    /// Finds out what has to be known before rows are encoded.
+    pub(super) async fn open(&self) -> Result<()> {
+        for part in self.key.iter().chain([&self.value]) {
+            if let Part::Registered(_, registered) = part {
+                registered.open().await?;
+            }
+        }
+        Ok(())
     }
 
     /// A record for each of `rows`.
@@ -239,6 +303,12 @@ impl Part {
                 Ok(bytes)
             }
             Part::Format(columns, encoder) => Ok(Arc::new(encoder.encode(&rows.project(columns)?)?)),
+            Part::Registered(columns, registered) => {
+                let encoder = registered.ready.get().ok_or_else(|| {
+                    Error::Invalid("the kafka sink was not opened: its schema has no number yet".into())
+                })?;
+                Ok(Arc::new(encoder.encode(&rows.project(columns)?)?))
+            }
         }
     }
 }

@@ -95,6 +95,10 @@ async fn tables_that_cannot_be_are_refused() {
     let columns = || fields(&[("a", DataType::Int64), ("b", DataType::Utf8)]);
     for (options, expected) in [
         (&[][..], "without the options value.format and key.format the columns of a kafka table are"),
+        (
+            &[("value.format", "json"), ("schema.registry.url", "http://r")],
+            "a schema registry is for messages of Avro's",
+        ),
         (&[("value.format", "xml")], "messages cannot be read as 'xml'"),
         (&[("value.format", "json"), ("mod", "x")], "unknown option 'mod'"),
         (&[("value.format", "json"), ("key.format", "json")], "key.fields"),
@@ -107,4 +111,66 @@ async fn tables_that_cannot_be_are_refused() {
         let error = typed(&session, broker, columns(), &options).await.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_debezium_are_rows() {
+    let Some(broker) = Broker::shared() else { return };
+    let topic = broker.topic("debezium", 1, &[]).await;
+    let producer = producer(broker, None);
+    // As Debezium's connectors send them: with a schema around the envelope and without, and nothing behind a deletion.
+    let schema =
+        r#"{"type":"struct","fields":[{"field":"payload","type":"struct"}],"name":"shop.goods.Envelope"}"#;
+    let source = r#""source":{"connector":"postgresql","lsn":7},"transaction":null,"ts_ms":1700000000123"#;
+    let goods = |id: u32, name: &str| format!("{{\"id\":{id},\"name\":\"{name}\"}}");
+    let change = |op: &str, before: &str, after: &str| {
+        format!("{{\"before\":{before},\"after\":{after},{source},\"op\":\"{op}\"}}")
+    };
+    let wrapped = |payload: &str| format!("{{\"schema\":{schema},\"payload\":{payload}}}");
+    for value in [
+        Some(wrapped(&change("c", "null", &goods(1, "cup")))),
+        Some(change("u", &goods(1, "cup"), &goods(1, "mug"))),
+        Some(wrapped(&change("d", &goods(1, "mug"), "null"))),
+        None,
+        Some("{\"op\":7".into()),
+        Some(change("r", "null", &goods(2, "jug"))),
+    ] {
+        let record = BaseRecord::<str, str>::to(&topic).key("{\"id\":1}");
+        let record = match &value {
+            Some(value) => record.payload(value),
+            None => record,
+        };
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(std::time::Duration::from_secs(20)).unwrap();
+    let session = session();
+    let row = DataType::Struct(fields(&[("id", DataType::Int64), ("name", DataType::Utf8)]).fields);
+    let columns =
+        [("op", DataType::Utf8), ("before", row.clone()), ("after", row), ("ts_ms", DataType::Int64)];
+    let read = async |mode: &str, exprs: &[&str]| {
+        let options = [("subscribe", topic.as_str()), ("value.format", "debezium-json"), ("mode", mode)];
+        let frame = typed(&session, broker, fields(&columns), &options).await?.select_exprs(exprs)?;
+        let checkpoint = tempfile::tempdir().unwrap();
+        until_now(frame, checkpoint.path().to_str().unwrap()).await
+    };
+    let all = ["op", "before['name'] AS b", "after['id'] AS i", "after['name'] AS a", "ts_ms"];
+    let time = 1_700_000_000_123_u64;
+    let good = [
+        format!("c|null|1|cup|{time}"),
+        format!("d|mug|null|null|{time}"),
+        format!("r|null|2|jug|{time}"),
+        format!("u|cup|1|mug|{time}"),
+    ];
+    assert_eq!(read("DROPMALFORMED", &all).await.unwrap(), good);
+    assert_eq!(read("PERMISSIVE", &all).await.unwrap().len(), 5, "nothing for the message without a value");
+    assert_eq!(read("PERMISSIVE", &["1 AS one"]).await.unwrap().len(), 5, "whichever columns are wanted");
+    let error = read("FAILFAST", &all).await.unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("malformed message at topic '{topic}', partition 0, offset 4")),
+        "{error}"
+    );
+    let flat = fields(&[("op", DataType::Utf8), ("name", DataType::Utf8)]);
+    let error = typed(&session, broker, flat, &[("subscribe", "t"), ("value.format", "debezium-json")]).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("changes of another table") && error.contains("after['name']"), "{error}");
 }

@@ -1,5 +1,6 @@
 //! Tests with a real broker, which `tests/services/kafka` starts. Where it cannot, they say that they are skipped.
 
+mod avro;
 mod conformance;
 mod formats;
 mod kills;

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatchOptions, StringBuilder, new_null_array};
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatchOptions, StringBuilder, new_null_array};
 use datafusion::arrow::compute::{cast, concat_batches};
-use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 
+use super::decoder::no_value;
+use crate::source::file::fitting::fit;
 use crate::source::file::layout::Apart;
+use crate::source::file::values::ValueRules;
 
 /// The columns of a scan over records.
 #[derive(Debug, Clone)]
@@ -111,6 +114,40 @@ impl RecordColumns {
         self.assemble(&decoded, |field_type| {
             cast(&texts, field_type).unwrap_or_else(|_| new_null_array(field_type, rows))
         })
+    }
+
+    /// The decoded columns, made of `found`, which gives what there is of the column at a position, if there is any. The
+    /// error says what does not fit.
+    pub(super) fn fitted<'a>(
+        &self,
+        found: impl Fn(usize) -> Option<&'a ArrayRef>,
+        rows: usize,
+        rules: &ValueRules,
+    ) -> Result<RecordBatch, String> {
+        let column = |(at, field): (usize, &FieldRef)| {
+            let values = match found(at) {
+                None => new_null_array(field.data_type(), rows),
+                Some(values) => fit(values, field.data_type(), None, rules)
+                    .map_err(|reason| format!("column '{}': {reason}", field.name()))?,
+            };
+            match self.required.contains(&at) && values.logical_null_count() > 0 {
+                true => Err(no_value(field.name())),
+                false => Ok(values),
+            }
+        };
+        let columns = self.decoded_schema.fields().iter().enumerate().map(column);
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(Arc::clone(&self.decoded_schema), columns, &options)
+            .map_err(|error| error.to_string())
+    }
+
+    /// One row of the decoded columns, all null.
+    pub(super) fn nulls(&self) -> Result<RecordBatch, ArrowError> {
+        let fields = self.decoded_schema.fields().iter();
+        let columns = fields.map(|field| new_null_array(field.data_type(), 1)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(1));
+        RecordBatch::try_new_with_options(Arc::clone(&self.decoded_schema), columns, &options)
     }
 
     fn assemble(

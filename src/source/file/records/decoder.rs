@@ -64,6 +64,25 @@ pub(super) trait RecordDecoder: Send {
     fn salvage(&mut self, record: &[u8]) -> Result<Salvaged, ArrowError>;
 }
 
+/// Decodes records that come as such, one by one.
+pub(super) trait MessageDecoder: Send {
+    /// As [`RecordDecoder::decode`].
+    fn decode(&mut self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError>;
+
+    /// As [`RecordDecoder::salvage`].
+    fn salvage(&mut self, record: &[u8]) -> Result<Salvaged, ArrowError>;
+}
+
+impl<T: RecordDecoder> MessageDecoder for T {
+    fn decode(&mut self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
+        RecordDecoder::decode(self, raw, records)
+    }
+
+    fn salvage(&mut self, record: &[u8]) -> Result<Salvaged, ArrowError> {
+        RecordDecoder::salvage(self, record)
+    }
+}
+
 /// How far [`RecordDecoder::feed`] came.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fed {

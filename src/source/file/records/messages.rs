@@ -11,10 +11,14 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::catalog::Session;
 
+#[cfg(feature = "avro")]
+use super::avro::{AvroMessages, WriterSchemas};
 use super::columns::RecordColumns;
 use super::csv::CsvDecoder;
-use super::decoder::{RecordDecoder, reason, shorten};
+use super::debezium::{self, DEBEZIUM};
+use super::decoder::{MessageDecoder, reason, shorten};
 use super::json::JsonDecoder;
+use super::protobuf::{PROTOBUF, ProtobufMessages};
 use super::strangers::Strangers;
 use super::text::TextDecoder;
 use crate::error::{Error, Result};
@@ -30,8 +34,10 @@ const OPTIONS: &[&str] = &["mode", "columnNameOfCorruptRecord"];
 /// How many messages are tried together once a batch of them turned out to hold a malformed one.
 const TRY_TOGETHER: usize = 64;
 
-/// How the bytes of messages become columns: `json`, `csv` or `text`, with the options, types and rules that the
-/// format has for files, one record per message. For sources whose rows come as bytes.
+/// How the bytes of messages become columns: `json`, `csv`, `text` or (feature `avro`) `avro`, with the options, types
+/// and rules that the format has for files, one record per message; `protobuf`, and `debezium-json`, which are changes
+/// of a table.
+/// For sources whose rows come as bytes.
 ///
 /// ```
 /// use tidemill::arrow::array::{AsArray, BinaryArray};
@@ -52,6 +58,11 @@ pub struct MessageFormat {
     spec: Arc<FormatSpec>,
     layout: Arc<Layout>,
     mode: ParseMode,
+    /// Whether messages are Debezium's.
+    is_change: bool,
+    protobuf: Option<ProtobufMessages>,
+    #[cfg(feature = "avro")]
+    avro: Option<AvroMessages>,
 }
 
 /// Rows that were read from messages.
@@ -59,15 +70,23 @@ pub struct MessageFormat {
 pub struct ReadMessages {
     /// One row per message, in their order, without those that are left out.
     pub rows: RecordBatch,
-    /// The positions of the messages that have no row (`mode` = `DROPMALFORMED`), ascending.
+    /// The positions of the messages that have no row (see [`MessageFormat::leaves_out`]), ascending.
     pub dropped: Vec<usize>,
-    /// How many malformed messages are rows all the same (`mode` = `PERMISSIVE`).
-    pub kept: u64,
+    /// How many messages are malformed, whether they are rows or not.
+    pub malformed: u64,
 }
 
 impl MessageFormat {
     /// The formats there are.
-    pub const FORMATS: &'static [&'static str] = &["json", "csv", "text"];
+    pub const FORMATS: &'static [&'static str] = &[
+        "json",
+        "csv",
+        "text",
+        DEBEZIUM,
+        PROTOBUF,
+        #[cfg(feature = "avro")]
+        "avro",
+    ];
 
     /// Reads messages of `format` as `columns`. `options` are those of the format, `mode` and
     /// `columnNameOfCorruptRecord`.
@@ -77,12 +96,116 @@ impl MessageFormat {
     /// files alone.
     pub fn try_new(format: &str, columns: &Schema, options: &Options, session: &dyn Session) -> Result<Self> {
         let format = format.to_ascii_lowercase();
+        #[cfg(feature = "avro")]
+        if format == "avro" {
+            let mut options = options.clone();
+            let avro = AvroMessages::parse(&mut options, None)?;
+            return Ok(Self { avro: Some(avro), ..Self::plain(&format, columns, &options, session)? });
+        }
+        if format == PROTOBUF {
+            let mut options = options.clone();
+            let protobuf = ProtobufMessages::parse(&mut options)?;
+            let this = Self::plain(PROTOBUF, columns, &options, session)?;
+            let apart = this.layout.apart();
+            let in_record = |column: &usize| !apart.contains(*column);
+            let fields = this.layout.schema().fields();
+            let record: Vec<_> =
+                (0..fields.len()).filter(in_record).map(|column| Arc::clone(&fields[column])).collect();
+            protobuf.check(&record.into())?;
+            return Ok(Self { protobuf: Some(protobuf), ..this });
+        }
         if !Self::FORMATS.contains(&format.as_str()) {
             return Err(Error::Invalid(format!(
                 "messages cannot be read as '{format}'. Known formats: {}",
                 Self::FORMATS.join(", ")
             )));
         }
+        Self::plain(&format, columns, options, session)
+    }
+
+    /// The columns that Protobuf messages have which `options` describe; see `docs/kafka.md`.
+    ///
+    /// ```
+    /// use tidemill::{Options, source::MessageFormat};
+    ///
+    /// let options: Options = [("descFilePath", "no/such/file"), ("messageName", "click")].into_iter().collect();
+    /// assert!(MessageFormat::columns_of_protobuf(&options).unwrap_err().to_string().contains("descFilePath"));
+    /// ```
+    ///
+    /// # Errors
+    /// If they describe no messages, or if those have no end.
+    pub fn columns_of_protobuf(options: &Options) -> Result<SchemaRef> {
+        ProtobufMessages::parse(&mut options.clone())?.columns()
+    }
+
+    /// The same for messages that begin with the number of the schema that they were written with: `avro`.
+    /// Whoever reads them makes known which schemas those are.
+    ///
+    /// ```
+    /// use tidemill::arrow::array::{AsArray, BinaryArray};
+    /// use tidemill::arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    /// use tidemill::datafusion::prelude::SessionContext;
+    /// use tidemill::{Options, source::{MessageFormat, WriterSchemas}};
+    ///
+    /// let columns = Schema::new(vec![Field::new("price", DataType::Int64, true)]);
+    /// let (options, state) = (Options::default(), SessionContext::new().state());
+    /// let schemas = WriterSchemas::default();
+    /// let format = MessageFormat::with_schemas("avro", &columns, &options, &state, schemas.clone())?;
+    /// schemas.add(7, Ok(r#"{"type":"record","name":"r","fields":[{"name":"price","type":"int"}]}"#));
+    /// let messages = BinaryArray::from(vec![&[0, 0, 0, 0, 7, 4][..]]);
+    /// let read = format.reader(&[0])?.read(&messages, |position| format!("message {position}"))?;
+    /// assert_eq!(read.rows.column(0).as_primitive::<Int64Type>().value(0), 2);
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`MessageFormat::try_new`], and if messages of the format have no such numbers.
+    #[cfg(feature = "avro")]
+    pub fn with_schemas(
+        format: &str,
+        columns: &Schema,
+        options: &Options,
+        session: &dyn Session,
+        schemas: WriterSchemas,
+    ) -> Result<Self> {
+        let format = format.to_ascii_lowercase();
+        if format != "avro" {
+            return Err(Error::Invalid(format!(
+                "messages of the format {format} have no schemas that are registered; those of avro have"
+            )));
+        }
+        let mut options = options.clone();
+        let avro = AvroMessages::parse(&mut options, Some(schemas))?;
+        Ok(Self { avro: Some(avro), ..Self::plain(&format, columns, &options, session)? })
+    }
+
+    /// The columns that messages with this Avro schema have: the fields of a record, or one called `value`.
+    ///
+    /// # Errors
+    /// If it is no schema, or one that no columns can be made of.
+    ///
+    /// ```
+    /// use tidemill::source::MessageFormat;
+    ///
+    /// let columns = MessageFormat::columns_of_avro(r#"{"type":"record","name":"r","fields":[
+    ///     {"name":"price","type":"int"}]}"#)?;
+    /// assert_eq!(columns.field(0).name(), "price");
+    /// # Ok::<(), tidemill::Error>(())
+    /// ```
+    #[cfg(feature = "avro")]
+    pub fn columns_of_avro(schema: &str) -> Result<SchemaRef> {
+        crate::avro::columns_of(schema, "value")
+            .map_err(|reason| Error::Invalid(format!("the Avro schema of messages: {reason}")))
+    }
+
+    fn plain(format: &str, columns: &Schema, options: &Options, session: &dyn Session) -> Result<Self> {
+        let (name, is_change) = (format, format == DEBEZIUM);
+        let format = match name {
+            DEBEZIUM => "json",
+            // It has the options of formats that say themselves what types values have.
+            PROTOBUF => "arrow",
+            name => name,
+        };
         let mut options = options.clone();
         if format == "csv" {
             if options.flag("header", false)? {
@@ -90,8 +213,13 @@ impl MessageFormat {
             }
             options.set("header", false);
         }
-        let (spec, rest) = FormatSpec::parse(&format, &options, session)?;
-        rest.deny_unknown(&format!("{format} messages"), OPTIONS)?;
+        // Not all formats of files have these.
+        let mut own = Options::default();
+        for option in OPTIONS {
+            options.take(option).into_iter().for_each(|value| own.set(*option, value));
+        }
+        let (spec, rest) = FormatSpec::parse(format, &options, session)?;
+        rest.deny_unknown(&format!("{name} messages"), OPTIONS)?;
         for (option, is_set) in
             [("compression", spec.compression.is_some()), ("encoding", spec.encoding.is_some())]
         {
@@ -100,10 +228,21 @@ impl MessageFormat {
                 return Err(Error::option(option, value, "it is for files; messages are plain UTF-8"));
             }
         }
-        let SourceOptions { mode, corrupt_record_column, .. } = SourceOptions::parse(&rest)?;
+        let SourceOptions { mode, corrupt_record_column, .. } = SourceOptions::parse(&own)?;
+        if is_change {
+            debezium::check(columns, &corrupt_record_column)?;
+        }
         let layout = Layout::new(columns, &[], false, Some(&corrupt_record_column))?;
         check_columns(&spec, &layout)?;
-        Ok(Self { spec: Arc::new(spec), layout: Arc::new(layout), mode })
+        Ok(Self {
+            spec: Arc::new(spec),
+            layout: Arc::new(layout),
+            mode,
+            is_change,
+            protobuf: None,
+            #[cfg(feature = "avro")]
+            avro: None,
+        })
     }
 
     /// The columns. All may hold nulls; a message without a value for one that was NOT NULL is malformed.
@@ -118,7 +257,15 @@ impl MessageFormat {
         if self.mode != ParseMode::default() {
             options.insert("mode".into(), format!("{:?}", self.mode).to_uppercase());
         }
+        #[cfg(feature = "avro")]
+        options.extend(self.avro.iter().flat_map(AvroMessages::row_options));
         options
+    }
+
+    /// Whether there may be messages without a row: malformed ones with `mode` = `DROPMALFORMED`, and those without a
+    /// value that Debezium sends behind a deletion.
+    pub fn leaves_out(&self) -> bool {
+        self.mode == ParseMode::DropMalformed || self.is_change
     }
 
     /// A reader that gives the columns at the positions `wanted`.
@@ -135,7 +282,7 @@ impl MessageFormat {
         let values = &self.spec.values;
         // Room for as many records as come at a time is made when they come.
         let batch_size = 1;
-        let decoder: Box<dyn RecordDecoder> = match &self.spec.format {
+        let decoder: Box<dyn MessageDecoder> = match &self.spec.format {
             Format::Csv(_, dialect) => Box::new(CsvDecoder::new(
                 Arc::clone(dialect),
                 Arc::clone(&columns),
@@ -144,17 +291,30 @@ impl MessageFormat {
                 batch_size,
             )),
             Format::Text => Box::new(TextDecoder::new(Arc::clone(&columns.decoded_schema), batch_size)),
+            #[cfg(feature = "avro")]
+            Format::Avro => {
+                let avro =
+                    self.avro.as_ref().ok_or_else(|| Error::Invalid("avro messages need a schema".into()))?;
+                Box::new(avro.decoder(Arc::clone(&columns), values.clone()))
+            }
+            Format::Arrow => {
+                let protobuf = self.protobuf.as_ref();
+                let protobuf =
+                    protobuf.ok_or_else(|| Error::Invalid("messages are no files of Arrow's".into()))?;
+                Box::new(protobuf.decoder(Arc::clone(&columns), values.clone())?)
+            }
             _ => Box::new(JsonDecoder::new(&columns, values, strangers(), batch_size)?),
         };
-        Ok(MessageReader { columns, decoder, mode: self.mode })
+        Ok(MessageReader { columns, decoder, mode: self.mode, is_change: self.is_change })
     }
 }
 
 /// Reads messages as some columns; see [`MessageFormat::reader`].
 pub struct MessageReader {
     columns: Arc<RecordColumns>,
-    decoder: Box<dyn RecordDecoder>,
+    decoder: Box<dyn MessageDecoder>,
     mode: ParseMode,
+    is_change: bool,
 }
 
 impl std::fmt::Debug for MessageReader {
@@ -174,7 +334,10 @@ impl MessageReader {
     /// If a message is malformed, unless `mode` says what becomes of those.
     pub fn read(&mut self, messages: &BinaryArray, place: impl Fn(usize) -> String) -> Result<ReadMessages> {
         let (raw, ends) = (messages.value_data(), messages.value_offsets());
-        let range = |position: usize| ends[position] as usize..ends[position + 1] as usize;
+        let range = |position: usize| {
+            let range = ends[position] as usize..ends[position + 1] as usize;
+            if self.is_change { debezium::envelope(raw, range) } else { range }
+        };
         let positions: Vec<usize> = (0..messages.len()).filter(|row| messages.is_valid(*row)).collect();
         let records: Vec<Range<usize>> = positions.iter().map(|position| range(*position)).collect();
         let mut read = Careful { dropped: Vec::new(), kept: 0 };
@@ -185,11 +348,16 @@ impl MessageReader {
                 self.columns.mixed(&pieces)?
             }
         };
+        let malformed = read.dropped.len() as u64 + read.kept;
+        if self.is_change && messages.null_count() > 0 {
+            read.dropped.extend((0..messages.len()).filter(|row| messages.is_null(*row)));
+            read.dropped.sort_unstable();
+        }
         let rows = match messages.null_count() {
             0 => rows,
             _ => with_null_rows(&rows, messages, &read.dropped)?,
         };
-        Ok(ReadMessages { rows, dropped: read.dropped, kept: read.kept })
+        Ok(ReadMessages { rows, dropped: read.dropped, malformed })
     }
 
     /// One row for each of `records`.

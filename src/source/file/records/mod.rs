@@ -4,6 +4,8 @@
 //! record where it matters: a record is the same record however a file is cut into parts, and a
 //! malformed one is found, named, dropped, kept with nulls or put aside, as `mode` says.
 
+#[cfg(feature = "avro")]
+mod avro;
 mod bad_records;
 mod bytes;
 mod columns;
@@ -11,9 +13,11 @@ pub(super) mod csv;
 mod csv_dialect;
 mod csv_fields;
 mod csv_infer;
+mod debezium;
 mod decoder;
 pub(super) mod json;
 mod messages;
+mod protobuf;
 mod reader;
 pub(super) mod strangers;
 mod text;
@@ -32,6 +36,8 @@ use datafusion_datasource::{PartitionedFile, TableSchema};
 use futures::StreamExt;
 use object_store::ObjectStore;
 
+#[cfg(feature = "avro")]
+pub use self::avro::WriterSchemas;
 pub(super) use self::bad_records::BadRecordFiles;
 pub(super) use self::bytes::ByteSource;
 use self::columns::RecordColumns;

@@ -126,6 +126,12 @@ impl Broker {
 
     /// The values of the committed messages of a topic, by the client that the connector has too: much quicker.
     pub fn peek(&self, topic: &str, partitions: i32) -> Vec<String> {
+        let messages = self.peek_raw(topic, partitions).into_iter();
+        messages.map(|(_, value)| String::from_utf8(value.unwrap()).unwrap()).collect()
+    }
+
+    /// The same with the keys, as bytes.
+    pub fn peek_raw(&self, topic: &str, partitions: i32) -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", self.servers())
             .set("group.id", "peek")
@@ -142,7 +148,9 @@ impl Broker {
         let (mut values, mut ended) = (Vec::new(), BTreeSet::new());
         while ended.len() < partitions as usize {
             match consumer.poll(Duration::from_secs(20)).unwrap() {
-                Ok(message) => values.push(String::from_utf8(message.payload().unwrap().to_vec()).unwrap()),
+                Ok(message) => {
+                    values.push((message.key().map(<[u8]>::to_vec), message.payload().map(<[u8]>::to_vec)));
+                }
                 Err(KafkaError::PartitionEOF(partition)) => {
                     ended.insert(partition);
                 }

@@ -1,6 +1,7 @@
 //! A broker, topics in it, and what is in those.
 
 mod broker;
+mod registry;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tidemill::prelude::*;
 use tidemill::sql::SqlSession;
 
 pub use broker::Broker;
+pub use registry::Registry;
 
 /// A session that knows Kafka.
 pub fn session() -> Session {
