@@ -120,6 +120,9 @@ impl StatefulWork for StatefulTopN {
             }
             _ => {}
         }
+        if self.mode == OutputMode::Append && batch.watermarks.nulls_final {
+            counters.removed += finished.take_timeless(table)?;
+        }
         finished.give(self, results)?;
         Ok(counters.into())
     }
@@ -283,6 +286,21 @@ impl Finished {
         self.subkeys.push(subkey);
         self.values.push(value);
         Ok(())
+    }
+
+    /// Takes the rows of keys without a time, which no watermark makes final; gives how many.
+    fn take_timeless(&mut self, table: &mut dyn StateTable) -> DataFusionResult<u64> {
+        let (mut keys, mut subkeys) = (ByteRows::default(), ByteRows::default());
+        table.scan(&mut |key, subkey, value, expiry| {
+            if expiry.is_none_or(|expiry| expiry == NEVER) {
+                keys.push(key);
+                subkeys.push(subkey);
+                self.add(key, subkey, value)?;
+            }
+            Ok(())
+        })?;
+        table.remove(&keys, Some(&subkeys))?;
+        Ok(keys.len() as u64)
     }
 
     fn give(self, work: &StatefulTopN, results: &mut RowBuffer) -> DataFusionResult<()> {

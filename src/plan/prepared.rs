@@ -18,7 +18,7 @@ use super::result_schema::{result_schema, with_types};
 use super::session_state::streaming_state;
 use super::stateful::{Rewritten, WatermarkDelay, rewrite};
 use super::static_refresh::{Sessions, StaticTables};
-use super::windows::expand_windows;
+use super::windows::{expand_windows, tag_again};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
 use crate::exec::late::LateFilter;
@@ -108,7 +108,7 @@ impl StreamingPlan {
         let plan = use_batch_time(expand_windows(plan)?, &batch_time)?;
         let bound = bind(plan, providers, sources)?;
         let Rewritten { plan: logical, watermarks, waits_for_watermark } =
-            rewrite(release(optimize(&wide, &hold(bound)?)?)?, shape.mode, shape.state_ttl)?;
+            rewrite(tag_again(release(optimize(&wide, &hold(bound)?)?)?)?, shape.mode, shape.state_ttl)?;
         let (logical, static_tables) = StaticTables::extract(logical)?;
         static_tables.check(&small).await?;
         // Such as those in a recursive query.

@@ -413,6 +413,26 @@ fn tag_projection(mut projection: Projection) -> DataFusionResult<LogicalPlan> {
     }))
 }
 
+/// `plan`, in which projections that the optimiser has made say when their columns are final, too.
+pub(super) fn tag_again(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
+    let mut changed = false;
+    let tagged = plan.transform_up(|node| {
+        if let LogicalPlan::Projection(projection) = &node {
+            let schema = projection.input.schema();
+            let is_untold = |expr: &Expr| {
+                let told = expr.to_field(schema).ok().and_then(|(_, field)| tag_of(&field));
+                told.is_none() && finality_of(expr, schema).is_some()
+            };
+            if projection.expr.iter().any(is_untold) {
+                changed = true;
+                return Ok(Transformed::yes(tag_projection(projection.clone())?));
+            }
+        }
+        if changed { Ok(Transformed::yes(node.recompute_schema()?)) } else { Ok(Transformed::no(node)) }
+    })?;
+    Ok(tagged.data)
+}
+
 /// Makes the schema say of `expr` what is true of it; whether something had to be changed.
 fn tag(expr: &mut Expr, schema: &DFSchema) -> DataFusionResult<bool> {
     let finality = finality_of(expr, schema);

@@ -170,8 +170,11 @@ fn around() -> Vec<Spec> {
         specs.push(untimed(two.clone().sets(vec![vec![0, 1], vec![0], vec![1]]), mode));
         let timed_too = stream().group(vec![(bin(10), "t"), (col("k"), "k")], distinct());
         specs.push(timed(timed_too.clone().sets(vec![vec![0, 1], vec![0]]), mode));
+        let plain = stream().group(vec![(bin(10), "t"), (col("k"), "k")], some());
+        specs.push(timed(plain.clone().sets(vec![vec![0, 1], vec![0]]), mode));
         if mode == Update {
             specs.push(timed(timed_too.sets(vec![vec![0, 1], vec![0]]), Append));
+            specs.push(timed(plain.sets(vec![vec![0, 1], vec![0]]), Append));
         }
         specs.push(untimed(stream().group(vec![(col("b"), "b"), (col("f"), "f")], some()), mode));
     }

@@ -84,3 +84,26 @@ async fn distinct_values_of_groups_without_a_time_are_counted_anew_by_the_next_r
     job.run(&session()).await.unwrap();
     assert_eq!(sums(&place), [(None, 2), (None, 3)]);
 }
+
+/// The first rows of a key without a time are given as groups are.
+#[tokio::test]
+async fn first_rows_without_a_time_come_at_the_end_of_a_run() {
+    for sql in [
+        "SELECT m, k FROM (SELECT date_trunc('minute', ts) AS m, k, row_number() OVER (PARTITION BY date_trunc('minute', ts) \
+         ORDER BY k DESC) AS n FROM t) WHERE n <= 1",
+        "SELECT DISTINCT ON (date_trunc('minute', ts)) date_trunc('minute', ts) AS m, k FROM t ORDER BY 1, k DESC",
+    ] {
+        let place = Place::new();
+        let row = |ts: Option<&str>, k: i64| json!({ "ts": ts, "k": k }).to_string() + "\n";
+        place.put("in/1.json", row(Some("2024-01-01T00:00:10"), 1) + &row(None, 2) + &row(None, 3));
+        let job = job(&place).sql(sql);
+        job.run(&session()).await.unwrap();
+        assert_eq!(sums(&place), [], "{sql}");
+        let flushing = job.option("flushOnEnd", true);
+        let first = [(None, 3), (Some("2024-01-01T00:00:00".to_string()), 1)];
+        for _ in 0..2 {
+            flushing.run(&session()).await.unwrap();
+            assert_eq!(sums(&place), first, "{sql}");
+        }
+    }
+}
