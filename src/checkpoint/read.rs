@@ -67,6 +67,11 @@ pub(super) async fn metadata(storage: &dyn Storage) -> Result<Option<Metadata>> 
     Ok(Some(metadata))
 }
 
+/// Whether the plan of `batch_id` is there.
+pub(crate) async fn is_planned(storage: &dyn Storage, batch_id: u64) -> Result<bool> {
+    Ok(storage.size(&layout::offsets(batch_id)).await?.is_some())
+}
+
 /// `offsets/<batch>`, which must say that it is of that batch and have `sources` sources.
 pub(super) async fn offsets(
     storage: &dyn Storage,

@@ -31,7 +31,8 @@ pub(super) enum CheckpointCommand {
     /// A planned batch runs again at every start, exactly as it was planned, until it is done. If it
     /// never can be, because one of its files has changed or is gone, or because it needs more memory
     /// than there is, let it go: nothing of it was committed, so nothing is lost, and the next start
-    /// looks again for what there is to read. A run of the query that is still at work is ended.
+    /// looks again for what there is to read. A run of the query that is still at work is ended. A sink of your own
+    /// may have rows of the batch already: foreach and foreach_batch get them again, under another number.
     Replan {
         /// The checkpoint's directory or URL
         checkpoint: String,

@@ -20,11 +20,15 @@ use super::server::{Failure, Server};
 use super::target::{Fitted, Target};
 use super::transfer::{Place, Transfer};
 use super::{FORMAT, OPTIONS};
+use crate::checkpoint::is_planned;
 use crate::checkpoint::records::SinkDefinition;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::sink::{OutputMode, Sink, SinkBatch, SinkDistribution, SinkWriter};
 use crate::storage::Storage;
+
+/// The last batch that the table has, in what [`Sink::prepare`] gives; null if there is none.
+const BATCH: &str = "batch";
 
 /// A table of PostgreSQL that results are written to.
 ///
@@ -45,6 +49,10 @@ struct Shared {
     fitted: Option<Fitted>,
     /// A connection that nobody uses.
     idle: Option<Client>,
+    /// The last batch in the table that was committed.
+    last: Option<u64>,
+    /// The checkpoint.
+    checkpoint: Option<Arc<dyn Storage>>,
     /// A batch that is in the table, and was not committed when this run began.
     ahead: Option<u64>,
     /// A batch whose rows are all written, in a transaction that is open.
@@ -90,6 +98,29 @@ impl PostgresSink {
         let target = &self.place.target;
         let fitted = target.fit(client, self.mode).await?;
         Ok((fitted, target.begin_query(client, query_id).await?))
+    }
+
+    /// Whether the checkpoint has the plan of `batch`, so that it comes again as it was.
+    async fn was_planned(&self, batch: u64) -> Result<bool> {
+        let checkpoint = self.shared().checkpoint.clone();
+        match checkpoint {
+            Some(checkpoint) => is_planned(&*checkpoint, batch).await,
+            None => Ok(true),
+        }
+    }
+
+    /// That the table has other batches than the checkpoint says.
+    fn differs(&self, written: Option<u64>, known: Option<u64>, why: &str) -> Error {
+        let name = |batch: Option<u64>| batch.map_or("none".to_string(), |batch| format!("batch {batch}"));
+        Error::Invalid(format!(
+            "of this query the table {} of PostgreSQL has {} as the last one, and the checkpoint says {}: {why}. Make the \
+             table's rows those of the batches that the checkpoint has, then set batch_id in {} to {}",
+            self.place.target,
+            name(written),
+            name(known),
+            self.place.target.batches(),
+            known.map_or("-1".to_string(), |batch| batch.to_string())
+        ))
     }
 
     fn transfer(&self, batch: SinkBatch) -> Result<Transfer> {
@@ -146,8 +177,11 @@ impl Sink for PostgresSink {
         SinkDistribution::Single
     }
 
+    fn stage_in(&self, checkpoint: &Arc<dyn Storage>) {
+        self.shared().checkpoint = Some(Arc::clone(checkpoint));
+    }
+
     async fn recover(&self, query_id: Uuid, last: Option<(u64, &Value)>) -> Result<()> {
-        let committed = last.map(|(batch, _)| batch);
         // Asked a second time after the first batch: nothing is left of other runs, for the server undoes what
         // they have not committed.
         if self.shared().fitted.is_some() {
@@ -162,19 +196,29 @@ impl Sink for PostgresSink {
                 Err(failure) => return Err(failure.error),
             }
         };
-        let next = committed.map_or(0, |batch| batch + 1);
-        if let Some(written) = written.filter(|written| *written > next) {
-            return Err(Error::Invalid(format!(
-                "the table {} of PostgreSQL has batch {written} of this query, and the checkpoint ends with {}: it was \
-                 rewound, or restored from a copy. Remove what the later batches have written, then set batch_id in {} \
-                 to the checkpoint's last batch, or to -1 if it has none",
-                self.place.target,
-                committed.map_or("none".to_string(), |batch| format!("batch {batch}")),
-                self.place.target.batches()
-            )));
+        // The last batch with rows: a batch without any leaves the table alone, and so does one that was let go.
+        let known = last.and_then(|(_, prepared)| prepared[BATCH].as_u64());
+        if written < known {
+            return Err(self.differs(
+                written,
+                known,
+                "the table was restored from a copy, or is that of another database",
+            ));
+        }
+        let mut ahead = None;
+        if let Some(batch) = written.filter(|written| Some(*written) > known) {
+            // A batch that is not planned any more would come again with other rows.
+            if !self.was_planned(batch).await? {
+                return Err(self.differs(
+                    written,
+                    known,
+                    "the checkpoint was rewound, or restored from a copy",
+                ));
+            }
+            ahead = Some(batch);
         }
         let mut shared = self.shared();
-        shared.ahead = written.filter(|written| Some(*written) > committed);
+        (shared.last, shared.ahead) = (known, ahead);
         (shared.fitted, shared.idle) = (Some(fitted), Some(client));
         Ok(())
     }
@@ -191,15 +235,20 @@ impl Sink for PostgresSink {
         };
         let rows = transfer.rows();
         // A batch without rows changes nothing, unless it is the whole result.
-        let client = match batch.output_mode {
-            OutputMode::Append | OutputMode::Update if rows == 0 => transfer.unused(),
-            _ => transfer.commit().await?,
+        let is_written = rows > 0 || batch.output_mode == OutputMode::Complete;
+        let idle = if is_written { transfer.commit().await? } else { transfer.unused() };
+        let last = {
+            let mut shared = self.shared();
+            if is_written {
+                shared.last = Some(batch.batch_id);
+            }
+            shared.idle = idle;
+            shared.last
         };
-        self.shared().idle = client;
         let retries = self.place.server.take_retries();
         Ok(match retries {
-            0 => json!({ "numRows": rows }),
-            retries => json!({ "numRows": rows, "metrics": { "numRetries": retries } }),
+            0 => json!({ BATCH: last, "numRows": rows }),
+            retries => json!({ BATCH: last, "numRows": rows, "metrics": { "numRetries": retries } }),
         })
     }
 

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
+use datafusion::arrow::array::{Array, ArrowPrimitiveType, AsArray, PrimitiveArray, RecordBatch};
+use datafusion::arrow::datatypes::{
+    DataType, Field, SchemaRef, Time64NanosecondType, TimeUnit, TimestampNanosecondType,
+};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -87,7 +90,7 @@ impl Target {
             self.create(client, mode).await?;
             found = columns(client, &self.name).await?;
         }
-        let types = self.compare(&found)?;
+        let types = self.compare(&found, mode)?;
         let nulls_are_same = match mode {
             OutputMode::Update => self.unique(client).await?,
             OutputMode::Append | OutputMode::Complete => false,
@@ -127,12 +130,16 @@ impl Target {
     }
 
     /// The types of the columns that the result goes into.
-    fn compare(&self, found: &[Column]) -> Result<Vec<PgType>> {
+    fn compare(&self, found: &[Column], mode: OutputMode) -> Result<Vec<PgType>> {
         let (mut types, mut problems) = (Vec::new(), Vec::new());
         for field in self.schema.fields() {
             match found.iter().find(|column| column.name == *field.name()) {
                 Some(column) => match fits(field, column) {
-                    Ok(pg) => types.push(pg),
+                    Ok(pg) => {
+                        let is_key = mode == OutputMode::Update && self.keys.contains(field.name());
+                        problems.extend(tells_apart(field, column, &pg).err().filter(|_| is_key));
+                        types.push(pg);
+                    }
                     Err(problem) => problems.push(problem),
                 },
                 None => problems.push(format!("it has no column {}", quoted(field.name()))),
@@ -263,6 +270,33 @@ impl Target {
         }
     }
 
+    /// Refuses rows whose keys would be the same in the table as those of others.
+    pub(super) fn check_keys(&self, mode: OutputMode, rows: &RecordBatch) -> Result<()> {
+        if mode != OutputMode::Update {
+            return Ok(());
+        }
+        for key in &self.keys {
+            let Some(column) = rows.column_by_name(key) else { continue };
+            let is_finer = match column.data_type() {
+                DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+                    is_finer(column.as_primitive::<TimestampNanosecondType>())
+                }
+                DataType::Time64(TimeUnit::Nanosecond) => {
+                    is_finer(column.as_primitive::<Time64NanosecondType>())
+                }
+                _ => false,
+            };
+            if is_finer {
+                return Err(Error::Invalid(format!(
+                    "rows are replaced by '{key}' in the table {}, which keeps microseconds, and a value of it has \
+                     digits below: two keys would become one. Group by date_trunc('microsecond', …)",
+                    self.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the rows.
     pub(super) fn copy(&self, mode: OutputMode) -> String {
         let into = if mode == OutputMode::Update { ROWS } else { self.as_str() };
@@ -331,6 +365,31 @@ fn pg_type(field: &Field) -> Result<PgType> {
             field.data_type()
         ))
     })
+}
+
+/// Whether a value has digits below a microsecond.
+fn is_finer<T: ArrowPrimitiveType<Native = i64>>(nanos: &PrimitiveArray<T>) -> bool {
+    nanos.iter().flatten().any(|nanos| nanos % 1000 != 0)
+}
+
+/// Why two values of `field` may be the same in `column`, which is of type `pg`; otherwise rows can be replaced by it.
+fn tells_apart(field: &Field, column: &Column, pg: &PgType) -> Result<(), String> {
+    let same = match (column.of.as_str(), pg) {
+        ("citext", _) => "texts that differ in case",
+        ("jsonb", _) => "texts that are the same JSON",
+        (_, PgType::Uuid) if !matches!(field.data_type(), DataType::FixedSizeBinary(_)) => {
+            "texts that are the same UUID"
+        }
+        (_, PgType::Text) if column.kind != "e" && !column.is_bytewise => {
+            "texts that its collation does not tell apart"
+        }
+        _ => return Ok(()),
+    };
+    Err(format!(
+        "column {} is {}, in which {same} are one key, and the query has them as several",
+        quoted(&column.name),
+        column.of
+    ))
 }
 
 /// The type of `column`, or why values of `field` do not go into it.

@@ -88,6 +88,7 @@ impl Transfer {
 
     /// Sends `rows`.
     pub(super) async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.place.target.check_keys(self.batch.output_mode, rows)?;
         let rows = self.fitted.rows.convert(rows)?;
         self.rows += rows.num_rows() as u64;
         let keys = self.place.target.keys().iter().filter_map(|key| rows.column_by_name(key));

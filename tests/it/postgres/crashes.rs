@@ -6,18 +6,21 @@ use std::time::{Duration, Instant};
 
 use tidemill::arrow::array::RecordBatch;
 use tidemill::arrow::datatypes::SchemaRef;
+use tidemill::checkpoint::replan;
 use tidemill::conformance::{SinkCase, check_sink};
+use tidemill::id::{IdGenerator, RandomIds};
 use tidemill::postgres::{PostgresSink, PostgresTable};
 use tidemill::prelude::*;
 use tidemill::sink::{Sink, SinkBatch};
+use tidemill::storage::{Durability, StorageProvider};
 use tidemill::{Options, Result, async_trait};
 use uuid::Uuid;
 
 use super::server::Server;
 use super::{Database, put};
-use crate::support::faults::{Fault, Faults, Plan};
-use crate::support::harness::{Job, Place, eventually, id_lines, session, session_in};
-use crate::support::outcome::{disks, environment};
+use crate::support::faults::{Fault, Faults, Plan, Target};
+use crate::support::harness::{Job, Place, cause, eventually, id_lines, session, session_in};
+use crate::support::outcome::{directory_url, disks, environment};
 use crate::support::sim_disk::Dice;
 
 struct Written<'a> {
@@ -121,6 +124,41 @@ async fn appended_rows_come_once_wherever_the_checkpoint_fails() {
         }
     }
     assert!(runs > 20, "{runs}");
+}
+
+/// A batch that is in the table and was let go would be written again under another number.
+#[tokio::test]
+async fn a_batch_that_is_in_the_table_cannot_be_let_go_without_a_word() {
+    let Some(database) = Database::new("let_go") else { return };
+    database.run("CREATE TABLE out (id bigint)");
+    for done in [0, 1] {
+        database.run("TRUNCATE out; DROP TABLE IF EXISTS tidemill_batches");
+        let place = Place::new();
+        let job = database.job(&place, "out").files_per_trigger(1);
+        put(&place, 0..done);
+        job.run(&session()).await.unwrap();
+        put(&place, done..done + 1);
+        let faults = Faults::of(Target { kind: "create commits".into(), number: 0 }, Fault::DieBefore);
+        job.run(&session_in(1, environment(faults.provider(disks())))).await.unwrap_err();
+        assert!(faults.fired());
+        let checkpoint =
+            disks().open(&directory_url(&place.text("checkpoint")), Durability::Process).unwrap();
+        replan(checkpoint, RandomIds.next_id()).await.unwrap().unwrap();
+        let error = cause(&job.run(&session()).await.unwrap_err()).to_string();
+        let rows = "SELECT id FROM out ORDER BY id";
+        let both: Vec<String> =
+            (0..done + 1).flat_map(|file| [10 * file, 10 * file + 1]).map(|id| id.to_string()).collect();
+        assert!(error.contains("and then let go (tidemill checkpoint replan)"), "{error}");
+        assert_eq!(database.rows(rows), both);
+        // As the message says.
+        database.run(&format!(
+            "DELETE FROM out WHERE id >= {}; UPDATE tidemill_batches SET batch_id = {}",
+            10 * done,
+            done - 1
+        ));
+        job.run(&session()).await.unwrap();
+        assert_eq!(database.rows(rows), both);
+    }
 }
 
 const FILES: i64 = 30;

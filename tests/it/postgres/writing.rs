@@ -43,6 +43,37 @@ async fn updates_replace_rows_by_the_keys_of_the_result() {
     assert!(error.contains("CREATE UNIQUE INDEX ON \"plain\" (\"id\")"), "{error}");
 }
 
+/// What is two keys for the query must not be one row of the table.
+#[tokio::test]
+async fn keys_that_the_server_would_take_for_the_same_are_refused() {
+    let Some(database) = Database::new("coarse_keys") else { return };
+    database
+        .run("CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level1', deterministic = false)");
+    let ended = async |table: &str, key: &str| {
+        let place = Place::new();
+        put(&place, 0..2);
+        let sql = format!("SELECT {key} AS k, count(*) AS n FROM input GROUP BY {key}");
+        let job = database.job(&place, table).sql(&sql).mode(OutputMode::Update).option("createTable", true);
+        job.run(&session()).await.map_err(|error| cause(&error).to_string())
+    };
+    let text = "concat('a', id)";
+    for (table, of, reason) in [
+        ("json", "jsonb", "texts that are the same JSON are one key"),
+        ("ids", "uuid", "texts that are the same UUID are one key"),
+        ("loosely", "text COLLATE loose", "texts that its collation does not tell apart are one key"),
+    ] {
+        database.run(&format!("CREATE TABLE {table} (k {of} UNIQUE, n bigint)"));
+        let error = ended(table, text).await.unwrap_err();
+        assert!(error.contains(reason), "{table}: {error}");
+    }
+    ended("texts", text).await.unwrap();
+    // Times have nanoseconds here and microseconds there, which most are whole ones of.
+    ended("whole", "to_timestamp_nanos(id * 1000)").await.unwrap();
+    let error = ended("finer", "to_timestamp_nanos(id * 100)").await.unwrap_err();
+    assert!(error.contains("two keys would become one. Group by date_trunc('microsecond'"), "{error}");
+    assert_eq!(database.rows("SELECT count(*) FROM finer"), ["0"]);
+}
+
 /// A unique index takes two nulls for different; the groups of a query are not.
 #[tokio::test]
 async fn keys_that_are_null_are_replaced_like_others() {
@@ -174,7 +205,7 @@ async fn what_does_not_fit_is_said_before_anything_is_read() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_that_is_behind_the_table_is_refused() {
+async fn a_checkpoint_and_a_table_of_different_times_are_refused() {
     let Some(database) = Database::new("behind") else { return };
     database.run("CREATE TABLE out (id bigint)");
     let place = Place::new();
@@ -184,11 +215,27 @@ async fn a_checkpoint_that_is_behind_the_table_is_refused() {
     let storage = disks().open(&directory_url(&place.text("checkpoint")), Durability::Process).unwrap();
     checkpoint::rewind(storage, RandomIds.next_id(), 1).await.unwrap();
     let error = cause(&job.start(&session()).await.unwrap_err()).to_string();
-    assert!(error.contains("has batch 3 of this query, and the checkpoint ends with batch 1"), "{error}");
+    assert!(error.contains("has batch 3 as the last one, and the checkpoint says batch 1"), "{error}");
     // As the message says.
     database.run("DELETE FROM out WHERE id >= 20; UPDATE tidemill_batches SET batch_id = 1");
     job.run(&session()).await.unwrap();
-    assert_eq!(database.rows("SELECT count(*), count(DISTINCT id) FROM out"), ["8|8"]);
+    let rows = || database.rows("SELECT count(*), count(DISTINCT id) FROM out");
+    assert_eq!(rows(), ["8|8"]);
+
+    // By one batch, too: it would come again with whatever there is then.
+    let storage = disks().open(&directory_url(&place.text("checkpoint")), Durability::Process).unwrap();
+    checkpoint::rewind(storage, RandomIds.next_id(), 2).await.unwrap();
+    let error = cause(&job.start(&session()).await.unwrap_err()).to_string();
+    assert!(error.contains("has batch 3 as the last one, and the checkpoint says batch 2"), "{error}");
+    database.run("DELETE FROM out WHERE id >= 30; UPDATE tidemill_batches SET batch_id = 2");
+    job.run(&session()).await.unwrap();
+    assert_eq!(rows(), ["8|8"]);
+
+    // A table that is behind, as another database's is.
+    database.run("DELETE FROM out WHERE id >= 20; UPDATE tidemill_batches SET batch_id = 1");
+    let error = cause(&job.start(&session()).await.unwrap_err()).to_string();
+    assert!(error.contains("has batch 1 as the last one, and the checkpoint says batch 3"), "{error}");
+    assert!(error.contains("restored from a copy, or is that of another database"), "{error}");
 }
 
 #[tokio::test]
