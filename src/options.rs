@@ -196,24 +196,29 @@ pub fn is_secret(name: &str) -> bool {
 /// assert_eq!(mask_secrets("WHERE key = 'a'"), "WHERE key = 'a'");
 /// ```
 pub fn mask_secrets(text: &str) -> Cow<'_, str> {
-    static URL: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"(://[^/\s:@'\x22]*:)[^/\s'\x22]+@").ok());
+    // In quotes up to the end of these, whatever is in the password; otherwise up to a blank.
+    static URL: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let scheme = r"[a-zA-Z][a-zA-Z0-9+.\-]*://[^/\s:@'\x22]*:";
+        Regex::new(&format!(r"(['\x22]{scheme})[^'\x22]+@|({scheme})[^\s'\x22]+@")).ok()
+    });
     static NAMED: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        let value = r"'(?:[^']|'')*'|\x22(?:[^\x22\\]|\\.)*\x22|[^\s'\x22&;,)}]+";
+        let value = r"''[^']*''|'(?:[^']|'')*'|\x22(?:[^\x22\\]|\\.)*\x22|(?:\\.|[^\s'\x22&;,)}\\])+";
         // Other names are passed over: their values may hold some of these, as URLs do.
         let words = SECRET_WORDS.join("|");
-        Regex::new(&format!(r"(?i)([a-z0-9_.\-]*(?:{words})[a-z0-9_.\-]*)(['\x22]?\s*[=:]\s*)({value})")).ok()
+        let name = format!(r"[a-z0-9_.\-]*(?:{words})[a-z0-9_.\-]*");
+        Regex::new(&format!(r"(?i)({name})(['\x22]?\s*[=:]\s*|'\s+)({value})")).ok()
     });
     // Both are fixed, and are expressions.
     let (Some(url), Some(named)) = (URL.as_ref(), NAMED.as_ref()) else { return MASKED.into() };
-    let masked = url.replace_all(text, format!("${{1}}{MASKED}@"));
+    let masked = url.replace_all(text, format!("${{1}}${{2}}{MASKED}@"));
     let replaced = named.replace_all(&masked, |found: &Captures<'_>| {
         let (name, between, value) = (&found[1], &found[2], &found[3]);
-        let is_column = matches!(name.to_ascii_lowercase().as_str(), "key" | "token");
-        if is_column || !is_secret(name) {
+        let is_option = between.starts_with('\'') && !between.contains(['=', ':']);
+        let is_column = matches!(name.to_ascii_lowercase().as_str(), "key" | "token") && !is_option;
+        if is_column || !is_secret(name) || is_option && !value.starts_with('\'') {
             return found[0].to_string();
         }
-        let quote = value.chars().next().filter(|c| matches!(c, '\'' | '"'));
+        let quote = value.chars().next().filter(|c| matches!(c, '\'' | '"') && !value.starts_with("''"));
         let quote = quote.map_or_else(String::new, String::from);
         format!("{name}{between}{quote}{MASKED}{quote}")
     });
@@ -397,5 +402,46 @@ mod tests {
         );
         let options: Options = [("format.compression", "zstd")].into_iter().collect();
         assert!(options.deny_unknown("the parquet sink", &known).is_ok());
+    }
+
+    #[test]
+    fn secrets_are_found_in_texts_of_every_kind() {
+        for (text, shown) in [
+            (
+                "LOCATION 'postgresql://ann:s3:c/t@db:5433/shop'",
+                "LOCATION 'postgresql://ann:***@db:5433/shop'",
+            ),
+            ("LOCATION 'postgresql://ann:a b@c@db/shop' x", "LOCATION 'postgresql://ann:***@db/shop' x"),
+            (
+                "cannot reach postgresql://ann:a@b@db/shop: no",
+                "cannot reach postgresql://ann:***@db/shop: no",
+            ),
+            ("postgresql://ann@db/shop?sslmode=require", "postgresql://ann@db/shop?sslmode=require"),
+            ("'url' 'host=db password=s3cret user=ann'", "'url' 'host=db password=*** user=ann'"),
+            ("'url' 'host=db password=a\\ b user=ann'", "'url' 'host=db password=*** user=ann'"),
+            ("'url' 'host=db password=''a b'' user=ann'", "'url' 'host=db password=*** user=ann'"),
+            (
+                "postgres://db/shop?user=ann&password=s3cret&a=b",
+                "postgres://db/shop?user=ann&password=***&a=b",
+            ),
+            (
+                "OPTIONS ('sasl.password' 'it''s', 'table' 't')",
+                "OPTIONS ('sasl.password' '***', 'table' 't')",
+            ),
+            (
+                "OPTIONS ('tabel' 'x', 'aws.secret_access_key' 'y')",
+                "OPTIONS ('tabel' 'x', 'aws.secret_access_key' '***')",
+            ),
+            (
+                "LOCATION 's3://bucket/a:b' OPTIONS ('sep' ':')",
+                "LOCATION 's3://bucket/a:b' OPTIONS ('sep' ':')",
+            ),
+            (
+                "SELECT 'key' || 'a', k AS \"token\" FROM t WHERE key = 'a'",
+                "SELECT 'key' || 'a', k AS \"token\" FROM t WHERE key = 'a'",
+            ),
+        ] {
+            assert_eq!(mask_secrets(text), shown);
+        }
     }
 }

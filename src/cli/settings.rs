@@ -39,7 +39,8 @@ pub(super) async fn session(options: &JobOptions) -> Result<Arc<SqlSession>, Exi
 async fn set(session: &Session, key: &str, value: &str) -> Result<(), Exit> {
     let context = session.context();
     let mut known: Vec<String> = STREAMING.iter().map(ToString::to_string).collect();
-    known.push(SPARK_FUNCTIONS.into());
+    // Of extensions only the ends of the names are listed.
+    known.extend([SPARK_FUNCTIONS.to_string(), "tidemill.ansi_mode".to_string()]);
     known.extend(context.copied_config().options().entries().into_iter().map(|entry| entry.key));
     known.extend(context.runtime_env().config_entries().into_iter().map(|entry| entry.key));
     let lower = key.to_ascii_lowercase();

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use tidemill::Error;
+use tidemill::{Error, mask_secrets};
 
 /// A script and what to call it.
 #[derive(Debug)]
@@ -27,6 +27,12 @@ impl Script {
         let index = usize::try_from(line).unwrap_or(usize::MAX).saturating_sub(1);
         let Some(text) = self.text.lines().nth(index) else { return format!("{}: {message}", self.name) };
         let mut before = usize::try_from(column).unwrap_or(usize::MAX).saturating_sub(1);
+        let masked = mask_secrets(text);
+        if masked != text {
+            // What stands where is another thing now.
+            let masked: String = masked.chars().take(2 * AROUND).collect();
+            return format!("{}:{line}:{column}: {message}\n    {masked}", self.name);
+        }
         let mut text = text.to_string();
         if text.chars().count() > 2 * AROUND {
             let from = before.saturating_sub(AROUND);

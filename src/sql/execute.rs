@@ -27,9 +27,9 @@ use super::parser::{parse_column_list, parse_script_with_dialect};
 use super::planning::{Planner, conform, refuse_unbounded};
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::options::mask_secrets;
 use crate::plan::StreamTable;
 use crate::query::{Replan, StreamingQuery, Trigger};
-use crate::secrets::masked;
 use crate::session::{DataStreamWriter, Session, WriteStream};
 use crate::sink::MemoryTable;
 
@@ -428,7 +428,7 @@ impl SqlSession {
         }
         let provider = reader.table(table.locations.first().map(String::as_str)).await?;
         let Some(stream) = provider.downcast_ref::<StreamTable>() else { return Ok(provider) };
-        let stream = stream.clone().with_definition(&masked(&table.masked().to_string()));
+        let stream = stream.clone().with_definition(&mask_secrets(&table.masked().to_string()));
         let Some(watermark) = &table.watermark else { return Ok(Arc::new(stream)) };
         let column = planner.name(&watermark.column);
         let with_watermark = stream.with_watermark(command.name.clone(), &column, watermark.delay);

@@ -22,10 +22,10 @@ use super::ast::CreateExternalTable;
 use super::partitioned;
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::options::mask_secrets;
 use crate::plan::SnapshotTable;
 #[cfg(feature = "postgres")]
 use crate::postgres::PostgresTable;
-use crate::secrets::masked;
 use crate::sink::OutputFormat;
 use crate::sink::file::{BoundedWrites, writer_options};
 use crate::source::file::FileTable;
@@ -59,7 +59,7 @@ impl ExternalTable {
             false => statement.locations.clone(),
         };
         command.options = read_options(&statement.format, &statement.options);
-        command.definition = Some(masked(&statement.masked().to_string()));
+        command.definition = Some(mask_secrets(&statement.masked().to_string()).into_owned());
         Self {
             command,
             format: statement.format.clone(),

@@ -13,10 +13,10 @@ use super::external::ExternalTable;
 use super::names::Names;
 use super::planning::{Planner, conform};
 use crate::error::{Error, Result};
+use crate::options::mask_secrets;
 use crate::options::{Options, nearest};
 use crate::plan::StreamTable;
 use crate::query::{RunTotals, StopMode, StreamingQuery};
-use crate::secrets::masked;
 use crate::session::{DataStreamWriter, WriteStream};
 
 /// A streaming query, ready to be started or explained.
@@ -60,7 +60,7 @@ impl SqlSession {
             table.set_readable(planner.table(&name.into()).await?);
         }
         let trigger = self.trigger.or(query.plan.clauses.trigger).unwrap_or_default();
-        let location = location.as_deref().map(masked);
+        let location = location.as_deref().map(|url| mask_secrets(url).into_owned());
         Ok(StartedQuery { query: started, trigger, target, format, location, definition: String::new() })
     }
 

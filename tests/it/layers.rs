@@ -26,7 +26,7 @@ const LAYERS: [&[&str]; 16] = [
 ];
 
 /// What everything else is made with.
-const FOUNDATION: [&str; 5] = ["error", "clock", "id", "options", "secrets"];
+const FOUNDATION: [&str; 4] = ["error", "clock", "id", "options"];
 
 /// The files below these may not mention the crates of the query engine…
 const WITHOUT_ENGINE: [&str; 2] = ["checkpoint", "storage"];
