@@ -29,7 +29,7 @@
 //! # }
 //! ```
 //!
-//! The layers, each importing only from those before it: `error`, `clock`, `id`, `options`, `secrets`,
+//! The layers, each importing only from those before it: `error`, `clock`, `id`, `options`,
 //! [`storage`], [`checkpoint`], `types`, `memory`, [`state`], [`source`], [`sink`], `postgres`, [`functions`], `exec`,
 //! `plan`, `query`, `session`, [`sql`].
 //! `docs/architecture.md` says what each is for.
@@ -50,7 +50,6 @@ mod plan;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod query;
-mod secrets;
 mod session;
 pub mod sink;
 pub mod source;
@@ -76,6 +75,8 @@ pub use {datafusion, serde_json, uuid};
 pub use error::{Error, Result, StreamingQueryException};
 pub use options::{Options, is_secret, mask_secrets, nearest, parse_bytes, parse_duration};
 pub use plan::{StreamTable, ValueOptions, is_unbounded, unbounded_tables};
+#[cfg(feature = "metrics")]
+pub use query::MetricsListener;
 pub use query::{
     LeftOut, ListenerId, OperatorMetrics, QueryIdle, QueryStarted, QueryTerminated, RunTotals, SinkProgress,
     SourceProgress, StopMode, StoredState, StreamingQuery, StreamingQueryListener, StreamingQueryManager,

@@ -23,6 +23,7 @@ mod settings;
 mod shell;
 mod signals;
 mod state;
+mod subscription;
 mod test;
 mod text;
 mod top;

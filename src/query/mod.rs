@@ -9,6 +9,8 @@ mod launch;
 mod listener;
 mod log;
 mod manager;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod pinned;
 mod places;
 mod processor_state;
@@ -31,6 +33,8 @@ pub use handle::{StopMode, StreamingQuery};
 pub(crate) use late_rows::{LateTarget, MakeLateSink};
 pub use listener::{QueryIdle, QueryStarted, QueryTerminated, StreamingQueryListener};
 pub use manager::{ListenerId, StreamingQueryManager};
+#[cfg(feature = "metrics")]
+pub use metrics::MetricsListener;
 pub(crate) use pinned::{pinned_definition, pinned_tables};
 pub use progress::{SinkProgress, SourceProgress, StreamingQueryProgress, StreamingQueryStatus};
 pub(crate) use request::{MakeSink, NamedTables, QueryPlan, Replan, StartRequest};

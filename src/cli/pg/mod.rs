@@ -1,7 +1,10 @@
 //! `--pg`: the results of the queries, for whatever speaks PostgreSQL's wire protocol. Nothing can be changed.
 
 mod read_only;
+mod statements;
+mod subscribe;
 mod tables;
+mod wire_types;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,12 +35,16 @@ use datafusion_postgres::{DfSessionService, QueryHook};
 use futures::Sink;
 use tidemill::sql::SqlSession;
 use tokio::net::TcpListener;
+use tokio::runtime;
 use tokio::sync::Semaphore;
 
 use super::exit::Exit;
 use super::http::{TOKEN, with_host};
+use super::subscription::Commits;
 use read_only::ReadOnly;
+use statements::Statements;
 use tables::Tables;
+use wire_types::WireTypes;
 
 /// The database that clients find themselves in.
 const DATABASE: &str = "tidemill";
@@ -49,7 +56,8 @@ const MOST_CONNECTIONS: usize = 100;
 /// Takes connections at `address` until the process ends; gives where.
 pub(super) async fn listen(address: &str, sql: Arc<SqlSession>) -> Result<SocketAddr, Exit> {
     let cannot = |error: std::io::Error| Exit::failed(format!("cannot listen on '{address}': {error}"));
-    let listener = TcpListener::bind(with_host(address)).await.map_err(cannot)?;
+    let listener = std::net::TcpListener::bind(with_host(address)).map_err(cannot)?;
+    listener.set_nonblocking(true).map_err(cannot)?;
     let local = listener.local_addr().map_err(cannot)?;
     let password = std::env::var(TOKEN).ok().filter(|token| !token.is_empty());
     if password.is_none() && !local.ip().is_loopback() {
@@ -61,8 +69,13 @@ pub(super) async fn listen(address: &str, sql: Arc<SqlSession>) -> Result<Socket
     }
     let password = password.map(Arc::<str>::from);
     let connections = Arc::new(ConnectionManager::new());
+    let commits = Commits::of(&sql);
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    tokio::spawn(async move {
+    let serve = async move {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "the tables cannot be read"),
+        };
         loop {
             // Unless there is a place for another one, the next waits.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -75,8 +88,9 @@ pub(super) async fn listen(address: &str, sql: Arc<SqlSession>) -> Result<Socket
                 }
             };
             let (sql, connections, password) = (Arc::clone(&sql), Arc::clone(&connections), password.clone());
+            let commits = Arc::clone(&commits);
             tokio::spawn(async move {
-                match Connection::new(&sql, connections, password) {
+                match Connection::new(&sql, commits, connections, password) {
                     Ok(connection) => {
                         if let Err(error) = process_socket(socket, None, Arc::new(connection)).await {
                             tracing::debug!(%error, "a connection has ended");
@@ -87,13 +101,18 @@ pub(super) async fn listen(address: &str, sql: Arc<SqlSession>) -> Result<Socket
                 drop(place);
             });
         }
-    });
+    };
+    // Statements of others compute for as long as they like, on threads of their own, so that queries and their
+    // triggers have theirs.
+    let threads = runtime::Builder::new_multi_thread().thread_name("tidemill-pg").enable_all().build();
+    let threads = threads.map_err(cannot)?;
+    std::thread::spawn(move || threads.block_on(serve));
     Ok(local)
 }
 
 /// What one connection works with. It has a session of its own: what it sets, nobody else sees.
 struct Connection {
-    service: Arc<DfSessionService>,
+    statements: Arc<Statements>,
     startup: Arc<Startup>,
     cancel: Arc<DefaultCancelHandler>,
 }
@@ -101,6 +120,7 @@ struct Connection {
 impl Connection {
     fn new(
         sql: &Arc<SqlSession>,
+        commits: Arc<Commits>,
         connections: Arc<ConnectionManager>,
         password: Option<Arc<str>>,
     ) -> datafusion::error::Result<Self> {
@@ -110,7 +130,8 @@ impl Connection {
             Arc::new(SetShowHook),
             Arc::new(TransactionStatementHook),
         ];
-        let service = DfSessionService::new_with_hooks(Arc::new(context(sql)?), hooks);
+        let service = Arc::new(DfSessionService::new_with_hooks(Arc::new(context(sql)?), hooks));
+        let statements = Statements { service, sql: Arc::downgrade(sql), commits };
         let startup = match password {
             None => Startup::Open(Open(Arc::clone(&connections))),
             Some(password) => {
@@ -120,7 +141,7 @@ impl Connection {
             }
         };
         Ok(Self {
-            service: Arc::new(service),
+            statements: Arc::new(statements),
             startup: Arc::new(startup),
             cancel: Arc::new(DefaultCancelHandler::new(connections)),
         })
@@ -142,6 +163,7 @@ fn context(sql: &Arc<SqlSession>) -> datafusion::error::Result<SessionContext> {
         .with_session_id(uuid::Uuid::new_v4().to_string())
         .with_config(config)
         .with_catalog_list(Arc::new(catalogs))
+        .with_analyzer_rule(Arc::new(WireTypes))
         .build();
     let context = SessionContext::new_with_state(state);
     setup_pg_catalog(&context, DATABASE, EmptyContextProvider).map_err(|error| *error)?;
@@ -150,11 +172,11 @@ fn context(sql: &Arc<SqlSession>) -> datafusion::error::Result<SessionContext> {
 
 impl PgWireServerHandlers for Connection {
     fn simple_query_handler(&self) -> Arc<impl SimpleQueryHandler> {
-        Arc::clone(&self.service)
+        Arc::clone(&self.statements)
     }
 
     fn extended_query_handler(&self) -> Arc<impl ExtendedQueryHandler> {
-        Arc::clone(&self.service)
+        Arc::clone(&self.statements)
     }
 
     fn startup_handler(&self) -> Arc<impl StartupHandler> {

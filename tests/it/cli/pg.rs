@@ -249,3 +249,89 @@ fn whatever_is_sent_the_command_goes_on() {
     let told = told.join().unwrap().unwrap();
     assert!(!told.contains("panicked"), "{told}");
 }
+
+#[test]
+fn subscribers_get_each_batch_once_from_any_that_is_kept() {
+    let folder = Folder::new();
+    let script = "
+        CREATE UNBOUNDED EXTERNAL TABLE words (word VARCHAR) STORED AS JSON LOCATION 'in'
+            OPTIONS ('maxFilesPerTrigger' '1', 'minFileAge' '0 seconds');
+        CREATE EXTERNAL TABLE seen STORED AS MEMORY;
+        CREATE EXTERNAL TABLE copies (word VARCHAR) STORED AS JSON LOCATION 'out';
+        CREATE STREAMING QUERY seeing CHECKPOINT LOCATION 'c1' AS INSERT INTO seen SELECT word FROM words;
+        CREATE STREAMING QUERY copying CHECKPOINT LOCATION 'c2' AS INSERT INTO copies SELECT word FROM words;
+    ";
+    folder.write("in/1.json", "{\"word\":\"a\"}\n{\"word\":\"b\\tc\"}\n");
+    let server = Server::start(&folder, script, "127.0.0.1:0", None);
+    let Some(_) = server.psql("SELECT 1", "") else { return server.leave() };
+    let follow = |from: u32| {
+        let statement = format!("COPY (SUBSCRIBE TO seeing FROM BATCH {from}) TO STDOUT");
+        let mut client = Command::new("psql")
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &server.port,
+                "-U",
+                "ann",
+                "-d",
+                "tidemill",
+                "-X",
+                "-c",
+                &statement,
+            ])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(client.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+        (client, lines)
+    };
+    let (first, mut lines) = follow(0);
+    // While the query runs.
+    assert_eq!([lines.next().unwrap(), lines.next().unwrap()], ["0\ta", "0\tb\\tc"]);
+    folder.write("in/2.json", "{\"word\":null}\n");
+    assert_eq!(lines.next().unwrap(), "1\t\\N");
+    let (second, mut others) = follow(1);
+    assert_eq!(others.next().unwrap(), "1\t\\N");
+    folder.write("in/3.json", "{\"word\":\"d\"}\n");
+    assert_eq!([lines.next().unwrap(), others.next().unwrap()], ["2\td", "2\td"]);
+
+    for (statement, reason) in [
+        ("SUBSCRIBE TO nobody", "there is no streaming query 'nobody'"),
+        ("SUBSCRIBE TO copying", "only what a query keeps in a MEMORY table can be subscribed to"),
+        ("SUBSCRIBE seeing", "write SUBSCRIBE TO query [FROM BATCH n]"),
+    ] {
+        let error = server.psql(statement, "").unwrap().unwrap_err();
+        assert!(error.contains(reason), "{statement}: {error}");
+    }
+    for mut client in [first, second] {
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
+    server.leave();
+}
+
+#[test]
+fn what_the_protocol_carries_is_what_there_is() {
+    let folder = Folder::new();
+    let script = "
+        CREATE TABLE odd AS SELECT arrow_cast(-128, 'Int8') AS byte, arrow_cast(make_array(1, -2), 'List(Int8)') AS bytes,
+            arrow_cast(TIMESTAMP '2024-01-01T00:00:00', 'Timestamp(Microsecond, Some(\"Asia/Kolkata\"))') AS at,
+            arrow_cast(1.5, 'Float16') AS half;
+    ";
+    let server = Server::start(&folder, script, "127.0.0.1:0", None);
+    let Some(_) = server.psql("SELECT 1", "") else { return server.leave() };
+    let ask = |statements: &str| server.psql(statements, "").unwrap();
+    let given = ask("SELECT byte, bytes, half FROM odd").unwrap();
+    assert_eq!(given, "-128|{1,-2}|1.5\n");
+    // Midnight there is half past six in the evening in London.
+    assert_eq!(ask("SELECT at FROM odd").unwrap(), "2023-12-31 18:30:00.000000+00\n");
+
+    // A statement that takes too long ends.
+    let started = Instant::now();
+    let long = "SELECT count(*) FROM range(1, 200000) a, range(1, 200000) b WHERE a.value * b.value % 7 = 3";
+    let error = ask(&format!("SET statement_timeout = 500; {long}")).unwrap_err();
+    assert!(error.contains("canceling statement due to statement timeout"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    server.leave();
+}
