@@ -25,6 +25,7 @@ use super::external::ExternalTable;
 use super::names::Names;
 use super::parser::{parse_column_list, parse_script_with_dialect};
 use super::planning::{Planner, conform, refuse_unbounded};
+use super::prepared;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::options::mask_secrets;
@@ -366,7 +367,8 @@ impl SqlSession {
         refuse_unbounded(&plan)?;
         let done = done_message(&plan);
         let runs_now = matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Copy(_));
-        let frame = self.session.context().execute_logical_plan(plan).await;
+        let plan = prepared::keep(plan).map_err(|error| planner.planning_error(error))?;
+        let frame = self.session.context().execute_logical_plan(plan).await.and_then(prepared::restore);
         let frame = frame.map_err(|error| planner.planning_error(error))?;
         match done {
             Some(message) => Ok(SqlOutcome::Done(message)),

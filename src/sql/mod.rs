@@ -20,6 +20,7 @@ mod names;
 mod parser;
 mod partitioned;
 mod planning;
+mod prepared;
 mod script;
 mod signposts;
 mod streaming;

@@ -1,5 +1,8 @@
 //! Queries whose plans need care: the same in a stream and at once.
 
+use datafusion::arrow::util::pretty::pretty_format_batches;
+use tidemill::sql::SqlOutcome;
+
 use super::Place;
 
 const COLUMNS: &str = "k INT, a BIGINT, f DOUBLE, d DECIMAL(10, 2), day DATE";
@@ -129,4 +132,32 @@ async fn the_difference_of_dates_is_a_number_of_days() {
     assert_eq!(both("SELECT a, day - DATE '2024-02-01' AS n FROM t").await, ["1 29", "2 28", "7 27", "9"]);
     assert_eq!(both("SELECT DATE '2024-03-01' - DATE '2024-02-01' AS n FROM t WHERE a = 1").await, ["29"]);
     assert_eq!(both("SELECT a FROM t WHERE day - DATE '2024-02-01' > 28").await, ["1"]);
+}
+
+/// The optimiser computes a prepared statement's constants before rules have said what they mean.
+#[tokio::test]
+async fn a_prepared_statement_means_what_it_means_at_once() {
+    let rows = "(VALUES (1), (NULL)) AS t(k)";
+    for (select, values, expected) in [
+        ("SELECT CAST('2024-02-29T23:30:00-05:00' AS DATE) AS d", "", "2024-02-29"),
+        (
+            &*format!("SELECT count(*) FROM (SELECT 1 AS a) AS s WHERE 6 NOT IN (SELECT k FROM {rows})"),
+            "",
+            "0",
+        ),
+        ("SELECT CAST($1 AS DATE) AS d, $2 + 1 AS n", "('2024-02-29T23:30:00-05:00', 41)", "2024-02-29 42"),
+        (
+            &*format!("SELECT count(*) FROM {rows} WHERE k = $1 OR $1 NOT IN (SELECT k FROM {rows})"),
+            "(1)",
+            "1",
+        ),
+    ] {
+        let sql = tidemill::sql::SqlSession::new(tidemill::Session::new());
+        let types = if values.contains(',') { " (VARCHAR, BIGINT)" } else { "" };
+        let script = format!("PREPARE p{types} AS {select}; EXECUTE p{values}");
+        let Some(SqlOutcome::Rows(frame)) = sql.run(&script).await.unwrap().pop() else { panic!("{script}") };
+        let table = pretty_format_batches(&frame.collect().await.unwrap()).unwrap().to_string();
+        let row = table.lines().nth(3).unwrap().replace('|', " ");
+        assert_eq!(row.split_whitespace().collect::<Vec<_>>().join(" "), expected, "{script}");
+    }
 }
