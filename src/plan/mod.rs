@@ -3,6 +3,7 @@
 //! A user's plan is checked ([`check`]), bound to the run's sources ([`bind`]), optimised once and
 //! planned physically once; see [`StreamingPlan`].
 
+mod as_of;
 mod barrier;
 mod batch_rule;
 pub(crate) mod batch_time;
@@ -42,6 +43,7 @@ pub(crate) mod watermark;
 mod window_calls;
 pub(crate) mod windows;
 
+pub(crate) use as_of::{AsOf, with_as_of_joins};
 pub(crate) use batch_rule::BatchEventTime;
 pub(crate) use corrections::Corrections;
 pub(crate) use deduplicate::Deduplicate;

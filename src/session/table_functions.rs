@@ -20,14 +20,14 @@ use datafusion::logical_expr::planner::{
 };
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, TableAlias,
-    TableFactor,
+    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+    TableAlias, TableFactor,
 };
 
 use super::gap_fill::GapFill;
 use crate::functions::{Windows, literal, windows_of_exprs};
 use crate::options::parse_delay;
-use crate::plan::{Watermark, with_cumulative_window_columns, with_window_columns};
+use crate::plan::{AsOf, Watermark, with_cumulative_window_columns, with_window_columns};
 
 /// Plans these functions, by themselves and inside `TABLE(…)`.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ enum Function {
     Cumulate,
     Session,
     GapFill,
+    AsOf,
     WithWatermark,
 }
 
@@ -52,6 +53,7 @@ impl Function {
             "cumulate" => Some(Function::Cumulate),
             "session" => Some(Function::Session),
             "gap_fill" => Some(Function::GapFill),
+            "as_of" => Some(Function::AsOf),
             "with_watermark" => Some(Function::WithWatermark),
             _ => None,
         }
@@ -64,6 +66,7 @@ impl Function {
             Function::Cumulate => &["data", "timecol", "step", "size", "offset"],
             Function::Session => &["data", "timecol", "gap"],
             Function::GapFill => &["data", "timecol", "step", "keys", "locf"],
+            Function::AsOf => &["data", "time"],
             Function::WithWatermark => &["data", "timecol", "delay"],
         }
     }
@@ -82,6 +85,7 @@ impl Function {
             Function::GapFill => {
                 "GAP_FILL(TABLE t, DESCRIPTOR(time), INTERVAL '1' MINUTE, DESCRIPTOR(key), LOCF => DESCRIPTOR(value))"
             }
+            Function::AsOf => "a JOIN b FOR SYSTEM_TIME AS OF a.time ON a.key = b.key",
             Function::WithWatermark => "WITH_WATERMARK(TABLE t, DESCRIPTOR(time), INTERVAL '10' MINUTE)",
         }
     }
@@ -144,6 +148,12 @@ fn plan(
         }
         other => return plan_err!("'{other}' is not a table; write {usage}"),
     };
+    if function == Function::AsOf {
+        return match by_name("time").and_then(column_of_another) {
+            Some(time) => Ok(AsOf::over(input, time)),
+            None => plan_err!("the time of another table is its column; write {usage}"),
+        };
+    }
     let Some(time) = by_name("timecol").map(descriptor) else {
         return plan_err!("no time column is given; write {usage}");
     };
@@ -227,6 +237,22 @@ fn descriptor(value: &SqlExpr) -> DataFusionResult<&SqlExpr> {
         }
         SqlExpr::Identifier(_) | SqlExpr::CompoundIdentifier(_) => Ok(value),
         other => plan_err!("'{other}' is not a column; write DESCRIPTOR(column)"),
+    }
+}
+
+/// A column of a table that is not there yet.
+fn column_of_another(value: &SqlExpr) -> Option<Column> {
+    let name = |ident: &Ident| match ident.quote_style {
+        None => ident.value.to_lowercase(),
+        Some(_) => ident.value.clone(),
+    };
+    match value {
+        SqlExpr::Identifier(column) => Some(Column::new_unqualified(name(column))),
+        SqlExpr::CompoundIdentifier(names) => match names.as_slice() {
+            [.., table, column] => Some(Column::new(Some(name(table)), name(column))),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

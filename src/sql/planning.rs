@@ -41,7 +41,9 @@ use super::window_column::with_calls;
 use crate::error::{Error, Result};
 use crate::functions::required;
 use crate::options::nearest;
-use crate::plan::{DEFAULT_ZONE, StreamTable, of_view, unbounded_tables, with_lateral_unnest};
+use crate::plan::{
+    DEFAULT_ZONE, StreamTable, of_view, unbounded_tables, with_as_of_joins, with_lateral_unnest,
+};
 use crate::query::{NamedTables, Replan};
 use crate::session::Session;
 
@@ -329,7 +331,8 @@ impl<'a> Planner<'a> {
                 Err(error) => return Err(self.planning_error(error)),
             }
         };
-        match with_lateral_unnest(plan).map_err(|error| self.planning_error(error))? {
+        let plan = with_lateral_unnest(plan).and_then(with_as_of_joins);
+        match plan.map_err(|error| self.planning_error(error))? {
             LogicalPlan::Ddl(DdlStatement::CreateView(mut view)) => {
                 let values = of_view(Arc::unwrap_or_clone(view.input));
                 view.input = Arc::new(values.map_err(|error| self.planning_error(error))?);

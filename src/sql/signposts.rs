@@ -99,7 +99,8 @@ const FOREIGN: [Foreign; 35] = [
     clause(
         &["FOR", "SYSTEM_TIME", "AS", "OF"],
         "Flink",
-        "a plain JOIN with a bounded table, which is read again when its files change",
+        "a JOIN b FOR SYSTEM_TIME AS OF a.time ON a.key = b.key, with a column for the time; or a plain JOIN with a bounded \
+         table, which is read again when its files change",
     ),
 ];
 

@@ -1,6 +1,8 @@
 //! Tables as arguments, which sqlparser does not know: `TUMBLE(TABLE t, …)` is given to it as
-//! `TUMBLE((SELECT * FROM t), …)`, and Spark's `FROM t WATERMARK c DELAY OF …` as a table function.
+//! `TUMBLE((SELECT * FROM t), …)`, and Spark's `FROM t WATERMARK c DELAY OF …` and `FROM t FOR SYSTEM_TIME AS OF c` as
+//! table functions.
 
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::tokens::{is_significant, is_word, table_places};
@@ -24,7 +26,8 @@ pub(super) fn with_subqueries(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> 
         // Flink writes the call inside of TABLE( ).
         let is_wrapped = is_word(words[place], "TABLE") && words.get(place + 1) == Some(&&Token::LParen);
         let place = if is_wrapped { place + 2 } else { place };
-        replacements.extend(table_argument(&words, place).or_else(|| watermark_clause(&words, place)));
+        let replacement = table_argument(&words, place).or_else(|| watermark_clause(&words, place));
+        replacements.extend(replacement.or_else(|| as_of_clause(&words, place)));
     }
     let mut replaced = Vec::with_capacity(tokens.len());
     let mut next = 0;
@@ -139,6 +142,33 @@ fn watermark_clause(words: &[&Token], place: usize) -> Option<Replacement> {
     Some(Replacement { from: place, to, tokens })
 }
 
+/// `t FOR SYSTEM_TIME AS OF a.c` at `place`, which is called `t` unless it has another name.
+fn as_of_clause(words: &[&Token], place: usize) -> Option<Replacement> {
+    let name = name_end(words, place)?;
+    let is = |at: usize, word: &str| words.get(at).is_some_and(|token| is_word(token, word));
+    let clause = ["FOR", "SYSTEM_TIME", "AS", "OF"];
+    if !clause.iter().enumerate().all(|(index, word)| is(name + 1 + index, word)) {
+        return None;
+    }
+    let time = name + 1 + clause.len();
+    let to = name_end(words, time)?;
+    let is_named = match words.get(to + 1) {
+        Some(Token::Word(next)) => {
+            next.quote_style.is_some() || next.keyword == Keyword::NoKeyword || is(to + 1, "AS")
+        }
+        _ => false,
+    };
+    let mut tokens = vec![word("AS_OF"), Token::LParen];
+    tokens.extend(subquery(&words[place..=name], &[]));
+    tokens.push(Token::Comma);
+    tokens.extend(words[time..=to].iter().map(|token| (*token).clone()));
+    tokens.push(Token::RParen);
+    if !is_named {
+        tokens.extend([space(), word("AS"), space(), words[name].clone()]);
+    }
+    Some(Replacement { from: place, to, tokens })
+}
+
 /// The last word of the name that starts at `at`, if one does.
 fn name_end(words: &[&Token], at: usize) -> Option<usize> {
     let mut end = at;
@@ -205,6 +235,10 @@ mod tests {
             (
                 "SELECT * FROM STREAM t WATERMARK ts DELAY OF INTERVAL '5' MINUTES AS x WHERE a",
                 "SELECT * FROM  WITH_WATERMARK((SELECT * FROM t),DESCRIPTOR(ts),INTERVAL '5' MINUTES ) AS x WHERE a",
+            ),
+            (
+                "SELECT * FROM a JOIN s.b FOR SYSTEM_TIME AS OF a.ts ON x = y LEFT JOIN c FOR SYSTEM_TIME AS OF ts AS d ON z",
+                "SELECT * FROM a JOIN AS_OF((SELECT * FROM s.b),a.ts) AS b ON x = y LEFT JOIN AS_OF((SELECT * FROM c),ts) AS d ON z",
             ),
             (
                 "SELECT * FROM s.t WATERMARK f(a, b) AS ts DELAY OF INTERVAL '5 s' JOIN u ON a = b",

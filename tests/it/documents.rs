@@ -95,6 +95,8 @@ fn folder() -> TempDir {
     };
     write("data/impressions/1.json", &(event("shown", 1, 1) + &event("shown", 2, 2)));
     write("data/clicks/1.json", &(event("clicked", 1, 5) + &event("clicked", 1, 7)));
+    let budget = "{\"ad\":1,\"since\":\"2026-11-21T12:00:00\",\"budget\":50}\n";
+    write("data/budgets/1.json", budget);
     for directory in ["sql", "examples/data/retail"] {
         for file in std::fs::read_dir(Path::new(ROOT).join(directory)).unwrap() {
             let path = file.unwrap().path();

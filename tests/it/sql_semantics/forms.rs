@@ -172,3 +172,69 @@ async fn gaps_are_filled_key_by_key() {
         assert_eq!(appended(&place, select).await, rows, "{select}");
     }
 }
+
+#[tokio::test]
+async fn a_row_is_joined_with_the_newest_version_up_to_its_time() {
+    let place = Place::new();
+    place.put(
+        "rates/a.json",
+        "{\"cur\":\"usd\",\"since\":\"2024-01-01T00:00:00\",\"rate\":10}\n{\"cur\":\"usd\",\"since\":\"2024-01-01T00:10:00\",\"rate\":12}\n\
+         {\"cur\":\"yen\",\"since\":\"2024-01-01T00:05:00\",\"rate\":3}\n{\"cur\":null,\"since\":\"2024-01-01T00:00:00\",\"rate\":0}\n",
+    );
+    place.put(
+        "orders/a.json",
+        "{\"id\":1,\"cur\":\"usd\",\"at\":\"2024-01-01T00:09:59\"}\n{\"id\":2,\"cur\":\"usd\",\"at\":\"2024-01-01T00:10:00\"}\n\
+         {\"id\":3,\"cur\":\"yen\",\"at\":\"2024-01-01T00:04:00\"}\n{\"id\":4,\"cur\":\"yen\",\"at\":\"2024-01-01T00:30:00\"}\n\
+         {\"id\":5,\"cur\":null,\"at\":\"2024-01-01T00:30:00\"}\n",
+    );
+    let tables = |unbounded: &str, watermarks: [&str; 2]| {
+        format!(
+            "CREATE OR REPLACE {unbounded} EXTERNAL TABLE rates (cur VARCHAR, since TIMESTAMP(6), rate INT{}) STORED AS JSON
+             LOCATION '$/rates/';
+             CREATE OR REPLACE {unbounded} EXTERNAL TABLE orders (id INT, cur VARCHAR, at TIMESTAMP(6){}) STORED AS JSON
+             LOCATION '$/orders/';",
+            watermarks[0], watermarks[1]
+        )
+    };
+    let streams = tables("UNBOUNDED", [", WATERMARK FOR since AS since", ", WATERMARK FOR at AS at"]);
+    let bounded = tables("", ["", ""]);
+    for (select, rows) in [
+        (
+            "SELECT o.id, r.rate, r.since FROM orders o JOIN rates FOR SYSTEM_TIME AS OF o.at AS r ON o.cur = r.cur",
+            vec!["1 10 2024-01-01T00:00:00", "2 12 2024-01-01T00:10:00", "4 3 2024-01-01T00:05:00"],
+        ),
+        (
+            "SELECT id, rates.rate FROM orders LEFT JOIN rates FOR SYSTEM_TIME AS OF orders.at ON rates.cur = orders.cur",
+            vec!["1 10", "2 12", "3", "4 3", "5"],
+        ),
+        (
+            "SELECT date_trunc('hour', o.at) AS h, sum(rate) AS s FROM orders o JOIN rates FOR SYSTEM_TIME AS OF o.at r \
+             ON o.cur = r.cur GROUP BY 1",
+            vec!["2024-01-01T00:00:00 25"],
+        ),
+    ] {
+        assert_eq!(place.rows(&format!("{bounded} {select}")).await, rows, "{select}");
+        let streamed = place
+            .rows(&format!(
+                "{streams} CREATE OR REPLACE EXTERNAL TABLE result STORED AS MEMORY;
+                 CREATE STREAMING QUERY q TRIGGER AVAILABLE NOW OPTIONS ('flushOnEnd' 'true') AS INSERT INTO result {select};
+                 SELECT * FROM result"
+            ))
+            .await;
+        assert_eq!(streamed, rows, "{select}");
+    }
+    for (select, reason) in [
+        (
+            "SELECT * FROM orders o JOIN rates FOR SYSTEM_TIME AS OF o.at r ON o.cur > r.cur",
+            "joins by equal columns",
+        ),
+        ("SELECT * FROM rates FOR SYSTEM_TIME AS OF at", "is for the right table of a JOIN"),
+        (
+            "SELECT * FROM orders o FULL JOIN rates FOR SYSTEM_TIME AS OF o.at r ON o.cur = r.cur",
+            "a Full join",
+        ),
+    ] {
+        let error = place.error(&format!("{bounded} {select}")).await;
+        assert!(error.contains(reason), "{error}");
+    }
+}

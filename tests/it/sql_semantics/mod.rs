@@ -1,5 +1,6 @@
 //! What SQL means: how operators bind, which instant, which group, which value.
 
+mod as_of;
 mod foreign;
 mod forms;
 mod inserts;
