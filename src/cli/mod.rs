@@ -5,6 +5,7 @@
 mod bad_records;
 mod check;
 mod checkpoint;
+mod compact;
 mod config;
 mod describe;
 mod etl;
@@ -124,6 +125,25 @@ enum Command {
     /// Look into a checkpoint, or get a query past a batch that cannot be run
     #[command(subcommand)]
     Checkpoint(checkpoint::CheckpointCommand),
+    /// Merge small files of a directory into large ones, while others read it
+    ///
+    /// Each directory is replaced at once, so that whoever lists it sees the old files or the new ones. A program
+    /// that has listed it before and opens a file after finds that it is gone, and has to list again. No query may
+    /// write there meanwhile. Rows stay in the order of the files' names. Parquet, JSON, text and CSV files on local
+    /// disks are merged. A checkpoint can no longer be rewound over batches whose files were merged.
+    Compact {
+        /// The directory
+        directory: String,
+        /// Files that are smaller are merged, up to this size
+        #[arg(long, value_name = "SIZE", default_value = "128mb")]
+        target_size: String,
+        /// CSV files have no header
+        #[arg(long)]
+        no_header: bool,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Look at the records that a query has put aside (badRecordsPath), or feed them back
     #[command(subcommand)]
     BadRecords(bad_records::BadRecordsCommand),
@@ -378,6 +398,10 @@ async fn run(command: Command) -> Result<(), Exit> {
         Command::Etl(options) => etl::run(&options).await,
         Command::Check { checkpoint, format } => check::run(&checkpoint, format).await,
         Command::BadRecords(command) => bad_records::run(&command).await,
+        Command::Compact { directory, target_size, no_header, dry_run } => {
+            let csv_header = !no_header;
+            compact::run(&compact::Options { directory, target: target_size, csv_header, dry_run }).await
+        }
         Command::Checkpoint(command) => checkpoint::run(&command).await,
         Command::Describe { checkpoint, format } => describe::run(&checkpoint, format).await,
         Command::Replay { checkpoint, batch, sql, diff, format } => {

@@ -6,6 +6,7 @@
 
 #[doc(hidden)]
 pub mod disk;
+mod exchange;
 mod local;
 mod location;
 mod object;
@@ -21,6 +22,7 @@ use url::Url;
 
 use crate::error::{Error, Result};
 
+pub use exchange::exchange_directories;
 pub use local::LocalStorage;
 pub use location::{parse_location, path_below};
 pub use object::ObjectStorage;

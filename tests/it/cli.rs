@@ -1,6 +1,7 @@
 //! The `tidemill` command as users run it: the real binary, in folders of its own.
 
 mod bad_records;
+mod compact;
 mod http;
 mod pg;
 mod shell;

@@ -1,0 +1,379 @@
+//! `tidemill compact`: few large files in the place of many small ones.
+//!
+//! Files that are listed by name cannot be replaced by others at once: between two renames a reader would see rows
+//! twice, or not at all. A directory can: the new content is put together beside it, and the two change places in one
+//! step. So a reader that lists the directory sees the old files or the new ones. One that has listed it before
+//! and opens a file after is told that there is no such file, and has to list again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use datafusion::config::TableParquetOptions;
+use datafusion::dataframe::DataFrameWriteOptions;
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use tidemill::storage::{exchange_directories, resolve_location};
+use tidemill::{Error, parse_bytes};
+use uuid::Uuid;
+
+use super::ProgressMode;
+use super::exit::Exit;
+use super::monitor::Monitor;
+use super::output::{Format, Printer};
+use super::text::count;
+
+/// Lists, in a directory that has taken the place of another, which files of that one it stands for.
+const STANDS_FOR: &str = ".compacted";
+/// What the sink stages files in.
+const STAGING: &str = ".tidemill";
+
+/// What is merged.
+pub(super) struct Options {
+    pub(super) directory: String,
+    /// Files smaller than this are merged, up to this.
+    pub(super) target: String,
+    /// Whether CSV files begin with the names of the columns.
+    pub(super) csv_header: bool,
+    pub(super) dry_run: bool,
+}
+
+pub(super) async fn run(options: &Options) -> Result<(), Exit> {
+    let target = parse_bytes(&options.target)
+        .ok_or_else(|| Exit::usage(format!("'{}' is no size: expected one such as 128mb", options.target)))?;
+    let url = resolve_location(&options.directory)?;
+    let root = url.to_file_path().map_err(|()| {
+        Exit::usage(format!("{url} is not on a local disk: only there can directories change places at once"))
+    })?;
+    let root = root.canonicalize().map_err(|error| failed("find", &root, error))?;
+    refuse_writers(&root)?;
+    clean_up(&root)?;
+    let mut told = String::new();
+    let mut left = Vec::new();
+    for directory in directories(&root)? {
+        told += &Compaction { root: &root, directory: &directory, target, options }.run(&mut left).await?;
+    }
+    for note in left {
+        told += &format!("{note}\n");
+    }
+    if told.is_empty() {
+        told = format!("there is nothing to merge in {}\n", root.display());
+    }
+    let printer = Printer::new(Monitor::new(ProgressMode::None), Format::Table);
+    printer.text(&told).map_err(|error| Exit::output(&error))
+}
+
+fn failed(
+    operation: &'static str,
+    path: &Path,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Exit {
+    Error::storage(operation, path.display().to_string(), error).into()
+}
+
+/// Fails if a query writes to `root`: it would look for its files where they are not any more.
+fn refuse_writers(root: &Path) -> Result<(), Exit> {
+    match root.join(STAGING).exists() {
+        true => Err(Exit::failed(format!(
+            "a query writes to {0}, or was interrupted: {0}/{STAGING} is there. Compact when it has ended, or start it \
+             again to let it clean up",
+            root.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// The directory and those below it, but for hidden ones.
+fn directories(root: &Path) -> Result<Vec<PathBuf>, Exit> {
+    let mut found = Vec::new();
+    let mut open = vec![root.to_path_buf()];
+    while let Some(directory) = open.pop() {
+        for (name, known) in entries(&directory)? {
+            if known.is_dir() && !name.starts_with('.') {
+                open.push(directory.join(name));
+            }
+        }
+        found.push(directory);
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The names in `directory`, and what they are of.
+fn entries(directory: &Path) -> Result<BTreeMap<String, fs::Metadata>, Exit> {
+    let listed = fs::read_dir(directory).and_then(|entries| {
+        let entry = |entry: std::io::Result<fs::DirEntry>| {
+            let entry = entry?;
+            Ok((entry.file_name().to_string_lossy().into_owned(), entry.metadata()?))
+        };
+        entries.map(entry).collect()
+    });
+    listed.map_err(|error| failed("list", directory, error))
+}
+
+/// What the names of the directories beside `root` begin and end with, in which the new content is put together: a reader
+/// of `root` that does not pass over hidden directories does not see them either.
+fn beside(root: &Path) -> Option<(PathBuf, [String; 2])> {
+    let name = root.file_name()?.to_string_lossy();
+    Some((root.parent()?.to_path_buf(), [format!(".{name}."), ".compact".into()]))
+}
+
+/// Finishes what commands began that died: directories that have not taken the place of another are removed; of those that
+/// were replaced, what they have that the new one does not stand for is brought there first.
+fn clean_up(root: &Path) -> Result<(), Exit> {
+    let Some((parent, [start, end])) = beside(root) else { return Ok(()) };
+    for (name, _) in entries(&parent)? {
+        let id = name.strip_prefix(&start).and_then(|rest| rest.strip_suffix(&end));
+        if id.is_none_or(|id| id.contains('.')) {
+            continue;
+        }
+        let work = parent.join(name);
+        for old in directories(&work)? {
+            let Ok(path) = old.strip_prefix(&work) else { continue };
+            let place = root.join(path);
+            // The one that stands for others has the list.
+            if !old.join(STANDS_FOR).exists() && place.join(STANDS_FOR).exists() {
+                bring_over(&old, &place)?;
+            }
+        }
+        fs::remove_dir_all(&work).map_err(|error| failed("remove", &work, error))?;
+    }
+    for directory in directories(root)? {
+        let list = directory.join(STANDS_FOR);
+        if list.exists() {
+            fs::remove_file(&list).map_err(|error| failed("remove", &list, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives `place` what came to `old` after it was looked at.
+fn bring_over(old: &Path, place: &Path) -> Result<(), Exit> {
+    let list = place.join(STANDS_FOR);
+    let known = fs::read_to_string(&list).map_err(|error| failed("read", &list, error))?;
+    let known: BTreeSet<&str> = known.lines().collect();
+    for (name, is) in entries(old)? {
+        let (from, to) = (old.join(&name), place.join(&name));
+        if known.contains(name.as_str()) || to.exists() {
+            continue;
+        }
+        let brought = if is.is_dir() { fs::rename(&from, &to) } else { fs::hard_link(&from, &to) };
+        brought.map_err(|error| failed("move", &from, error))?;
+    }
+    Ok(())
+}
+
+/// A file of a directory.
+#[derive(Debug, Clone)]
+struct Small {
+    name: String,
+    bytes: u64,
+}
+
+/// The merging of the files in one directory.
+struct Compaction<'a> {
+    /// What was asked for, which the directory is or is in.
+    root: &'a Path,
+    directory: &'a Path,
+    target: u64,
+    options: &'a Options,
+}
+
+impl Compaction<'_> {
+    /// What was done, in words; `left` is told what was not.
+    async fn run(&self, left: &mut Vec<String>) -> Result<String, Exit> {
+        let all = entries(self.directory)?;
+        let groups = self.groups(&all);
+        let shown = self.directory.display();
+        if groups.is_empty() {
+            return Ok(String::new());
+        }
+        if all.values().any(fs::Metadata::is_dir) {
+            left.push(format!(
+                "{shown} has directories beside its files: these were left alone, for it cannot be replaced at once"
+            ));
+            return Ok(String::new());
+        }
+        let files: usize = groups.iter().map(|(_, group)| group.len()).sum();
+        let what = format!("{} into {}", count(files as u64, "file"), groups.len());
+        if self.options.dry_run {
+            return Ok(format!("{shown}: would merge {what}\n"));
+        }
+        let (Some((parent, [start, end])), Ok(path)) =
+            (beside(self.root), self.directory.strip_prefix(self.root))
+        else {
+            return Err(Exit::usage(format!("{shown} cannot be replaced")));
+        };
+        let work = parent.join(format!("{start}{}{end}", Uuid::new_v4().simple()));
+        let new = if path.as_os_str().is_empty() { work.clone() } else { work.join(path) };
+        fs::create_dir_all(&new).map_err(|error| failed("create", &new, error))?;
+        if let Err(error) = self.replace(&new, &groups).await {
+            let _ = fs::remove_dir_all(&work);
+            return Err(error);
+        }
+        // It is the old one now.
+        bring_over(&new, self.directory)?;
+        fs::remove_dir_all(&work).map_err(|error| failed("remove", &work, error))?;
+        let list = self.directory.join(STANDS_FOR);
+        fs::remove_file(&list).map_err(|error| failed("remove", &list, error))?;
+        Ok(format!("{shown}: merged {what}\n"))
+    }
+
+    /// The files that are to be one, by extension.
+    fn groups(&self, all: &BTreeMap<String, fs::Metadata>) -> Vec<(String, Vec<Small>)> {
+        let mut small = BTreeMap::<&str, Vec<Small>>::new();
+        for (name, known) in all {
+            if known.is_file() && !name.starts_with(['.', '_']) && known.len() < self.target {
+                small
+                    .entry(extension(name))
+                    .or_default()
+                    .push(Small { name: name.clone(), bytes: known.len() });
+            }
+        }
+        let small = small.into_iter().filter(|(extension, _)| can_merge(extension));
+        small
+            .flat_map(|(extension, files)| {
+                grouped(files, self.target).into_iter().map(move |group| (extension.to_string(), group))
+            })
+            .collect()
+    }
+
+    /// Puts the new content together in `new`, and lets it take the directory's place.
+    async fn replace(&self, new: &Path, groups: &[(String, Vec<Small>)]) -> Result<(), Exit> {
+        let merged: BTreeSet<&str> =
+            groups.iter().flat_map(|(_, group)| group.iter().map(|file| file.name.as_str())).collect();
+        for (extension, group) in groups {
+            let to = new.join(format!("part-compacted-{}.{extension}", Uuid::new_v4().simple()));
+            let from: Vec<PathBuf> = group.iter().map(|file| self.directory.join(&file.name)).collect();
+            if extension.ends_with("parquet") {
+                merge_parquet(&from, &to).await?;
+            } else {
+                let header = self.options.csv_header && extension.ends_with("csv");
+                append(&from, &to, header).map_err(|error| failed("merge into", &to, error))?;
+            }
+            let synced = fs::File::open(&to).and_then(|file| file.sync_all());
+            synced.map_err(|error| failed("sync", &to, error))?;
+        }
+        // Merging takes a while, in which others may have come.
+        refuse_writers(self.root)?;
+        let all: Vec<String> = entries(self.directory)?.into_keys().collect();
+        for name in all.iter().filter(|name| !merged.contains(name.as_str())) {
+            let from = self.directory.join(name);
+            fs::hard_link(&from, new.join(name)).map_err(|error| failed("link", &from, error))?;
+        }
+        let list = new.join(STANDS_FOR);
+        fs::write(&list, all.join("\n")).map_err(|error| failed("write", &list, error))?;
+        let synced = fs::File::open(new).and_then(|new| new.sync_all());
+        synced.map_err(|error| failed("sync", new, error))?;
+        Ok(exchange_directories(self.directory, new)?)
+    }
+}
+
+/// `.zstd.parquet`: what comes after the first point.
+fn extension(name: &str) -> &str {
+    name.split_once('.').map_or("", |(_, extension)| extension)
+}
+
+fn can_merge(extension: &str) -> bool {
+    let mut parts = extension.rsplit('.');
+    match parts.next() {
+        Some("parquet" | "json" | "csv" | "txt") => true,
+        // Compressed files that stand one behind the other are one.
+        Some("gz" | "zst" | "xz" | "bz2") => matches!(parts.next(), Some("json" | "txt")),
+        _ => false,
+    }
+}
+
+/// Files in the order of their names, together up to `target` bytes; what stays alone is no group.
+fn grouped(mut files: Vec<Small>, target: u64) -> Vec<Vec<Small>> {
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    let (mut groups, mut bytes) = (vec![Vec::new()], 0);
+    for file in files {
+        if bytes > 0 && bytes + file.bytes > target {
+            groups.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += file.bytes;
+        if let Some(group) = groups.last_mut() {
+            group.push(file);
+        }
+    }
+    groups.retain(|group| group.len() > 1);
+    groups
+}
+
+/// The files one behind the other; of headers only the first.
+fn append(from: &[PathBuf], to: &Path, header: bool) -> std::io::Result<()> {
+    let mut out = fs::File::create(to)?;
+    for (index, path) in from.iter().enumerate() {
+        let content = fs::read(path)?;
+        let skipped = match header && index > 0 {
+            true => content.iter().position(|byte| *byte == b'\n').map_or(content.len(), |end| end + 1),
+            false => 0,
+        };
+        out.write_all(&content[skipped..])?;
+        // Compressed files end where they end.
+        let is_text = to
+            .extension()
+            .is_some_and(|extension| extension == "json" || extension == "csv" || extension == "txt");
+        if is_text && content.last().is_some_and(|last| *last != b'\n') {
+            out.write_all(b"\n")?;
+        }
+    }
+    Ok(())
+}
+
+async fn merge_parquet(from: &[PathBuf], to: &Path) -> Result<(), Exit> {
+    // One partition, so that rows stay in their order.
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    let paths: Vec<String> = from.iter().map(|path| path.display().to_string()).collect();
+    let read = async || {
+        let frame = context.read_parquet(paths.clone(), ParquetReadOptions::default()).await?;
+        let rows = frame.clone().count().await?;
+        let mut parquet = TableParquetOptions::default();
+        parquet.global.compression = Some("zstd(3)".into());
+        let write = DataFrameWriteOptions::new().with_single_file_output(true);
+        let path = to.display().to_string();
+        frame.write_parquet(&path, write, Some(parquet)).await?;
+        let written = context.read_parquet(path, ParquetReadOptions::default()).await?.count().await?;
+        Ok::<_, datafusion::error::DataFusionError>((rows, written))
+    };
+    let (rows, written) = read().await.map_err(Error::from)?;
+    if rows != written {
+        return Err(Exit::failed(format!(
+            "{written} of {rows} rows were written to {}: nothing was changed",
+            to.display()
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_grouped_up_to_the_target() {
+        let file = |name: &str, bytes| Small { name: name.into(), bytes };
+        let files = vec![file("d", 5), file("a", 4), file("b", 4), file("c", 3), file("e", 9), file("f", 1)];
+        let groups = grouped(files, 10);
+        let names: Vec<String> =
+            groups.iter().map(|group| group.iter().map(|file| file.name.as_str()).collect()).collect();
+        assert_eq!(names, ["ab", "cd", "ef"]);
+        assert!(grouped(vec![file("a", 9), file("b", 9)], 10).is_empty());
+    }
+
+    #[test]
+    fn only_what_can_be_put_together_is() {
+        for (name, can) in [
+            ("a.zstd.parquet", true),
+            ("a.json", true),
+            ("a.json.gz", true),
+            ("a.csv.gz", false),
+            ("a.lz4.arrow", false),
+            ("a", false),
+        ] {
+            assert_eq!(can_merge(extension(name)), can, "{name}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! `tidemill compact`: many small files become few, and readers see every row once at any time.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Folder;
+
+fn job(format: &str, partitioned: &str) -> String {
+    format!(
+        "CREATE UNBOUNDED EXTERNAL TABLE input (id BIGINT, k VARCHAR) STORED AS JSON LOCATION 'in' OPTIONS \
+         ('maxFilesPerTrigger' '1');
+         CREATE EXTERNAL TABLE output STORED AS {format} {partitioned} LOCATION 'out';
+         CREATE STREAMING QUERY q TRIGGER AVAILABLE NOW CHECKPOINT LOCATION 'cp' OPTIONS ('durability' 'process')
+         AS INSERT INTO output SELECT id, k FROM input;"
+    )
+}
+
+fn run(folder: &Folder, arguments: &[&str]) -> String {
+    let (code, out, err) = folder.run(arguments);
+    assert_eq!(code, 0, "{arguments:?}: {err}");
+    out
+}
+
+/// The names of all files below `out`.
+fn files(folder: &Folder) -> Vec<String> {
+    let root = folder.0.path().join("out");
+    let all = walkdir::WalkDir::new(&root).sort_by_file_name().into_iter().flatten();
+    let files = all.filter(|entry| entry.file_type().is_file());
+    files.map(|entry| entry.path().strip_prefix(&root).unwrap().display().to_string()).collect()
+}
+
+fn rows(folder: &Folder, format: &str, partitioned: &str) -> String {
+    let table = format!(
+        "CREATE EXTERNAL TABLE o (id BIGINT, k VARCHAR) STORED AS {format} {partitioned} LOCATION 'out'"
+    );
+    run(folder, &["sql", "--format", "csv", "-c", &format!("{table}; SELECT id, k FROM o ORDER BY id")])
+}
+
+#[test]
+fn files_are_merged_and_rows_stay() {
+    for (format, partitioned) in
+        [("PARQUET", ""), ("JSON", "PARTITIONED BY (k)"), ("CSV", ""), ("PARQUET", "PARTITIONED BY (k)")]
+    {
+        let folder = Folder::new();
+        folder.write("job.sql", &job(format, partitioned));
+        for file in 0..6 {
+            let lines: String = (0..4)
+                .map(|row| format!("{{\"id\":{},\"k\":\"{}\"}}\n", file * 4 + row, ["a", "b"][row % 2]))
+                .collect();
+            folder.write(&format!("in/{file}.json"), &lines);
+        }
+        run(&folder, &["run", "job.sql", "--progress", "none"]);
+        let (before, there) = (files(&folder), rows(&folder, format, partitioned));
+        let per_directory = if partitioned.is_empty() { 1 } else { 2 };
+        assert!(before.len() >= 6 * per_directory && there.lines().count() == 25, "{format}: {before:?}");
+        let dry = run(&folder, &["compact", "out", "--dry-run"]);
+        assert!(dry.contains("would merge 6 files into 1") && files(&folder) == before, "{format}: {dry}");
+        let told = run(&folder, &["compact", "out"]);
+        assert!(told.contains("merged 6 files into 1"), "{format}: {told}");
+        let after = files(&folder);
+        assert_eq!(after.len(), per_directory, "{format}: {after:?}");
+        assert_eq!(rows(&folder, format, partitioned), there, "{format} {partitioned}");
+        assert!(run(&folder, &["compact", "out"]).contains("there is nothing to merge"), "{format}");
+
+        // The query goes on, beside what was merged.
+        folder.write("in/9.json", "{\"id\":99,\"k\":\"a\"}\n");
+        run(&folder, &["run", "job.sql", "--progress", "none"]);
+        assert_eq!(rows(&folder, format, partitioned), format!("{there}99,a\n"), "{format}");
+        let hidden = std::fs::read_dir(folder.0.path()).unwrap().flatten();
+        let hidden: Vec<_> = hidden
+            .map(|entry| entry.file_name())
+            .filter(|name| name.to_string_lossy().starts_with('.'))
+            .collect();
+        assert!(hidden.is_empty(), "{hidden:?}");
+    }
+}
+
+/// The rows of one listing; `None` if a file was replaced between the listing and its opening.
+fn listed(directory: &Path) -> Option<Vec<String>> {
+    let names: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut rows = Vec::new();
+    for path in names.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
+        rows.extend(std::fs::read_to_string(path).ok()?.lines().map(str::to_string));
+    }
+    rows.sort();
+    Some(rows)
+}
+
+#[test]
+fn a_reader_beside_it_sees_every_row_once() {
+    let folder = Folder::new();
+    let out = folder.0.path().join("out");
+    let write = |round: usize| {
+        for file in 0..40 {
+            folder.write(
+                &format!("out/part-{round}-{file:02}.json"),
+                &format!("{{\"id\":\"{round}-{file:02}\"}}\n"),
+            );
+        }
+    };
+    write(0);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = 0;
+            while !ended.load(Ordering::SeqCst) {
+                if let Some(rows) = listed(&out) {
+                    let first: Vec<_> = rows.iter().filter(|row| row.contains("\"0-")).collect();
+                    assert_eq!(first.len(), 40, "{rows:?}");
+                    assert!(rows.windows(2).all(|pair| pair[0] != pair[1]), "{rows:?}");
+                    seen += 1;
+                }
+            }
+            seen
+        });
+        for round in 1..5 {
+            let told = run(&folder, &["compact", "out"]);
+            assert!(told.contains("merged"), "{told}");
+            write(round);
+        }
+        ended.store(true, Ordering::SeqCst);
+        assert!(reader.join().unwrap() > 5);
+    });
+}
+
+#[test]
+fn what_a_command_left_that_died_is_put_right() {
+    let folder = Folder::new();
+    // It died before the exchange…
+    folder.write("out/a.json", "1\n");
+    folder.write("out/b.json", "2\n");
+    folder.write(".out.0123.compact/part-compacted-0.json", "1\n2\n");
+    folder.write(".out.0123.compact/.compacted", "a.json\nb.json");
+    run(&folder, &["compact", "out", "--target-size", "1"]);
+    assert_eq!(files(&folder), ["a.json", "b.json"]);
+    // …or after it, when another file had come to the old one.
+    folder.write(".out.0456.compact/a.json", "1\n");
+    folder.write(".out.0456.compact/c.json", "3\n");
+    folder.write("out/.compacted", "a.json\nb.json");
+    // That of another directory is its own business.
+    folder.write(".out.b.0789.compact/a.json", "1\n");
+    run(&folder, &["compact", "out", "--target-size", "1"]);
+    assert_eq!(files(&folder), ["a.json", "b.json", "c.json"]);
+    assert!(!folder.0.path().join(".out.0456.compact").exists());
+    assert!(folder.0.path().join(".out.b.0789.compact").exists());
+
+    std::fs::create_dir(folder.0.path().join("out/.tidemill")).unwrap();
+    let (code, _, err) = folder.run(&["compact", "out"]);
+    assert!(code == 1 && err.contains("a query writes to"), "{err}");
+    let (code, _, err) = folder.run(&["compact", "s3://bucket/out"]);
+    assert!(code != 0 && err.contains("not on a local disk"), "{err}");
+}
+
+/// Every row that a reader finds who passes over hidden files and directories.
+fn visible(folder: &Folder) -> Vec<String> {
+    let root = folder.0.path().join("out");
+    let is_shown = |entry: &walkdir::DirEntry| !entry.file_name().to_string_lossy().starts_with('.');
+    let all = walkdir::WalkDir::new(root).into_iter().filter_entry(is_shown).flatten();
+    let files = all.filter(|entry| entry.file_type().is_file());
+    let mut rows: Vec<String> = files
+        .flat_map(|entry| {
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            text.lines().map(ToString::to_string).collect::<Vec<_>>()
+        })
+        .collect();
+    rows.sort();
+    rows
+}
+
+/// Killed at each of its changes of the disk, the command leaves every row there once, and the next finishes it.
+#[test]
+fn a_kill_at_any_call_loses_no_row() {
+    const CALLS: &str =
+        "mkdir,mkdirat,link,linkat,rename,renameat,renameat2,unlink,unlinkat,rmdir,fsync,fdatasync";
+    let traces = std::process::Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
+    if !traces.is_ok_and(|ended| ended.status.success()) {
+        eprintln!("SKIPPED: strace is not installed or may not trace; compaction is not killed");
+        return;
+    }
+    let names = ["k=a/0.json", "k=a/1.json", "k=a/2.json", "k=b/0.json", "k=b/1.json"];
+    let mut killed = 0;
+    loop {
+        let folder = Folder::new();
+        for name in names {
+            folder.write(&format!("out/{name}"), &format!("{{\"id\":\"{name}\"}}\n"));
+        }
+        let before = visible(&folder);
+        let inject = format!("inject={CALLS}:signal=SIGKILL:when={}", killed + 1);
+        let ended = std::process::Command::new("strace")
+            .args(["-f", "-o", "/dev/null", "-e", &format!("trace={CALLS}"), "-e", &inject])
+            .args([env!("CARGO_BIN_EXE_tidemill"), "compact", "out"])
+            .current_dir(folder.0.path())
+            .output()
+            .unwrap();
+        assert_eq!(visible(&folder), before, "killed at call {}", killed + 1);
+        if ended.status.success() {
+            break;
+        }
+        killed += 1;
+        assert!(killed < 200, "{ended:?}");
+        run(&folder, &["compact", "out"]);
+        assert_eq!(visible(&folder), before, "after call {killed}");
+        assert_eq!(files(&folder).len(), 2, "after call {killed}: {:?}", files(&folder));
+        let beside = std::fs::read_dir(folder.0.path()).unwrap().count();
+        assert_eq!(beside, 1, "after call {killed}, something was left beside the directory");
+    }
+    assert!(killed > 8, "it was killed {killed} times only");
+}
