@@ -84,11 +84,13 @@ fn hold_node(node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
 
 /// The parts of a filter that may not move stay above a barrier; the others below it may.
 fn hold_filter(filter: Filter) -> DataFusionResult<Transformed<LogicalPlan>> {
-    let (held, free): (Vec<Expr>, Vec<Expr>) =
-        split_conjunction_owned(filter.predicate.clone()).into_iter().partition(may_change);
-    if held.is_empty() {
+    let conditions = split_conjunction_owned(filter.predicate.clone());
+    if !conditions.iter().any(may_change) {
         return Ok(Transformed::no(LogicalPlan::Filter(filter)));
     }
+    // What refers to a query around becomes the condition of a join there, which it cannot from below a barrier.
+    let (held, free): (Vec<Expr>, Vec<Expr>) =
+        conditions.into_iter().partition(|condition| may_change(condition) || condition.contains_outer());
     let input = match conjunction(free) {
         Some(free) => Arc::new(LogicalPlan::Filter(Filter::try_new(free, filter.input)?)),
         None => filter.input,
@@ -136,7 +138,7 @@ fn has_subquery(predicate: &Expr) -> bool {
 
 /// A predicate without columns passes every node that is a barrier only to columns.
 fn anchored(predicate: Expr, columns: &[Column]) -> Expr {
-    match predicate.column_refs().is_empty() && !is_in_place(&predicate) {
+    match predicate.column_refs().is_empty() && !is_in_place(&predicate) && may_change(&predicate) {
         true => anchor(predicate, columns),
         false => predicate,
     }

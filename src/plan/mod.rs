@@ -22,6 +22,7 @@ pub(crate) mod over;
 mod prepared;
 mod result_keys;
 mod result_schema;
+mod scalar_subqueries;
 pub(crate) mod session_state;
 mod sessions;
 mod set_operations;

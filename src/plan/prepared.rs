@@ -15,6 +15,7 @@ use super::batch_time::{BatchTime, use_batch_time};
 use super::bind::bind;
 use super::check::reads_bounded_tables;
 use super::result_schema::{result_schema, with_types};
+use super::scalar_subqueries::with_scalar_joins;
 use super::session_state::streaming_state;
 use super::stateful::{Rewritten, WatermarkDelay, rewrite};
 use super::static_refresh::{Sessions, StaticTables};
@@ -105,7 +106,7 @@ impl StreamingPlan {
         let small = streaming_state(session, 1, shape.state_partitions)?;
         let schema = result_schema(&plan, session);
         let batch_time = BatchTime::default();
-        let plan = use_batch_time(expand_windows(plan)?, &batch_time)?;
+        let plan = use_batch_time(expand_windows(with_scalar_joins(plan)?.data)?, &batch_time)?;
         let bound = bind(plan, providers, sources)?;
         let Rewritten { plan: logical, watermarks, waits_for_watermark } =
             rewrite(tag_again(release(optimize(&wide, &hold(bound)?)?)?)?, shape.mode, shape.state_ttl)?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, ScalarValue, Spans, internal_err};
+use datafusion::common::{Column, DFSchema, ScalarValue, Spans, internal_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
@@ -226,7 +226,11 @@ fn count_of(
     if let Some(filter) = filter {
         rows = rows.filter(filter)?;
     }
-    let subquery = Arc::new(rows.aggregate(Vec::<Expr>::new(), vec![count(lit(1_i64))])?.build()?);
+    // Under a name of its own, for others may be counted beside it.
+    let counted = count(lit(1_i64));
+    let named =
+        Expr::Column(Column::new_unqualified(counted.schema_name().to_string())).alias("__tidemill_count");
+    let subquery = Arc::new(rows.aggregate(Vec::<Expr>::new(), vec![counted])?.project([named])?.build()?);
     Ok(Expr::ScalarSubquery(Subquery { subquery, outer_ref_columns, spans: Spans::new() }))
 }
 

@@ -62,7 +62,7 @@ const REFUSED: [(&str, &str, &str); 22] = [
     (
         "SELECT id, (SELECT max(id) FROM b) FROM a",
         "a subquery expression over an unbounded table",
-        "Keep scalar subqueries",
+        "Use output mode complete",
     ),
     (
         "SELECT id FROM a WHERE NOT EXISTS (SELECT 1 FROM b WHERE b.id = a.id)",

@@ -18,6 +18,7 @@ use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Union};
 
 use super::deduplicate::Deduplicate;
+use super::scalar_subqueries::with_scalar_joins;
 use super::stream_table::{is_unbounded, stream_table_of};
 use super::top_n::{TopN, is_first_of_all};
 use super::transform::Transform;
@@ -51,10 +52,15 @@ pub(crate) fn check(plan: &LogicalPlan, mode: OutputMode) -> Result<()> {
             "Run it as a batch query, or read a table from read_stream() or CREATE UNBOUNDED EXTERNAL TABLE",
         );
     }
-    subqueries::check(plan)?;
     check_functions(plan)?;
-    let plan = expand_windows(plan.clone())?;
-    match (flow(&plan, mode)?, mode) {
+    let joined = with_scalar_joins(plan.clone())?;
+    subqueries::check(&joined.data)?;
+    let plan = expand_windows(joined.data)?;
+    let flow = match flow(&plan, mode) {
+        Err(error) if joined.transformed => return Err(subqueries::not_as_a_join(error, mode)),
+        flow => flow?,
+    };
+    match (flow, mode) {
         (Flow::Whole, _) | (_, OutputMode::Append | OutputMode::Update) => Ok(()),
         (_, OutputMode::Complete) => refuse(
             "output mode complete",

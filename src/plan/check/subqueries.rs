@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::plan::stream_table::is_unbounded;
 use crate::sink::OutputMode;
 
-/// `EXISTS` and `IN` over unbounded tables are joins where they are in a filter; elsewhere no subquery may
-/// read one.
+/// `EXISTS` and `IN` over unbounded tables are joins where they are in a filter, and so have become scalar subqueries
+/// and conditions in columns. Elsewhere no subquery may read one.
 pub(super) fn check(plan: &LogicalPlan) -> Result<()> {
     plan.apply_with_subqueries(|node| {
         let is_filter = matches!(node, LogicalPlan::Filter(_));
@@ -33,8 +33,23 @@ fn not_there() -> Error {
     Error::UnsupportedQuery {
         operator: "a subquery expression over an unbounded table".into(),
         reason: "its value would change with every batch".into(),
-        advice: "Keep scalar subqueries to bounded tables, and write EXISTS and IN over unbounded ones in WHERE; or \
-                 join the two"
+        advice: "Keep it to SELECT, WHERE and HAVING of a query in output mode complete; or join the two"
+            .into(),
+    }
+}
+
+/// The error of a query whose subqueries cannot be the joins that they stand for, because of `error`.
+pub(super) fn not_as_a_join(error: Error, mode: OutputMode) -> Error {
+    let Error::UnsupportedQuery { operator, reason, .. } = error else { return error };
+    Error::UnsupportedQuery {
+        operator: format!("a subquery expression over an unbounded table, in output mode {mode}"),
+        reason: format!(
+            "its value would change with every batch, and what was given with it: it would be joined, but {operator}: \
+             {reason}"
+        ),
+        advice: "Use output mode complete, with an aggregation in the query as in the subquery; or have both in equal \
+                 windows of event times, as in WHERE window(b.time, '1 minute') = window(a.time, '1 minute'); or write \
+                 EXISTS and IN in WHERE, or a join with a bound of time"
             .into(),
     }
 }
@@ -61,10 +76,15 @@ pub(super) fn check_filter(filter: &Filter, input: Flow, mode: OutputMode) -> Re
     if flows.is_empty() || (input == Flow::Append && flows.iter().all(|flow| *flow == Flow::Append)) {
         return Ok(input);
     }
+    let is_whole = |flow: &Flow| matches!(flow, Flow::Whole | Flow::Bounded);
+    if is_whole(&input) && flows.iter().all(is_whole) {
+        return Ok(Flow::Whole);
+    }
     refuse(
         "EXISTS or IN between a stream and an aggregation of one",
         "the rows of the aggregation may change, and what came of them would have to be taken back",
-        "Use output mode append with a watermark, so that each row of the aggregation comes once and for good",
+        "Use output mode append with a watermark, so that each row of the aggregation comes once and for good; or aggregate \
+         both, in output mode complete",
     )
 }
 

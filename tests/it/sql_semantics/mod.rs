@@ -6,6 +6,7 @@ mod forms;
 mod inserts;
 mod plans;
 mod precedence;
+mod subqueries;
 mod values;
 mod windows;
 
