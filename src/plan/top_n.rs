@@ -23,9 +23,10 @@ use datafusion::logical_expr::{
 };
 
 use super::bind::reads_stream;
+use super::event_time::event_time_key;
 use super::window_calls::unused_name;
 use crate::exec::top_n::Ranking;
-use crate::functions::literal;
+use crate::functions::{literal, tag_of, tagged};
 
 /// The column with the rank.
 const RANK: &str = "__rank";
@@ -173,6 +174,32 @@ fn first_of_all(mut sort: Sort, skip: u64, fetch: u64) -> DataFusionResult<Logic
     }
     sort.input = Arc::new(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(first))?));
     Ok(LogicalPlan::Sort(sort))
+}
+
+/// `plan`, if it gives the first rows of each key, with only that key as an event time that says when they are given:
+/// they may come long after other times of theirs.
+pub(super) fn without_other_times(
+    plan: LogicalPlan,
+    tagged_projection: impl FnOnce(Projection) -> DataFusionResult<LogicalPlan>,
+) -> DataFusionResult<LogicalPlan> {
+    let Some(first) = TopN::of(&plan).filter(|first| reads_stream(&first.input)) else { return Ok(plan) };
+    let schema = first.input.schema();
+    let is_final = |key: &&Column| event_time_key(&Expr::Column((*key).clone()), schema).is_some();
+    let Some(awaited) = first.keys.iter().find(is_final) else { return Ok(plan) };
+    let mut changed = false;
+    let columns = plan.schema().iter().map(|(qualifier, field)| {
+        let column = Column::from((qualifier, field));
+        if tag_of(field).is_none() || column == *awaited {
+            return Expr::Column(column);
+        }
+        changed = true;
+        tagged(Expr::Column(column), None).alias_qualified(qualifier.cloned(), field.name())
+    });
+    let columns: Vec<Expr> = columns.collect();
+    match changed {
+        true => tagged_projection(Projection::try_new(columns, Arc::new(plan))?),
+        false => Ok(plan),
+    }
 }
 
 /// Whether `plan` gives the first rows of a stream, of all keys together.

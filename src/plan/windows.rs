@@ -19,7 +19,7 @@ use super::distinct_sets::with_sets_apart;
 use super::event_time::finality_of;
 use super::over::with_columns;
 use super::sessions::{session_key, without_sessionless};
-use super::top_n::keep_first_ranks;
+use super::top_n::{keep_first_ranks, without_other_times};
 use super::union_times::with_common_times;
 use super::window_calls::{calls_in, event_time_of, get_field, in_use, refuse, unused_name, window_size};
 use crate::error::Result;
@@ -85,7 +85,7 @@ fn rewrite(plan: LogicalPlan, tags: bool) -> DataFusionResult<LogicalPlan> {
             }
             other => {
                 refuse_sliding(&other)?;
-                other
+                if tags { without_other_times(other, tag_projection)? } else { other }
             }
         };
         Ok(Transformed::yes(node))

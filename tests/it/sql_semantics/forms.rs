@@ -238,3 +238,29 @@ async fn a_row_is_joined_with_the_newest_version_up_to_its_time() {
         assert!(error.contains(reason), "{error}");
     }
 }
+
+/// The first rows of a window come when it is final, long after their own times.
+#[tokio::test]
+async fn what_is_above_the_first_rows_of_a_window_does_not_take_them_for_late() {
+    let place = Place::new();
+    let first = |keys: &str, above: &str| {
+        format!(
+            "SELECT {above} FROM (SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY n DESC) AS r FROM (SELECT *, \
+             window(ts, '1 minute') AS w FROM t)) WHERE r <= 2 GROUP BY 1"
+        )
+    };
+    let grouped = "w.start AS s, count(*) AS c, sum(n) AS n";
+    let rows = ["2024-01-01T00:00:00 2 6", "2024-01-01T00:01:00 1 8"];
+    assert_eq!(appended(&place, &first("w", grouped)).await, rows);
+    let of_seconds = first("w", "date_trunc('second', ts) AS s, count(*) AS c");
+    let error = place
+        .error(&format!(
+            "CREATE OR REPLACE EXTERNAL TABLE o STORED AS MEMORY; CREATE STREAMING QUERY q AS INSERT INTO o {of_seconds}"
+        ))
+        .await;
+    assert!(error.contains("no group is ever final"), "{error}");
+    assert_eq!(
+        appended(&place, "SELECT DISTINCT ON (date_trunc('minute', ts)) ts, n FROM t ORDER BY date_trunc('minute', ts), n DESC").await,
+        ["2024-01-01T00:00:16 4", "2024-01-01T00:01:05 8"]
+    );
+}
