@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, IntervalUnit};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, ExprSchema, ScalarValue};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::functions_aggregate::first_last::{first_value_udaf, last_value_udaf};
@@ -16,6 +17,7 @@ use datafusion::logical_expr::{
     WindowFrameUnits, WindowFunctionDefinition,
 };
 
+use super::bind::reads_stream;
 use super::event_time::{EventTimeKey, event_time_key};
 use super::window_calls::unused_name;
 use crate::error::{Error, Result};
@@ -249,6 +251,69 @@ fn refused(reason: &str, advice: &str) -> Error {
     }
 }
 
+/// `function`, called `name`, with its keys and order as `column` makes them.
+fn by_columns(function: &Expr, name: &str, column: &mut impl FnMut(&mut Expr)) -> Expr {
+    let mut replaced = function.clone().unalias();
+    if let Expr::WindowFunction(call) = &mut replaced {
+        call.params.partition_by.iter_mut().for_each(&mut *column);
+        call.params.order_by.iter_mut().for_each(|order| column(&mut order.expr));
+    }
+    replaced.alias(name)
+}
+
+/// `plan`, in which window functions that are by several keys or orders follow one another over a stream, with these
+/// computed below all of them: of what the first gives, only the column that rows have waited for is an event time,
+/// which others then find among its columns.
+pub(super) fn with_common_columns(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
+    let replaced = plan.transform_down_with_subqueries(|node| {
+        let mut windows = Vec::new();
+        let mut base = &node;
+        while let LogicalPlan::Window(window) = base {
+            windows.push(window);
+            base = window.input.as_ref();
+        }
+        if windows.len() < 2 || !reads_stream(base) {
+            return Ok(Transformed::no(node));
+        }
+        let mut taken = node.schema().field_names();
+        let mut computed: Vec<(Expr, String)> = Vec::new();
+        let mut column = |expr: &mut Expr| {
+            let is_below = expr.column_refs().into_iter().all(|column| base.schema().has_column(column));
+            if matches!(expr, Expr::Column(_)) || !is_below {
+                return;
+            }
+            let known = computed.iter().find(|(known, _)| known == expr).map(|(_, name)| name.clone());
+            let name = known.unwrap_or_else(|| {
+                let name = unused_name("__over_by", &mut taken);
+                computed.push((expr.clone(), name.clone()));
+                name
+            });
+            *expr = Expr::Column(Column::new_unqualified(name));
+        };
+        let functions: Vec<Vec<Expr>> = windows
+            .iter()
+            .map(|window| {
+                let names = window.schema.fields().iter().skip(window.input.schema().fields().len());
+                let named = window.window_expr.iter().zip(names);
+                named.map(|(function, field)| by_columns(function, field.name(), &mut column)).collect()
+            })
+            .collect();
+        if computed.is_empty() {
+            return Ok(Transformed::no(node));
+        }
+        let columns = base.schema().columns().into_iter().map(Expr::Column);
+        let columns: Vec<Expr> =
+            columns.chain(computed.into_iter().map(|(expr, name)| expr.alias(name))).collect();
+        let mut plan = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(base.clone()))?);
+        for functions in functions.into_iter().rev() {
+            plan = LogicalPlan::Window(Window::try_new(functions, Arc::new(plan))?);
+        }
+        let given: Vec<Expr> = node.schema().columns().into_iter().map(Expr::Column).collect();
+        Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(given, Arc::new(plan))?)))
+    })?;
+    Ok(replaced.data)
+}
+
 /// `window` over a stream, whose keys and order are columns, so that their schema says when they are final. Of what
 /// comes out, only the column that rows have waited for is still an event time: they may come long after another
 /// one's.
@@ -273,13 +338,7 @@ pub(super) fn with_columns(
         *expr = Expr::Column(column);
     };
     for (index, function) in window.window_expr.iter_mut().enumerate() {
-        let name = given.field(width + index).name().clone();
-        let mut replaced = function.clone().unalias();
-        if let Expr::WindowFunction(call) = &mut replaced {
-            call.params.partition_by.iter_mut().for_each(&mut column);
-            call.params.order_by.iter_mut().for_each(|order| column(&mut order.expr));
-        }
-        *function = replaced.alias(name);
+        *function = by_columns(function, given.field(width + index).name(), &mut column);
     }
     let input = Arc::unwrap_or_clone(window.input);
     let input = match computed.is_empty() {

@@ -17,7 +17,7 @@ use super::bounded::simplify_bounded;
 use super::distinct_on::keep_first_rows;
 use super::distinct_sets::with_sets_apart;
 use super::event_time::finality_of;
-use super::over::with_columns;
+use super::over::{with_columns, with_common_columns};
 use super::sessions::{session_key, without_sessionless};
 use super::top_n::{keep_first_ranks, without_other_times};
 use super::union_times::with_common_times;
@@ -40,7 +40,8 @@ const STARTS: &str = "__window_start";
 /// # Errors
 /// If sliding windows are used where there cannot be several rows for one.
 pub(crate) fn expand_windows(plan: LogicalPlan) -> Result<LogicalPlan> {
-    Ok(rewrite(keep_first_ranks(keep_first_rows(simplify_bounded(plan)?)?)?, true)?)
+    let plan = with_common_columns(keep_first_ranks(keep_first_rows(simplify_bounded(plan)?)?)?)?;
+    Ok(rewrite(plan, true)?)
 }
 
 /// The same for a plan that is run once, in which nobody asks for tags.
@@ -164,8 +165,18 @@ fn refuse_ambiguous(aggregate: &Aggregate) -> DataFusionResult<()> {
 fn results_of(aggregate: Aggregate, schema: &DFSchema, starts: &[Start]) -> DataFusionResult<LogicalPlan> {
     let keys = schema.fields().len() - aggregate.aggr_expr.len();
     let mut changed = false;
+    let results = aggregate.schema.columns();
     let columns = schema.iter().enumerate().map(|(index, (qualifier, field))| {
-        let column = Expr::Column(Column::from((qualifier, field)));
+        let known = Column::from((qualifier, field));
+        // The keys of grouping sets are called by what they are now.
+        if let Some(now) =
+            results.get(index).filter(|now| results.len() == schema.fields().len() && **now != known)
+            && starts.iter().all(|start| start.window != (qualifier.cloned(), field.name().clone()))
+        {
+            changed = true;
+            return Expr::Column(now.clone()).alias_qualified(qualifier.cloned(), field.name());
+        }
+        let column = Expr::Column(known);
         let start = starts.iter().find(|start| start.window == (qualifier.cloned(), field.name().clone()));
         let replaced = match start {
             Some(start) => window_of(Expr::Column(Column::new_unqualified(&start.name)), start.size),

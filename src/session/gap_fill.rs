@@ -10,7 +10,7 @@ use datafusion::common::{Column, UnnestOptions, plan_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::planner::RelationPlannerContext;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, cast, when};
-use datafusion::sql::sqlparser::ast::Expr as SqlExpr;
+use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Value};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
@@ -51,7 +51,7 @@ impl GapFill<'_> {
         let next = Expr::Column(Column::new_unqualified(called)).alias(NEXT);
         let rows = rows.project(own.clone().chain([next]).collect::<Vec<_>>())?;
 
-        let (time_text, step) = (written(time), self.step);
+        let (time_text, step) = (written(time), interval_text(self.step));
         let times = format!(
             "range({time_text}, CASE WHEN {NEXT} > {time_text} THEN {NEXT} ELSE {time_text} + {step} END, {step})"
         );
@@ -63,7 +63,8 @@ impl GapFill<'_> {
         let schema = Arc::clone(rows.schema());
         let filled = Expr::Column(Column::new_unqualified(TIMES));
         let filled = cast(filled, self.time.get_type(&schema)?);
-        let is_own = Expr::Column(time.clone()).eq(filled.clone());
+        // A row without a time is followed by none.
+        let is_own = Expr::IsNotFalse(Box::new(Expr::Column(time.clone()).eq(filled.clone())));
         let columns = columns.into_iter().map(|column| {
             if column == *time {
                 return Ok(filled.clone().alias_qualified(column.relation.clone(), &column.name));
@@ -76,6 +77,16 @@ impl GapFill<'_> {
         });
         let columns = columns.collect::<DataFusionResult<Vec<_>>>()?;
         rows.project(columns)?.build()
+    }
+}
+
+/// A length of time, which may be text, as SQL has it.
+fn interval_text(step: &SqlExpr) -> String {
+    match step {
+        SqlExpr::Value(value) if matches!(value.value, Value::SingleQuotedString(_)) => {
+            format!("INTERVAL {step}")
+        }
+        step => step.to_string(),
     }
 }
 

@@ -16,6 +16,7 @@ mod from_first;
 mod group_windows;
 mod letter_case;
 mod live;
+mod named_windows;
 mod names;
 mod parser;
 mod partitioned;

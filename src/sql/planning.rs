@@ -33,6 +33,7 @@ use super::file_tables::take_file_tables;
 use super::from_first::SelectAll;
 use super::group_windows::with_group_windows;
 use super::letter_case::correct_case;
+use super::named_windows::NamedWindows;
 use super::names::{Names, name_columns, name_results};
 use super::signposts::for_functions;
 use super::using::Using;
@@ -321,6 +322,10 @@ impl<'a> Planner<'a> {
             with_doubles(with_calls(with_group_windows(statement, &is_aggregate), &is_aggregate));
         let _ = visit_statement(&mut statement, &mut SelectAll);
         if let ControlFlow::Break(error) = visit_statement(&mut statement, &mut Using { at: self.at }) {
+            return Err(error);
+        }
+        if let ControlFlow::Break(error) = visit_statement(&mut statement, &mut NamedWindows { at: self.at })
+        {
             return Err(error);
         }
         let plan = loop {

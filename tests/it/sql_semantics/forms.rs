@@ -264,3 +264,110 @@ async fn what_is_above_the_first_rows_of_a_window_does_not_take_them_for_late() 
         ["2024-01-01T00:00:16 4", "2024-01-01T00:01:05 8"]
     );
 }
+
+#[tokio::test]
+async fn windows_go_on_from_named_ones() {
+    let place = Place::new();
+    for (select, rows) in [
+        (
+            "SELECT k, n, sum(n) OVER (x ORDER BY ts) AS s FROM t WINDOW x AS (PARTITION BY k)",
+            ["1 1 1", "1 2 3", "1 8 11", "2 4 4"],
+        ),
+        (
+            "SELECT k, n, min(n) OVER (Y ROWS 1 PRECEDING) AS s FROM t WINDOW x AS (PARTITION BY k), y AS (x ORDER BY ts)",
+            ["1 1 1", "1 2 1", "1 8 2", "2 4 4"],
+        ),
+        (
+            "SELECT k, n, sum(n) OVER x AS s FROM t WINDOW x AS (PARTITION BY k ORDER BY ts)",
+            ["1 1 1", "1 2 3", "1 8 11", "2 4 4"],
+        ),
+    ] {
+        assert_eq!(appended(&place, select).await, rows, "{select}");
+        let values = "(VALUES (1, 1, 5), (1, 2, 15), (2, 4, 16), (1, 8, 65)) AS t(k, n, ts)";
+        assert_eq!(place.rows(&select.replace("FROM t", &format!("FROM {values}"))).await, rows, "{select}");
+    }
+    for (select, reason) in [
+        ("SELECT sum(n) OVER (z ORDER BY n) FROM (VALUES (1)) AS t(n)", "there is no window z"),
+        (
+            "SELECT sum(n) OVER (z ORDER BY n) FROM (VALUES (1)) AS t(n) WINDOW z AS (ORDER BY n)",
+            "the window z has an ORDER BY",
+        ),
+        (
+            "SELECT sum(n) OVER (z PARTITION BY n) FROM (VALUES (1)) AS t(n) WINDOW z AS (ORDER BY n)",
+            "has its PARTITION BY",
+        ),
+    ] {
+        let error = place.error(select).await;
+        assert!(error.contains(reason), "{select}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn rows_without_a_time_stay_what_they_are_beside_gaps() {
+    let place = Place::new();
+    let call = "GAP_FILL(TABLE a, DESCRIPTOR(t), '1 second', DESCRIPTOR(k))";
+    place.put("gaps/a.json", "{\"id\":1,\"k\":1,\"t\":\"2024-01-01T00:00:01\"}\n{\"id\":2,\"k\":1}\n{\"id\":3,\"k\":1,\"t\":\"2024-01-01T00:00:03\"}\n");
+    let columns = "id INT, k INT, t TIMESTAMP(6)";
+    let rows = ["1 1 2024-01-01T00:00:01", "1 2024-01-01T00:00:02", "2 1", "3 1 2024-01-01T00:00:03"];
+    let at_once = format!(
+        "CREATE EXTERNAL TABLE a ({columns}) STORED AS JSON LOCATION '$/gaps/'; SELECT * FROM {call}"
+    );
+    assert_eq!(place.rows(&at_once).await, rows);
+    let streamed = format!(
+        "CREATE OR REPLACE UNBOUNDED EXTERNAL TABLE a ({columns}, WATERMARK FOR t AS t) STORED AS JSON LOCATION '$/gaps/';
+         CREATE EXTERNAL TABLE o STORED AS MEMORY;
+         CREATE STREAMING QUERY q TRIGGER AVAILABLE NOW OPTIONS ('flushOnEnd' 'true') AS INSERT INTO o SELECT * FROM {call};
+         SELECT * FROM o"
+    );
+    assert_eq!(place.rows(&streamed).await, rows);
+}
+
+#[tokio::test]
+async fn sliding_windows_may_be_in_grouping_sets_and_selected() {
+    let place = Place::new();
+    let select = "SELECT w['start'] AS s, k, c FROM (SELECT window(ts, '20 seconds', '10 seconds') AS w, k, count(*) AS c FROM t \
+                  WHERE n < 4 GROUP BY window(ts, '20 seconds', '10 seconds'), ROLLUP (k)) AS z";
+    let rows = [
+        "2023-12-31T23:59:50 1",
+        "2023-12-31T23:59:50 1 1",
+        "2024-01-01T00:00:00 1 2",
+        "2024-01-01T00:00:00 2",
+        "2024-01-01T00:00:10 1",
+        "2024-01-01T00:00:10 1 1",
+    ];
+    assert_eq!(place.both(TABLE, LINES, select).await, rows);
+    assert_eq!(appended(&place, select).await, rows);
+}
+
+#[tokio::test]
+async fn functions_in_several_orders_may_be_within_one_computed_time() {
+    let place = Place::new();
+    for (select, rows) in [
+        (
+            "SELECT n, rank() OVER (PARTITION BY date_trunc('minute', ts) ORDER BY n) AS a, rank() OVER (PARTITION BY \
+             date_trunc('minute', ts) ORDER BY n DESC) AS b FROM t",
+            ["1 1 3", "2 2 2", "4 3 1", "8 1 1"],
+        ),
+        (
+            "SELECT n, rank() OVER (PARTITION BY window(ts, '1 minute') ORDER BY n) AS a, count(*) OVER (PARTITION BY \
+             window(ts, '1 minute'), k ORDER BY n DESC) AS b FROM t",
+            ["1 1 2", "2 2 1", "4 3 1", "8 1 1"],
+        ),
+        (
+            "SELECT n, count(*) OVER (PARTITION BY k ORDER BY date_trunc('minute', ts), n) AS a, count(*) OVER (PARTITION BY k \
+             ORDER BY date_trunc('minute', ts), n DESC) AS b FROM t",
+            ["1 1 2", "2 2 1", "4 1 1", "8 3 3"],
+        ),
+    ] {
+        assert_eq!(appended(&place, select).await, rows, "{select}");
+    }
+    for function in ["string_agg(CAST(n AS VARCHAR), ',')", "bool_and(n > 1)", "bit_or(n)"] {
+        let error = place
+            .error(&format!(
+                "CREATE OR REPLACE EXTERNAL TABLE o STORED AS MEMORY; CREATE STREAMING QUERY q AS INSERT INTO o SELECT {function} \
+                 OVER (PARTITION BY k ORDER BY ts ROWS 1 PRECEDING) AS x FROM t"
+            ))
+            .await;
+        assert!(error.contains("it cannot take out again what has left the frame"), "{error}");
+    }
+}
