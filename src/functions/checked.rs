@@ -15,6 +15,7 @@ use datafusion::arrow::datatypes::{
 };
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::internal_err;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
@@ -102,6 +103,21 @@ impl Checked {
             _ => error,
         }
     }
+}
+
+/// `expr` as it was written, with DataFusion's own arithmetic.
+pub(super) fn as_written(expr: &Expr) -> Expr {
+    let plain = expr.clone().transform_up(|expr| {
+        let written = match &expr {
+            Expr::ScalarFunction(call) => match call.func.inner().downcast_ref::<Checked>() {
+                Some(checked) => checked.unchecked(&call.args),
+                None => None,
+            },
+            _ => None,
+        };
+        Ok(written.map_or_else(|| Transformed::no(expr), Transformed::yes))
+    });
+    plain.map_or_else(|_| expr.clone(), |plain| plain.data)
 }
 
 /// The error of a value that does not fit into `data_type`, the type of `expression`.

@@ -18,6 +18,7 @@ mod internal;
 mod json;
 mod lengths;
 mod local_date;
+mod named_cast;
 mod on_arrays;
 mod required;
 mod session_window;
@@ -41,6 +42,7 @@ pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, is_sess
 pub(crate) use internal::{starts_of, tagged, window_of, window_start, window_starts};
 pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;
+pub(crate) use named_cast::named_cast;
 pub(crate) use required::required;
 pub(crate) use units::{unit_micros, unit_nanos};
 pub(crate) use window::{

@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use super::values::rewrite_expressions;
-use crate::functions::{local_date, null_fields, null_safe_field};
+use crate::functions::{local_date, named_cast, null_fields, null_safe_field};
 
 /// Puts the right functions in the place of those that are not.
 #[derive(Debug)]
@@ -90,6 +90,10 @@ fn correct_expr(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
         Expr::TryCast(TryCast { expr, field }) if is_date(field.data_type()) && is_text(&expr) => {
             Transformed::yes(as_date(local_date(*expr, true), field.data_type()))
         }
+        Expr::Cast(cast) => match cast.expr.get_type(schema).ok().and_then(|from| named_cast(&cast, &from)) {
+            Some(named) => Transformed::yes(named),
+            None => Transformed::no(Expr::Cast(cast)),
+        },
         expr => Transformed::no(expr),
     }
 }

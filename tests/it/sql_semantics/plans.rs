@@ -161,3 +161,38 @@ async fn a_prepared_statement_means_what_it_means_at_once() {
         assert_eq!(row.split_whitespace().collect::<Vec<_>>().join(" "), expected, "{script}");
     }
 }
+
+/// So that one who has a thousand columns knows which it was.
+#[tokio::test]
+async fn casts_that_fail_say_which_they_are() {
+    for (select, told) in [
+        (
+            "SELECT CAST(s AS INT) AS x FROM t",
+            "CAST(t.s AS INT): Cannot cast string 'x' to value of Int32 type",
+        ),
+        (
+            "SELECT k FROM t WHERE CAST(f AS BIGINT) > 0",
+            "CAST(t.f AS BIGINT): Can't cast value NaN to type Int64",
+        ),
+        ("SELECT CAST(k * 1000 AS SMALLINT) AS x FROM t", "CAST(t.k * 1000 AS SMALLINT): Can't cast value"),
+    ] {
+        let place = Place::new();
+        place.put("in/a.json", "{\"k\":400,\"f\":\"NaN\",\"s\":\"x\"}\n");
+        let table = |kind: &str| {
+            format!(
+                "CREATE {kind} EXTERNAL TABLE t (k BIGINT, f DOUBLE, s VARCHAR) STORED AS JSON LOCATION '$/in/';"
+            )
+        };
+        let error = place.error(&format!("{} {select}", table(""))).await;
+        assert!(error.contains(told) && error.contains("TRY_CAST"), "{error}");
+        let place = Place { sql: tidemill::sql::SqlSession::new(tidemill::Session::new()), ..place };
+        let query =
+            "CREATE EXTERNAL TABLE o STORED AS NOOP; CREATE STREAMING QUERY q TRIGGER ONCE AS INSERT INTO o";
+        let error = place.error(&format!("{} {query} {select}", table("UNBOUNDED"))).await;
+        assert!(error.contains(told), "{error}");
+    }
+    let named = both(
+        "SELECT * FROM (SELECT CAST(a AS INT), TRY_CAST(CAST(k AS VARCHAR) || 'x' AS INT) AS n FROM t WHERE a = 1) AS x(a, n)",
+    );
+    assert_eq!(named.await, ["1"]);
+}
