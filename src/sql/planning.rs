@@ -35,7 +35,7 @@ use super::group_windows::with_group_windows;
 use super::letter_case::correct_case;
 use super::named_windows::NamedWindows;
 use super::names::{Names, name_columns, name_results};
-use super::signposts::for_functions;
+use super::signposts::{for_functions, instead_of};
 use super::using::Using;
 use super::visit::visit_statement;
 use super::window_column::with_calls;
@@ -402,10 +402,11 @@ impl<'a> Planner<'a> {
                 let root = error.iter().next().map_or(&error, DataFusionError::find_root);
                 let message = root.message();
                 let message = message.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
+                let message = &instead_of(message).unwrap_or_else(|| message.to_string());
                 let hint = metadata_hint(message);
                 match for_functions(message) {
                     Some(instead) => error_at(instead, at),
-                    None => error_at(message.to_string() + &self.table_suggestion(message) + hint, at),
+                    None => error_at(message.clone() + &self.table_suggestion(message) + hint, at),
                 }
             }
             error => error,

@@ -247,6 +247,27 @@ const FUNCTIONS: [(&[&str], &str); 24] = [
     (&["regexp_extract"], "regexp_match(text, '(…)')[1]"),
 ];
 
+/// What to write in the place of what DataFusion cannot plan, if `message` says so.
+pub(super) fn instead_of(message: &str) -> Option<String> {
+    if let Some(field) =
+        message.strip_prefix("Nested identifiers are not yet supported for OuterReferenceColumn ")
+    {
+        return Some(format!(
+            "a field of {field}, a struct of the query around a subquery, cannot be named in that; give it a name \
+             there: FROM (SELECT *, {field}['field'] AS field FROM …)"
+        ));
+    }
+    if let Some(name) = message.strip_prefix("Ambiguous reference to unqualified field ") {
+        return Some(format!("{message}: several tables have it. Say whose it is, as in a.{name}"));
+    }
+    let conflict = "Conflicting ordering requirements in aggregate functions is not supported";
+    message.contains(conflict).then(|| {
+        "aggregates over rows in different orders cannot be computed side by side: leave ORDER BY out of all but one \
+         of them, or compute them in subqueries of their own and join these"
+            .to_string()
+    })
+}
+
 /// Table functions of other systems.
 const TABLE_FUNCTIONS: [&str; 6] =
     ["read_files", "cloud_files", "read_stream", "read_kafka", "kafka", "read_json_auto"];

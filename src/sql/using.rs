@@ -1,12 +1,14 @@
 //! `USING` where it cannot be relied on.
 //!
 //! The column of a `RIGHT` or `FULL JOIN … USING (k)` is that of whichever side has a row. DataFusion takes
-//! it for the left side's, which is null where only the right side has one.
+//! it for the left side's, which is null where only the right side has one. In `WHERE` it takes it for both,
+//! and does not know which is meant: there it is made the left side's, which is right for all other joins.
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    JoinConstraint, JoinOperator, Query, SetExpr, Spanned, TableFactor, TableWithJoins, VisitorMut,
+    Expr, Ident, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned,
+    TableFactor, TableWithJoins, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Location;
 
@@ -22,11 +24,14 @@ impl VisitorMut for Using {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
-        let mut bodies = vec![query.body.as_ref()];
+        let mut bodies = vec![query.body.as_mut()];
         while let Some(body) = bodies.pop() {
             match body {
-                SetExpr::Select(select) => select.from.iter().try_for_each(|from| self.check(from))?,
-                SetExpr::SetOperation { left, right, .. } => bodies.extend([left.as_ref(), right.as_ref()]),
+                SetExpr::Select(select) => {
+                    select.from.iter().try_for_each(|from| self.check(from))?;
+                    say_whose(select);
+                }
+                SetExpr::SetOperation { left, right, .. } => bodies.extend([left.as_mut(), right.as_mut()]),
                 _ => {}
             }
         }
@@ -72,4 +77,81 @@ impl Using {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Puts the left table before the columns of `USING` in `WHERE`.
+fn say_whose(select: &mut Select) {
+    let Some(condition) = &mut select.selection else { return };
+    let mut columns = Vec::new();
+    for tables in &select.from {
+        // Which table of several the left side's is, is for the planner to find out.
+        let ([join], Some(table)) = (tables.joins.as_slice(), name_of(&tables.relation)) else { continue };
+        let (JoinOperator::Join(constraint)
+        | JoinOperator::Inner(constraint)
+        | JoinOperator::Left(constraint)
+        | JoinOperator::LeftOuter(constraint)) = &join.join_operator
+        else {
+            continue;
+        };
+        if let JoinConstraint::Using(names) = constraint {
+            columns.extend(names.iter().filter_map(last).map(|column| (column.clone(), table.clone())));
+        }
+    }
+    if !columns.is_empty() {
+        // It never breaks.
+        let _ = condition.visit(&mut Whose { columns, depth: 0 });
+    }
+}
+
+/// What a table is called in its query.
+fn name_of(table: &TableFactor) -> Option<Ident> {
+    match table {
+        TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } => {
+            Some(alias.name.clone())
+        }
+        TableFactor::Table { name, .. } => last(name).cloned(),
+        _ => None,
+    }
+}
+
+fn last(name: &ObjectName) -> Option<&Ident> {
+    name.0.last().and_then(ObjectNamePart::as_ident)
+}
+
+/// The columns of one query's `USING`, and the tables they are of.
+struct Whose {
+    columns: Vec<(Ident, Ident)>,
+    /// How many subqueries are around: their names are their own.
+    depth: usize,
+}
+
+impl VisitorMut for Whose {
+    type Break = Error;
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        if let (Expr::Identifier(name), 0) = (&*expr, self.depth)
+            && let Some((_, table)) = self.columns.iter().find(|(column, _)| is_same(column, name))
+        {
+            *expr = Expr::CompoundIdentifier(vec![table.clone(), name.clone()]);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn is_same(one: &Ident, other: &Ident) -> bool {
+    let name = |ident: &Ident| match ident.quote_style {
+        Some(_) => ident.value.clone(),
+        None => ident.value.to_lowercase(),
+    };
+    name(one) == name(other)
 }

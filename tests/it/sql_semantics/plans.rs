@@ -162,6 +162,46 @@ async fn a_prepared_statement_means_what_it_means_at_once() {
     }
 }
 
+#[tokio::test]
+async fn prepared_statements_take_values_of_any_type() {
+    let place = Place::new();
+    let rows = "(1, DATE '2024-01-01', CAST(1.5 AS DECIMAL(10, 2))), (5, DATE '2024-02-01', 2.5), (9, DATE '2024-03-01', 99.9)";
+    place
+        .sql
+        .run(&format!(
+            "CREATE TABLE t AS SELECT * FROM (VALUES {rows}) AS t(a, d, x);
+             PREPARE p (INT, DATE, DECIMAL(10, 2)) AS SELECT a, d, x FROM t WHERE a > $1 AND d >= $2 AND x < $3;
+             PREPARE q AS SELECT sum(a) FILTER (WHERE a > $1) AS s FROM t;
+             PREPARE r AS INSERT INTO t VALUES ($1, $2, $3)"
+        ))
+        .await
+        .unwrap();
+    assert_eq!(place.rows("EXECUTE p(1, DATE '2024-01-15', 50)").await, ["5 2024-02-01 2.50"]);
+    let both = ["5 2024-02-01 2.50", "9 2024-03-01 99.90"];
+    assert_eq!(place.rows("EXECUTE p(1, '2024-01-15', 500.25)").await, both);
+    assert_eq!(place.rows("EXECUTE q(4)").await, ["14"]);
+    place.rows("EXECUTE r(7, DATE '2024-07-07', 7.77)").await;
+    assert_eq!(place.rows("EXECUTE q(4)").await, ["21"]);
+}
+
+/// What `USING` joins by is one column, also in `WHERE`.
+#[tokio::test]
+async fn the_column_of_using_is_the_left_tables() {
+    assert_eq!(both("SELECT k, a, v FROM t JOIN b USING (k) WHERE k > 0 AND a < 2").await, ["1 1 10"]);
+    assert_eq!(both("SELECT K, a, v FROM t AS x LEFT JOIN b USING (k) WHERE K IN (2)").await, ["2 7"]);
+    let nested = "SELECT a FROM t JOIN b USING (k) WHERE k = 1 AND v IN (SELECT v FROM b WHERE k = 1)";
+    assert_eq!(both(nested).await, ["1", "2"]);
+    let place = Place::new();
+    place.run("CREATE TABLE l AS SELECT 1 AS k; CREATE TABLE r AS SELECT 1 AS k, 2 AS v").await;
+    let error = place.error("SELECT v FROM l NATURAL JOIN r WHERE k > 0").await;
+    assert!(error.contains("several tables have it. Say whose it is, as in a.k"), "{error}");
+    let struct_field = "SELECT k FROM l AS p WHERE EXISTS (SELECT 1 FROM r WHERE r.v = p.w.e)";
+    let error = place
+        .error(&struct_field.replace("FROM l AS p", "FROM (SELECT k, named_struct('e', 2) AS w FROM l) AS p"))
+        .await;
+    assert!(error.contains("give it a name there"), "{error}");
+}
+
 /// So that one who has a thousand columns knows which it was.
 #[tokio::test]
 async fn casts_that_fail_say_which_they_are() {
