@@ -10,7 +10,7 @@ use super::monitor::Monitor;
 use super::output::{Format, Printer};
 
 /// Prints what changed in the state from after the batch `from` to after the batch `to`, of `operator` or of all: rows that
-/// are gone with `-`, rows that are new with `+`. A row that has changed is both.
+/// are gone with `-`, rows that are new with `+`, each as often as that. A row that has changed is both.
 pub(super) async fn diff(
     checkpoint: &str,
     operator: Option<usize>,
@@ -55,8 +55,8 @@ fn changes(before: DataFrame, after: DataFrame) -> datafusion::error::Result<Dat
         let all: Vec<Expr> = mark.chain(columns).collect();
         frame.select(all)
     };
-    let gone = marked(before.clone().except_distinct(after.clone())?, "-")?;
-    let new = marked(after.except_distinct(before)?, "+")?;
+    let gone = marked(before.clone().except(after.clone())?, "-")?;
+    let new = marked(after.except(before)?, "+")?;
     let mut order: Vec<_> = columns.into_iter().map(|column| column.sort(true, true)).collect();
     order.push(col("change").sort(false, true));
     gone.union(new)?.sort(order)

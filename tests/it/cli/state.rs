@@ -108,6 +108,27 @@ fn a_diff_shows_what_a_batch_has_changed() {
 }
 
 #[test]
+fn a_diff_shows_equal_rows_as_often_as_there_are_more_of_them() {
+    let folder = Folder::new();
+    folder.write(
+        "job.sql",
+        "CREATE UNBOUNDED EXTERNAL TABLE input (k INT) STORED AS JSON LOCATION 'in';\n\
+         CREATE EXTERNAL TABLE out STORED AS NOOP;\n\
+         CREATE STREAMING QUERY q TRIGGER AVAILABLE NOW CHECKPOINT LOCATION 'cp' \
+         AS INSERT INTO out SELECT x.k FROM input x JOIN input y ON x.k = y.k;\n",
+    );
+    for (file, rows) in ["{\"k\":1}\n{\"k\":2}\n", "{\"k\":2}\n{\"k\":2}\n{\"k\":3}\n"].iter().enumerate() {
+        folder.write(&format!("in/{file}.json"), rows);
+        assert_eq!(folder.run(&["run", "job.sql", "--progress", "none"]).0, 0);
+    }
+    let (code, out, err) =
+        folder.run(&["state", "cp", "--operator", "0", "--diff", "0", "1", "--format", "csv"]);
+    assert_eq!(code, 0, "{err}");
+    let cells = |line: &str| line.split(',').take(2).collect::<Vec<_>>().join(",");
+    assert_eq!(out.lines().skip(1).map(cells).collect::<Vec<_>>(), ["+,2", "+,2", "+,3"], "{out}");
+}
+
+#[test]
 fn a_batch_can_be_replayed_with_its_query_and_with_a_changed_one() {
     let folder = Folder::new();
     let script = |select: &str, filter: &str| {
