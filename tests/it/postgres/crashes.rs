@@ -12,7 +12,7 @@ use tidemill::id::{IdGenerator, RandomIds};
 use tidemill::postgres::{PostgresSink, PostgresTable};
 use tidemill::prelude::*;
 use tidemill::sink::{Sink, SinkBatch};
-use tidemill::storage::{Durability, StorageProvider};
+use tidemill::storage::Durability;
 use tidemill::{Options, Result, async_trait};
 use uuid::Uuid;
 
