@@ -30,6 +30,7 @@ else
     "$tidemill" run "$here/job.sql" --progress none || true
 fi
 echo "in the topic hits-per-status:"
-"$kafka" read "$servers" hits-per-status | while IFS=$'\t' read -r _ _ key value; do
+# Tabs that follow one another would count as one: the key of lines without a status is empty.
+"$kafka" read "$servers" hits-per-status | tr '\t' '\037' | while IFS=$'\037' read -r _ _ key value; do
     printf '%s\t%s\n' "$(base64 -d <<< "$key")" "$(base64 -d <<< "$value")"
-done | sort -s -k1,1 | awk -F'\t' '{last[$1] = $2} END {for (key in last) print last[key]}' | sort
+done | awk -F'\t' '{last[$1] = $2} END {for (key in last) print last[key]}' | sort

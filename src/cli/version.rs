@@ -3,12 +3,13 @@
 use std::sync::LazyLock;
 
 /// The features that are on, of those that change what the command can do.
-const FEATURES: [(&str, bool); 5] = [
+const FEATURES: [(&str, bool); 6] = [
     ("avro", cfg!(feature = "avro")),
     ("aws", cfg!(feature = "aws")),
     ("azure", cfg!(feature = "azure")),
     ("gcp", cfg!(feature = "gcp")),
     ("http", cfg!(feature = "http")),
+    ("kafka", cfg!(feature = "kafka")),
 ];
 
 /// The version, the commit if it is known, and the features: `0.1.0 (1a2b3c4d5e6f; avro, aws)`.
