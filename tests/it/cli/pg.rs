@@ -266,7 +266,9 @@ fn subscribers_get_each_batch_once_from_any_that_is_kept() {
     let Some(_) = server.psql("SELECT 1", "") else { return server.leave() };
     let follow = |from: u32| {
         let statement = format!("COPY (SUBSCRIBE TO seeing FROM BATCH {from}) TO STDOUT");
-        let mut client = Command::new("psql")
+        // Line by line, as on a terminal.
+        let mut client = Command::new("stdbuf")
+            .args(["-oL", "psql"])
             .args([
                 "-h",
                 "127.0.0.1",
