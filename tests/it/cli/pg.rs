@@ -320,7 +320,11 @@ fn what_the_protocol_carries_is_what_there_is() {
         CREATE TABLE odd AS SELECT arrow_cast(-128, 'Int8') AS byte, arrow_cast(make_array(1, -2), 'List(Int8)') AS bytes,
             arrow_cast(TIMESTAMP '2024-01-01T00:00:00', 'Timestamp(Microsecond, Some(\"Asia/Kolkata\"))') AS at,
             arrow_cast(1.5, 'Float16') AS half;
+        CREATE UNBOUNDED EXTERNAL TABLE words (word VARCHAR) STORED AS JSON LOCATION 'in';
+        CREATE EXTERNAL TABLE copies (word VARCHAR) STORED AS JSON LOCATION 'out';
+        CREATE STREAMING QUERY copy CHECKPOINT LOCATION 'c1' AS INSERT INTO copies SELECT word FROM words;
     ";
+    folder.write("in/1.json", "{\"word\":\"a\"}\n");
     let server = Server::start(&folder, script, "127.0.0.1:0", None);
     let Some(_) = server.psql("SELECT 1", "") else { return server.leave() };
     let ask = |statements: &str| server.psql(statements, "").unwrap();
@@ -330,10 +334,8 @@ fn what_the_protocol_carries_is_what_there_is() {
     assert_eq!(ask("SELECT at FROM odd").unwrap(), "2023-12-31 18:30:00.000000+00\n");
 
     // A statement that takes too long ends.
-    let started = Instant::now();
-    let long = "SELECT count(*) FROM range(1, 200000) a, range(1, 200000) b WHERE a.value * b.value % 7 = 3";
+    let long = "SELECT count(*) FROM range(1, 60000) a, range(1, 60000) b WHERE a.value * b.value % 7 = 3";
     let error = ask(&format!("SET statement_timeout = 500; {long}")).unwrap_err();
     assert!(error.contains("canceling statement due to statement timeout"), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     server.leave();
 }

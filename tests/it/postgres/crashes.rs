@@ -135,8 +135,10 @@ async fn a_batch_that_is_in_the_table_cannot_be_let_go_without_a_word() {
         database.run("TRUNCATE out; DROP TABLE IF EXISTS tidemill_batches");
         let place = Place::new();
         let job = database.job(&place, "out").files_per_trigger(1);
-        put(&place, 0..done);
-        job.run(&session()).await.unwrap();
+        for file in 0..done {
+            put(&place, file..file + 1);
+            job.run(&session()).await.unwrap();
+        }
         put(&place, done..done + 1);
         let faults = Faults::of(Target { kind: "create commits".into(), number: 0 }, Fault::DieBefore);
         job.run(&session_in(1, environment(faults.provider(disks())))).await.unwrap_err();
