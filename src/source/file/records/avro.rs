@@ -22,6 +22,9 @@ use crate::source::file::avro_shape::Shape;
 use crate::source::file::fitting::{fits, positions};
 use crate::source::file::values::{ValueRules, type_name};
 
+/// A schema, or why there is none.
+type Answer = std::result::Result<Arc<str>, Arc<str>>;
+
 /// The schemas that messages were written with, by the numbers that a registry gave them. Clones share them.
 ///
 /// ```
@@ -36,7 +39,7 @@ use crate::source::file::values::{ValueRules, type_name};
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct WriterSchemas {
-    by_id: Arc<RwLock<HashMap<u32, std::result::Result<Arc<str>, Arc<str>>>>>,
+    by_id: Arc<RwLock<HashMap<u32, Answer>>>,
 }
 
 impl WriterSchemas {
