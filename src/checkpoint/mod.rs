@@ -40,6 +40,7 @@ pub use inspect::{Batch, Inspection, Restart, inspect};
 pub use location::{location_of, place_of, same_place};
 pub use log::Checkpoint;
 pub use maintain::Forget;
+#[cfg(feature = "postgres")]
 pub(crate) use read::is_planned;
 pub use recovered::{Recovered, Recovery};
 pub use recovery::Finding;

@@ -68,6 +68,7 @@ pub(super) async fn metadata(storage: &dyn Storage) -> Result<Option<Metadata>> 
 }
 
 /// Whether the plan of `batch_id` is there.
+#[cfg(feature = "postgres")]
 pub(crate) async fn is_planned(storage: &dyn Storage, batch_id: u64) -> Result<bool> {
     Ok(storage.size(&layout::offsets(batch_id)).await?.is_some())
 }
