@@ -205,7 +205,7 @@ pub fn mask_secrets(text: &str) -> Cow<'_, str> {
         let value = r"''[^']*''|'(?:[^']|'')*'|\x22(?:[^\x22\\]|\\.)*\x22|(?:\\.|[^\s'\x22&;,)}\\])+";
         // Other names are passed over: their values may hold some of these, as URLs do.
         let words = SECRET_WORDS.join("|");
-        let name = format!(r"[a-z0-9_.\-]*(?:{words})[a-z0-9_.\-]*");
+        let name = format!(r"[a-z0-9_.\-]*(?:{words}|auth[._]user[._]info)[a-z0-9_.\-]*");
         Regex::new(&format!(r"(?i)({name})(['\x22]?\s*[=:]\s*|'\s+)({value})")).ok()
     });
     // Both are fixed, and are expressions.
@@ -407,6 +407,10 @@ mod tests {
     #[test]
     fn secrets_are_found_in_texts_of_every_kind() {
         for (text, shown) in [
+            (
+                "('schema.registry.basic.auth.user.info' 'ann:x')",
+                "('schema.registry.basic.auth.user.info' '***')",
+            ),
             (
                 "LOCATION 'postgresql://ann:s3:c/t@db:5433/shop'",
                 "LOCATION 'postgresql://ann:***@db:5433/shop'",

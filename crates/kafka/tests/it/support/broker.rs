@@ -14,6 +14,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message};
 
+/// Key and value, as they are.
+pub type RawRecord = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// See the module. It ends with the process, however that ends: the script waits for the end of its input.
 pub struct Broker {
     child: Child,
@@ -131,7 +134,7 @@ impl Broker {
     }
 
     /// The same with the keys, as bytes.
-    pub fn peek_raw(&self, topic: &str, partitions: i32) -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+    pub fn peek_raw(&self, topic: &str, partitions: i32) -> Vec<RawRecord> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", self.servers())
             .set("group.id", "peek")
