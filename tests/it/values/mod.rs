@@ -9,7 +9,6 @@ mod subqueries;
 mod text;
 mod writes;
 
-use std::fs::File;
 use std::path::Path;
 
 use datafusion::arrow::record_batch::RecordBatch;
@@ -17,6 +16,8 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::parquet::arrow::ArrowWriter;
 use tidemill::Session;
 use tidemill::sql::SqlSession;
+
+use crate::support::harness::put;
 
 /// The rows of `batches` as text, values separated by spaces.
 fn lines(batches: &[RecordBatch]) -> Vec<String> {
@@ -45,9 +46,9 @@ async fn batch_in(session: &Session, sql: &str) -> Result<Vec<String>, String> {
 
 /// Writes `rows` as a Parquet file.
 fn write_parquet(path: &Path, rows: &RecordBatch) {
-    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), rows.schema(), None).unwrap();
+    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).unwrap();
     writer.write(rows).unwrap();
-    writer.close().unwrap();
+    put(path, writer.into_inner().unwrap());
 }
 
 /// Runs a script in a session of its own.
