@@ -30,7 +30,7 @@
 //! ```
 //!
 //! The layers, each importing only from those before it: `error`, `clock`, `id`, `options`,
-//! [`storage`], [`checkpoint`], `types`, `memory`, [`state`], [`source`], [`sink`], `postgres`, [`functions`], `exec`,
+//! [`storage`], [`checkpoint`], `types`, `memory`, `text`, [`state`], [`source`], [`sink`], `postgres`, [`functions`], `exec`,
 //! `plan`, `query`, `session`, [`sql`].
 //! `docs/architecture.md` says what each is for.
 #![warn(missing_docs)]
@@ -56,6 +56,7 @@ pub mod source;
 pub mod sql;
 pub mod state;
 pub mod storage;
+mod text;
 mod types;
 
 /// Stateful logic of a program's own: [`transform_with_state`](UserState::transform_with_state) and its kin.

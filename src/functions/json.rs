@@ -7,9 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, StringArray, StringBuilder};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Field, Int64Type};
-use datafusion::arrow::json::writer::{EncoderOptions, make_encoder};
-use datafusion::common::{DFSchema, ScalarValue, exec_datafusion_err, exec_err, plan_err};
+use datafusion::arrow::datatypes::{DataType, Int64Type};
+use datafusion::common::{DFSchema, ScalarValue, exec_err, plan_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{
@@ -19,6 +18,7 @@ use datafusion::sql::sqlparser::ast::BinaryOperator;
 use serde_json::value::RawValue;
 
 use super::from_json::from_json;
+use crate::text::json_of_values;
 
 static MEMBER: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| function(Kind::Member));
 static MEMBER_TEXT: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| function(Kind::MemberText));
@@ -117,7 +117,10 @@ impl ScalarUDFImpl for JsonFunction {
         let is_scalar = arguments.args.iter().all(|value| matches!(value, ColumnarValue::Scalar(_)));
         let rows = if is_scalar { 1 } else { arguments.number_rows };
         let result: ArrayRef = Arc::new(match (self.kind, arguments.args.as_slice()) {
-            (Kind::ToJson, [value]) => to_json(&value.to_array(rows)?)?,
+            (Kind::ToJson, [value]) => {
+                let name = arguments.arg_fields.first().map_or("value", |field| field.name());
+                json_of_values(name, &value.to_array(rows)?)?
+            }
             (kind, [text, key]) => {
                 let text = cast(&text.to_array(rows)?, &DataType::Utf8)?;
                 let keys = Keys::of(kind, key, rows)?;
@@ -263,27 +266,6 @@ fn without_blanks(json: &str) -> Cow<'_, str> {
         in_text || !matches!(char, ' ' | '\t' | '\r' | '\n')
     };
     Cow::Owned(json.chars().filter(keeps).collect())
-}
-
-/// Each value as JSON, members without a value left out, as in Spark.
-fn to_json(values: &ArrayRef) -> DataFusionResult<StringArray> {
-    let field = Arc::new(Field::new("value", values.data_type().clone(), true));
-    let options = EncoderOptions::default();
-    let mut encoder = make_encoder(&field, values.as_ref(), &options)?;
-    let mut texts = StringBuilder::with_capacity(values.len(), values.len() * 16);
-    let mut text = Vec::new();
-    for row in 0..values.len() {
-        if values.is_null(row) || encoder.is_null(row) {
-            texts.append_null();
-            continue;
-        }
-        text.clear();
-        encoder.encode(row, &mut text);
-        texts.append_value(
-            std::str::from_utf8(&text).map_err(|error| exec_datafusion_err!("to_json: {error}"))?,
-        );
-    }
-    Ok(texts.finish())
 }
 
 #[cfg(test)]

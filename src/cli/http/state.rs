@@ -8,7 +8,6 @@ use axum::http::StatusCode;
 use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::json::ArrayWriter;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -102,7 +101,7 @@ async fn look_up(queries: &Queries, name: &str, wanted: &Wanted) -> Result<Value
         "batchId": state.batch_id(),
         "operator": operator,
         "key": columns[..key_columns],
-        "rows": as_json(&found).map_err(Error::from)?,
+        "rows": as_json(&found)?,
         "isCut": is_cut,
     }))
 }
@@ -135,13 +134,25 @@ fn equal(column: &ArrayRef, key: &str) -> Result<Vec<bool>, ArrowError> {
     Ok(found)
 }
 
-pub(super) fn as_json(batches: &[RecordBatch]) -> Result<Value, ArrowError> {
-    let mut writer = ArrayWriter::new(Vec::new());
-    writer.write_batches(&batches.iter().collect::<Vec<_>>())?;
-    writer.finish()?;
-    let text = writer.into_inner();
-    serde_json::from_slice(if text.is_empty() { b"[]" } else { &text })
-        .map_err(|error| ArrowError::JsonError(error.to_string()))
+/// The rows as an array of objects, with values as sinks write them.
+pub(super) fn as_json(batches: &[RecordBatch]) -> Result<Value, Error> {
+    let mut text = Vec::new();
+    batches.iter().try_for_each(|batch| tidemill::sink::write_json_lines(batch, &mut text))?;
+    let rows = serde_json::Deserializer::from_slice(&text).into_iter::<Value>();
+    let rows = rows.map(|row| row.map(without_nulls)).collect::<Result<Vec<Value>, _>>();
+    rows.map(Value::Array).map_err(Error::other)
+}
+
+/// Objects without the members that are null.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members = members.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(members.map(|(name, value)| (name, without_nulls(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
 }
 
 #[cfg(test)]

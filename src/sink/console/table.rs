@@ -8,7 +8,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 
 use crate::error::Result;
-use crate::sink::file::check_texts;
+use crate::text::check_texts;
 
 /// What is shown of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -39,7 +39,7 @@ use crate::options::Options;
 use crate::storage::Storage;
 
 pub(crate) use self::bounded::{ArrowFiles, BoundedWrites};
-pub(super) use self::encode::{LineFormat, check_texts};
+pub(super) use self::encode::LineFormat;
 pub use self::messages::MessageEncoder;
 pub(crate) use self::options::writer_options;
 pub(crate) use self::partition::{NULL_DIRECTORY, escape_directory};

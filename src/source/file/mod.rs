@@ -306,8 +306,8 @@ impl SourceProvider for FileTable {
         match self.location.selection() {
             Selection::File(_) => false,
             Selection::Directory => below.is_empty() || !pattern::is_passed_over(&below),
-            Selection::Glob(_) => ["", ".gz", ".zst"].iter().any(|suffix| {
-                let file = format!("{below}/part-00000-0.{}{suffix}", self.spec.name);
+            Selection::Glob(_) => written_names().any(|name| {
+                let file = format!("{below}/{name}");
                 self.pattern.selects(file.trim_start_matches('/'))
             }),
         }
@@ -328,6 +328,18 @@ impl SourceProvider for FileTable {
     fn create(&self, context: SourceContext) -> Result<Arc<dyn Source>> {
         Ok(Arc::new(FileStreamSource::new(Arc::new(self.copy()), context)?))
     }
+}
+
+/// Names such as file sinks give their files, one for each ending. What is in a file need not be what its name
+/// says: lines of JSON are text, too.
+fn written_names() -> impl Iterator<Item = String> {
+    let lines = ["json", "csv", "txt"].into_iter().flat_map(|format| {
+        ["", ".gz", ".bz2", ".xz", ".zst"].into_iter().map(move |codec| format!("{format}{codec}"))
+    });
+    let codecs = ["", "zstd.", "snappy.", "gz.", "br.", "lz4.", "lz4raw."].into_iter();
+    let others = codecs.map(|codec| format!("{codec}parquet")).chain(["arrow".to_string()]);
+    let query = "0".repeat(32);
+    lines.chain(others).map(move |ending| format!("part-00000-0000000000-{query}.{ending}"))
 }
 
 /// Fails on options that contradict the format or one another.

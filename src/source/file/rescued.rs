@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatchOptions, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use datafusion::arrow::json::LineDelimitedWriter;
+use datafusion::arrow::json::WriterBuilder;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::ColumnarValue;
@@ -15,6 +15,7 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use super::layout::RESCUED_COLUMN;
 use super::records::strangers::end_of_object;
+use crate::text::write_json;
 
 /// The values of some columns of a file as JSON objects, null where all are null.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -84,11 +85,9 @@ fn objects(names: &[String], columns: Vec<ArrayRef>, rows: usize) -> DataFusionR
         .collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
-    let mut lines = LineDelimitedWriter::new(Vec::new());
-    lines.write(&batch)?;
-    lines.finish()?;
-    let text =
-        String::from_utf8(lines.into_inner()).map_err(|error| DataFusionError::External(error.into()))?;
+    let mut lines = Vec::new();
+    write_json(&batch, &WriterBuilder::new(), &mut lines)?;
+    let text = String::from_utf8(lines).map_err(|error| DataFusionError::External(error.into()))?;
     // No line break is within a line: JSON writes those of texts as \\n.
     let mut objects: Vec<Option<&str>> = text.lines().map(|line| (line != "{}").then_some(line)).collect();
     objects.resize(rows, None);

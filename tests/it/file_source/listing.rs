@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use datafusion::arrow::datatypes::DataType;
 use tidemill::Error;
 use tidemill::source::Admission;
 
-use super::{Input, ab, json_lines, paths};
+use super::{Input, ab, json_lines, paths, schema};
 
 #[cfg(unix)]
 #[tokio::test]
@@ -88,4 +89,26 @@ async fn what_vanishes_while_it_is_listed_is_passed_over() {
     let stay: Vec<&usize> =
         taken.iter().filter(|(path, _)| path.starts_with("stay")).map(|(_, count)| count).collect();
     assert_eq!(stay, [&1; 100]);
+}
+
+/// Whatever format the files of a pattern are read in, and whatever the sink writes.
+#[tokio::test]
+async fn a_pattern_that_takes_what_is_written_beside_it_reads_there() {
+    let input = Input::new();
+    input.write("in/a.txt", 1, "x\n");
+    input.write("in/sub/a.txt", 1, "x\n");
+    let url = |below: &str| url::Url::from_directory_path(input.path(below)).unwrap();
+    for (format, pattern, reads_in, reads_in_sub) in [
+        ("text", "in/*.txt", true, false),
+        ("text", "in/*.json", true, false),
+        ("text", "in/*/*", false, true),
+        ("csv", "in/*.bz2", true, false),
+        ("json", "in/*.log", false, false),
+        ("parquet", "in/**/*.snappy.parquet", true, true),
+    ] {
+        let columns = if format == "text" { schema(&[("line", DataType::Utf8)]) } else { ab() };
+        let table = input.resolve(format, pattern, Some(columns), &[]).await.unwrap();
+        assert_eq!(table.reads_at(&url("in")), reads_in, "{format} {pattern}");
+        assert_eq!(table.reads_at(&url("in/sub")), reads_in_sub, "{format} {pattern}");
+    }
 }

@@ -4,11 +4,11 @@ use datafusion::arrow::array::{
     ArrayRef, Date32Array, Float32Array, Float64Array, Int64Array, ListArray, Time64MicrosecondArray,
     TimestampMillisecondArray, TimestampSecondArray,
 };
-use datafusion::arrow::datatypes::Int32Type;
+use datafusion::arrow::datatypes::{DataType, Int32Type};
 use datafusion::arrow::record_batch::RecordBatch;
 
 use super::write_parquet;
-use crate::support::harness::{Input, Job, Place, session};
+use crate::support::harness::{Input, Job, Place, schema, session};
 
 /// Writes a file with the column `a` and streams it to `format`; what is in the output, or the error.
 async fn written(column: ArrayRef, format: &str) -> Result<String, String> {
@@ -79,4 +79,33 @@ async fn floats_that_are_no_numbers_look_as_in_spark() {
     assert_eq!(written(singles, "json").await.unwrap(), "{\"a\":\"NaN\"}\n{\"a\":0.1}\n");
     let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None])]);
     assert_eq!(written(Arc::new(list), "json").await.unwrap(), "{\"a\":[1,null]}\n");
+}
+
+/// What JSON is made of beside sinks: a function, and what no column takes of a file.
+#[tokio::test]
+async fn values_are_the_same_in_every_json() {
+    let row = "named_struct('x', CAST('NaN' AS DOUBLE), 'l', [CAST('-inf' AS DOUBLE), CAST(1.5 AS DOUBLE)])";
+    let found = super::batch(&format!("SELECT to_json({row}), to_json(CAST('inf' AS FLOAT))")).await.unwrap();
+    assert_eq!(found, ["{\"x\":\"NaN\",\"l\":[\"-Infinity\",1.5]} \"Infinity\""]);
+    for select in [
+        "SELECT to_json(named_struct('d', d)) FROM (SELECT arrow_cast(2147483647, 'Date32') AS d)",
+        "SELECT to_json(d) FROM (VALUES (arrow_cast(1, 'Date32')), (arrow_cast(2147483647, 'Date32'))) AS t(d)",
+    ] {
+        let error = super::batch(select).await.expect_err(select);
+        assert!(error.contains("cannot be written as text"), "{select}: {error}");
+    }
+
+    let place = Place::new();
+    let column = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+    let rows = [("id", ids), ("y", column(vec![f64::NAN, f64::INFINITY]))];
+    write_parquet(&place.path("in/a.parquet"), &RecordBatch::try_from_iter(rows).unwrap());
+    let columns = schema(&[("id", DataType::Int64)]);
+    let input = Input::new("t", "parquet", place.text("in")).schema(columns);
+    let input = input.option("schemaEvolution", "rescue");
+    let job = Job::new(&place).inputs([input]).sql("SELECT id, _rescued_data FROM t").format("json");
+    job.run(&session()).await.unwrap();
+    let written = crate::support::oracle::visible(&place.path("out"));
+    let text = std::fs::read_to_string(place.path("out").join(&written[0])).unwrap();
+    assert!(text.contains(r#"\"y\":\"NaN\""#) && text.contains(r#"\"y\":\"Infinity\""#), "{text}");
 }

@@ -9,13 +9,12 @@ use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::json;
-use datafusion::arrow::json::writer::LineDelimited;
 use std::sync::Arc;
 
 use super::Encoder;
 use super::compress::{Compression, LineOutput};
-use super::values::{SparkValues, check_texts, with_csv_floats, with_csv_times};
 use crate::error::{Error, Result};
+use crate::text::{check_texts, with_csv_floats, with_csv_times, write_json};
 
 /// How rows become lines.
 #[derive(Debug, Clone)]
@@ -39,20 +38,20 @@ impl LineFormat {
     /// Like DataFusion's own serializers, a writer is made per batch: it holds no state but its
     /// options.
     pub fn encode(&self, rows: &RecordBatch, first: bool, out: &mut impl Write) -> Result<()> {
-        check_texts(rows)?;
         match self {
-            LineFormat::Json(builder) => {
-                let builder = builder.clone().with_encoder_factory(Arc::new(SparkValues));
-                builder.build::<_, LineDelimited>(out).write(rows)?;
-            }
+            LineFormat::Json(builder) => write_json(rows, builder, out)?,
             LineFormat::Csv { builder, header } => {
+                check_texts(rows)?;
                 let mut rows = with_csv_floats(rows)?;
                 if builder.timestamp_tz_format().is_none() {
                     rows = with_csv_times(rows)?;
                 }
                 builder.clone().with_header(*header && first).build(out).write(&rows)?;
             }
-            LineFormat::Text => write_text(rows.column(0), out)?,
+            LineFormat::Text => {
+                check_texts(rows)?;
+                write_text(rows.column(0), out)?;
+            }
         }
         Ok(())
     }

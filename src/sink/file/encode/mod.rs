@@ -4,9 +4,7 @@ mod arrow;
 mod chunks;
 mod compress;
 mod lines;
-mod local_mean_time;
 mod parquet;
-mod values;
 
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
@@ -18,7 +16,6 @@ use crate::error::Result;
 pub(super) use compress::Compression;
 pub(in crate::sink) use lines::LineFormat;
 pub(super) use parquet::{ParquetFormat, as_stored, stored_schema};
-pub(in crate::sink) use values::check_texts;
 
 /// The encoder of one file.
 pub(super) trait Encoder: Send {

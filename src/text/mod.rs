@@ -4,30 +4,34 @@
 //! Arrow's writer of JSON puts the message of an error in the place of a date that it cannot format, and
 //! null in the place of NaN. It cuts seconds off the offsets of zones.
 
+mod local_mean_time;
+
+use std::io::Write;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use datafusion::arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, RecordBatch, StringArray,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, RecordBatch, StringArray, StringBuilder,
 };
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{
-    ArrowNativeType, DataType, Float16Type, Float32Type, Float64Type, Int32Type, Int64Type, Schema, TimeUnit,
+    ArrowNativeType, DataType, Field, Float16Type, Float32Type, Float64Type, Int32Type, Int64Type, Schema,
+    TimeUnit,
 };
 use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::json::writer::NullableEncoder;
+use datafusion::arrow::json::writer::{LineDelimited, NullableEncoder, WriterBuilder, make_encoder};
 use datafusion::arrow::json::{Encoder, EncoderFactory, EncoderOptions};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::local_mean_time::LocalMeanTimes;
 use crate::error::{Error, Result};
+use local_mean_time::LocalMeanTimes;
 
 /// Days from the first of January of the year 1 to the epoch.
 const DAYS_TO_EPOCH: i64 = 719_163;
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// Fails with column and row if a date, time or duration in `rows` has no text.
-pub(in crate::sink) fn check_texts(rows: &RecordBatch) -> Result<()> {
+pub(crate) fn check_texts(rows: &RecordBatch) -> Result<()> {
     for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
         if all_have_texts(column)? {
             continue;
@@ -48,6 +52,34 @@ pub(in crate::sink) fn check_texts(rows: &RecordBatch) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes a JSON object per row and line, as the sinks do; `builder` says what becomes of nulls.
+pub(crate) fn write_json(rows: &RecordBatch, builder: &WriterBuilder, out: &mut impl Write) -> Result<()> {
+    check_texts(rows)?;
+    let builder = builder.clone().with_encoder_factory(Arc::new(SparkValues));
+    Ok(builder.build::<_, LineDelimited>(out).write(rows)?)
+}
+
+/// Each value of `column`, a column called `name`, as JSON, members without a value left out; null where it is.
+pub(crate) fn json_of_values(name: &str, column: &ArrayRef) -> Result<StringArray> {
+    let field = Arc::new(Field::new(name, column.data_type().clone(), true));
+    let schema = Arc::new(Schema::new(vec![Arc::clone(&field)]));
+    check_texts(&RecordBatch::try_new(schema, vec![Arc::clone(column)])?)?;
+    let options = EncoderOptions::default().with_encoder_factory(Arc::new(SparkValues));
+    let mut encoder = make_encoder(&field, column.as_ref(), &options)?;
+    let mut texts = StringBuilder::with_capacity(column.len(), column.len() * 16);
+    let mut text = Vec::new();
+    for row in 0..column.len() {
+        if column.is_null(row) || encoder.is_null(row) {
+            texts.append_null();
+            continue;
+        }
+        text.clear();
+        encoder.encode(row, &mut text);
+        texts.append_value(std::str::from_utf8(&text).map_err(ArrowError::from)?);
+    }
+    Ok(texts.finish())
 }
 
 /// The number that a value is stored as.
@@ -75,7 +107,12 @@ fn all_have_texts(column: &ArrayRef) -> Result<bool> {
             let (first, last) = (map.offsets().first(), map.offsets().last());
             map.entries().columns().iter().map(|column| items(column, first, last)).collect()
         }
-        DataType::Dictionary(_, _) => vec![Arc::clone(column.as_any_dictionary().values())],
+        DataType::Dictionary(_, inner) if inner.is_nested() || printable(inner).is_some() => {
+            vec![cast(column, inner)?]
+        }
+        DataType::RunEndEncoded(_, inner) => vec![cast(column, inner.data_type())?],
+        DataType::ListView(item) => vec![cast(column, &DataType::List(Arc::clone(item)))?],
+        DataType::LargeListView(item) => vec![cast(column, &DataType::LargeList(Arc::clone(item)))?],
         data_type => {
             let Some((least, most)) = printable(data_type) else { return Ok(true) };
             return within(column, least, most);
@@ -149,7 +186,7 @@ fn within(column: &ArrayRef, least: i64, most: i64) -> Result<bool> {
 /// NaN and the infinities as the strings that Spark writes into JSON, times in the local mean time of their
 /// zone as those of UTC; other values as they are.
 #[derive(Debug)]
-pub(in crate::sink) struct SparkValues;
+pub(crate) struct SparkValues;
 
 impl EncoderFactory for SparkValues {
     fn make_default_encoder<'a>(
@@ -225,7 +262,7 @@ impl Encoder for TimeEncoder<'_> {
 }
 
 /// `rows` with times in local mean time as those of UTC, if there are any.
-pub(super) fn with_csv_times(rows: RecordBatch) -> Result<RecordBatch> {
+pub(crate) fn with_csv_times(rows: RecordBatch) -> Result<RecordBatch> {
     let times: Vec<_> = rows.columns().iter().map(|column| LocalMeanTimes::of(column.as_ref())).collect();
     if times.iter().all(Option::is_none) {
         return Ok(rows);
@@ -247,7 +284,7 @@ pub(super) fn with_csv_times(rows: RecordBatch) -> Result<RecordBatch> {
 }
 
 /// `rows` with infinities as Spark writes them into CSV, `Inf` and `-Inf`, if there are any.
-pub(super) fn with_csv_floats(rows: &RecordBatch) -> Result<RecordBatch> {
+pub(crate) fn with_csv_floats(rows: &RecordBatch) -> Result<RecordBatch> {
     let infinite = |column: &ArrayRef| match column.data_type() {
         DataType::Float16 => {
             column.as_primitive::<Float16Type>().values().iter().any(|value| value.is_infinite())
