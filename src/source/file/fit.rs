@@ -236,8 +236,8 @@ impl PhysicalExpr for Fit {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{
-        ArrayRef, AsArray, BooleanArray, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray,
-        StringArray, StructArray, TimestampMicrosecondArray, UInt64Array,
+        ArrayRef, AsArray, BooleanArray, Date64Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
+        ListArray, StringArray, StructArray, TimestampMicrosecondArray, UInt64Array,
     };
     use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
     use datafusion::arrow::datatypes::{Field, Fields, Int64Type, TimeUnit};
@@ -311,6 +311,12 @@ mod tests {
         assert_eq!(read(values, wanted).unwrap(), expected);
         let far = TimestampMicrosecondArray::from(vec![i64::MAX / 2]);
         assert!(read(far, DataType::Timestamp(TimeUnit::Nanosecond, None)).is_err());
+        let dates = || Date64Array::from(vec![Some(-86_400_000), None, Some(253_402_214_400_000)]);
+        let expected = ["1969-12-31T00:00:00", "", "9999-12-31T00:00:00"];
+        assert_eq!(read(dates(), DataType::Timestamp(TimeUnit::Microsecond, None)).unwrap(), expected);
+        assert!(read(dates(), DataType::Timestamp(TimeUnit::Nanosecond, None)).is_err());
+        assert_eq!(read(dates(), DataType::Date32).unwrap(), ["1969-12-31", "", "9999-12-31"]);
+        assert!(read(Date64Array::from(vec![i64::MAX]), DataType::Date32).is_err());
     }
 
     #[test]

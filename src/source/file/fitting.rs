@@ -9,12 +9,15 @@ use datafusion::arrow::array::{
 use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::compute::{CastOptions, cast, cast_with_options, nullif};
 use datafusion::arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Decimal128Type, FieldRef, Fields, Float64Type, Int64Type, Schema, TimeUnit,
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+    ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal128Type, FieldRef, Fields, Float64Type,
+    Int64Type, Schema, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType,
 };
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 
 use super::values::{Scalar, ValueRules, cannot_be_read, in_unit, leaf, type_name};
+
+const MILLIS_PER_DAY: i64 = 86_400_000;
 
 /// For each field of `table` its position in `file`.
 pub(super) fn positions(table: &Schema, file: &Schema) -> DataFusionResult<Vec<Option<usize>>> {
@@ -306,6 +309,22 @@ fn fit_leaf(values: &ArrayRef, wanted: &DataType, rules: &ValueRules) -> Result<
             let same_zone = DataType::Timestamp(*to, zone.clone());
             let times = times(counts.as_primitive::<Int64Type>(), *from, *to, &same_zone)?;
             return cast_with_options(&times, wanted, &strict()).map_err(|error| error.to_string());
+        }
+        // Arrow's casts of milliseconds wrap around.
+        (DataType::Date64, DataType::Timestamp(to, _)) => {
+            let counts = cast(values, &DataType::Int64).map_err(|error| error.to_string())?;
+            let local = DataType::Timestamp(*to, None);
+            let times = times(counts.as_primitive::<Int64Type>(), TimeUnit::Millisecond, *to, &local)?;
+            return cast_with_options(&times, wanted, &strict()).map_err(|error| error.to_string());
+        }
+        (DataType::Date64, DataType::Date32) => {
+            let day = |millis: i64| {
+                let out_of_range =
+                    || cannot_be_read(Scalar::Number(&millis.to_string()), wanted, "it is out of range");
+                i32::try_from(millis.div_euclid(MILLIS_PER_DAY)).map_err(|_| out_of_range())
+            };
+            let days = values.as_primitive::<Date64Type>().try_unary::<_, Date32Type, _>(day)?;
+            return Ok(Arc::new(days));
         }
         _ => {}
     }

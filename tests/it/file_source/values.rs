@@ -292,6 +292,20 @@ async fn columns_of_malformed_records_are_not_missing() {
     }
 }
 
+/// However they are written.
+#[tokio::test]
+async fn keys_of_maps_come_once() {
+    let key = Field::new("key", DataType::Utf8, false);
+    let entries = DataType::Struct(vec![key, Field::new("value", DataType::Int64, true)].into());
+    let columns = schema(&[("m", DataType::Map(Arc::new(Field::new("entries", entries, false)), false))]);
+    let found = read("json", "{\"m\":{\"a\":1,\"\\u0062\":2}}", &columns, &[]).await.unwrap();
+    assert_eq!(found, ["{a: 1, b: 2}"]);
+    for text in ["{\"m\":{\"a\":1,\"a\":2}}", "{\"m\":{\"a\":1,\"\\u0061\":2}}"] {
+        let error = refused("json", text, &columns, &[]).await;
+        assert!(error.contains("line 1, column 'm'") && error.contains("twice"), "{error}");
+    }
+}
+
 fn not_null() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("a", DataType::Int64, false),

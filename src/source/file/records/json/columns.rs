@@ -1,5 +1,6 @@
 //! Columns that are put together from JSON values, one row at a time.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -558,11 +559,15 @@ pub(super) struct MapColumn {
 
 impl MapColumn {
     fn read(&mut self, record: &mut Record<'_>) -> Result<(), Flaw> {
-        let mut known: HashSet<&str> = HashSet::new();
+        let mut known: HashSet<Cow<'_, str>> = HashSet::new();
         let mut first = true;
         while let Some(key) = record.cursor.key(first)? {
             first = false;
-            if !known.insert(record.slice(key.at.clone())) {
+            let name = match key.has_escapes {
+                true => with_text(record.text, &key, &mut record.scratch, |key| Cow::Owned(key.to_string()))?,
+                false => Cow::Borrowed(record.slice(key.at.clone())),
+            };
+            if !known.insert(name) {
                 return Err(Flaw::Value(format!("the map has the key '{}' twice", record.slice(key.at))));
             }
             let (keys, key_type) = (&mut self.keys, &self.key_type);
