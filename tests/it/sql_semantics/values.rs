@@ -94,6 +94,26 @@ async fn fields_of_null_structs_are_null() {
     assert_eq!(place.rows(unnested).await, ["", "2"]);
 }
 
+/// In DataFusion they fail a rule of the optimiser (`tests/it/values/upstream.rs`).
+#[tokio::test]
+async fn columns_may_be_renamed_beside_a_field_of_a_struct() {
+    let place = Place::new();
+    let lines = "{\"a\":1,\"b\":10,\"s\":{\"x\":\"p\"}}\n{\"a\":2,\"b\":20,\"s\":{\"x\":\"q\"}}\n";
+    let columns = "a INT, b INT, s STRUCT<x VARCHAR>";
+    for (select, rows) in [
+        ("SELECT b, a, s['x'] AS x FROM (SELECT t.a AS b, t.b AS a, s FROM t) WHERE a > 10", vec!["2 20 q"]),
+        ("SELECT a, c, u.s.x FROM (SELECT t.b AS a, t.a AS c, s FROM t) AS u WHERE a > 10", vec!["20 2 q"]),
+        (
+            "SELECT max(b) AS m, s['x'] AS a FROM (SELECT a AS b, b AS a, s FROM t) WHERE a > 0 GROUP BY s['x']",
+            vec!["1 p", "2 q"],
+        ),
+        ("SELECT window, s['x'] AS x FROM (SELECT a AS window, s FROM t) WHERE window > 1", vec!["2 q"]),
+        ("SELECT window.x, a FROM (SELECT s AS window, b AS a FROM t) WHERE window.x = 'q'", vec!["q 20"]),
+    ] {
+        assert_eq!(place.both(columns, lines, select).await, rows, "{select}");
+    }
+}
+
 /// If this fails, DataFusion has mended it, and `functions/fields.rs` can go.
 #[tokio::test]
 async fn datafusion_still_gives_fields_of_null_structs() {

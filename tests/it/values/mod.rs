@@ -7,6 +7,7 @@ mod equality;
 mod null_times;
 mod subqueries;
 mod text;
+mod upstream;
 mod writes;
 
 use std::path::Path;
