@@ -5,15 +5,16 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
-    RecordBatch, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
+    Int32Array, Int64Array, Int64Builder, ListArray, MapBuilder, RecordBatch, StringArray, StringBuilder,
+    StructArray, Time64MicrosecondArray, TimestampMicrosecondArray, UInt64Array,
 };
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, Float64Type, Int64Type, TimeUnit};
 
 use super::formats::{ipc_file, parquet};
 use super::{Input, schema};
 
-const DECLARED: [(&str, DataType); 11] = [
+const DECLARED: [(&str, DataType); 12] = [
     ("BOOLEAN", DataType::Boolean),
     ("INT", DataType::Int32),
     ("BIGINT", DataType::Int64),
@@ -22,12 +23,14 @@ const DECLARED: [(&str, DataType); 11] = [
     ("DOUBLE", DataType::Float64),
     ("DECIMAL(10,2)", DataType::Decimal128(10, 2)),
     ("VARCHAR", DataType::Utf8),
+    ("BYTEA", DataType::Binary),
     ("DATE", DataType::Date32),
     ("TIME", DataType::Time64(TimeUnit::Nanosecond)),
     ("TIMESTAMP(3)", DataType::Timestamp(TimeUnit::Millisecond, None)),
 ];
 
-const JSON: [&str; 20] = [
+const JSON: [&str; 22] = [
+    "null",
     "true",
     "5",
     "-5",
@@ -39,6 +42,7 @@ const JSON: [&str; 20] = [
     "1e400",
     "NaN",
     "\"text\"",
+    "\"c0ff\"",
     "\"true\"",
     "\"5\"",
     "\"4.9\"",
@@ -50,7 +54,7 @@ const JSON: [&str; 20] = [
     "[1, 2]",
 ];
 
-const CSV: [&str; 14] = [
+const CSV: [&str; 15] = [
     "true",
     "5",
     "-5",
@@ -62,24 +66,83 @@ const CSV: [&str; 14] = [
     "1e400",
     "NaN",
     "text",
+    "c0ff",
     "2024-02-29",
     "2024-02-29T23:30:00.1239-05:00",
     "12:30:00.5",
 ];
 
+/// Values with parts, and those beside them, in columns with parts.
+const JSON_PARTS: [&str; 10] = [
+    "[1, 2]",
+    "[1, 4.9]",
+    "[\"1\", null]",
+    "[]",
+    "{\"x\": 1}",
+    "{\"X\": \"1\"}",
+    "{\"x\": 1, \"y\": 2}",
+    "{\"x\": 4.9}",
+    "{}",
+    "5",
+];
+
+/// Types with parts, as the head of the table has them.
+fn declared_parts() -> Vec<(&'static str, DataType)> {
+    let x = Field::new("x", DataType::Int32, true);
+    let key = Field::new("key", DataType::Utf8, false);
+    let value = Field::new("value", DataType::Int32, true);
+    let entries = Field::new("entries", DataType::Struct(vec![key, value].into()), false);
+    vec![
+        ("INT[]", DataType::new_list(DataType::Int32, true)),
+        ("STRUCT&lt;x INT&gt;", DataType::Struct(vec![x].into())),
+        ("map of text to INT", DataType::Map(Arc::new(entries), false)),
+        ("VARCHAR", DataType::Utf8),
+    ]
+}
+
+fn binary_parts() -> Vec<(&'static str, ArrayRef)> {
+    let list = |values: [i64; 2]| {
+        ListArray::from_iter_primitive::<Int64Type, _, _>([Some(values.map(Some).to_vec())])
+    };
+    let doubles = ListArray::from_iter_primitive::<Float64Type, _, _>([Some(vec![Some(1.0), Some(4.9)])]);
+    let object = |name: &str, values: ArrayRef| {
+        let field = Field::new(name, values.data_type().clone(), true);
+        Arc::new(StructArray::new(vec![field].into(), vec![values], None))
+    };
+    let mut map = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
+    map.keys().append_value("x");
+    map.values().append_value(1);
+    map.append(true).unwrap();
+    vec![
+        ("list of int64 `[1, 2]`", Arc::new(list([1, 2]))),
+        ("list of int64 `[1, 3000000000]`", Arc::new(list([1, 3_000_000_000]))),
+        ("list of double `[1.0, 4.9]`", Arc::new(doubles)),
+        ("struct `{X: 1}` of int64", object("X", Arc::new(Int64Array::from(vec![1])))),
+        ("struct `{x: 1}` of text", object("x", Arc::new(StringArray::from(vec!["1"])))),
+        ("struct `{x: 4.9}` of double", object("x", Arc::new(Float64Array::from(vec![4.9])))),
+        ("struct `{y: 1}` of int64", object("y", Arc::new(Int64Array::from(vec![1])))),
+        ("map `{x: 1}` of int64", Arc::new(map.finish())),
+        ("int64 `5`", Arc::new(Int64Array::from(vec![5]))),
+    ]
+}
+
 fn binary() -> Vec<(&'static str, ArrayRef)> {
     const INSTANT: i64 = 1_709_249_400_123_900;
-    let decimal = |value| Decimal128Array::from(vec![value]).with_precision_and_scale(10, 3).unwrap();
+    let decimal = |value| Decimal128Array::from(vec![value]).with_precision_and_scale(11, 3).unwrap();
     vec![
         ("boolean `true`", Arc::new(BooleanArray::from(vec![true]))),
         ("int32 `-5`", Arc::new(Int32Array::from(vec![-5]))),
         ("int64 `9007199254740993`", Arc::new(Int64Array::from(vec![9_007_199_254_740_993]))),
+        ("uint64 `18446744073709551615` (not in Avro)", Arc::new(UInt64Array::from(vec![u64::MAX]))),
+        ("float `0.1`", Arc::new(Float32Array::from(vec![0.1]))),
         ("double `5.0`", Arc::new(Float64Array::from(vec![5.0]))),
         ("double `4.9`", Arc::new(Float64Array::from(vec![4.9]))),
         ("double `1e300`", Arc::new(Float64Array::from(vec![1e300]))),
         ("double `NaN`", Arc::new(Float64Array::from(vec![f64::NAN]))),
+        ("double `Infinity`", Arc::new(Float64Array::from(vec![f64::INFINITY]))),
         ("decimal `5.000`", Arc::new(decimal(5000))),
         ("decimal `1.005`", Arc::new(decimal(1005))),
+        ("decimal `99999999.995`", Arc::new(decimal(99_999_999_995))),
         ("text `5`", Arc::new(StringArray::from(vec!["5"]))),
         ("text `4.9`", Arc::new(StringArray::from(vec!["4.9"]))),
         ("text `2024-02-29`", Arc::new(StringArray::from(vec!["2024-02-29"]))),
@@ -102,26 +165,26 @@ async fn cell(format: &str, content: &[u8], data_type: &DataType, options: &[(&s
     match input.source(format, &columns, options).await.all().await {
         Ok(rows) => {
             assert_eq!(rows.len(), 1, "{format}");
-            format!("`{}`", rows[0])
+            if rows[0] == "-" { "null".to_string() } else { format!("`{}`", rows[0]) }
         }
         Err(_) => "error".to_string(),
     }
 }
 
-fn head(first: &str) -> String {
-    let names: Vec<&str> = DECLARED.iter().map(|(name, _)| *name).collect();
-    format!("| {first} | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(DECLARED.len()))
+fn head(first: &str, declared: &[(&'static str, DataType)]) -> String {
+    let names: Vec<&str> = declared.iter().map(|(name, _)| *name).collect();
+    format!("| {first} | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(declared.len()))
 }
 
-async fn text_table(format: &str, values: &[&str]) -> String {
-    let mut table = head(if format == "json" { "JSON" } else { "CSV" });
+async fn text_table(format: &str, values: &[&str], declared: &[(&'static str, DataType)]) -> String {
+    let mut table = head(if format == "json" { "JSON" } else { "CSV" }, declared);
     for value in values {
         let (content, options) = match format {
             "json" => (format!("{{\"v\":{value}}}\n"), &[][..]),
             _ => (format!("{value}\n"), &[("header", "false")][..]),
         };
         write!(table, "| `{value}` |").unwrap();
-        for (_, data_type) in &DECLARED {
+        for (_, data_type) in declared {
             write!(table, " {} |", cell(format, content.as_bytes(), data_type, options).await).unwrap();
         }
         table.push('\n');
@@ -129,18 +192,22 @@ async fn text_table(format: &str, values: &[&str]) -> String {
     table
 }
 
-async fn binary_table() -> String {
-    let mut table = head("Parquet, Arrow, Avro");
-    for (name, values) in binary() {
+async fn binary_table(
+    values: Vec<(&'static str, ArrayRef)>,
+    declared: &[(&'static str, DataType)],
+) -> String {
+    let mut table = head("Parquet, Arrow, Avro", declared);
+    for (name, values) in values {
         let batch = RecordBatch::try_from_iter_with_nullable([("v", values, true)]).unwrap();
-        let files = [
-            ("parquet", parquet(&batch, 10)),
-            ("arrow", ipc_file(std::slice::from_ref(&batch))),
-            #[cfg(feature = "avro")]
-            ("avro", super::formats::avro(&batch)),
-        ];
+        #[allow(unused_mut)]
+        let mut files =
+            vec![("parquet", parquet(&batch, 10)), ("arrow", ipc_file(std::slice::from_ref(&batch)))];
+        #[cfg(feature = "avro")]
+        if !name.ends_with("(not in Avro)") {
+            files.push(("avro", super::formats::avro(&batch)));
+        }
         write!(table, "| {name} |").unwrap();
-        for (declared, data_type) in &DECLARED {
+        for (declared, data_type) in declared {
             let mut cells = Vec::new();
             for (format, content) in &files {
                 cells.push(cell(format, content, data_type, &[]).await);
@@ -160,8 +227,15 @@ async fn the_tables_in_the_documents_are_current() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/types.md");
     let text = std::fs::read_to_string(&path).unwrap();
     let (prose, tables) = text.split_once(MARK).unwrap();
-    let made =
-        [text_table("json", &JSON).await, text_table("csv", &CSV).await, binary_table().await].join("\n");
+    let parts = declared_parts();
+    let made = [
+        text_table("json", &JSON, &DECLARED).await,
+        text_table("csv", &CSV, &DECLARED).await,
+        binary_table(binary(), &DECLARED).await,
+        text_table("json", &JSON_PARTS, &parts).await,
+        binary_table(binary_parts(), &parts).await,
+    ]
+    .join("\n");
     if std::env::var_os("TIDEMILL_UPDATE_DOCS").is_some() {
         std::fs::write(&path, format!("{prose}{MARK}\n{made}")).unwrap();
     } else {
