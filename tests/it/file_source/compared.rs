@@ -1,5 +1,5 @@
-//! Damaged Parquet and Arrow files beside pyarrow, a reader that shares no code with ours: what both read is the
-//! same, and what it refuses is refused.
+//! Parquet and Arrow files of every type, and damaged ones, beside pyarrow, a reader that shares no code with ours:
+//! what both read is the same, and what it refuses is refused.
 //!
 //! Where Python has no pyarrow the tests say so and pass. `TIDEMILL_PYTHON` names another Python,
 //! `TIDEMILL_MUTATIONS` another number of files than 300, and `TIDEMILL_DIFFERENCES` a file to tell of what only
@@ -17,7 +17,8 @@ use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::basic::{Compression, Encoding, ZstdLevel};
 use datafusion::parquet::file::properties::{WriterProperties, WriterVersion};
 
-use super::mutated::read_mutated;
+use super::Input;
+use super::mutated::{read_mutated, rounds};
 
 fn batch(range: std::ops::Range<i64>) -> RecordBatch {
     let a = Int64Array::from_iter(range.clone().map(|a| (a % 7 != 3).then_some(a * 1_000_003)));
@@ -146,4 +147,43 @@ fn arrow_files_compressed() {
 #[test]
 fn arrow_streams() {
     compare("arrow", &ipc(None, false));
+}
+
+/// Columns of random types, lists, structs and maps among them, written in all the ways that pyarrow knows.
+#[tokio::test]
+async fn files_of_every_type() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/file_source/write_with_pyarrow.py");
+    let count = rounds().to_string();
+    let output = Command::new(python).arg(script).arg(folder.path()).arg(&count).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut differences = Vec::new();
+    let mut found = 0;
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let format = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("parquet") => "parquet",
+            Some("arrow") => "arrow",
+            _ => continue,
+        };
+        found += 1;
+        let rows = std::fs::read(format!("{}.rows", path.display())).unwrap();
+        let theirs: Vec<String> = serde_json::from_slice(&rows).unwrap();
+        let input = Input::new();
+        input.write("f", 1, std::fs::read(&path).unwrap());
+        match input.inferred(format, &[]).await.all().await {
+            Ok(ours) if ours == theirs => {}
+            Ok(ours) => {
+                let first = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs);
+                differences.push(format!("{}: {first:?}", path.display()));
+            }
+            Err(error) => differences.push(format!("{}: {error}", path.display())),
+        }
+    }
+    assert_eq!(found.to_string(), count);
+    if !differences.is_empty() {
+        let kept = folder.keep();
+        panic!("{} of {count}, in {}:\n{}", differences.len(), kept.display(), differences.join("\n"));
+    }
 }

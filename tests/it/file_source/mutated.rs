@@ -12,7 +12,7 @@ use super::formats::{batch, ipc_file, ipc_stream, parquet};
 use super::property::{read_csv, read_json};
 use super::{Input, ab, expected};
 
-fn rounds() -> u64 {
+pub(super) fn rounds() -> u64 {
     std::env::var("TIDEMILL_MUTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
 }
 
