@@ -81,13 +81,23 @@ pub(super) struct Printer {
     pub(super) limit: Option<u64>,
     /// Instead of standard output.
     pub(super) file: Option<Arc<File>>,
+    /// Whether a pager reads the file, and shows it on the terminal.
+    pub(super) is_paged: bool,
     /// Set by whoever no longer wants to see the rest.
     pub(super) stopped: Arc<AtomicBool>,
 }
 
 impl Printer {
     pub(super) fn new(monitor: Arc<Monitor>, format: Format) -> Self {
-        Self { monitor, format, expanded: false, limit: None, file: None, stopped: Arc::default() }
+        Self {
+            monitor,
+            format,
+            expanded: false,
+            limit: None,
+            file: None,
+            is_paged: false,
+            stopped: Arc::default(),
+        }
     }
 
     /// Runs a query and prints its rows as they come.
@@ -97,6 +107,9 @@ impl Printer {
         let mut table = Table::new(self, stream.schema());
         while let Some(batch) = stream.next().await {
             let batch = batch?;
+            if self.stopped.load(Ordering::Relaxed) {
+                break;
+            }
             printed.rows += batch.num_rows() as u64;
             let wanted = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(printed.shown));
             let take = batch.num_rows().min(usize::try_from(wanted).unwrap_or(usize::MAX));
@@ -133,7 +146,14 @@ impl Printer {
 
     fn bytes(&self, bytes: &[u8]) -> io::Result<()> {
         if let Some(file) = &self.file {
-            return file.as_ref().write_all(bytes);
+            return match file.as_ref().write_all(bytes) {
+                // Whoever turns pages may leave before the last one.
+                Err(error) if self.is_paged && error.kind() == io::ErrorKind::BrokenPipe => {
+                    self.stopped.store(true, Ordering::Relaxed);
+                    Ok(())
+                }
+                written => written,
+            };
         }
         self.monitor.suspend(|| {
             let mut stdout = io::stdout().lock();
@@ -150,7 +170,7 @@ impl Printer {
 
     /// Whether what is printed reaches a terminal, which must not be given orders by data.
     fn is_terminal(&self) -> bool {
-        self.file.is_none() && io::stdout().is_terminal()
+        self.is_paged || (self.file.is_none() && io::stdout().is_terminal())
     }
 }
 

@@ -20,6 +20,7 @@ Statements end with a semicolon and may span lines. Ctrl-C interrupts a statemen
   \\x           a line per value, or a table again
   \\format F    table, json, csv or ndjson
   \\limit N     show at most N rows of a result; 0 for all
+  \\pager [P]   show results page by page with the program P ($PAGER, or less), or no longer
   \\timing      tell how long statements take, or no longer
   \\q           leave, as quit and exit; streaming queries finish their batch in flight
   \\?           this help, as help
@@ -37,8 +38,8 @@ const WORDS: [(&str, &str); 5] =
     [("help", "\\?"), ("quit", "\\q"), ("exit", "\\q"), (".help", "\\?"), (".quit", "\\q")];
 
 /// What the commands are, for completion.
-pub(super) const NAMES: [&str; 11] =
-    ["\\?", "\\d", "\\dt", "\\format", "\\h", "\\i", "\\limit", "\\o", "\\q", "\\timing", "\\x"];
+pub(super) const NAMES: [&str; 12] =
+    ["\\?", "\\d", "\\dt", "\\format", "\\h", "\\i", "\\limit", "\\o", "\\pager", "\\q", "\\timing", "\\x"];
 
 /// What a command asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,6 +54,7 @@ pub(super) enum Command<'a> {
     Expanded,
     Format(&'a str),
     Limit(u64),
+    Pager(Option<&'a str>),
     Timing,
     Unknown,
 }
@@ -78,6 +80,7 @@ pub(super) fn parse(line: &str) -> Option<Command<'_>> {
         ("\\x", None) => Command::Expanded,
         ("\\format", Some(format)) => Command::Format(format),
         ("\\limit", Some(rows)) => rows.parse().map_or(Command::Unknown, Command::Limit),
+        ("\\pager", program) => Command::Pager(program),
         ("\\timing", None) => Command::Timing,
         _ => Command::Unknown,
     })

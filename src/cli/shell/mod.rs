@@ -3,6 +3,7 @@
 mod commands;
 mod complete;
 mod console;
+mod pager;
 mod read;
 
 use std::fs::File;
@@ -27,6 +28,7 @@ use super::text::{Script, count, duration, number, to_stderr};
 use super::{JobOptions, ProgressMode, http, job, pg, settings};
 use commands::Command;
 use console::{ShellConsole, Terminal};
+use pager::Pager;
 use read::Editing;
 
 /// The most rows that are shown of a result, unless another number is asked for.
@@ -96,6 +98,8 @@ struct Shell {
     signals: Signals,
     failures: Arc<Failures>,
     tells_times: bool,
+    /// What results are shown with.
+    pager: Option<String>,
 }
 
 impl Shell {
@@ -116,7 +120,7 @@ impl Shell {
         sql.session().register_sink("console", Arc::new(ShellConsole::new(terminal.clone())));
         let mut printer = Printer::new(Arc::clone(&monitor), options.format);
         printer.limit = Some(SHOWN_ROWS);
-        Ok(Self { sql, monitor, printer, terminal, signals, failures, tells_times: true })
+        Ok(Self { sql, monitor, printer, terminal, signals, failures, tells_times: true, pager: None })
     }
 
     fn print(&self, text: &str) -> Result<(), Exit> {
@@ -205,10 +209,19 @@ impl Shell {
     async fn interruptible(&mut self, statement: Located<Statement>) -> Option<Result<String, PrintError>> {
         let mut printer = self.printer.clone();
         printer.stopped = Arc::default();
+        let mut pager = None;
+        if let Some(command) = self.pager.as_ref().filter(|_| printer.file.is_none()) {
+            match Pager::start(command) {
+                Ok((started, input)) => {
+                    (pager, printer.file, printer.is_paged) = (Some(started), Some(Arc::new(input)), true);
+                }
+                Err(error) => return Some(Err(error.into())),
+            }
+        }
         let stopped = Arc::clone(&printer.stopped);
         let mut task = tokio::task::JoinSet::new();
         task.spawn(run_statement(Arc::clone(&self.sql), statement, printer));
-        tokio::select! {
+        let result = tokio::select! {
             ended = task.join_next() => match ended {
                 Some(Ok(result)) => Some(result),
                 // It panicked, which is a bug.
@@ -221,7 +234,11 @@ impl Shell {
                 let _ = tokio::time::timeout(STOPPING, task.shutdown()).await;
                 None
             }
+        };
+        if let Some(pager) = pager {
+            pager.wait().await;
         }
+        result
     }
 
     /// Runs a command that is none of SQL.
@@ -263,6 +280,17 @@ impl Shell {
             Command::Limit(rows) => {
                 self.printer.limit = Some(rows).filter(|rows| *rows > 0);
                 Ok(())
+            }
+            Command::Pager(program) => {
+                self.pager = match (program, &self.pager) {
+                    (Some(program), _) => Some(program.to_string()),
+                    (None, None) => Some(pager::usual()),
+                    (None, Some(_)) => None,
+                };
+                match &self.pager {
+                    Some(program) => self.say(&format!("results go through '{program}'")),
+                    None => self.say("results are not shown page by page"),
+                }
             }
             Command::Timing => {
                 self.tells_times = !self.tells_times;
