@@ -209,10 +209,7 @@ const FUNCTIONS: [(&[&str], &str); 24] = [
         &["parse_json", "json_value", "json_extract", "json_extract_string"],
         "text -> 'name', text ->> 'name', get_json_object(text, '$.a.b') or from_json(text, 'a STRUCT<b: STRING>')",
     ),
-    (
-        &["to_json", "to_json_string"],
-        "a table STORED AS JSON, into which structs and lists are written as they are",
-    ),
+    (&["to_json_string"], "to_json(x)"),
     (&["unix_timestamp"], "to_unixtime(time)"),
     (&["unix_millis", "to_epoch_millis"], "CAST(arrow_cast(time, 'Timestamp(Millisecond, None)') AS BIGINT)"),
     (&["date_add", "dateadd", "timestampadd"], "time + INTERVAL '1' DAY"),
