@@ -2,7 +2,7 @@
 
 mod operators;
 
-use crate::checkpoint::types::ColumnType;
+use crate::checkpoint::types::{ColumnType, Part};
 use std::collections::BTreeMap;
 
 use url::Url;
@@ -27,8 +27,8 @@ pub(crate) fn check_unchanged(
     Err(Error::QueryChanged { checkpoint: checkpoint.to_string(), differences })
 }
 
-/// `recorded` with what `current` has besides, as far as it may have come: nullable columns in the sources that
-/// `grow`, and in the sink if any of them does; and state variables of processors. Pure.
+/// `recorded` with what `current` has besides, as far as it may have come: nullable columns, and fields within columns,
+/// in the sources that `grow`, and in the sink if any of them does; and state variables of processors. Pure.
 pub(crate) fn grown(recorded: &QueryDefinition, current: &QueryDefinition, grow: &[bool]) -> QueryDefinition {
     let mut grown = recorded.clone();
     for ((old, new), grows) in grown.sources.iter_mut().zip(&current.sources).zip(grow) {
@@ -52,7 +52,50 @@ fn with_new_columns(old: &[ColumnDefinition], new: &[ColumnDefinition]) -> Vec<C
     if !stay || !may_come {
         return old.to_vec();
     }
-    new.iter().map(|column| known(column).unwrap_or(column).clone()).collect()
+    let grown = |column: &ColumnDefinition| match known(column) {
+        Some(old) if !has_grown(&old.data_type, &column.data_type) => old.clone(),
+        Some(old) => ColumnDefinition { data_type: column.data_type.clone(), ..old.clone() },
+        None => column.clone(),
+    };
+    new.iter().map(grown).collect()
+}
+
+/// Whether `new` has all that `old` has, and nullable fields besides.
+fn has_grown(old: &ColumnType, new: &ColumnType) -> bool {
+    let same = |old: &Part, new: &Part| old.name == new.name && old.nullable == new.nullable;
+    let item_has = |old: &Part, new: &Part| same(old, new) && has_grown(&old.data_type, &new.data_type);
+    match (old, new) {
+        (old, new) if old == new => true,
+        (ColumnType::Struct(old), ColumnType::Struct(new)) => {
+            let known = |part: &&Part| old.iter().any(|old| old.name == part.name);
+            let stay: Vec<&Part> = new.iter().filter(known).collect();
+            stay.len() == old.len()
+                && old.iter().zip(stay).all(|(old, new)| item_has(old, new))
+                && new.iter().filter(|part| !known(part)).all(|part| part.nullable)
+        }
+        (ColumnType::List(old), ColumnType::List(new))
+        | (ColumnType::LargeList(old), ColumnType::LargeList(new)) => item_has(old, new),
+        (ColumnType::FixedSizeList { of: old, size }, ColumnType::FixedSizeList { of: new, size: now }) => {
+            size == now && item_has(old, new)
+        }
+        (ColumnType::Map { entries: old, sorted }, ColumnType::Map { entries: new, sorted: now }) => {
+            sorted == now && entries_have(old, new)
+        }
+        _ => false,
+    }
+}
+
+/// Whether the values of a map have grown, and nothing else of it has changed.
+fn entries_have(old: &Part, new: &Part) -> bool {
+    let (ColumnType::Struct(old), ColumnType::Struct(new)) = (&old.data_type, &new.data_type) else {
+        return false;
+    };
+    match (old.as_slice(), new.as_slice()) {
+        ([old_key, old], [new_key, new]) => {
+            old_key == new_key && old.name == new.name && has_grown(&old.data_type, &new.data_type)
+        }
+        _ => false,
+    }
 }
 
 /// Whether who reads the files of a sink can tell which columns a file lacks.

@@ -57,7 +57,10 @@ pub(super) enum BadRecordsCommand {
 struct BadRecord {
     /// The URL of its input file.
     path: String,
-    line: u64,
+    /// Where it is in a file of text…
+    line: Option<u64>,
+    /// …or of another format, where the record is told as JSON.
+    row: Option<u64>,
     record: String,
     reason: String,
 }
@@ -81,8 +84,10 @@ pub(super) async fn run(command: &BadRecordsCommand) -> Result<(), Exit> {
         }
         BadRecordsCommand::Retry { path, header, dry_run } => {
             let place = Place::open(path)?;
+            let files = place.files().await?;
+            files.iter().try_for_each(check_is_text)?;
             let mut text = String::new();
-            for file in place.files().await? {
+            for file in files {
                 text += &place.retry(&file, header.as_deref(), *dry_run).await?;
             }
             if text.is_empty() {
@@ -175,6 +180,17 @@ impl Place {
     }
 }
 
+/// Fails if the records of `file` were no text, which alone can be put into a file again as it is.
+fn check_is_text(file: &BadFile) -> Result<(), Exit> {
+    match file.records.iter().find(|record| record.row.is_some()) {
+        None => Ok(()),
+        Some(record) => Err(Exit::failed(format!(
+            "the records in '{}' are of '{}', which is no file of text, so they cannot be fed back as they are. Write              them into a file of its format beside it, with the columns of the table, and remove '{0}' and whatever else              was no text; nothing was fed back",
+            file.name, record.path
+        ))),
+    }
+}
+
 fn open(session: &Session, url: &Url) -> Result<Arc<dyn Storage>, Error> {
     DefaultStorageProvider::new(session.context().runtime_env()).open(url, Durability::Disk)
 }
@@ -246,7 +262,7 @@ fn table(files: &[BadFile]) -> Result<RecordBatch, Error> {
         ("query", text(&|file, _| file.query.clone())),
         ("batch", number(&|file, _| file.batch)),
         ("path", text(&|_, record| record.path.clone())),
-        ("line", number(&|_, record| record.line)),
+        ("line", number(&|_, record| record.line.or(record.row).unwrap_or_default())),
         ("record", text(&|_, record| record.record.clone())),
         ("reason", text(&|_, record| record.reason.clone())),
     ])?)

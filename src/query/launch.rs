@@ -368,14 +368,17 @@ async fn has_committed(known: Option<&Metadata>, storage: &dyn Storage) -> Resul
     Ok(known.is_some() && !Checkpoint::committed_batches(storage).await?.is_empty())
 }
 
-/// The table with more columns.
+/// The table with more columns, and with more fields in those that it has.
 fn widened(provider: &Arc<dyn SourceProvider>, new: &[FieldRef]) -> Result<Arc<dyn SourceProvider>> {
     if new.is_empty() {
         return Ok(Arc::clone(provider));
     }
     let schema = provider.schema();
-    let fields = schema.fields().iter().chain(new).cloned().collect::<Vec<_>>();
-    provider.with_schema(Arc::new(Schema::new(fields)))
+    let named = |fields: &[FieldRef], name: &str| fields.iter().find(|field| field.name() == name).cloned();
+    let known = schema.fields().iter();
+    let known = known.map(|field| named(new, field.name()).unwrap_or_else(|| Arc::clone(field)));
+    let more = new.iter().filter(|field| named(schema.fields(), field.name()).is_none()).cloned();
+    provider.with_schema(Arc::new(Schema::new(known.chain(more).collect::<Vec<_>>())))
 }
 
 pub(super) fn create_sources(

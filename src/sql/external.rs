@@ -139,11 +139,12 @@ impl ExternalTable {
 
     /// Whether a streaming query's reader gives its rows. DataFusion's readers change values without a word
     /// where those do not fit the columns, find columns by exact name only, or by position. They have nothing to
-    /// change where the columns are those of the files.
+    /// change where the columns are those of the files, but do not know what becomes of malformed records.
     fn is_read_as_a_stream(&self) -> bool {
+        let has_mode = || self.options.iter().any(|(name, _)| name.eq_ignore_ascii_case("mode"));
         let converts = match self.format.as_str() {
             "json" | "csv" | "avro" | "arrow" => true,
-            "parquet" => self.declared().is_some(),
+            "parquet" => self.declared().is_some() || has_mode(),
             _ => false,
         };
         converts && self.command.locations.len() == 1

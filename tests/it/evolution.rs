@@ -327,3 +327,122 @@ async fn a_copied_checkpoint_knows_the_new_columns() {
     assert_eq!(lines(&place), ["{\"a\":1}", "{\"a\":2,\"b\":\"x\"}", "{\"a\":3,\"b\":\"y\"}"]);
     assert!(verify(open("copied").as_ref()).await.unwrap().findings.is_empty());
 }
+
+#[tokio::test]
+async fn fields_within_columns_are_taken_in_too() {
+    let place = Place::new();
+    let script = script(&place, "json", ADD, "SELECT * FROM t WHERE a < 10");
+    let files = [
+        "{\"a\":1,\"s\":{\"x\":1}}\n",
+        "{\"a\":2,\"s\":{\"x\":2,\"y\":\"n\"},\"l\":[{\"p\":1}]}\n",
+        "{\"a\":3,\"S\":{\"z\":{\"q\":true}},\"l\":[{\"p\":2,\"r\":[3]}, null]}\n{\"a\":4}\n",
+        "{\"a\":5,\"s\":{\"z\":{\"q\":null,\"deep\":{\"er\":1.5}}}}\n",
+        "{\"a\":6,\"s\":{\"Y\":\"text\"}}\n",
+    ];
+    for (number, file) in files.iter().enumerate() {
+        place.put(&format!("in/{number}.json"), file);
+        run(&script).await.unwrap();
+    }
+    let expected = [
+        r#"{"a":1,"s":{"x":1}}"#,
+        r#"{"a":2,"s":{"x":2,"y":"n"},"l":[{"p":1}]}"#,
+        r#"{"a":3,"s":{"z":{"q":true}},"l":[{"p":2,"r":[3]},null]}"#,
+        r#"{"a":4}"#,
+        r#"{"a":5,"s":{"z":{"deep":{"er":1.5}}}}"#,
+        r#"{"a":6,"s":{"y":"text"}}"#,
+    ];
+    assert_eq!(lines(&place), expected);
+    check(&place).await;
+    // What was taken in stays.
+    place.put("in/9.json", "{\"a\":9,\"s\":{\"y\":\"t\",\"new\":1}}\n");
+    run(&script.replace("addNewColumns", "warn")).await.unwrap();
+    assert_eq!(lines(&place)[6], r#"{"a":9,"s":{"y":"t"}}"#);
+}
+
+/// `a`, and `s` with the fields of the given names, each `row` itself; with `x` null in the last row.
+fn with_fields(rows: std::ops::Range<i32>, names: &[&str]) -> RecordBatch {
+    let values = |name: &str| {
+        let last = rows.end - 1;
+        let value = |row: i32| (name == "x" || row != last).then_some(row);
+        Arc::new(rows.clone().map(value).collect::<Int32Array>()) as ArrayRef
+    };
+    let fields = names.iter().map(|name| {
+        (
+            Arc::new(datafusion::arrow::datatypes::Field::new(*name, values(name).data_type().clone(), true)),
+            values(name),
+        )
+    });
+    let s = Arc::new(datafusion::arrow::array::StructArray::from(fields.collect::<Vec<_>>())) as ArrayRef;
+    RecordBatch::try_from_iter_with_nullable([("a", values("x"), true), ("s", s, true)]).unwrap()
+}
+
+#[tokio::test]
+async fn binary_files_bring_fields_within_columns() {
+    for (format, encode) in [("parquet", parquet as fn(&RecordBatch) -> Vec<u8>), ("arrow", arrow)] {
+        for evolution in ["addNewColumns", "rescue", "warn"] {
+            let place = Place::new();
+            let options = format!("'schemaEvolution' '{evolution}'");
+            let script = script(&place, format, &options, "SELECT * FROM t");
+            place.put(&format!("in/0.{format}"), encode(&with_fields(0..1, &["x"])));
+            run(&script).await.unwrap();
+            place.put(&format!("in/1.{format}"), encode(&with_fields(1..3, &["y", "x"])));
+            run(&script).await.unwrap();
+            let url = Url::from_file_path(place.path(&format!("in/1.{format}"))).unwrap();
+            let of_second = match evolution {
+                "addNewColumns" => json!({"a": 1, "s": {"x": 1, "y": 1}}),
+                "warn" => json!({"a": 1, "s": {"x": 1}}),
+                _ => {
+                    let rescued = format!("{{\"s\":{{\"y\":1,\"x\":1}},\"_file_path\":\"{url}\"}}");
+                    json!({"a": 1, "s": {"x": 1}, "_rescued_data": rescued})
+                }
+            };
+            let found: Vec<Value> =
+                lines(&place).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+            for row in [json!({"a": 0, "s": {"x": 0}}), of_second, json!({"a": 2, "s": {"x": 2}})] {
+                assert!(found.contains(&row), "{format} {evolution}: {found:?} without {row}");
+            }
+            assert_eq!(found.len(), 3, "{found:?}");
+            check(&place).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn fields_that_nothing_takes_are_rescued_with_what_is_around_them() {
+    let place = Place::new();
+    place.put("in/0.json", "{\"a\":1,\"s\":{\"x\":{\"y\":1}},\"l\":[{\"p\":1}]}\n");
+    let with = |query: &str| script(&place, "json", "'schemaEvolution' 'rescue'", query);
+    run(&with("SELECT * FROM t")).await.unwrap();
+    place.put(
+        "in/1.json",
+        "{\"a\":2,\"s\":{\"x\":{\"y\":2,\"z\":3}},\"l\":[{\"p\":2},{\"q\":4}]}\n{\"a\":3,\"s\":{\"x\":null},\"b\":1}\n",
+    );
+    run(&with("SELECT * FROM t")).await.unwrap();
+    let url = Url::from_file_path(place.path("in/1.json")).unwrap();
+    let rescued = |text: &str| format!("{{{text},\"_file_path\":\"{url}\"}}");
+    let found: Vec<Value> = lines(&place).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let around = "\"s\":{\"x\":{\"y\":2,\"z\":3}},\"l\":[{\"p\":2},{\"q\":4}]";
+    assert_eq!(found[1]["_rescued_data"], rescued(around));
+    assert_eq!(found[2]["_rescued_data"], rescued("\"b\":1"));
+    // Whether or not the column itself is asked for.
+    let other = Place::new();
+    other.put("in/0.json", "{\"a\":1,\"s\":{\"x\":1}}\n");
+    let with = |query: &str| self::script(&other, "json", "'schemaEvolution' 'rescue'", query);
+    run(&with("SELECT a, _rescued_data FROM t")).await.unwrap();
+    other.put("in/1.json", "{\"a\":2,\"s\":{\"x\":1,\"y\":2}}\n");
+    run(&with("SELECT a, _rescued_data FROM t")).await.unwrap();
+    assert!(lines(&other)[1].contains(r#"\"s\":{\"x\":1,\"y\":2}"#), "{:?}", lines(&other));
+}
+
+#[tokio::test]
+async fn a_field_that_would_change_what_is_remembered_is_refused() {
+    let place = Place::new();
+    place.put("in/0.json", "{\"a\":1,\"s\":{\"x\":1}}\n");
+    let script = script(&place, "json", "'schemaEvolution' 'addNewColumns'", "SELECT DISTINCT s FROM t");
+    run(&script).await.unwrap();
+    place.put("in/1.json", "{\"a\":2,\"s\":{\"x\":1,\"y\":2}}\n");
+    let error = run(&script).await.unwrap_err().to_string();
+    assert!(error.contains("Set schemaEvolution to warn"), "{error}");
+    run(&script.replace("addNewColumns", "warn")).await.unwrap();
+    assert_eq!(lines(&place), [r#"{"s":{"x":1}}"#]);
+}

@@ -11,7 +11,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use datafusion::arrow::array::Array;
-use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
@@ -21,11 +21,13 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr_adapter::{PhysicalExprAdapter, PhysicalExprAdapterFactory};
 use datafusion::physical_plan::PhysicalExpr;
 
-use super::fitting::{fit, fits, positions};
+use super::fitting::{fit, fit_each, fits, position, positions};
 use super::found_columns::FoundColumns;
-use super::layout::RESCUED_COLUMN;
+use super::layout::{RESCUED_COLUMN, VERDICT_COLUMN};
+use super::nested;
 use super::rescued::Rescued;
 use super::values::{ValueRules, type_name};
+use super::verdict::{Judged, Verdict};
 
 /// How the columns of a table are made of those of a file.
 #[derive(Debug)]
@@ -36,8 +38,12 @@ pub(super) struct FileColumns {
     pub(super) found: Arc<FoundColumns>,
     /// Names of all columns of the table, in lower case; empty if others do not matter.
     pub(super) known: BTreeSet<String>,
+    /// Those of its columns that have fields within.
+    pub(super) nested: Fields,
     /// Whether the column that takes what no other takes is one of the table.
     pub(super) rescues: bool,
+    /// Whether rows are judged one by one. Without it a value that does not fit is an error.
+    pub(super) judged: Option<Judged>,
 }
 
 impl FileColumns {
@@ -47,16 +53,50 @@ impl FileColumns {
         (0..file.fields().len()).filter(|column| is_strange(file.field(*column).name())).collect()
     }
 
-    /// Tells of the columns of `file` that the table does not have.
+    /// Tells of the columns of `file`, and of the fields within them, that the table does not have.
     pub(super) fn note_strangers(&self, file: &Schema) {
         self.strangers(file).into_iter().for_each(|column| self.found.note_new(file.field(column).name()));
+        for (_, strangers) in self.strangers_within(file) {
+            strangers.iter().for_each(|path| self.found.note_new(path));
+        }
+    }
+
+    /// The positions in `file` of columns with fields that the table does not have, and the paths of these.
+    fn strangers_within(&self, file: &Schema) -> Vec<(usize, Vec<String>)> {
+        let found = self.nested.iter().filter_map(|field| {
+            let place = position(field.name(), &self.nested, file.fields()).ok()??;
+            let mut paths = Vec::new();
+            let found = file.field(place).data_type();
+            nested::strangers(field.name(), found, field.data_type(), &mut |path| paths.push(path));
+            (!paths.is_empty()).then_some((place, paths))
+        });
+        found.collect()
+    }
+
+    /// The columns of `file` that are rescued: those that the table does not have, and those of which it does not have
+    /// all fields, with the type that it has for them.
+    fn rescued(&self, file: &Schema) -> Vec<(usize, Option<DataType>)> {
+        let type_of = |place: &usize| {
+            let known = |field: &&FieldRef| {
+                position(field.name(), &self.nested, file.fields()).is_ok_and(|at| at == Some(*place))
+            };
+            self.nested.iter().find(known).map(|field| field.data_type().clone())
+        };
+        let whole = self.strangers(file).into_iter().map(|place| (place, None));
+        let parts = self.strangers_within(file).into_iter().map(|(place, _)| (place, type_of(&place)));
+        whole.chain(parts).collect()
     }
 
     /// The positions in `file` of the columns that are needed for those `wanted`, ascending.
     pub(super) fn needed(&self, file: &Schema, wanted: &Schema) -> DataFusionResult<Vec<usize>> {
         let mut columns: Vec<usize> = positions(wanted, file)?.into_iter().flatten().collect();
         if self.rescues && wanted.index_of(RESCUED_COLUMN).is_ok() {
-            columns.extend(self.strangers(file));
+            columns.extend(self.rescued(file).iter().map(|(place, _)| place));
+        }
+        match &self.judged {
+            Some(judged) if judged.tells_records => columns.extend(0..file.fields().len()),
+            Some(judged) => columns.extend(positions(&judged.columns, file)?.into_iter().flatten()),
+            None => {}
         }
         columns.sort_unstable();
         columns.dedup();
@@ -70,6 +110,7 @@ impl PhysicalExprAdapterFactory for FileColumns {
         let places = positions(&table, &file)?;
         for (field, place) in table.fields().iter().zip(&places) {
             if let Some(place) = place
+                && self.judged.is_none()
                 && !fits(file.field(*place).data_type(), field.data_type())
             {
                 return Err(DataFusionError::Execution(format!(
@@ -82,8 +123,13 @@ impl PhysicalExprAdapterFactory for FileColumns {
         }
         let required = table.fields().iter().map(|field| self.required.contains(field.name())).collect();
         let (rules, found) = (self.rules.clone(), Arc::clone(&self.found));
-        let strangers = self.rescues.then(|| self.strangers(&file));
-        Ok(Arc::new(ColumnsOfFile { table, file, places, required, rules, found, strangers }))
+        let strangers = self.rescues.then(|| self.rescued(&file));
+        let judge = |judged: &Judged| -> DataFusionResult<Judge> {
+            let places = positions(&judged.columns, &file)?;
+            Ok(Judge { judged: judged.clone(), places, required: self.required.clone() })
+        };
+        let judge = self.judged.as_ref().map(judge).transpose()?;
+        Ok(Arc::new(ColumnsOfFile { table, file, places, required, rules, found, strangers, judge }))
     }
 }
 
@@ -96,8 +142,27 @@ struct ColumnsOfFile {
     required: Vec<bool>,
     rules: ValueRules,
     found: Arc<FoundColumns>,
-    /// Positions in `file` of columns that no column takes, where one takes them all.
-    strangers: Option<Vec<usize>>,
+    /// What of `file` no column takes, where one takes it all: columns, and of those that are taken in parts, the
+    /// type of what is taken.
+    strangers: Option<Vec<(usize, Option<DataType>)>>,
+    judge: Option<Judge>,
+}
+
+/// What rows are judged by.
+#[derive(Debug)]
+struct Judge {
+    judged: Judged,
+    /// Where in the file the columns are.
+    places: Vec<Option<usize>>,
+    /// Names of columns that are NOT NULL.
+    required: Vec<String>,
+}
+
+impl Judge {
+    /// Whether the column is made of verdicts.
+    fn makes(&self, column: &str) -> bool {
+        column == VERDICT_COLUMN || self.judged.corrupt_record.as_deref() == Some(column)
+    }
 }
 
 impl PhysicalExprAdapter for ColumnsOfFile {
@@ -117,10 +182,17 @@ impl ColumnsOfFile {
         let index = self.table.index_of(column.name())?;
         let field = self.table.field(index);
         if let Some(strangers) = self.strangers.as_ref().filter(|_| field.name() == RESCUED_COLUMN) {
-            let columns = strangers.iter().map(|place| Column::new(self.file.field(*place).name(), *place));
+            let columns = strangers
+                .iter()
+                .map(|(place, taken)| (Column::new(self.file.field(*place).name(), *place), taken.clone()));
             return Ok(Arc::new(Rescued::new(columns)));
         }
-        let required = is_given && self.required[index];
+        if let Some(Judge { judged, places, required }) =
+            self.judge.as_ref().filter(|judge| judge.makes(field.name()))
+        {
+            return Ok(Arc::new(Verdict::new(field, judged, places, &self.file, required, &self.rules)));
+        }
+        let required = is_given && self.required[index] && self.judge.is_none();
         let Some(place) = self.places[index] else {
             if required {
                 return Err(no_nulls(field.name()));
@@ -135,10 +207,14 @@ impl ColumnsOfFile {
         if !required && is_itself(found.data_type(), field.data_type()) {
             return Ok(plain);
         }
+        if self.judge.is_some() && !fits(found.data_type(), field.data_type()) {
+            return Ok(Arc::new(Literal::new(ScalarValue::try_from(field.data_type())?)));
+        }
         let fit = Fit {
             input: plain,
             field: Arc::new(field.clone().with_nullable(true)),
             required,
+            is_judged: self.judge.is_some(),
             rules: self.rules.clone(),
         };
         Ok(Arc::new(fit))
@@ -164,12 +240,17 @@ struct Fit {
     /// The column of the table.
     field: FieldRef,
     required: bool,
+    /// Whether values that do not fit are null, because a verdict tells of them.
+    is_judged: bool,
     rules: ValueRules,
 }
 
 impl PartialEq for Fit {
     fn eq(&self, other: &Self) -> bool {
-        self.input.eq(&other.input) && self.field == other.field && self.required == other.required
+        self.input.eq(&other.input)
+            && self.field == other.field
+            && self.required == other.required
+            && self.is_judged == other.is_judged
     }
 }
 
@@ -207,6 +288,9 @@ impl PhysicalExpr for Fit {
         if self.required && values.logical_null_count() > 0 {
             return Err(no_nulls(name));
         }
+        if self.is_judged {
+            return Ok(ColumnarValue::Array(fit_each(&values, self.field.data_type(), &self.rules)?.0));
+        }
         let values = fit(&values, self.field.data_type(), None, &self.rules);
         values
             .map(ColumnarValue::Array)
@@ -240,7 +324,7 @@ mod tests {
         ListArray, StringArray, StructArray, TimestampMicrosecondArray, UInt64Array,
     };
     use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
-    use datafusion::arrow::datatypes::{Field, Fields, Int64Type, TimeUnit};
+    use datafusion::arrow::datatypes::{Field, Int64Type, TimeUnit};
     use datafusion::arrow::util::display::array_value_to_string;
     use datafusion::physical_expr_adapter::BatchAdapterFactory;
 
@@ -260,7 +344,9 @@ mod tests {
             required: vec![],
             found: Arc::default(),
             known: BTreeSet::new(),
+            nested: Fields::empty(),
             rescues: false,
+            judged: None,
         };
         let factory =
             BatchAdapterFactory::new(schema(vec![("a", wanted)])).with_adapter_factory(Arc::new(columns));
@@ -380,7 +466,9 @@ mod tests {
             required: vec!["a".into()],
             found: Arc::default(),
             known: BTreeSet::new(),
+            nested: Fields::empty(),
             rescues: false,
+            judged: None,
         };
         let found = Arc::clone(&columns.found);
         let table = schema(vec![("a", DataType::Int64), ("b", DataType::Int64)]);

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait,
-    PrimitiveArray, StructArray, new_null_array,
+    PrimitiveArray, StructArray, UInt64Array, new_null_array,
 };
 use datafusion::arrow::buffer::NullBuffer;
-use datafusion::arrow::compute::{CastOptions, cast, cast_with_options, nullif};
+use datafusion::arrow::compute::{CastOptions, cast, cast_with_options, concat, nullif, take};
 use datafusion::arrow::datatypes::{
     ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal128Type, FieldRef, Fields, Float64Type,
     Int64Type, Schema, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
     TimestampSecondType,
 };
+use datafusion::arrow::error::ArrowError;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 
 use super::values::{Scalar, ValueRules, cannot_be_read, in_unit, leaf, type_name};
@@ -25,7 +26,7 @@ pub(super) fn positions(table: &Schema, file: &Schema) -> DataFusionResult<Vec<O
 }
 
 /// Where in `file` the field `name` of `table` is.
-fn position(name: &str, table: &Fields, file: &Fields) -> DataFusionResult<Option<usize>> {
+pub(super) fn position(name: &str, table: &Fields, file: &Fields) -> DataFusionResult<Option<usize>> {
     if let Some(place) = file.iter().position(|field| field.name() == name) {
         return Ok(Some(place));
     }
@@ -130,6 +131,51 @@ fn leaf_fits(found: &DataType, wanted: &DataType) -> bool {
     }
 }
 
+/// A row whose value does not fit, and what is wrong with it.
+pub(super) type Misfit = (usize, String);
+
+/// `values` as `wanted`, null in rows whose value does not fit; and these rows, ascending.
+pub(super) fn fit_each(
+    values: &ArrayRef,
+    wanted: &DataType,
+    rules: &ValueRules,
+) -> Result<(ArrayRef, Vec<Misfit>), ArrowError> {
+    let (mut pieces, mut misfits) = (Vec::new(), Vec::new());
+    fit_part(values, 0, wanted, rules, &mut pieces, &mut misfits)?;
+    let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
+    match pieces.as_slice() {
+        [] => Ok((new_null_array(wanted, 0), misfits)),
+        pieces => Ok((concat(pieces)?, misfits)),
+    }
+}
+
+/// Fits `values`, the first of which is that of row `first`, by halves where some do not fit.
+fn fit_part(
+    values: &ArrayRef,
+    first: usize,
+    wanted: &DataType,
+    rules: &ValueRules,
+    pieces: &mut Vec<ArrayRef>,
+    misfits: &mut Vec<Misfit>,
+) -> Result<(), ArrowError> {
+    match (fit(values, wanted, None, rules), values.len()) {
+        (Ok(fitted), _) => pieces.push(fitted),
+        (Err(reason), 1) => {
+            pieces.push(new_null_array(wanted, 1));
+            misfits.push((first, reason));
+        }
+        (Err(reason), 0) => return Err(ArrowError::CastError(reason)),
+        (Err(_), rows) => {
+            for (from, to) in [(0, rows / 2), (rows / 2, rows)] {
+                // Taken and not sliced: a slice of lists holds the items of all.
+                let half = take(values, &UInt64Array::from_iter_values(from as u64..to as u64), None)?;
+                fit_part(&half, first + from, wanted, rules, pieces, misfits)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// `values` as `wanted`, null where `mask` says that what holds them is. The error says what is wrong with
 /// the first value that does not fit.
 pub(super) fn fit(
@@ -191,7 +237,7 @@ fn masked(values: &ArrayRef, mask: Option<&NullBuffer>) -> Result<ArrayRef, Stri
 }
 
 fn fit_list(values: &ArrayRef, wanted: &DataType, rules: &ValueRules) -> Result<ArrayRef, String> {
-    let text = |error: datafusion::arrow::error::ArrowError| error.to_string();
+    let text = |error: ArrowError| error.to_string();
     match (values.data_type(), wanted) {
         (DataType::List(_), DataType::List(item)) => items::<i32>(values, item, rules),
         (DataType::LargeList(_), DataType::LargeList(item)) => items::<i64>(values, item, rules),
@@ -246,7 +292,7 @@ fn fit_map(map: &MapArray, entries: &FieldRef, sorted: bool, rules: &ValueRules)
     let [key, value] = fields.as_ref() else { return Err("it is no map".into()) };
     let keys = fit(map.keys(), key.data_type(), None, rules)?;
     let values = fit(map.values(), value.data_type(), None, rules)?;
-    let text = |error: datafusion::arrow::error::ArrowError| error.to_string();
+    let text = |error: ArrowError| error.to_string();
     let rows = StructArray::try_new(fields.clone(), vec![keys, values], None).map_err(text)?;
     let map =
         MapArray::try_new(Arc::clone(entries), map.offsets().clone(), rows, map.nulls().cloned(), sorted);
@@ -373,7 +419,7 @@ fn push_all<'a>(
 
 /// Fails on the first value that `judge` has something against.
 fn check<T: ArrowPrimitiveType>(
-    values: &Result<ArrayRef, datafusion::arrow::error::ArrowError>,
+    values: &Result<ArrayRef, ArrowError>,
     wanted: &DataType,
     judge: impl Fn(T::Native) -> Result<(), &'static str>,
 ) -> Result<(), String> {

@@ -291,10 +291,8 @@ type Given = BTreeMap<String, (String, String)>;
 
 /// Tells the source's options from the format's.
 fn split(format: &str, options: &Options, table: &TableOptions) -> Result<(Options, Given)> {
-    let records = matches!(format, "json" | "csv" | "text");
     let columns = if format == "text" { &[] } else { COLUMNS };
-    let records = if records { RECORDS } else { &[] };
-    let own: Vec<&str> = COMMON.iter().chain(columns).chain(records).copied().collect();
+    let own: Vec<&str> = COMMON.iter().chain(columns).chain(RECORDS).copied().collect();
     // Without a format of its own, a table has the options of all formats.
     let keys: Vec<String> = match config_type(format) {
         Some(_) => table.entries().into_iter().map(|entry| entry.key.replacen("format.", "", 1)).collect(),
@@ -474,7 +472,7 @@ mod tests {
             ("json", "maxFilesPerTriger", "1", "did you mean 'maxFilesPerTrigger'"),
             ("csv", "delimeter", ",", "did you mean 'delimiter'"),
             ("json", "header", "true", "unknown option 'header' for the json source"),
-            ("parquet", "mode", "PERMISSIVE", "unknown option"),
+            ("parquet", "header", "true", "unknown option"),
             ("csv", "header", "yes", "expected true or false"),
             ("csv", "sep", "::", "option 'sep' = '::' is not valid: expected one ASCII character"),
             ("csv", "QUOTE", "»", "option 'QUOTE' = '»' is not valid: expected one ASCII character"),

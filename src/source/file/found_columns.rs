@@ -46,7 +46,7 @@ impl FoundColumns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).seen.insert(name.to_string());
     }
 
-    /// Some file has the column `name`, which the table does not have.
+    /// Some file has the column, or the field within one, at the path `name`, which the table does not have.
     pub(super) fn note_new(&self, name: &str) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.new.len() < MOST_NEW && !name.is_empty() && !counts.new.contains(name) {
@@ -54,7 +54,7 @@ impl FoundColumns {
         }
     }
 
-    /// The columns that the table does not have.
+    /// The paths of columns and fields that the table does not have.
     pub(super) fn new_columns(&self) -> BTreeSet<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).new.clone()
     }

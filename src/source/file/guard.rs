@@ -27,6 +27,7 @@ use object_store::path::Path;
 
 use super::fit::FileColumns;
 use super::format::{Format, FormatSpec};
+use super::judge::{Judge, JudgedFile};
 use super::layout::as_planned;
 use super::pinned::{BatchFiles, PinnedStore};
 use super::rescued::with_file;
@@ -40,6 +41,16 @@ pub(super) struct GuardedSource {
     spec: Arc<FormatSpec>,
     /// Keeps footers of Parquet files that are read in several parts.
     footers: Option<Arc<FileMetadataCache>>,
+    judged: Option<JudgedScan>,
+}
+
+/// A scan whose rows are judged: `inner` gives one column more than it, the verdicts.
+#[derive(Clone)]
+pub(super) struct JudgedScan {
+    pub(super) judge: Arc<Judge>,
+    /// The columns of the table without it, and the projection to those that are wanted.
+    pub(super) table: TableSchema,
+    pub(super) projection: ProjectionExprs,
 }
 
 impl GuardedSource {
@@ -51,7 +62,12 @@ impl GuardedSource {
         spec: Arc<FormatSpec>,
         footers: Option<Arc<FileMetadataCache>>,
     ) -> Self {
-        Self { inner, files, columns, spec, footers }
+        Self { inner, files, columns, spec, footers, judged: None }
+    }
+
+    /// The same whose rows are judged.
+    pub(super) fn judged(self, judged: JudgedScan) -> Self {
+        Self { judged: Some(judged), ..self }
     }
 
     fn around(&self, inner: Arc<dyn FileSource>) -> Self {
@@ -117,11 +133,12 @@ impl FileSource for GuardedSource {
             spec: Arc::clone(&self.spec),
             schema: self.with_nulls(config.projected_schema()?.as_ref()),
             columns: Arc::clone(&self.columns),
+            judge: self.judged.as_ref().map(|judged| Arc::clone(&judged.judge)),
         }))
     }
 
     fn table_schema(&self) -> &TableSchema {
-        self.inner.table_schema()
+        self.judged.as_ref().map_or_else(|| self.inner.table_schema(), |judged| &judged.table)
     }
 
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
@@ -133,7 +150,10 @@ impl FileSource for GuardedSource {
     }
 
     fn projection(&self) -> Option<&ProjectionExprs> {
-        self.inner.projection()
+        match &self.judged {
+            Some(judged) => Some(&judged.projection),
+            None => self.inner.projection(),
+        }
     }
 
     fn metrics(&self) -> &ExecutionPlanMetricsSet {
@@ -166,6 +186,9 @@ impl FileSource for GuardedSource {
         &self,
         projection: &ProjectionExprs,
     ) -> DataFusionResult<Option<Arc<dyn FileSource>>> {
+        if self.judged.is_some() {
+            return Ok(None);
+        }
         let inner = self.inner.try_pushdown_projection(projection)?;
         Ok(inner.map(|inner| Arc::new(self.around(inner)) as _))
     }
@@ -188,6 +211,7 @@ struct GuardedMorselizer {
     spec: Arc<FormatSpec>,
     schema: SchemaRef,
     columns: Arc<FileColumns>,
+    judge: Option<Arc<Judge>>,
 }
 
 impl fmt::Debug for GuardedMorselizer {
@@ -203,6 +227,7 @@ impl Morselizer for GuardedMorselizer {
             files: Arc::clone(&self.files),
             schema: Arc::clone(&self.schema),
             rescues: self.columns.rescues,
+            judge: self.judge.clone(),
         };
         if matches!(self.spec.format, Format::Parquet(_)) {
             self.columns.found.note_file();
@@ -231,6 +256,7 @@ struct Guard {
     schema: SchemaRef,
     /// Whether one of them takes what no other takes.
     rescues: bool,
+    judge: Option<Arc<Judge>>,
 }
 
 impl Guard {
@@ -319,20 +345,51 @@ impl Morsel for GuardedMorsel {
             return futures::stream::empty().boxed();
         }
         let rows = without_panics(self.inner.into_stream());
-        futures::stream::unfold(Some(rows), move |rows| {
-            let guard = guard.clone();
-            async move {
-                let mut rows = rows?;
-                let next = rows.next().await?;
-                match next.and_then(|batch| guard.rows(batch)) {
-                    Ok(batch) => Some((Ok(batch), Some(rows))),
-                    Err(error) => match guard.judge(error) {
-                        Ok(()) => None,
-                        Err(error) => Some((Err(error), None)),
-                    },
-                }
-            }
+        let judged = match &guard.judge {
+            Some(judge) => match judge.file(&guard.files, &guard.path) {
+                Ok(judged) => Some(judged),
+                Err(error) => return futures::stream::once(futures::future::ready(Err(error))).boxed(),
+            },
+            None => None,
+        };
+        let reading = Reading { rows, judged, guard };
+        futures::stream::try_unfold(reading, |mut reading| async move {
+            Ok(reading.next().await?.map(|rows| (rows, reading)))
         })
         .boxed()
+    }
+}
+
+/// The rows of a file as they are read.
+struct Reading {
+    rows: BoxStream<'static, DataFusionResult<RecordBatch>>,
+    judged: Option<JudgedFile>,
+    guard: Guard,
+}
+
+impl Reading {
+    async fn next(&mut self) -> DataFusionResult<Option<RecordBatch>> {
+        let judged = match self.rows.next().await {
+            Some(Ok(rows)) => match &mut self.judged {
+                Some(judged) => Some(judged.rows(rows).await?),
+                None => Some(rows),
+            },
+            Some(Err(error)) => {
+                self.guard.judge(error)?;
+                None
+            }
+            None => None,
+        };
+        if let Some(rows) = judged {
+            match self.guard.rows(rows) {
+                Ok(rows) => return Ok(Some(rows)),
+                Err(error) => self.guard.judge(error)?,
+            }
+        }
+        // It is not asked again.
+        match self.judged.take() {
+            Some(judged) => judged.finish().await.map(|()| None),
+            None => Ok(None),
+        }
     }
 }

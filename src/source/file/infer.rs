@@ -47,6 +47,8 @@ pub(super) struct Inference<'a> {
     pub(super) spec: &'a FormatSpec,
     /// Whether malformed records are left out.
     pub(super) tolerant: bool,
+    /// Whether files are left out that cannot be read.
+    pub(super) ignores_corrupt: bool,
 }
 
 impl Inference<'_> {
@@ -132,6 +134,9 @@ impl Inference<'_> {
                 Ok(bytes) => infer(bytes, is_document, records_of(index, max), self.tolerant).await,
                 Err(error) => Err(error.strip_backtrace()),
             };
+            if found.is_err() && self.ignores_corrupt {
+                continue;
+            }
             object.merge(found.map_err(|reason| Error::InputFile {
                 file: self.location.display(&file.location),
                 reason: format!("its columns cannot be told: {reason}. Put it right or give a schema"),
@@ -151,9 +156,15 @@ impl Inference<'_> {
         let mut schemas = Vec::with_capacity(files.len());
         for (index, file) in files.iter().enumerate() {
             let inferred = match self.open(file).await {
-                Ok(bytes) => infer_csv(bytes, options, dialect, self.session, records_of(index, max)).await,
+                Ok(bytes) => {
+                    let records = records_of(index, max);
+                    infer_csv(bytes, options, dialect, self.session, records, self.tolerant).await
+                }
                 Err(error) => Err(error),
             };
+            if inferred.is_err() && self.ignores_corrupt {
+                continue;
+            }
             schemas.push(inferred.map_err(|error| self.columns_unknown(file, &error))?);
         }
         let fields = merge_fields(schemas.iter().flat_map(|schema| schema.fields()));
@@ -173,6 +184,9 @@ impl Inference<'_> {
         let mut schemas = Vec::with_capacity(files.len());
         for file in files {
             let inferred = format.infer_schema(self.session, &store, std::slice::from_ref(file)).await;
+            if inferred.is_err() && self.ignores_corrupt {
+                continue;
+            }
             schemas.push(inferred.map_err(|error| self.columns_unknown(file, &error))?);
         }
         Ok(Schema::new(merge_fields(schemas.iter().flat_map(|schema| schema.fields()))))

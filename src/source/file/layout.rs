@@ -22,6 +22,15 @@ pub(super) const METADATA_COLUMN: &str = "_metadata";
 /// The column that takes what no other column takes (`schemaEvolution rescue`).
 pub(super) const RESCUED_COLUMN: &str = "_rescued_data";
 
+/// The column, behind those of the files, that holds a verdict on the row: null if it fits the table.
+pub(super) const VERDICT_COLUMN: &str = "\0verdict";
+
+/// What a verdict has: what is wrong, and the row as a JSON object if that is asked for.
+pub(super) fn verdict_fields() -> Fields {
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    Fields::from(vec![text("reason"), text("record")])
+}
+
 /// Positions of columns that are no fields of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Apart {
@@ -186,6 +195,24 @@ impl Layout {
                 .collect::<Result<_>>()?,
         };
         Ok(ProjectionExprs::from_indices(&positions, self.table.table_schema()))
+    }
+
+    /// The columns as readers of rows that are judged want them, with a verdict behind those in the files; and the
+    /// projection to some columns of [`Layout::schema`] and the verdict.
+    pub(super) fn judged(&self, columns: Option<&Vec<usize>>) -> Result<(TableSchema, ProjectionExprs)> {
+        let verdict = Arc::new(Field::new(VERDICT_COLUMN, DataType::Struct(verdict_fields()), true));
+        let file = self.table.file_schema().fields().iter().cloned().chain([verdict]);
+        let table = TableSchema::builder(Arc::new(Schema::new(file.collect::<Vec<_>>())))
+            .with_table_partition_cols(self.table.table_partition_cols().clone())
+            .build();
+        let wanted = match columns {
+            None => Arc::clone(&self.schema),
+            Some(columns) => Arc::new(self.schema.project(columns)?),
+        };
+        let mut positions = positions(wanted.fields(), table.table_schema())?;
+        positions.push(table.table_schema().index_of(VERDICT_COLUMN)?);
+        let projection = ProjectionExprs::from_indices(&positions, table.table_schema());
+        Ok((table, projection))
     }
 
     /// The values of a file's columns that are the same for all its rows, in table order.

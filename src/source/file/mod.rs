@@ -21,10 +21,12 @@ mod format;
 mod found_columns;
 mod guard;
 mod infer;
+mod judge;
 mod known;
 mod layout;
 mod listing;
 mod location;
+mod nested;
 mod options;
 mod partitions;
 mod pattern;
@@ -40,6 +42,7 @@ mod sniff;
 mod source;
 mod spark_metadata;
 mod values;
+mod verdict;
 mod walk;
 mod watch;
 mod whole_file;
@@ -99,7 +102,7 @@ use crate::storage::{Storage, path_below};
 /// | `ignoreMissingFiles` | false | leave out files that have gone when they are read |
 /// | `ignoreCorruptFiles` | false | leave out what follows the point from which a file cannot be decoded |
 /// | `includeMetadata` | false | add the column `_metadata`, which a given schema can also name |
-/// | `mode` | FAILFAST | json, csv, text: `FAILFAST`, `PERMISSIVE` or `DROPMALFORMED` |
+/// | `mode` | FAILFAST | `FAILFAST`, `PERMISSIVE` or `DROPMALFORMED` |
 /// | `columnNameOfCorruptRecord` | `_corrupt_record` | the column that takes the text of malformed records, if the schema has it |
 /// | `badRecordsPath` | none | leave malformed records out and write them to files below this |
 ///
@@ -138,9 +141,9 @@ pub struct FileTable {
 }
 
 impl FileTable {
-    /// Whether the option says which files are read, and when, whatever their format.
+    /// Whether the option says which files and rows are read, and when, whatever their format.
     pub(crate) fn has_option(name: &str) -> bool {
-        options::COMMON.iter().any(|option| option.eq_ignore_ascii_case(name))
+        options::COMMON.iter().chain(options::RECORDS).any(|option| option.eq_ignore_ascii_case(name))
     }
 
     /// The formats of this build.
@@ -179,12 +182,28 @@ impl FileTable {
         let known = known(session, spec.name, &location)?.filter(|_| schema.is_none());
         let tolerant = options.mode != ParseMode::FailFast || options.bad_records_path.is_some();
         let (path, store) = (&location, Arc::clone(&store));
-        let look = Inference { session, store, location: path, pattern: &pattern, spec: &spec, tolerant };
+        let ignores_corrupt = options.ignore_corrupt_files;
+        let look = Inference {
+            session,
+            store,
+            location: path,
+            pattern: &pattern,
+            spec: &spec,
+            tolerant,
+            ignores_corrupt,
+        };
         let is_described = schema.is_none() && describe(&mut written, known.as_ref(), &look).await?;
         let store = look.store;
         let spec = if is_described { FormatSpec::parse(format, &written, session)?.0 } else { spec };
-        let inference =
-            Inference { session, store, location: path, pattern: &pattern, spec: &spec, tolerant };
+        let inference = Inference {
+            session,
+            store,
+            location: path,
+            pattern: &pattern,
+            spec: &spec,
+            tolerant,
+            ignores_corrupt,
+        };
         let found = if options.recursive { Vec::new() } else { inference.partition_columns().await? };
         let partitions = choose_partitions(partition_columns, found, &location)?;
         let is_inferred = schema.is_none();
@@ -236,10 +255,9 @@ impl FileTable {
         self.options.evolution.unwrap_or(default)
     }
 
-    /// Whether files are new to the table if they have the column `name`.
-    fn lacks(&self, name: &str) -> bool {
-        let lower = name.to_lowercase();
-        self.layout.schema().fields().iter().all(|field| field.name().to_lowercase() != lower)
+    /// Whether files are new to the table if they have the column, or the field within one, at `path`.
+    fn lacks(&self, path: &str) -> bool {
+        nested::lacks(self.layout.schema().fields(), path)
     }
 
     fn clean_up(&self) -> &Action {
@@ -438,7 +456,9 @@ fn lay_out(
         let rescued = Arc::new(Field::new(RESCUED_COLUMN, DataType::Utf8, true));
         columns = Schema::new(columns.fields().iter().cloned().chain([rescued]).collect::<Vec<_>>());
     }
-    let corrupt_record = spec.is_records().then_some(options.corrupt_record_column.as_str());
+    // A column of that name in binary files is one like others, but where it is asked for.
+    let takes_text = spec.is_records() || options.mode == ParseMode::Permissive;
+    let corrupt_record = takes_text.then_some(options.corrupt_record_column.as_str());
     let mut layout = Layout::new(&columns, partitions, options.include_metadata, corrupt_record)?;
     if rescues {
         layout = layout.rescuing()?;

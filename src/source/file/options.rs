@@ -35,7 +35,7 @@ pub(super) const COMMON: &[&str] = &[
 /// Options of the formats whose files say which columns they have.
 pub(super) const COLUMNS: &[&str] = &["schemaEvolution"];
 
-/// Options of the formats that consist of text records.
+/// Options that say what becomes of malformed records.
 pub(super) const RECORDS: &[&str] = &["mode", "columnNameOfCorruptRecord", "badRecordsPath"];
 
 const DEFAULT_MAX_FILE_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::found_columns::{FoundColumns, MISSING_COLUMNS, NEW_COLUMNS};
 use super::location::FileLocation;
+use super::nested::{column_of, shown};
 use super::pinned::{CORRUPT_FILES, MISSING_FILES};
 use super::queue::FileQueue;
 use super::records::{MALFORMED_ROWS, MALFORMED_ROWS_KEPT};
@@ -59,11 +60,16 @@ impl Report {
         }
         lock(&self.counts).insert(NEW_COLUMNS, new.len() as u64);
         let mut told = lock(&self.told);
-        let more: Vec<&str> = new.iter().filter(|name| !told.contains(*name)).map(String::as_str).collect();
+        let more: Vec<&String> = new.iter().filter(|name| !told.contains(*name)).collect();
         if more.is_empty() {
             return;
         }
-        let (word, names) = (if more.len() == 1 { "a column" } else { "columns" }, more.join("', '"));
+        let word = match more.as_slice() {
+            [path] if column_of(path).is_some() => "a field",
+            [_] => "a column",
+            _ => "columns",
+        };
+        let names = more.iter().map(|path| shown(path)).collect::<Vec<_>>().join("', '");
         tracing::warn!(
             "files in '{source}' have {word} that the table does not have, and that is not read: '{names}'. To take \
              new columns in, set schemaEvolution to addNewColumns (or to rescue, to keep them as JSON in one \

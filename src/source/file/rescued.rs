@@ -4,8 +4,10 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatchOptions, StringArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatchOptions, StringArray};
+use datafusion::arrow::compute::{and, not, nullif, or};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::WriterBuilder;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -14,6 +16,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::layout::RESCUED_COLUMN;
+use super::nested::strangers;
 use super::records::strangers::end_of_object;
 use crate::text::write_json;
 
@@ -22,14 +25,19 @@ use crate::text::write_json;
 pub(super) struct Rescued {
     columns: Vec<Arc<dyn PhysicalExpr>>,
     names: Vec<String>,
+    /// Of columns that a column of the table takes in part, its type: they are rescued where there is more to them.
+    taken: Vec<Option<DataType>>,
 }
 
 impl Rescued {
-    pub(super) fn new(columns: impl Iterator<Item = Column>) -> Self {
-        let (names, columns) = columns
-            .map(|column| (column.name().to_string(), Arc::new(column) as Arc<dyn PhysicalExpr>))
-            .unzip();
-        Self { columns, names }
+    pub(super) fn new(columns: impl Iterator<Item = (Column, Option<DataType>)>) -> Self {
+        let mut rescued = Self { columns: Vec::new(), names: Vec::new(), taken: Vec::new() };
+        for (column, taken) in columns {
+            rescued.names.push(column.name().to_string());
+            rescued.columns.push(Arc::new(column));
+            rescued.taken.push(taken);
+        }
+        rescued
     }
 }
 
@@ -56,9 +64,16 @@ impl PhysicalExpr for Rescued {
         let columns = self
             .columns
             .iter()
-            .map(|column| column.evaluate(rows)?.into_array(rows.num_rows()))
+            .zip(&self.taken)
+            .map(|(column, taken)| {
+                let values = column.evaluate(rows)?.into_array(rows.num_rows())?;
+                match taken {
+                    Some(taken) => Ok(nullif(&values, &not(&has_more(&values, taken)?)?)?),
+                    None => Ok(values),
+                }
+            })
             .collect::<DataFusionResult<Vec<_>>>()?;
-        Ok(ColumnarValue::Array(objects(&self.names, columns, rows.num_rows())?))
+        Ok(ColumnarValue::Array(Arc::new(objects(&self.names, columns, rows.num_rows())?)))
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
@@ -69,7 +84,7 @@ impl PhysicalExpr for Rescued {
         self: Arc<Self>,
         columns: Vec<Arc<dyn PhysicalExpr>>,
     ) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
-        Ok(Arc::new(Self { columns, names: self.names.clone() }))
+        Ok(Arc::new(Self { columns, ..self.as_ref().clone() }))
     }
 
     fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,7 +92,40 @@ impl PhysicalExpr for Rescued {
     }
 }
 
-fn objects(names: &[String], columns: Vec<ArrayRef>, rows: usize) -> DataFusionResult<ArrayRef> {
+/// In which rows there is more than `taken` takes.
+fn has_more(values: &ArrayRef, taken: &DataType) -> Result<BooleanArray, ArrowError> {
+    let is_there = |values: &ArrayRef| match values.logical_nulls() {
+        Some(nulls) => BooleanArray::new(nulls.inner().clone(), None),
+        None => BooleanArray::from(vec![true; values.len()]),
+    };
+    let (Some(found), DataType::Struct(taken)) = (values.as_struct_opt(), taken) else {
+        // Within lists and maps it is not looked for.
+        return Ok(is_there(values));
+    };
+    let mut more = BooleanArray::from(vec![false; values.len()]);
+    for (field, column) in found.fields().iter().zip(found.columns()) {
+        let lower = field.name().to_lowercase();
+        let known = taken.iter().find(|known| known.name().to_lowercase() == lower);
+        match known {
+            None => more = or(&more, &is_there(column))?,
+            Some(known) => {
+                let mut is_partly_new = false;
+                strangers("", field.data_type(), known.data_type(), &mut |_| is_partly_new = true);
+                if is_partly_new {
+                    more = or(&more, &has_more(column, known.data_type())?)?;
+                }
+            }
+        }
+    }
+    and(&more, &is_there(values))
+}
+
+/// The rows as JSON objects of their values, which `names` name; null where all values are null.
+pub(super) fn objects(
+    names: &[String],
+    columns: Vec<ArrayRef>,
+    rows: usize,
+) -> DataFusionResult<StringArray> {
     let fields: Vec<Field> = names
         .iter()
         .zip(&columns)
@@ -91,7 +139,7 @@ fn objects(names: &[String], columns: Vec<ArrayRef>, rows: usize) -> DataFusionR
     // No line break is within a line: JSON writes those of texts as \\n.
     let mut objects: Vec<Option<&str>> = text.lines().map(|line| (line != "{}").then_some(line)).collect();
     objects.resize(rows, None);
-    Ok(Arc::new(StringArray::from(objects)))
+    Ok(StringArray::from(objects))
 }
 
 /// The rows with the name of their file in every object of what was rescued.
@@ -123,9 +171,9 @@ mod tests {
             Arc::new(StringArray::from(vec![None, Some("a\nb"), None])),
         ];
         let found = objects(&["x".into(), "y".into()], columns, 3).unwrap();
-        let texts: Vec<_> = found.as_string::<i32>().iter().collect();
+        let texts: Vec<_> = found.iter().collect();
         assert_eq!(texts, [Some("{\"x\":1}"), Some("{\"y\":\"a\\nb\"}"), None]);
-        let rows = RecordBatch::try_from_iter([(RESCUED_COLUMN, found)]).unwrap();
+        let rows = RecordBatch::try_from_iter([(RESCUED_COLUMN, Arc::new(found) as ArrayRef)]).unwrap();
         let named = with_file(rows, "f").unwrap();
         assert_eq!(named.column(0).as_string::<i32>().value(0), "{\"x\":1,\"_file_path\":\"f\"}");
         assert_eq!(objects(&[], vec![], 2).unwrap().null_count(), 2);

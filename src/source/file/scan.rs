@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::DFSchema;
 use datafusion::common::config::ConfigOptions;
@@ -16,7 +16,7 @@ use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use datafusion_datasource::PartitionedFile;
+use datafusion_datasource::{PartitionedFile, TableSchema};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use uuid::Uuid;
@@ -27,11 +27,14 @@ use super::entry::{FileEntry, files};
 use super::fit::FileColumns;
 use super::format::Format;
 use super::found_columns::FoundColumns;
-use super::guard::GuardedSource;
+use super::guard::{GuardedSource, JudgedScan};
+use super::judge::Judge;
 use super::layout::METADATA_COLUMN;
+use super::options::ParseMode;
 use super::pinned::{BatchFiles, Tolerance};
 use super::records::{BadRecordFiles, RecordRules, RecordSource};
 use super::report::{Report, batch_of};
+use super::verdict::Judged;
 use super::whole_file::{WholeFileFormat, WholeFileSource};
 use crate::error::{Error, Result};
 use crate::source::{SourceBatch, SourceScan};
@@ -52,6 +55,8 @@ pub(super) struct FileScan {
     rules: Arc<RecordRules>,
     /// What Parquet readers skip rows by.
     predicate: Option<Predicate>,
+    /// Whether rows are judged that are no text, and what their reader gives then.
+    judged: Option<(Judged, TableSchema, ProjectionExprs)>,
     /// The least size of a batch whose files are cut into parts; `None` if files are never cut.
     min_split_bytes: Option<usize>,
 }
@@ -85,11 +90,20 @@ impl FileScan {
             apart: layout.apart(),
             required: layout.required().to_vec(),
         };
+        let judged = match judged(&table, &schema)? {
+            Some(judged) => {
+                let (table, projection) = layout.judged(projection)?;
+                Some((judged, table, projection))
+            }
+            None => None,
+        };
         Ok(Self {
             projection: layout.projection(projection)?,
             schema,
             partitions: partitions.max(1),
-            predicate: predicate(&table, session, filters)?,
+            // Rows must be judged the same whatever the query asks for.
+            predicate: if judged.is_some() { None } else { predicate(&table, session, filters)? },
+            judged,
             min_split_bytes: min_split_bytes(&table, config),
             rules: Arc::new(rules),
             table,
@@ -131,7 +145,19 @@ impl FileScan {
         let inner = self.datafusion_reader(&columns)?;
         let files = pin(inner.metrics());
         let footers = (is_split && inner.is::<ParquetSource>()).then(footer_cache).transpose()?;
-        Ok(Arc::new(GuardedSource::new(inner, files, columns, Arc::clone(self.table.spec()), footers)))
+        let mode = self.table.options().mode;
+        let metrics = inner.metrics().clone();
+        let reader = GuardedSource::new(inner, files, columns, Arc::clone(self.table.spec()), footers);
+        if self.judged.is_none() {
+            return Ok(Arc::new(reader));
+        }
+        let bad_records = self.bad_records(batch, context)?;
+        let drops = mode == ParseMode::DropMalformed || bad_records.is_some();
+        Ok(Arc::new(reader.judged(JudgedScan {
+            judge: Arc::new(Judge::new(drops, bad_records, &metrics)),
+            table: self.table.layout().table().clone(),
+            projection: self.projection.clone(),
+        })))
     }
 
     /// How columns of the table are made of those of binary files.
@@ -143,19 +169,30 @@ impl FileScan {
             required: layout.required().iter().map(name).collect(),
             found: Arc::clone(found),
             known: layout.schema().fields().iter().map(|field| field.name().to_lowercase()).collect(),
+            nested: {
+                let fields = layout.schema().fields().iter();
+                fields.filter(|field| field.data_type().is_nested()).cloned().collect()
+            },
             rescues: layout.apart().rescued.is_some(),
+            judged: self.judged.as_ref().map(|(judged, ..)| judged.clone()),
         })
     }
 
     /// A reader of DataFusion's. A new one for each batch: readers share their metrics with their
     /// clones, and those of all batches would add up.
     fn datafusion_reader(&self, columns: &Arc<FileColumns>) -> Result<Arc<dyn FileSource>> {
-        let table = self.table.layout().table().clone();
+        let (table, projection) = match &self.judged {
+            Some((_, table, projection)) => (table.clone(), projection),
+            None => (self.table.layout().table().clone(), &self.projection),
+        };
         let reader: Arc<dyn FileSource> = match &self.table.spec().format {
             Format::Parquet(options) => {
                 // It compares the columns with those of a file only if they differ, and that is where NOT
                 // NULL is seen to.
-                let table = self.table.layout().table_without_nulls();
+                let table = match self.judged {
+                    Some(_) => table,
+                    None => self.table.layout().table_without_nulls(),
+                };
                 let mut reader =
                     ParquetSource::new(table).with_table_parquet_options(options.as_ref().clone());
                 if let Some(hint) = options.global.metadata_size_hint {
@@ -175,7 +212,7 @@ impl FileScan {
             Format::Avro => Arc::new(WholeFileSource::new(WholeFileFormat::Avro, table, Arc::clone(columns))),
             other => return Err(Error::Invalid(format!("{other:?} is read record by record"))),
         };
-        reader.try_pushdown_projection(&self.projection)?.ok_or_else(|| {
+        reader.try_pushdown_projection(projection)?.ok_or_else(|| {
             Error::Invalid(format!("the {} reader cannot give single columns", self.table.spec().name))
         })
     }
@@ -195,13 +232,14 @@ impl FileScan {
     /// Whether the file can be read in parts.
     fn can_be_cut(&self, file: &PartitionedFile) -> bool {
         let spec = self.table.spec();
-        if spec.compression_of(file.path().as_ref()).is_compressed() || spec.encoding.is_some() {
+        let is_packed = spec.compression_of(file.path().as_ref()).is_compressed();
+        // What is put aside is named after the whole file.
+        if is_packed || spec.encoding.is_some() || self.table.bad_records().is_some() {
             return false;
         }
         match &spec.format {
-            // What is put aside is named after the whole file.
-            Format::Json(_) | Format::Text => self.table.bad_records().is_none(),
-            Format::Csv(_, dialect) => dialect.has_line_records() && self.table.bad_records().is_none(),
+            Format::Json(_) | Format::Text => true,
+            Format::Csv(_, dialect) => dialect.has_line_records(),
             Format::Parquet(_) => true,
             // Others would have to be fetched whole for each part.
             Format::Arrow => self.table.location().is_local(),
@@ -261,6 +299,27 @@ impl SourceScan for FileScan {
             None => String::new(),
         }
     }
+}
+
+/// How rows of the columns `wanted` are judged, if they are and are no text.
+fn judged(table: &FileTable, wanted: &Schema) -> Result<Option<Judged>> {
+    let (layout, options) = (table.layout(), table.options());
+    let puts_aside = table.bad_records().is_some();
+    if table.spec().is_records() || (options.mode == ParseMode::FailFast && !puts_aside) {
+        return Ok(None);
+    }
+    let (file, apart) = (layout.table().file_schema(), layout.apart());
+    let is_wanted = |column: &usize| wanted.field_with_name(file.field(*column).name()).is_ok();
+    let corrupt_record = apart.corrupt_record.filter(is_wanted);
+    // Rows that are left out must be the same rows whichever columns are asked for.
+    let judges_all = options.mode == ParseMode::DropMalformed || puts_aside || corrupt_record.is_some();
+    let columns = (0..file.fields().len()).filter(|column| !apart.contains(*column));
+    let columns: Vec<usize> = columns.filter(|column| judges_all || is_wanted(column)).collect();
+    Ok(Some(Judged {
+        columns: Arc::new(file.project(&columns)?),
+        tells_records: puts_aside || corrupt_record.is_some(),
+        corrupt_record: corrupt_record.map(|column| file.field(column).name().clone()),
+    }))
 }
 
 fn partitioned_file(

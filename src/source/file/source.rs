@@ -22,6 +22,7 @@ use super::clean::Cleaner;
 use super::entry::{Entry, FileEntry, Forgotten, Version, files, to_raw};
 use super::infer::Inference;
 use super::listing::{self, Listing, Rules};
+use super::nested::{column_of, grown};
 use super::options::{ChangedFiles, CleanSource, Evolution};
 use super::queue::{FileQueue, Limit, UnreadFile};
 use super::report::{CHANGED_FILES, IGNORED_BY_AGE, Report, batch_of, offset};
@@ -328,6 +329,7 @@ impl FileStreamSource {
             pattern: self.table.pattern(),
             spec: self.table.spec(),
             tolerant: true,
+            ignores_corrupt: options.ignore_corrupt_files || options.ignore_missing_files,
         };
         let entries = files(&batch.entries)?;
         let objects = entries.iter().map(|entry| object(&location.object_path(&entry.path)?, entry));
@@ -459,11 +461,23 @@ impl Source for FileStreamSource {
             return Ok(Vec::new());
         }
         let found = self.schema_of(batch).await?;
-        let field = |name: String| {
-            let data_type = found.field_with_name(&name).map_or(DataType::Utf8, |it| it.data_type().clone());
+        let type_of = |name: &str| found.field_with_name(name).ok().map(Field::data_type);
+        let (inner, new): (Vec<_>, Vec<_>) = names.into_iter().partition(|path| column_of(path).is_some());
+        let new = new.into_iter().map(|name| {
+            let data_type = type_of(&name).unwrap_or(&DataType::Utf8).clone();
             Arc::new(Field::new(name, data_type, true))
-        };
-        Ok(names.into_iter().map(field).collect())
+        });
+        let columns: BTreeSet<&str> = inner.iter().filter_map(|path| column_of(path)).collect();
+        let wider = columns.into_iter().filter_map(|column| {
+            let schema = self.table.layout().schema();
+            let known = schema.fields().iter().find(|field| field.name() == column)?;
+            let lower = column.to_lowercase();
+            let inferred = found.fields().iter().filter(|field| field.name().to_lowercase() == lower);
+            let data_type = inferred.fold(known.data_type().clone(), |all, it| grown(&all, it.data_type()));
+            let is_wider = data_type != *known.data_type();
+            is_wider.then(|| Arc::new(known.as_ref().clone().with_data_type(data_type)))
+        });
+        Ok(wider.chain(new).collect())
     }
 
     async fn commit(&self, batch: &SourceBatch) -> Result<()> {

@@ -409,6 +409,22 @@ fn a_new_column_is_told_of_by_its_name_and_once() {
 }
 
 #[test]
+fn a_new_field_within_a_column_is_told_of_by_its_path() {
+    let folder = Folder::new();
+    let etl =
+        || folder.run(&["etl", "in", "out", "--checkpoint", "ck", "--to", "json", "--progress", "none"]);
+    folder.write("in/0.json", "{\"user\":{\"id\":1},\"items\":[{\"x\":1}]}\n");
+    assert_eq!(etl().0, 0);
+    for number in 1..3 {
+        let row = "{\"user\":{\"id\":2,\"more\":{}},\"items\":[{\"x\":1,\"y\":2}]}\n";
+        folder.write(&format!("in/{number}.json"), &row.repeat(2));
+    }
+    let (code, _, err) = etl();
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(err.matches("'items.y', 'user.more'").count(), 1, "{err}");
+}
+
+#[test]
 fn a_separator_that_nobody_has_said_is_told() {
     let folder = Folder::new();
     folder.write("in/a.csv", "id;name\n1;x\n2;y\n");

@@ -310,6 +310,50 @@ async fn files_of_another_format() {
 }
 
 #[tokio::test]
+async fn what_is_malformed_at_the_first_start_keeps_no_query_from_starting() {
+    for (format, text) in [
+        ("json", &b"{\"a\":1,\"b\":\"x\"}\n{\"a\":\n[1]\n{\"a\":2,\"b\":\"y\"}\n"[..]),
+        ("csv", b"a,b\n1,x\n7\n7,8,9\n\xff,z\n2,y\n"),
+    ] {
+        for options in [&[("mode", "DROPMALFORMED")][..], &[("mode", "PERMISSIVE")]] {
+            let input = Input::new();
+            input.write("f", 1, text);
+            let rows = input.inferred(format, options).await.all().await.unwrap();
+            let good: Vec<&String> =
+                rows.iter().filter(|row| ["1|x", "2|y"].contains(&row.as_str())).collect();
+            assert_eq!(good.len(), 2, "{format} {options:?}: {rows:?}");
+            assert_eq!(rows.len() == 2, options[0].1 == "DROPMALFORMED", "{rows:?}");
+        }
+        let elsewhere = tempfile::tempdir().unwrap();
+        let input = Input::new();
+        input.write("f", 1, text);
+        let aside = elsewhere.path().display().to_string();
+        let rows = input.inferred(format, &[("badRecordsPath", &aside)]).await.all().await.unwrap();
+        assert_eq!(rows, ["1|x", "2|y"], "{format}");
+    }
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_read_at_the_first_start_may_be_ignored() {
+    let columns = super::formats::batch(0..3);
+    for (format, good) in [
+        ("parquet", super::formats::parquet(&columns, 10)),
+        ("arrow", super::formats::ipc_file(&[columns])),
+        ("json", gzip(&json_lines(0..3))),
+    ] {
+        let input = Input::new();
+        let extension = if format == "json" { ".json.gz" } else { "" };
+        input.write(&format!("a{extension}"), 1, "no such format");
+        input.write(&format!("b{extension}"), 2, &good);
+        let error = input.resolve(format, "", None, &[]).await.unwrap_err().to_string();
+        assert!(error.contains(&input.text("a")), "{format}: {error}");
+        let reader = input.inferred(format, &[("ignoreCorruptFiles", "true")]).await;
+        assert_eq!(reader.all().await.unwrap(), expected(0..3), "{format}");
+        assert_eq!(reader.source.take_metrics()["numCorruptFiles"], "1");
+    }
+}
+
+#[tokio::test]
 async fn half_a_record_at_the_end() {
     for (format, text, options) in [
         ("json", "{\"a\":1,\"b\":\"x\"}\n{\"a\":2,\"b\"", &[][..]),

@@ -5,6 +5,7 @@ mod compared;
 mod formats;
 mod listing;
 mod malformed;
+mod misfits;
 mod mutated;
 mod planning;
 mod property;

@@ -23,7 +23,11 @@ pub(in crate::source::file) struct BadRecordFiles {
 
 impl BadRecordFiles {
     /// The writer for the malformed records of the input file at `relative` below its base.
-    pub(super) fn writer(&self, store: Arc<dyn ObjectStore>, relative: &str) -> Result<BadRecordWriter> {
+    pub(in crate::source::file) fn writer(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        relative: &str,
+    ) -> Result<BadRecordWriter> {
         let path = format!("{}/{relative}.json", self.directory);
         let path = Path::parse(&path)
             .map_err(|error| Error::option("badRecordsPath", &path, format!("it is no path: {error}")))?;
@@ -31,9 +35,18 @@ impl BadRecordFiles {
     }
 }
 
+/// Where a record is in its file, from 1.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::source::file) enum Place {
+    /// Of a file of text.
+    Line(u64),
+    /// Of a binary file, which has no text: the record is told as a JSON object.
+    Row(u64),
+}
+
 /// Writes the malformed records of one input file. The file appears, whole, with
 /// [`BadRecordWriter::finish`], and only if there was a record.
-pub(super) struct BadRecordWriter {
+pub(in crate::source::file) struct BadRecordWriter {
     name: String,
     store: Arc<dyn ObjectStore>,
     path: Path,
@@ -41,9 +54,19 @@ pub(super) struct BadRecordWriter {
 }
 
 impl BadRecordWriter {
-    /// Writes one record: the input file's URL, its line, its text and what is wrong with it.
-    pub(super) async fn write(&mut self, file: &str, line: u64, record: &str, reason: &str) -> Result<()> {
-        let mut text = json!({"path": file, "line": line, "record": record, "reason": reason}).to_string();
+    /// Writes one record: the input file's URL, where the record is in it, its text and what is wrong with it.
+    pub(in crate::source::file) async fn write(
+        &mut self,
+        file: &str,
+        place: Place,
+        record: &str,
+        reason: &str,
+    ) -> Result<()> {
+        let (unit, number) = match place {
+            Place::Line(number) => ("line", number),
+            Place::Row(number) => ("row", number),
+        };
+        let mut text = json!({"path": file, unit: number, "record": record, "reason": reason}).to_string();
         text.push('\n');
         let (store, path) = (&self.store, &self.path);
         let out = self.file.get_or_insert_with(|| BufWriter::new(Arc::clone(store), path.clone()));
@@ -51,7 +74,7 @@ impl BadRecordWriter {
     }
 
     /// Makes the file appear, in place of one that an earlier run of the batch wrote.
-    pub(super) async fn finish(mut self) -> Result<()> {
+    pub(in crate::source::file) async fn finish(mut self) -> Result<()> {
         match self.file.take() {
             Some(mut file) => {
                 file.shutdown().await.map_err(|error| Error::storage("write", &self.name, error))

@@ -53,9 +53,14 @@ impl RecordColumns {
         let wants = |column: Option<usize>| column.filter(|column| wanted.contains(column));
         let wants_corrupt_record = wants(apart.corrupt_record).is_some();
         let rescued = wants(apart.rescued);
-        let decoded: Vec<usize> = (0..in_record.len())
-            .filter(|position| judge_all || wants_corrupt_record || wanted.contains(&in_record[*position]))
-            .collect();
+        let decodes_all = judge_all || wants_corrupt_record;
+        // There may be fields within that are rescued, whether or not the column is wanted.
+        let may_be_rescued = |column: usize| rescued.is_some() && file.field(column).data_type().is_nested();
+        let is_decoded = |position: &usize| {
+            let column = in_record[*position];
+            decodes_all || wanted.contains(&column) || may_be_rescued(column)
+        };
+        let decoded: Vec<usize> = (0..in_record.len()).filter(is_decoded).collect();
         let output = wanted
             .iter()
             .map(|column| {

@@ -130,12 +130,12 @@ pub(super) fn reason(error: &ArrowError) -> String {
 }
 
 /// What is wrong with a record without a value in a column that is NOT NULL.
-pub(super) fn no_value(column: &str) -> String {
+pub(in crate::source::file) fn no_value(column: &str) -> String {
     format!("the column '{column}' is NOT NULL, and the record has no value for it")
 }
 
 /// Text that may come from a record, cut to a length that a message can bear.
-pub(super) fn shorten(text: &str) -> String {
+pub(in crate::source::file) fn shorten(text: &str) -> String {
     const MAX_CHARS: usize = 200;
     match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),

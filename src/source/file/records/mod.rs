@@ -38,12 +38,13 @@ use object_store::ObjectStore;
 
 #[cfg(feature = "avro")]
 pub use self::avro::WriterSchemas;
-pub(super) use self::bad_records::BadRecordFiles;
+pub(super) use self::bad_records::{BadRecordFiles, BadRecordWriter, Place};
 pub(super) use self::bytes::ByteSource;
 use self::columns::RecordColumns;
 use self::csv::CsvDecoder;
 pub(super) use self::csv_infer::infer_csv;
 use self::decoder::RecordDecoder;
+pub(super) use self::decoder::{no_value, shorten};
 use self::json::{DocumentDecoder, JsonDecoder};
 pub use self::messages::{MessageFormat, MessageReader, ReadMessages};
 use self::reader::{ReaderContext, RecordReader};

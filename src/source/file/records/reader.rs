@@ -10,7 +10,7 @@ use datafusion::physical_plan::metrics::Count;
 use datafusion_datasource::PartitionedFile;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::bad_records::BadRecordWriter;
+use super::bad_records::{BadRecordWriter, Place};
 use super::bytes::{ByteSource, terminators_before};
 use super::columns::RecordColumns;
 use super::decoder::{RecordDecoder, Stop, shorten, without_line_end};
@@ -335,7 +335,7 @@ impl RecordReader {
             let location = self.context.files.location();
             let path = self.context.file.path();
             let url = location.file_url(location.relative(path).unwrap_or(path.as_ref()));
-            writer.write(&url, line, &text, &reason).await?;
+            writer.write(&url, Place::Line(line), &text, &reason).await?;
             return Ok(None);
         }
         if self.context.mode != ParseMode::Permissive {

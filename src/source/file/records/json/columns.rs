@@ -13,6 +13,7 @@ use datafusion::arrow::datatypes::{DataType, FieldRef, Fields};
 use datafusion::arrow::error::ArrowError;
 
 use super::text::{Broken, Cursor, Quoted, Token, unescape};
+use crate::source::file::nested::within;
 use crate::source::file::records::strangers::Strangers;
 use crate::source::file::values::{Leaf, Scalar, ValueRules, cannot_be_read, leaf, type_name};
 
@@ -36,9 +37,15 @@ pub(super) struct Record<'a> {
     pub(super) text: &'a str,
     pub(super) cursor: Cursor<'a>,
     pub(super) scratch: Vec<u8>,
+    /// Whether a field was met that nothing takes.
+    has_strangers: bool,
 }
 
 impl<'a> Record<'a> {
+    pub(super) fn new(text: &'a str, scratch: Vec<u8>) -> Self {
+        Self { text, cursor: Cursor::new(text.as_bytes(), 0), scratch, has_strangers: false }
+    }
+
     fn slice(&self, range: Range<usize>) -> &'a str {
         self.text.get(range).unwrap_or_default()
     }
@@ -74,7 +81,8 @@ impl Column {
             DataType::Struct(fields) => {
                 let names =
                     fields.iter().enumerate().map(|(index, field)| (field.name().as_str(), Some(index)));
-                Column::Struct(Box::new(StructColumn::new(fields, Names::new(names), rules)?))
+                let column = StructColumn::new(fields, Names::new(names), rules)?;
+                Column::Struct(Box::new(column.with_strangers(Strangers::new(None))))
             }
             DataType::List(item) => ListColumn::column(item, ListKind::Small, rules)?,
             DataType::LargeList(item) => ListColumn::column(item, ListKind::Large, rules)?,
@@ -142,6 +150,16 @@ impl Column {
                 column.ends.push(column.keys.len() as i64);
                 column.nulls.append_null();
             }
+        }
+    }
+
+    /// Adds the paths of fields below `path` that nothing takes to `paths`.
+    fn strangers_within(&self, path: &str, paths: &mut Vec<String>) {
+        match self {
+            Column::Leaf { .. } => {}
+            Column::Struct(column) => column.paths_of_strangers(path, paths),
+            Column::List(column) => column.items.strangers_within(path, paths),
+            Column::Map(column) => column.values.strangers_within(path, paths),
         }
     }
 
@@ -333,6 +351,14 @@ impl StructColumn {
         self.strangers.as_mut()
     }
 
+    /// Adds the paths of fields that nothing takes to `paths`; those of this column are below `path`.
+    pub(super) fn paths_of_strangers(&self, path: &str, paths: &mut Vec<String>) {
+        paths.extend(self.strangers.iter().flat_map(Strangers::names).map(|name| within(path, name)));
+        for (field, column) in self.fields.iter().zip(&self.columns) {
+            column.strangers_within(&within(path, field.name()), paths);
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -365,11 +391,13 @@ impl StructColumn {
                 let at = record.cursor.at();
                 record.cursor.skip()?;
                 if let (Meaning::Stranger, Some(strangers)) = (meaning, &mut self.strangers) {
+                    record.has_strangers = true;
                     strangers.keep(record.slice(key.at), record.slice(at..record.cursor.at()).trim());
                 }
                 continue;
             };
             let (at, depth) = (record.cursor.at(), record.cursor.depth());
+            let had_strangers = std::mem::take(&mut record.has_strangers);
             match (self.columns[index].read(record), flaws.as_deref_mut()) {
                 (Ok(is_null), _) => self.marks[index].is_null = is_null,
                 (Err(Flaw::Value(reason)), Some(flaws)) => {
@@ -382,6 +410,11 @@ impl StructColumn {
                 }
                 (Err(flaw), _) => return Err(flaw),
             }
+            if let (true, Some(strangers)) = (record.has_strangers, &mut self.strangers) {
+                // What is within is kept with what is around it.
+                strangers.keep(record.slice(key.at), record.slice(at..record.cursor.at()).trim());
+            }
+            record.has_strangers |= had_strangers;
         }
         for (column, mark) in self.columns.iter_mut().zip(&self.marks) {
             if mark.object != self.objects {

@@ -8,7 +8,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 
 use super::columns::{FirstFlaw, Flaw, Names, Record, StructColumn};
-use super::text::{Broken, Cursor, Token};
+use super::text::{Broken, Token};
 use crate::source::file::records::columns::RecordColumns;
 use crate::source::file::records::decoder::no_value;
 use crate::source::file::records::strangers::Strangers;
@@ -84,8 +84,7 @@ impl Rows {
     fn read_object(&mut self, text: &[u8], flaws: Option<&mut FirstFlaw>) -> Result<(), Flaw> {
         let text = std::str::from_utf8(text)
             .map_err(|_| Flaw::Broken(Broken::Wrong("it is not valid UTF-8".into())))?;
-        let cursor = Cursor::new(text.as_bytes(), 0);
-        let mut record = Record { text, cursor, scratch: std::mem::take(&mut self.scratch) };
+        let mut record = Record::new(text, std::mem::take(&mut self.scratch));
         match record.cursor.value()? {
             Token::Object => self.columns.read(&mut record, flaws)?,
             _ => return Err(Flaw::Broken(Broken::Wrong("it is no object".into()))),
@@ -121,9 +120,11 @@ impl Rows {
         (0..self.schema.fields().len()).filter(is_found)
     }
 
-    /// Names of fields that no column takes.
-    pub(super) fn strangers(&mut self) -> Vec<String> {
-        self.columns.strangers().map_or_else(Vec::new, |found| found.names().map(str::to_string).collect())
+    /// Paths of fields that nothing takes.
+    pub(super) fn strangers(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        self.columns.paths_of_strangers("", &mut paths);
+        paths
     }
 }
 

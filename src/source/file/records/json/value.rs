@@ -5,7 +5,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::error::ArrowError;
 
 use super::columns::{Column, FirstFlaw, Flaw, Record};
-use super::text::{Broken, Cursor, Token};
+use super::text::{Broken, Token};
 use crate::source::file::values::ValueRules;
 
 /// Reads texts, each of which is one JSON value, into one column.
@@ -46,8 +46,7 @@ impl JsonValues {
     }
 
     fn read(&mut self, text: &str) -> Result<(), Flaw> {
-        let cursor = Cursor::new(text.as_bytes(), 0);
-        let mut record = Record { text, cursor, scratch: std::mem::take(&mut self.scratch) };
+        let mut record = Record::new(text, std::mem::take(&mut self.scratch));
         match &mut self.column {
             Column::Struct(column) => match record.cursor.value()? {
                 Token::Object => {
