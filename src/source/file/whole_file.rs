@@ -5,13 +5,16 @@
 use std::io::{BufReader, Cursor};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::array::RecordBatchOptions;
+use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::projection::ProjectionExprs;
-use datafusion::physical_expr_adapter::BatchAdapterFactory;
+use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion_datasource::projection::{ProjectionOpener, SplitProjection};
@@ -123,8 +126,7 @@ impl FileOpener for WholeFileOpener {
         let wanted = Arc::clone(&self.schema);
         self.columns.found.note_file();
         let columns = Arc::clone(&self.columns);
-        let adapters = BatchAdapterFactory::new(Arc::clone(&wanted));
-        let adapters = adapters.with_adapter_factory(Arc::clone(&self.columns) as _);
+        let (maker, table) = (Arc::clone(&self.columns), Arc::clone(&self.schema));
         Ok(Box::pin(async move {
             let part = Part::of(&file);
             let is_small = file.object_meta.size <= SMALL;
@@ -146,14 +148,38 @@ impl FileOpener for WholeFileOpener {
                 }
             };
             let (found, batches) = aside(is_small, open).await??;
-            let adapter = adapters.make_adapter(&found)?;
+            let fitting = fitting(&maker, &table, found)?;
             let rows = futures::stream::try_unfold(batches, move |mut batches: Batches| async move {
                 let (next, batches) = aside(is_small, move || (batches.next(), batches)).await?;
                 Ok(next.transpose()?.map(|batch| (batch, batches)))
             });
-            Ok(rows.map(move |batch: DataFusionResult<_>| adapter.adapt_batch(&batch?)).boxed())
+            Ok(rows.map(move |batch: DataFusionResult<_>| fitted(&batch?, &fitting, &table)).boxed())
         }))
     }
+}
+
+/// What makes the columns of `table` of those of a file, `found`. (DataFusion's own adapter simplifies them by the columns of
+/// the table, where a file may have others.)
+fn fitting(
+    columns: &FileColumns,
+    table: &SchemaRef,
+    found: SchemaRef,
+) -> DataFusionResult<Vec<Arc<dyn PhysicalExpr>>> {
+    let adapter = columns.create(Arc::clone(table), found)?;
+    let column =
+        |(index, field): (usize, &FieldRef)| adapter.rewrite(Arc::new(Column::new(field.name(), index)));
+    table.fields().iter().enumerate().map(column).collect()
+}
+
+fn fitted(
+    rows: &RecordBatch,
+    fitting: &[Arc<dyn PhysicalExpr>],
+    table: &SchemaRef,
+) -> DataFusionResult<RecordBatch> {
+    let columns = fitting.iter().map(|column| column.evaluate(rows)?.into_array(rows.num_rows()));
+    let columns = columns.collect::<DataFusionResult<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(table), columns, &options)?)
 }
 
 /// A file of so many bytes is read at once sooner than by handing it over.

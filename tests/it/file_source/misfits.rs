@@ -66,7 +66,9 @@ async fn each_value_goes_where_mode_says() {
         assert_eq!(reader.read(&planned).await.unwrap(), kept, "{format}");
         let metrics = reader.source.take_metrics();
         assert_eq!((&metrics["numMalformedRows"][..], &metrics["numMalformedRowsKept"][..]), ("2", "2"));
-        // Nothing at all.
+        // The text alone, and nothing at all.
+        let texts = reader.read_with(&planned, Some(&vec![2]), 2).await.unwrap();
+        assert_eq!(texts.iter().filter(|text| *text != "-").count(), 2);
         assert_eq!(reader.read_with(&planned, Some(&vec![]), 2).await.unwrap().len(), 7);
 
         let reader = input.source(format, &ab(), &[("mode", "DROPMALFORMED")]).await;
