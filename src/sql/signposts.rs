@@ -33,7 +33,7 @@ const SESSIONS: &str = "SELECT session_window(time, '10 minutes'), count(*) FROM
 const EMIT: &str = "OUTPUT MODE UPDATE in CREATE STREAMING QUERY, which gives groups as they change, or OUTPUT MODE \
      APPEND, which gives them when they are final";
 
-const FOREIGN: [Foreign; 35] = [
+const FOREIGN: [Foreign; 36] = [
     statement(&["CREATE", "STREAMING", "TABLE"], "Databricks", QUERY_INTO_FILES),
     statement(&["CREATE", "OR", "REFRESH", "STREAMING", "TABLE"], "Databricks", QUERY_INTO_FILES),
     statement(&["CREATE", "STREAMING", "LIVE", "TABLE"], "Databricks", QUERY_INTO_FILES),
@@ -95,6 +95,12 @@ const FOREIGN: [Foreign; 35] = [
     clause(&["WINDOW", "TUMBLING"], "ksqlDB", WINDOW),
     clause(&["WINDOW", "HOPPING"], "ksqlDB", WINDOW),
     clause(&["WINDOW", "SESSION"], "ksqlDB", SESSIONS),
+    clause(
+        &["MATCH_RECOGNIZE"],
+        "Flink and Snowflake",
+        "lag(…) OVER (PARTITION BY key ORDER BY time) and conditions on what it gives, or transform_with_state in Rust, \
+         which sees the rows of each key",
+    ),
     clause(&["LATERAL", "VIEW"], "Spark", "unnest: SELECT id, unnest(items) AS item FROM t"),
     clause(
         &["FOR", "SYSTEM_TIME", "AS", "OF"],

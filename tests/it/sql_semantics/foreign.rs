@@ -102,6 +102,10 @@ async fn what_others_write_is_told_in_our_words() {
         ("SELECT a FROM t WINDOW TUMBLING (SIZE 1 MINUTE) GROUP BY a", "GROUP BY window(time, '1 minute')"),
         ("SELECT a FROM t LATERAL VIEW explode(b) x AS c", "unnest"),
         ("INSERT OVERWRITE t SELECT 1", "OUTPUT MODE COMPLETE"),
+        (
+            "SELECT * FROM t MATCH_RECOGNIZE (ORDER BY a PATTERN (A+) DEFINE A AS a > 1)",
+            "transform_with_state",
+        ),
         ("COPY INTO t FROM 'x'", "TRIGGER AVAILABLE NOW"),
         ("TERMINATE q", "STOP STREAMING QUERY q"),
         ("DROP STREAMING QUERY q", "STOP STREAMING QUERY q"),
