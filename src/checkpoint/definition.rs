@@ -138,8 +138,26 @@ fn compare_sources(index: usize, old: &SourceDefinition, new: &SourceDefinition,
     }
     compare_locations(&name, old.location.as_ref(), new.location.as_ref(), found);
     compare_columns(&name, &old.columns, &new.columns, found);
-    compare_options(&name, &old.options, &new.options, found);
+    // What had no effect is no difference when it is gone.
+    let has_gone = |option: &str| WITHOUT_EFFECT.contains(&option) && !new.options.contains_key(option);
+    let old: BTreeMap<_, _> = old.options.clone().into_iter().filter(|(name, _)| !has_gone(name)).collect();
+    compare_options(&name, &old, &new.options, found);
 }
+
+/// Options that sources of files took before, and that meant nothing to them.
+const WITHOUT_EFFECT: [&str; 11] = [
+    "format.date_format",
+    "format.datetime_format",
+    "format.timestamp_format",
+    "format.timestamp_tz_format",
+    "format.time_format",
+    "format.null_value",
+    "format.quote_style",
+    "format.double_quote",
+    "format.ignore_leading_whitespace",
+    "format.ignore_trailing_whitespace",
+    "format.compression_level",
+];
 
 fn compare_options(
     name: &str,

@@ -345,6 +345,7 @@ fn is_of_the_sink(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let name = name.strip_prefix("format.").unwrap_or(&name);
     name.contains("::")
+        || FileTable::is_for_writers(name)
         || matches!(
             name,
             "maxrecordsperfile"
@@ -354,7 +355,6 @@ fn is_of_the_sink(name: &str) -> bool {
                 | "quoteall"
                 | "ignoreleadingwhitespace"
                 | "ignoretrailingwhitespace"
-                | "compression_level"
         )
 }
 

@@ -286,6 +286,26 @@ fn aliases(name: &str) -> &'static [(&'static str, &'static str)] {
     }
 }
 
+/// DataFusion's options that say how text is written, and what may be meant by them.
+const WITHOUT_EFFECT: [(&str, Option<&str>); 11] = [
+    ("date_format", Some("dateFormat")),
+    ("datetime_format", Some("timestampFormat")),
+    ("timestamp_format", Some("timestampFormat")),
+    ("timestamp_tz_format", Some("timestampFormat")),
+    ("time_format", None),
+    ("null_value", Some("nullValue")),
+    ("quote_style", None),
+    ("double_quote", None),
+    ("ignore_leading_whitespace", None),
+    ("ignore_trailing_whitespace", None),
+    ("compression_level", None),
+];
+
+/// Whether DataFusion's option `name`, in lower case, says how text is written.
+pub(super) fn is_for_writers(name: &str) -> bool {
+    WITHOUT_EFFECT.iter().any(|(option, _)| *option == name)
+}
+
 /// By option as written: DataFusion's key and value.
 type Given = BTreeMap<String, (String, String)>;
 
@@ -312,6 +332,12 @@ fn split(format: &str, options: &Options, table: &TableOptions) -> Result<(Optio
             given.insert(written.to_string(), (name.to_ascii_lowercase(), value.to_string()));
         } else if let Some((_, key)) = alias {
             given.insert(written.to_string(), (table_key(key), from_spark(key, written, value)?));
+        } else if let Some((_, meant)) = WITHOUT_EFFECT.iter().find(|(name, _)| *name == bare) {
+            return Err(Error::UnknownOption {
+                option: written.to_string(),
+                context: format!("the {format} source (it says how files are written)"),
+                suggestion: meant.map(str::to_string),
+            });
         } else if keys.iter().any(|key| key == bare) || bare.contains("::") {
             given.insert(written.to_string(), (table_key(bare), literal(bare, value)));
         } else {

@@ -146,6 +146,11 @@ impl FileTable {
         options::COMMON.iter().chain(options::RECORDS).any(|option| option.eq_ignore_ascii_case(name))
     }
 
+    /// Whether DataFusion's option, in lower case, says how files of text are written and not how they are read.
+    pub(crate) fn is_for_writers(name: &str) -> bool {
+        format::is_for_writers(name)
+    }
+
     /// The formats of this build.
     pub const FORMATS: &'static [&'static str] = format::NAMES;
 

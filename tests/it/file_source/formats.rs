@@ -211,6 +211,23 @@ async fn csv_that_nobody_describes_is_read_as_it_looks() {
 }
 
 #[tokio::test]
+async fn options_that_would_have_no_effect_are_refused() {
+    let input = Input::new();
+    input.write("f", 1, "a,b\n1,x\n");
+    for (format, option, meant) in [
+        ("csv", "date_format", "did you mean 'dateFormat'"),
+        ("csv", "format.timestamp_format", "did you mean 'timestampFormat'"),
+        ("csv", "null_value", "did you mean 'nullValue'"),
+        ("csv", "quote_style", "how files are written"),
+        ("csv", "ignore_leading_whitespace", "how files are written"),
+        ("json", "compression_level", "how files are written"),
+    ] {
+        let error = input.resolve(format, "", Some(ab()), &[(option, "1")]).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("unknown option '{option}'")) && error.contains(meant), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn text_in_other_encodings_is_read() {
     let latin = b"n,t\n1,na\xefve\n2,\"\xa3\n5\"\n";
     let json = b"{\"n\":1,\"t\":\"na\xefve\"}\n{\"n\":2,\"t\":\"\xa3\\n5\"}\n";
