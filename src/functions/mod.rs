@@ -29,7 +29,7 @@ mod windows;
 pub use session_window::{session_window, session_window_by};
 pub use window::{sliding_window, sliding_window_from, window, window_time};
 
-pub(crate) use aggregates::replacement;
+pub(crate) use aggregates::{moving, replacement};
 pub(crate) use canonical::{canonical, has_floats, ordered};
 pub(crate) use checked::{checked_binary, checked_negation};
 pub(crate) use conditions::{ALL_CONDITIONS, ANY_CONDITION};

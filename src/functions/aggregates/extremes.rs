@@ -51,6 +51,10 @@ impl Accumulation for Extremes {
         true
     }
 
+    fn moves_exactly(&self) -> bool {
+        true
+    }
+
     fn wrap_sliding(&self, accumulator: Box<dyn Accumulator>, data_type: &DataType) -> Box<dyn Accumulator> {
         match data_type {
             DataType::Float16 => Box::new(OneNan::<Float16Type> { inner: accumulator, nan: f16::NAN }),

@@ -1,11 +1,13 @@
 //! Aggregate functions in the place of DataFusion's: sums that say when they overflow, and functions
-//! whose result does not depend on how the rows were divided into batches.
+//! whose result does not depend on how the rows were divided into batches, nor on what was in a frame before.
 
 mod average;
 mod distinct;
 mod extremes;
 mod intervals;
 mod moments;
+mod moving;
+mod other;
 mod percentile;
 mod replacement;
 mod sum;
@@ -15,6 +17,7 @@ mod totals;
 use std::sync::Arc;
 
 use datafusion::functions_aggregate::average::Avg;
+use datafusion::functions_aggregate::count::Count;
 use datafusion::functions_aggregate::min_max::{Max, Min};
 use datafusion::functions_aggregate::sum::Sum;
 use datafusion::logical_expr::AggregateUDF;
@@ -37,4 +40,12 @@ pub(crate) fn replacement(function: &AggregateUDF, ansi_mode: bool) -> Option<Ar
         moments::build(inner.as_ref()).or_else(|| percentile::build(inner.as_ref()))?
     };
     Some(Arc::new(AggregateUDF::new_from_impl(Replacement::new(function, build))))
+}
+
+/// What is used in the place of `function` over a frame that rows leave, which is another function only in how it
+/// goes on then. `None` if it is right as it is.
+pub(crate) fn moving(function: &AggregateUDF) -> Option<Arc<AggregateUDF>> {
+    let inner = function.inner();
+    let is_right = inner.is::<Replacement>() || inner.is::<Count>();
+    (!is_right).then(|| Arc::new(AggregateUDF::new_from_impl(Replacement::new(function, &other::BUILD))))
 }

@@ -14,6 +14,8 @@ use datafusion::logical_expr::{
     SetMonotonicity, Signature, StatisticsArgs,
 };
 
+use super::moving::{Call, Moving, is_inexact, is_short};
+
 /// How a replacement accumulates.
 pub(super) trait Accumulation: std::fmt::Debug + Send + Sync {
     /// The columns of the state; `None` leaves the call to the function that is replaced.
@@ -25,6 +27,12 @@ pub(super) trait Accumulation: std::fmt::Debug + Send + Sync {
     /// Whether what is known of a table tells the result as well. Nothing tells it of floats, among which may
     /// be NaNs.
     fn keeps_statistics(&self) -> bool {
+        false
+    }
+
+    /// Whether what DataFusion does when rows leave a frame is exact, though there are floats in the state: they are
+    /// not added up.
+    fn moves_exactly(&self) -> bool {
         false
     }
 
@@ -50,7 +58,7 @@ pub(super) struct Accumulators {
 /// How the calls of a function are accumulated.
 pub(super) type Build = &'static dyn Accumulation;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Replacement {
     inner: Arc<dyn AggregateUDFImpl>,
     build: Build,
@@ -164,14 +172,28 @@ impl AggregateUDFImpl for Replacement {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> DataFusionResult<Box<dyn Accumulator>> {
-        if self.own_state(&args).is_some() {
-            let accumulator = self.build.accumulators(&args)?.one;
-            if accumulator.supports_retract_batch() {
-                return Ok(accumulator);
+        let state = self.state_fields(StateFieldsArgs {
+            name: args.name,
+            input_fields: args.expr_fields,
+            return_field: Arc::clone(&args.return_field),
+            ordering_fields: &[],
+            is_distinct: args.is_distinct,
+        })?;
+        let call = Call::new(self.clone(), &args);
+        let moves_exactly = self.build.moves_exactly();
+        if moves_exactly || !is_inexact(&state) {
+            let own = match self.own_state(&args) {
+                Some(_) if !moves_exactly => self.build.accumulators(&args)?.one,
+                _ => {
+                    let data_type = args.return_type().clone();
+                    self.build.wrap_sliding(self.inner.create_sliding_accumulator(args)?, &data_type)
+                }
+            };
+            if own.supports_retract_batch() {
+                return Ok(own);
             }
         }
-        let data_type = args.return_type().clone();
-        Ok(self.build.wrap_sliding(self.inner.create_sliding_accumulator(args)?, &data_type))
+        Ok(Box::new(Moving::new(call, is_short(&state))))
     }
 
     fn with_beneficial_ordering(

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::{DFSchema, internal_datafusion_err};
@@ -12,7 +11,6 @@ use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use datafusion::physical_planner::{
@@ -22,7 +20,6 @@ use datafusion::physical_planner::{
 use super::join::{JoinNode, PlanningJoin};
 use super::node::{Kind, StreamingNode};
 use super::transform::plan_transform;
-use crate::error::Error;
 use crate::exec::aggregate::{Partials, StatefulAggregate};
 use crate::exec::codec::RowCodec;
 use crate::exec::deduplicate::{Repeated, StatefulDeduplicate};
@@ -113,9 +110,6 @@ impl ExtensionPlanner for StreamingNodePlanner {
                 .map(|(expr, manner)| {
                     let filter = running_filter(expr, *manner).map(physical).transpose()?;
                     let expr = window(expr)?;
-                    if *manner == Manner::Framed {
-                        check_moves(&expr, schema)?;
-                    }
                     Ok(Function { manner: *manner, expr, filter })
                 })
                 .collect::<DataFusionResult<Vec<_>>>()?,
@@ -130,20 +124,6 @@ impl ExtensionPlanner for StreamingNodePlanner {
             small,
         };
         planning.plan().map(Some)
-    }
-}
-
-/// Fails if `function` cannot follow a frame that rows leave, which it would say only when there are some.
-fn check_moves(function: &Arc<dyn WindowExpr>, schema: &DFSchema) -> DataFusionResult<()> {
-    match function.evaluate(&RecordBatch::new_empty(Arc::clone(schema.inner()))) {
-        Err(error) if error.to_string().contains("retract_batch") => Err(Error::UnsupportedQuery {
-            operator: format!("{} over a frame that rows leave", function.name()),
-            reason: "it cannot take out again what has left the frame".into(),
-            advice: "Use sum, count, avg, min, max, median or array_agg; or a frame that begins with UNBOUNDED PRECEDING"
-                .into(),
-        }
-        .into()),
-        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Arithmetic and aggregates that say when they overflow, and that do not depend on batches.
 
-use std::sync::Arc;
-
 use datafusion::common::DFSchema;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -11,7 +9,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
 
 use super::{ansi_mode, rewrite_expressions};
-use crate::functions::{checked_binary, checked_negation, replacement};
+use crate::functions::{checked_binary, checked_negation, moving, replacement};
 
 /// Puts functions that fail, or add up exactly, in the place of those that do not. Runs when the types
 /// are known.
@@ -64,11 +62,13 @@ fn checked(expr: Expr, schema: &DFSchema, ansi_mode: bool) -> DataFusionResult<T
             None => Transformed::no(Expr::AggregateFunction(AggregateFunction { func, params })),
         },
         Expr::WindowFunction(mut call) => {
-            if let WindowFunctionDefinition::AggregateUDF(function) = &call.fun
-                && let Some(function) = replacement(function, ansi_mode)
-            {
-                call.fun = WindowFunctionDefinition::AggregateUDF(Arc::clone(&function));
-                return Ok(Transformed::yes(Expr::WindowFunction(call)));
+            if let WindowFunctionDefinition::AggregateUDF(function) = &call.fun {
+                let is_left = !call.params.window_frame.is_ever_expanding();
+                let moving = || if is_left { moving(function) } else { None };
+                if let Some(function) = replacement(function, ansi_mode).or_else(moving) {
+                    call.fun = WindowFunctionDefinition::AggregateUDF(function);
+                    return Ok(Transformed::yes(Expr::WindowFunction(call)));
+                }
             }
             Transformed::no(Expr::WindowFunction(call))
         }

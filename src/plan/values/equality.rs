@@ -212,6 +212,9 @@ fn comparison(
         Expr::WindowFunction(mut call) => {
             call.params.partition_by = all(call.params.partition_by);
             call.params.order_by = sort_keys(call.params.order_by, schema);
+            if call.params.distinct || call.fun.name() == "approx_distinct" {
+                call.params.args = all(call.params.args);
+            }
             Transformed::yes(Expr::WindowFunction(call))
         }
         other => Transformed::no(other),

@@ -361,13 +361,4 @@ async fn functions_in_several_orders_may_be_within_one_computed_time() {
     ] {
         assert_eq!(appended(&place, select).await, rows, "{select}");
     }
-    for function in ["string_agg(CAST(n AS VARCHAR), ',')", "bool_and(n > 1)", "bit_or(n)"] {
-        let error = place
-            .error(&format!(
-                "CREATE OR REPLACE EXTERNAL TABLE o STORED AS MEMORY; CREATE STREAMING QUERY q AS INSERT INTO o SELECT {function} \
-                 OVER (PARTITION BY k ORDER BY ts ROWS 1 PRECEDING) AS x FROM t"
-            ))
-            .await;
-        assert!(error.contains("it cannot take out again what has left the frame"), "{error}");
-    }
 }

@@ -4,6 +4,7 @@ mod as_of;
 mod foreign;
 mod forms;
 mod inserts;
+mod moving;
 mod plans;
 mod precedence;
 mod subqueries;
