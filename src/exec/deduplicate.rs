@@ -11,7 +11,7 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use super::batch::Batch;
 use super::keyed_rows::{Gathered, KeyedRows};
-use super::operator::{OperatorCounters, columns};
+use super::operator::{OperatorCounters, columns, computed_by};
 use super::row_buffer::RowBuffer;
 use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
@@ -40,6 +40,8 @@ pub(crate) struct StatefulDeduplicate {
     /// When a key can be forgotten: Int64 over the input, in microseconds since the epoch; null for
     /// never. Of several rows with a key that of the first counts.
     pub(crate) expiry: Option<Arc<dyn PhysicalExpr>>,
+    /// Whether a key is remembered for as long as the watermark is behind, whatever it is.
+    pub(crate) within_watermark: bool,
     /// Whether keys without a time are forgotten when the groups without one are given
     /// ([`Watermarks::nulls_final`](super::event_time::Watermarks::nulls_final)): they belong to those.
     pub(crate) forgets_nulls: bool,
@@ -71,12 +73,20 @@ impl StatefulWork for StatefulDeduplicate {
     }
 
     fn definitions(&self) -> Vec<OperatorDefinition> {
-        let name = match self.repeated {
+        // That keys are forgotten with the groups without a time follows from the output mode, and the rows that a
+        // mark is for are in the name of the aggregate above. Rows whose key is forgotten by its time are late.
+        let Self { key_schema, repeated, expiry: _, within_watermark, forgets_nulls: _, schema: _ } = self;
+        let name = match repeated {
             Repeated::Drop => "deduplicate",
             Repeated::Mark(_) => "distinct",
         };
-        let keys = columns(self.key_schema.fields().iter().map(AsRef::as_ref));
-        vec![OperatorDefinition { name: name.into(), details: [("keys".to_string(), keys)].into() }]
+        let keys = || key_schema.fields().iter().map(AsRef::as_ref);
+        let details = [
+            ("keys".to_string(), columns(keys())),
+            ("definitions".to_string(), computed_by(keys())),
+            ("withinWatermark".to_string(), (*within_watermark).into()),
+        ];
+        vec![OperatorDefinition { name: name.into(), details: details.into() }]
     }
 
     fn run(

@@ -47,7 +47,8 @@ impl StatefulWork for StatefulLimit {
     }
 
     fn definitions(&self) -> Vec<OperatorDefinition> {
-        let details = [("skip".to_string(), self.skip.into()), ("fetch".to_string(), self.fetch.into())];
+        let Self { skip, fetch, schema: _ } = self;
+        let details = [("skip".to_string(), (*skip).into()), ("fetch".to_string(), (*fetch).into())];
         vec![OperatorDefinition { name: "limit".into(), details: details.into() }]
     }
 

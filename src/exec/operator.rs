@@ -1,11 +1,15 @@
 //! What stateful operators have in common.
 
 use std::fmt;
+use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Field;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_plan::PhysicalExpr;
 use serde_json::{Value, json};
 
-use crate::functions::WINDOWS;
+use crate::functions::{WINDOWS, definition_of};
 use crate::types::recorded;
 
 /// What one stateful operator did in a batch.
@@ -44,6 +48,31 @@ impl fmt::Display for OperatorId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "operator={}, statePartitions={}", self.id, self.state_partitions)
     }
+}
+
+/// What columns are computed by, of those that say so, as the definition of an operator records it.
+pub(crate) fn computed_by<'a>(fields: impl IntoIterator<Item = &'a Field>) -> Value {
+    let mut found: Vec<String> = Vec::new();
+    for field in fields {
+        let Some(definition) = definition_of(field) else { continue };
+        // Names that begin so are given here, and tell nobody anything.
+        let text = match field.name().starts_with("__") {
+            true => definition.to_string(),
+            false => format!("{}: {definition}", field.name()),
+        };
+        if !found.contains(&text) {
+            found.push(text);
+        }
+    }
+    found.into_iter().map(|text| json!({ "name": text })).collect()
+}
+
+/// The columns of `input` that say when something is final, as the definition of an operator records them.
+pub(crate) fn event_time(expiry: Option<&Arc<dyn PhysicalExpr>>) -> Value {
+    let columns = expiry.map(collect_columns).unwrap_or_default();
+    let mut names: Vec<&str> = columns.iter().map(Column::name).collect();
+    names.sort_unstable();
+    if names.is_empty() { Value::Null } else { names.join(", ").into() }
 }
 
 /// Columns as the definition of an operator records them.

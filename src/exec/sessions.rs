@@ -21,7 +21,7 @@ use super::batch::Batch;
 use super::codec::RowCodec;
 use super::groups::Groups;
 use super::keyed_rows::{Gathered, KeyedRows};
-use super::operator::{OperatorCounters, columns};
+use super::operator::{OperatorCounters, columns, computed_by};
 use super::row_buffer::RowBuffer;
 use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
@@ -94,12 +94,16 @@ impl StatefulWork for StatefulSessions {
     }
 
     fn definitions(&self) -> Vec<OperatorDefinition> {
-        let fields = self.partials.key_schema.fields().iter().enumerate();
-        let others = fields.filter(|(index, _)| *index != self.session).map(|(_, field)| field.as_ref());
+        // Codecs follow from fields, and the output mode is the query's.
+        let Self { partials, session, keys: _, values: _, value_fields, schema: _, mode: _, delay } = self;
+        let fields = || partials.key_schema.fields().iter().map(AsRef::as_ref);
+        let others = fields().enumerate().filter(|(index, _)| index != session).map(|(_, field)| field);
         let details = [
             ("keys".to_string(), columns(others)),
-            ("columns".to_string(), columns(self.value_fields.iter().map(AsRef::as_ref))),
-            ("functions".to_string(), self.partials.definition().unwrap_or_default()),
+            ("columns".to_string(), columns(value_fields.iter().map(AsRef::as_ref))),
+            ("functions".to_string(), partials.definition().unwrap_or_default()),
+            ("definitions".to_string(), computed_by(fields())),
+            ("forgotten".to_string(), if delay.is_some() { "by time" } else { "never" }.into()),
         ];
         vec![OperatorDefinition { name: "sessions".into(), details: details.into() }]
     }

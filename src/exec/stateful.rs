@@ -54,6 +54,11 @@ pub(crate) trait StatefulWork: Debug + Send + Sync {
     fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>>;
 
     /// What the state in each of its tables depends on; there is at least one.
+    ///
+    /// All that the state means something else without: a start with another one is refused. An implementation takes
+    /// `self` apart field by field, so that a new one has to say on which side it is. What a checkpoint of an earlier
+    /// version does not have is not compared; so every entry is always there, null or empty where there is nothing
+    /// to say.
     fn definitions(&self) -> Vec<OperatorDefinition>;
 
     /// By what the rows of each of these tables expire.

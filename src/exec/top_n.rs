@@ -17,7 +17,7 @@ use super::batch::Batch;
 use super::codec::RowCodec;
 use super::groups::Groups;
 use super::keyed_rows::{Gathered, KeyedRows};
-use super::operator::{OperatorCounters, columns};
+use super::operator::{OperatorCounters, columns, computed_by, event_time};
 use super::row_buffer::RowBuffer;
 use super::sort_column::{ARRIVAL, SortColumn, arrival};
 use super::stateful::{Counters, StatefulWork, Tables};
@@ -83,13 +83,19 @@ impl StatefulWork for StatefulTopN {
     }
 
     fn definitions(&self) -> Vec<OperatorDefinition> {
-        let order: Vec<_> = self.order.iter().map(SortColumn::definition).collect();
+        // The codec follows from the input, and the output mode is the query's.
+        let Self { order, rank, limit, keys, values: _, input, schema: _, mode, expiry } = self;
+        let expiry = expiry.as_ref().filter(|_| *mode == OutputMode::Append);
+        // The computed keys and orders are among the columns.
+        let stored = || input.fields().iter().map(AsRef::as_ref);
         let details = [
-            ("keys".to_string(), columns(self.keys.iter().map(AsRef::as_ref))),
-            ("columns".to_string(), columns(self.input.fields().iter().map(AsRef::as_ref))),
-            ("order".to_string(), order.into()),
-            ("rank".to_string(), self.rank.to_string().into()),
-            ("limit".to_string(), self.limit.into()),
+            ("keys".to_string(), columns(keys.iter().map(AsRef::as_ref))),
+            ("columns".to_string(), columns(stored())),
+            ("order".to_string(), order.iter().map(SortColumn::definition).collect()),
+            ("rank".to_string(), rank.to_string().into()),
+            ("limit".to_string(), (*limit).into()),
+            ("definitions".to_string(), computed_by(stored())),
+            ("eventTime".to_string(), event_time(expiry)),
         ];
         vec![OperatorDefinition { name: "topN".into(), details: details.into() }]
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{internal_err, plan_err};
 use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -13,6 +14,10 @@ use datafusion::logical_expr::{
 use super::finality::{Finality, Span, tag_of};
 use super::on_arrays::on_arrays;
 use super::windows::{WINDOWS, Windows, start_field, window_fields, windows_from};
+
+/// The key of the field metadata that says what the values of a column are computed by. State in which they are
+/// kept means something else if that changes.
+const DEFINITION: &str = "tidemill.definition";
 
 /// What an internal function does with its only argument.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -27,6 +32,8 @@ enum Operation {
     Tag(Option<Finality>),
     /// Nothing, but the schema says that its values are the starts of these windows.
     Mark(Windows),
+    /// Nothing, but the schema says what its values are computed by.
+    Describe(String),
 }
 
 /// The start of the window of `windows`, which tumble, that `time` is in.
@@ -58,6 +65,26 @@ pub(crate) fn tagged(value: Expr, finality: Option<Finality>) -> Expr {
 /// `value`, whose column says that it holds the starts of `windows`.
 pub(crate) fn starts_of(value: Expr, windows: Windows) -> Expr {
     call(format!("starts_of[{windows}]"), Operation::Mark(windows), value)
+}
+
+/// `value`, whose column says what it is computed by, however many subqueries are between it and what is
+/// kept of it: its name does not.
+pub(crate) fn described(value: Expr, definition: String) -> Expr {
+    call(format!("is[{definition}]"), Operation::Describe(definition), value)
+}
+
+/// What `function` is called with, if it only says what that is computed by.
+pub(crate) fn described_value(function: &ScalarFunction) -> Option<&Expr> {
+    let internal = function.func.inner().downcast_ref::<Internal>()?;
+    match (&internal.operation, function.args.as_slice()) {
+        (Operation::Describe(_), [value]) => Some(value),
+        _ => None,
+    }
+}
+
+/// What the values of a column are computed by, if its schema says so.
+pub(crate) fn definition_of(field: &Field) -> Option<&str> {
+    field.metadata().get(DEFINITION).map(String::as_str)
 }
 
 fn call(name: String, operation: Operation, argument: Expr) -> Expr {
@@ -110,10 +137,9 @@ impl ScalarUDFImpl for Internal {
                 all.extend(metadata);
                 return Ok(Arc::new(argument.as_ref().clone().with_metadata(all)));
             }
-            Operation::Mark(windows) => {
-                let mut all = argument.metadata().clone();
-                all.insert(WINDOWS.into(), windows.to_string());
-                return Ok(Arc::new(argument.as_ref().clone().with_metadata(all)));
+            Operation::Mark(windows) => return Ok(with_entry(argument, WINDOWS, windows.to_string())),
+            Operation::Describe(definition) => {
+                return Ok(with_entry(argument, DEFINITION, definition.clone()));
             }
         };
         let mut metadata = tag.map_or_else(HashMap::new, |tag| Finality::metadata(Some(&tag)));
@@ -131,7 +157,14 @@ impl ScalarUDFImpl for Internal {
             Operation::Start(windows) => on_arrays(&argument, |times| windows.newest(times)),
             Operation::Starts(windows) => on_arrays(&argument, |times| Ok(Arc::new(windows.all(times)?))),
             Operation::Window(size) => on_arrays(&argument, |starts| windows_from(starts, *size)),
-            Operation::Tag(_) | Operation::Mark(_) => Ok(argument),
+            Operation::Tag(_) | Operation::Mark(_) | Operation::Describe(_) => Ok(argument),
         }
     }
+}
+
+/// `field` whose metadata has one entry more, or another one.
+fn with_entry(field: &Field, key: &str, value: String) -> FieldRef {
+    let mut metadata = field.metadata().clone();
+    metadata.insert(key.into(), value);
+    Arc::new(field.clone().with_metadata(metadata))
 }

@@ -39,11 +39,14 @@ pub(crate) use field_names::FieldNames;
 pub(crate) use fields::{null_fields, null_safe_field};
 pub(crate) use final_at::final_at;
 pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, is_session, tag_of};
-pub(crate) use internal::{starts_of, tagged, window_of, window_start, window_starts};
+pub(crate) use internal::{
+    definition_of, described, described_value, starts_of, tagged, window_of, window_start, window_starts,
+};
 pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;
 pub(crate) use named_cast::named_cast;
 pub(crate) use required::required;
+pub(crate) use session_window::session_call;
 pub(crate) use units::{unit_micros, unit_nanos};
 pub(crate) use window::{
     TIME_WINDOW, WindowCall, all_functions, is_event_time_function, literal, windows_of_exprs,

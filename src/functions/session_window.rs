@@ -17,6 +17,7 @@ use datafusion::logical_expr::{
 
 use super::finality::{Finality, is_window, tag_of};
 use super::lengths::from_text;
+use super::window::literal;
 use super::windows::{last_moment_type, last_moments, window_fields};
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
@@ -61,6 +62,18 @@ pub fn session_window(time: Expr, gap: &str) -> Expr {
 /// `10 minutes`. A row whose gap is null, or not greater than zero, is in no session, and is left out.
 pub fn session_window_by(time: Expr, gap: Expr) -> Expr {
     SESSION_WINDOW.call(vec![time, gap])
+}
+
+/// What a call of `session_window` is computed by, if `expr` is one: a gap that is known is the same however it is
+/// written.
+pub(crate) fn session_call(expr: &Expr) -> Option<String> {
+    let Expr::ScalarFunction(call) = expr else { return None };
+    let ([time, gap], true) = (call.args.as_slice(), call.func.inner().is::<SessionWindow>()) else {
+        return None;
+    };
+    let known = literal(gap).and_then(|gap| gap_of(&gap.to_array().ok()?).ok()?.first().copied()?);
+    let gap = known.map_or_else(|| gap.to_string(), |gap| format!("{gap}us"));
+    Some(format!("sessions of {time} with gaps of {gap}"))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -10,6 +10,7 @@ use datafusion::logical_expr::{Distinct, DistinctOn, Expr, LogicalPlan, LogicalP
 use super::bind::reads_stream;
 use super::deduplicate::Deduplicate;
 use super::window_calls::unused_name;
+use crate::functions::described;
 
 /// `plan` with a deduplication in place of every `DISTINCT ON` over unbounded tables that takes rows
 /// as they come. With `ORDER BY` the first row may come last, which a deduplication cannot wait for.
@@ -33,7 +34,8 @@ fn first_rows(distinct: DistinctOn) -> DataFusionResult<LogicalPlan> {
         Expr::Column(column) => column,
         key => {
             let name = unused_name("__distinct_on", &mut taken);
-            computed.push(key.alias(&name));
+            let definition = key.to_string();
+            computed.push(described(key, definition).alias(&name));
             Column::new_unqualified(name)
         }
     });

@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{Column, ScalarValue, UnnestOptions};
+use datafusion::common::{Column, ScalarValue, UnnestOptions, internal_err, plan_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{
     Aggregate, Expr, ExprSchemable, GroupingSet, LogicalPlan, LogicalPlanBuilder, Projection, lit, when,
 };
 
 use super::window_calls::unused_name;
+use crate::functions::described;
 
 const SET: &str = "__set";
 
@@ -43,15 +44,18 @@ pub(super) fn with_sets_apart(aggregate: Aggregate) -> DataFusionResult<LogicalP
         Expr::AggregateFunction(function) => function.params.distinct,
         _ => false,
     };
-    let asks_for_the_set = |expr: &Expr| match expr.clone().unalias() {
-        Expr::AggregateFunction(function) => function.func.name() == "grouping",
-        _ => false,
-    };
-    if !is(&is_distinct) || is(&asks_for_the_set) {
+    if !is(&is_distinct) {
         return Ok(LogicalPlan::Aggregate(aggregate));
     }
     let all: Vec<Expr> = sets.distinct_expr().into_iter().cloned().collect();
     let sets = members(sets, &all);
+    let listed: Vec<String> = sets
+        .iter()
+        .map(|set| {
+            let keys: Vec<String> = set.iter().map(|key| all[*key].to_string()).collect();
+            format!("({})", keys.join(", "))
+        })
+        .collect();
     let schema = Arc::clone(&aggregate.schema);
     let mut taken = aggregate.input.schema().field_names();
     taken.extend(schema.field_names());
@@ -67,7 +71,7 @@ pub(super) fn with_sets_apart(aggregate: Aggregate) -> DataFusionResult<LogicalP
         .build()?;
     let mut names = Vec::with_capacity(all.len());
     let mut keys = Vec::with_capacity(all.len() + 1);
-    for (index, key) in all.into_iter().enumerate() {
+    for (index, key) in all.iter().cloned().enumerate() {
         let with: Vec<Expr> = sets
             .iter()
             .enumerate()
@@ -82,21 +86,66 @@ pub(super) fn with_sets_apart(aggregate: Aggregate) -> DataFusionResult<LogicalP
         keys.push(key.alias(&name));
         names.push(name);
     }
-    keys.push(Expr::Column(number));
-    let plain = Aggregate::try_new(Arc::new(input), keys, aggregate.aggr_expr)?;
-    let results = plain.schema.columns().split_off(names.len() + 1);
+    let definition = format!("grouping sets {}", listed.join(", "));
+    keys.push(described(Expr::Column(number.clone()), definition).alias(&number.name));
+    let asked: Vec<Option<Expr>> = aggregate
+        .aggr_expr
+        .iter()
+        .map(|function| grouping(function, &all, &sets, &number))
+        .collect::<DataFusionResult<_>>()?;
+    let functions = aggregate.aggr_expr.into_iter().zip(&asked).filter(|(_, asked)| asked.is_none());
+    let functions = functions.map(|(function, _)| function).collect();
+    let plain = Aggregate::try_new(Arc::new(input), keys, functions)?;
+    let mut results = plain.schema.columns().split_off(names.len() + 1).into_iter();
     // The keys, which of them are of the set, which nobody has asked for, and the results.
     let width = names.len();
     let columns = schema.iter().enumerate().map(|(index, (qualifier, field))| {
         let column = match index {
             key if key < width => Expr::Column(Column::new_unqualified(&names[key])),
             id if id == width => lit(ScalarValue::UInt64(Some(0))).cast_to(field.data_type(), &schema)?,
-            result => Expr::Column(results[result - width - 1].clone()),
+            result => match &asked[result - width - 1] {
+                Some(grouping) => grouping.clone().cast_to(field.data_type(), &plain.schema)?,
+                None => match results.next() {
+                    Some(result) => Expr::Column(result),
+                    None => return internal_err!("a function of grouping sets without a result"),
+                },
+            },
         };
         Ok(column.alias_qualified(qualifier.cloned(), field.name()))
     });
     let columns = columns.collect::<DataFusionResult<Vec<_>>>()?;
     Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(LogicalPlan::Aggregate(plain)))?))
+}
+
+/// What `function` gives if it is `grouping(key, …)`: a bit for each key, which is set where the key is not in the set
+/// of that `number`.
+fn grouping(
+    function: &Expr,
+    all: &[Expr],
+    sets: &[Vec<usize>],
+    number: &Column,
+) -> DataFusionResult<Option<Expr>> {
+    let Expr::AggregateFunction(call) = function.clone().unalias() else { return Ok(None) };
+    if call.func.name() != "grouping" {
+        return Ok(None);
+    }
+    let mut of_sets = vec![0_i64; sets.len()];
+    for argument in &call.params.args {
+        let Some(key) = all.iter().position(|key| key.clone().unalias() == *argument) else {
+            return plan_err!("grouping({argument}): that is no key of GROUP BY");
+        };
+        for (bits, set) in of_sets.iter_mut().zip(sets) {
+            *bits = *bits << 1 | i64::from(!set.contains(&key));
+        }
+    }
+    let mut numbered =
+        (0_i32..).zip(of_sets).map(|(set, bits)| (Expr::Column(number.clone()).eq(lit(set)), lit(bits)));
+    let Some((first, bits)) = numbered.next() else { return Ok(None) };
+    let mut cases = when(first, bits);
+    for (is_set, bits) in numbered {
+        cases = cases.when(is_set, bits);
+    }
+    cases.end().map(Some)
 }
 
 /// Which of the keys `all` are in each set.

@@ -10,8 +10,8 @@ use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
 use datafusion::logical_expr::{Expr, ExprSchemable};
 
 use crate::functions::{
-    Finality, NANOS_PER_DAY, Span, WINDOW_END, WINDOW_START, final_at, interval, is_event_time_function,
-    literal, tag_of, unit_micros, unit_nanos,
+    Finality, NANOS_PER_DAY, Span, WINDOW_END, WINDOW_START, described_value, final_at, interval,
+    is_event_time_function, literal, tag_of, unit_micros, unit_nanos,
 };
 
 /// Half-hour changes of its clocks make hours that last one and a half.
@@ -72,6 +72,9 @@ pub(crate) fn finality_of(expr: &Expr, schema: &DFSchema) -> Option<Finality> {
         Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field }) => {
             let from = expr.get_type(schema).ok()?;
             cast(finality_of(expr, schema)?, &from, field.data_type())
+        }
+        Expr::ScalarFunction(call) if described_value(call).is_some() => {
+            finality_of(described_value(call)?, schema)
         }
         Expr::ScalarFunction(call) => match call.func.name() {
             "date_bin" => date_bin(call, schema),

@@ -5,8 +5,8 @@
 //! a table is the number of its scan in the plan: `max(#0.price)`.
 
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::logical_expr::LogicalPlan;
-use serde_json::Value;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use serde_json::{Value, json};
 
 use crate::checkpoint::records::OperatorDefinition;
 
@@ -19,10 +19,44 @@ pub(crate) fn with_meanings(
     plan: &LogicalPlan,
 ) -> Vec<OperatorDefinition> {
     let tables = tables(plan);
+    let aliases = aliases(plan);
     for operator in &mut operators {
+        add_definitions(operator, &aliases);
         operator.details.values_mut().for_each(|detail| add_meanings(detail, &tables));
     }
     operators
+}
+
+/// The aggregates and window functions of `plan` that a program has given other names, and what they are.
+fn aliases(plan: &LogicalPlan) -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    // The closure never fails, so neither does the walk.
+    let _ = plan.apply_with_subqueries(|node| {
+        let functions = match node {
+            LogicalPlan::Aggregate(aggregate) => aggregate.aggr_expr.as_slice(),
+            LogicalPlan::Window(window) => window.window_expr.as_slice(),
+            _ => &[],
+        };
+        for function in functions {
+            let (name, text) = (function.schema_name().to_string(), function.clone().unalias().to_string());
+            let named = (name, text);
+            if matches!(function, Expr::Alias(_)) && named.0 != named.1 && !found.contains(&named) {
+                found.push(named);
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}
+
+/// Adds what the functions of `operator` are whose names are `aliases` of them.
+fn add_definitions(operator: &mut OperatorDefinition, aliases: &[(String, String)]) {
+    let name = |function: &Value| function["name"].as_str().map(str::to_string);
+    let functions = ["aggregates", "functions"].into_iter().filter_map(|key| operator.details.get(key));
+    let names: Vec<String> = functions.filter_map(Value::as_array).flatten().filter_map(name).collect();
+    let Some(Value::Array(definitions)) = operator.details.get_mut("definitions") else { return };
+    let known = aliases.iter().filter(|(alias, _)| names.contains(alias));
+    definitions.extend(known.map(|(alias, text)| json!({"name": format!("{alias}: {text}")})));
 }
 
 /// What tables are called in `plan`, longest names first, and the number of the first scan below.

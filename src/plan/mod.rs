@@ -12,6 +12,7 @@ mod bounded;
 pub(crate) mod check;
 mod corrections;
 pub(crate) mod deduplicate;
+mod definitions;
 mod distinct_on;
 mod distinct_sets;
 pub(crate) mod event_time;

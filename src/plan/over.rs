@@ -23,7 +23,7 @@ use super::window_calls::unused_name;
 use crate::error::{Error, Result};
 use crate::exec::over::{Manner, Reach};
 use crate::exec::top_n::Ranking;
-use crate::functions::{interval, literal, tag_of, tagged};
+use crate::functions::{definition_of, described, interval, literal, tag_of, tagged};
 
 /// Window functions over rows of a stream, and how their values become final.
 #[derive(Debug)]
@@ -48,6 +48,7 @@ impl Over {
         let (Some(first), true) = (calls.first(), calls.len() == window.window_expr.len()) else {
             return Err(refused("it is no window function", "Write OVER (…) behind a function"));
         };
+        calls.iter().try_for_each(|call| check_default(call))?;
         let schema = window.input.schema();
         let (keys, order) = (first.params.partition_by.clone(), first.params.order_by.clone());
         let functions = || window.window_expr.iter().cloned();
@@ -78,6 +79,18 @@ fn call(expr: &Expr) -> Option<&WindowFunction> {
     }
 }
 
+/// Fails if the value that stands for a row that is not there is another one for each row.
+fn check_default(call: &WindowFunction) -> Result<()> {
+    let name = call.fun.name();
+    match call.params.args.get(2) {
+        Some(default) if matches!(name, "lag" | "lead") && literal(default).is_none() => Err(refused(
+            &format!("what {name} gives where there is no row is '{default}', which is no constant"),
+            &format!("Leave it out, and write coalesce({name}(…) OVER (…), {default})"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The first column to sort by, if it is an event time.
 fn in_order_of_time(first: Option<&Sort>, schema: &DFSchema) -> Result<(Expr, EventTimeKey)> {
     const ADVICE: &str = "Order by the event time of a watermark (with_watermark, or WATERMARK FOR in CREATE UNBOUNDED EXTERNAL \
@@ -95,10 +108,12 @@ fn in_order_of_time(first: Option<&Sort>, schema: &DFSchema) -> Result<(Expr, Ev
         data_type.is_ok_and(|data_type| matches!(data_type, DataType::Timestamp(..) | DataType::Date32))
     });
     let Some(key) = key.filter(|_| first.asc && !first.nulls_first) else {
+        let known = first.expr.try_as_col().and_then(|column| schema.field_from_column(column).ok());
+        let text = known.and_then(|field| definition_of(field)).map(str::to_string);
         let reason = format!(
             "its result for a row would change with rows that come later: '{}' does not follow from the event time of a \
-             watermark, oldest first",
-            first
+             watermark, oldest first, or is no time itself",
+            text.unwrap_or_else(|| first.to_string())
         );
         return Err(refused(&reason, ADVICE));
     };
@@ -127,9 +142,13 @@ fn manner(call: &WindowFunction) -> Result<(Manner, Reach)> {
         "first_value" | "last_value" if ignores_nulls && is_running(frame) => {
             Ok((Manner::Running { with_peers: frame.units != WindowFrameUnits::Rows }, Reach::default()))
         }
-        _ if ignores_nulls => Err(refused(
-            &format!("{name} with IGNORE NULLS may look back to any row"),
+        "lag" | "lead" if ignores_nulls => Err(refused(
+            &format!("{name} with IGNORE NULLS may look to any row"),
             "Leave IGNORE NULLS out, and rows with nulls by WHERE",
+        )),
+        "nth_value" if is_running(frame) => Err(refused(
+            "nth_value of all rows up to this one would have to keep the first of them for good",
+            "Use first_value, or frame it by numbers of rows or lengths of time",
         )),
         "lag" | "lead" => {
             let Some(steps) = steps() else {
@@ -148,6 +167,7 @@ fn manner(call: &WindowFunction) -> Result<(Manner, Reach)> {
         }
         // It does not look at where the frame starts.
         "last_value" if is_running(frame) => Ok((Manner::Framed, Reach::default())),
+        // Also without nulls: these are looked for in the frame.
         "first_value" | "last_value" | "nth_value" => framed(frame),
         _ => Err(refused(
             &format!("{name} depends on how many rows of its key there will ever be"),
@@ -261,6 +281,32 @@ fn by_columns(function: &Expr, name: &str, column: &mut impl FnMut(&mut Expr)) -
     replaced.alias(name)
 }
 
+/// `expr` under a name that nobody knows.
+fn as_computed(expr: Expr, name: String) -> Expr {
+    let definition = expr.to_string();
+    described(expr, definition).alias(name)
+}
+
+/// Whether functions of `window` look at rows behind each.
+fn looks_ahead(window: &Window) -> bool {
+    let calls = window.window_expr.iter().filter_map(call);
+    let reaches = calls.filter_map(|call| manner(call).ok());
+    reaches.into_iter().any(|(_, reach)| reach.rows_after > 0)
+}
+
+/// Whether `windows`, the last first, over rows of `base` can follow one another in another order, and have to: rows
+/// that waited for others behind them are not in the order of time any more.
+fn ahead_comes_first(windows: &[&Window], base: &DFSchema) -> bool {
+    let is_below = |expr: &Expr| expr.column_refs().into_iter().all(|column| base.has_column(column));
+    let within_a_time = |function: &Expr| {
+        let keys = call(function).map_or(&[][..], |call| call.params.partition_by.as_slice());
+        keys.iter().any(|key| event_time_key(key, base).is_some())
+    };
+    let functions = || windows.iter().flat_map(|window| &window.window_expr);
+    let ahead = windows.iter().rev().map(|window| looks_ahead(window));
+    functions().all(is_below) && !functions().any(within_a_time) && !ahead.is_sorted()
+}
+
 /// `plan`, in which window functions that are by several keys or orders follow one another over a stream, with these
 /// computed below all of them: of what the first gives, only the column that rows have waited for is an event time,
 /// which others then find among its columns.
@@ -298,14 +344,18 @@ pub(super) fn with_common_columns(plan: LogicalPlan) -> DataFusionResult<Logical
                 named.map(|(function, field)| by_columns(function, field.name(), &mut column)).collect()
             })
             .collect();
-        if computed.is_empty() {
+        let moves = ahead_comes_first(&windows, base.schema());
+        if computed.is_empty() && !moves {
             return Ok(Transformed::no(node));
         }
         let columns = base.schema().columns().into_iter().map(Expr::Column);
-        let columns: Vec<Expr> =
-            columns.chain(computed.into_iter().map(|(expr, name)| expr.alias(name))).collect();
+        let computed = computed.into_iter().map(|(expr, name)| as_computed(expr, name));
+        let columns: Vec<Expr> = columns.chain(computed).collect();
         let mut plan = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(base.clone()))?);
-        for functions in functions.into_iter().rev() {
+        let mut functions: Vec<(bool, Vec<Expr>)> =
+            windows.iter().map(|window| moves && looks_ahead(window)).zip(functions).rev().collect();
+        functions.sort_by_key(|(ahead, _)| *ahead);
+        for (_, functions) in functions {
             plan = LogicalPlan::Window(Window::try_new(functions, Arc::new(plan))?);
         }
         let given: Vec<Expr> = node.schema().columns().into_iter().map(Expr::Column).collect();
@@ -345,7 +395,7 @@ pub(super) fn with_columns(
         true => input,
         false => {
             let columns = input.schema().columns().into_iter().map(Expr::Column);
-            let computed = computed.into_iter().map(|(expr, column)| expr.alias(column.name));
+            let computed = computed.into_iter().map(|(expr, column)| as_computed(expr, column.name));
             let columns: Vec<Expr> = columns.chain(computed).collect();
             tagged_projection(Projection::try_new(columns, Arc::new(input))?)?
         }

@@ -26,7 +26,7 @@ use super::bind::reads_stream;
 use super::event_time::event_time_key;
 use super::window_calls::unused_name;
 use crate::exec::top_n::Ranking;
-use crate::functions::{literal, tag_of, tagged};
+use crate::functions::{described, literal, tag_of, tagged};
 
 /// The column with the rank.
 const RANK: &str = "__rank";
@@ -63,7 +63,8 @@ impl TopN {
             Expr::Column(column) => column,
             expr => {
                 let name = unused_name("__rank_by", &mut taken);
-                computed.push(expr.alias(&name));
+                let definition = expr.to_string();
+                computed.push(described(expr, definition).alias(&name));
                 Column::new_unqualified(name)
             }
         };

@@ -14,6 +14,7 @@ use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Logi
 
 use super::bind::reads_stream;
 use super::bounded::simplify_bounded;
+use super::definitions::{definitions_of, describe_keys, windows_by, with_definitions};
 use super::distinct_on::keep_first_rows;
 use super::distinct_sets::with_sets_apart;
 use super::event_time::finality_of;
@@ -24,8 +25,8 @@ use super::union_times::with_common_times;
 use super::window_calls::{calls_in, event_time_of, get_field, in_use, refuse, unused_name, window_size};
 use crate::error::Result;
 use crate::functions::{
-    Finality, Span, WINDOW_END, WINDOW_START, WindowCall, Windows, starts_of, tag_of, tagged, window_of,
-    window_start, window_starts, window_time,
+    Finality, Span, WINDOW_END, WINDOW_START, WindowCall, Windows, definition_of, described, starts_of,
+    tag_of, tagged, window_of, window_start, window_starts, window_time,
 };
 
 /// The column of starts that sliding windows are unnested to.
@@ -76,7 +77,8 @@ fn rewrite(plan: LogicalPlan, tags: bool) -> DataFusionResult<LogicalPlan> {
                 }
             }
             LogicalPlan::Projection(projection) => {
-                let projection = expand_projection(projection)?;
+                let definitions = if tags { definitions_of(&projection)? } else { Vec::new() };
+                let projection = with_definitions(expand_projection(projection)?, definitions)?;
                 if tags { tag_projection(projection)? } else { LogicalPlan::Projection(projection) }
             }
             LogicalPlan::Union(union) if tags => with_common_times(union)?,
@@ -234,8 +236,14 @@ impl Starts {
             },
             None => match window_size(&unaliased, schema) {
                 Some(size) => {
+                    let definition = unaliased.to_field(schema)?.1;
+                    let start = match definition_of(&definition) {
+                        Some(definition) => {
+                            described(get_field(unaliased, WINDOW_START), definition.to_string())
+                        }
+                        None => get_field(unaliased, WINDOW_START),
+                    };
                     // Tagged, for DataFusion may fetch the field below the watermark.
-                    let start = get_field(unaliased, WINDOW_START);
                     (tagged(start, Some(Finality::After(Span::micros(size)))), size)
                 }
                 None => return replace_sliding(key, sliding),
@@ -322,10 +330,12 @@ pub(crate) fn with_window_columns(
         None => window_start(event_time_of(&call, input.schema())?, windows),
     };
     let window = window_of(start.clone(), windows.size);
+    let definition = windows_by(windows, &call.time);
+    // Of the start its function says so.
     let mut added = [
         start.alias("window_start"),
-        get_field(window.clone(), WINDOW_END).alias("window_end"),
-        window_time(window).alias("window_time"),
+        described(get_field(window.clone(), WINDOW_END), definition.clone()).alias("window_end"),
+        described(window_time(window), definition).alias("window_time"),
     ];
     for expr in &mut added {
         tag(expr, input.schema())?;
@@ -347,14 +357,19 @@ pub(crate) fn with_cumulative_window_columns(
     let whole = Windows { size, slide: size, start };
     // Windows that slide end where these do, but go on beyond.
     let sliding = with_window_columns(input, time.clone(), windows)?;
+    let definition = format!("{} in steps of {slide}us", windows_by(whole, &time));
     let start = window_start(event_time_of(&WindowCall { time, windows: whole }, sliding.schema())?, whole);
     let end = get_field(window_of(start.clone(), size), WINDOW_END);
     let columns = sliding.schema().columns();
     let added = columns.len() - 3;
-    let columns = columns.into_iter().enumerate().map(|(index, column)| match index == added {
+    let columns = columns.into_iter().enumerate().map(|(index, column)| match index {
         // Windows that start together are final one after the other.
-        true => tagged(start.clone(), None).alias("window_start"),
-        false => Expr::Column(column),
+        start_column if start_column == added => tagged(start.clone(), None).alias("window_start"),
+        end if end > added => {
+            let name = column.name.clone();
+            described(Expr::Column(column), definition.clone()).alias(name)
+        }
+        _ => Expr::Column(column),
     });
     let columns: Vec<Expr> = columns.collect();
     let is_in = Expr::Column(Column::new_unqualified("window_end")).lt_eq(end);
@@ -400,7 +415,7 @@ fn tag_groups(mut aggregate: Aggregate) -> DataFusionResult<Aggregate> {
     if aggregate.group_expr.iter().any(|key| matches!(key, Expr::GroupingSet(_))) {
         return Ok(aggregate);
     }
-    let mut changed = false;
+    let mut changed = describe_keys(&mut aggregate)?;
     let schema = Arc::clone(aggregate.input.schema());
     for key in &mut aggregate.group_expr {
         changed |= tag(key, &schema)?;

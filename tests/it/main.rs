@@ -2,6 +2,7 @@
 
 mod aggregation;
 mod batch_memory;
+mod changed_queries;
 mod checkpoint_care;
 mod checkpoint_files;
 mod cli;

@@ -30,6 +30,19 @@ pub(crate) enum StateLayout {
     Parts,
 }
 
+/// The names of the keys in each grouping set of `partial`, if there are sets.
+fn grouping_sets(partial: &AggregateExec) -> Vec<Vec<String>> {
+    let group = partial.group_expr();
+    if group.is_single() {
+        return Vec::new();
+    }
+    let keys = |is_null: &Vec<bool>| {
+        let keys = group.expr().iter().zip(is_null).filter(|(_, is_null)| !**is_null);
+        keys.map(|((_, name), _)| name.clone()).collect()
+    };
+    group.groups().iter().map(keys).collect()
+}
+
 /// Functions whose state has lists, but of a bounded length.
 const BOUNDED_SKETCHES: [&str; 3] =
     ["approx_percentile_cont", "approx_percentile_cont_with_weight", "approx_median"];
@@ -39,6 +52,8 @@ const BOUNDED_SKETCHES: [&str; 3] =
 #[derive(Debug)]
 pub(crate) struct Partials {
     functions: Vec<Arc<AggregateFunctionExpr>>,
+    /// The names of the keys in each grouping set, if there are sets.
+    sets: Vec<Vec<String>>,
     /// Which of the state columns belong to each function.
     widths: Vec<Range<usize>>,
     /// The columns of the key.
@@ -77,7 +92,15 @@ impl Partials {
         let key_schema = Arc::new(Schema::new(schema.fields()[..key_columns].to_vec()));
         let keys = RowCodec::keys(key_schema.fields().iter().map(AsRef::as_ref))?;
         let states = RowCodec::values(state_fields.iter().map(AsRef::as_ref))?;
-        Ok(Self { functions, widths, key_schema, keys, state_fields, states, layout })
+        let sets = grouping_sets(partial);
+        Ok(Self { functions, sets, widths, key_schema, keys, state_fields, states, layout })
+    }
+
+    /// The grouping sets as a checkpoint records them, in an order of their own: which is first is nothing to the state.
+    pub(crate) fn grouping_sets(&self) -> Value {
+        let mut sets: Vec<String> = self.sets.iter().map(|keys| format!("({})", keys.join(", "))).collect();
+        sets.sort_unstable();
+        sets.into_iter().map(|set| json!({ "name": set })).collect()
     }
 
     /// The functions, with the columns of their states, as a checkpoint records them.

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::exec::batch::Batch;
 use crate::exec::groups::{Groups, Reordered};
 use crate::exec::keyed_rows::{Gathered, KeyedRows};
-use crate::exec::operator::{OperatorCounters, columns};
+use crate::exec::operator::{OperatorCounters, columns, computed_by, event_time};
 use crate::exec::row_buffer::RowBuffer;
 use crate::exec::stateful::{Counters, StatefulWork, Tables};
 use crate::sink::OutputMode;
@@ -59,9 +59,17 @@ impl StatefulWork for StatefulAggregate {
     }
 
     fn definitions(&self) -> Vec<OperatorDefinition> {
+        // The output mode is the query's.
+        let Self { partials, schema: _, mode, expiry } = self;
+        let keys = || partials.key_schema.fields().iter().map(AsRef::as_ref);
+        // Only in this mode groups wait for it: in others they are as they are when nothing is forgotten.
+        let expiry = expiry.as_ref().filter(|_| *mode == OutputMode::Append);
         let details = [
-            ("keys".to_string(), columns(self.partials.key_schema.fields().iter().map(AsRef::as_ref))),
-            ("aggregates".to_string(), self.partials.definition().unwrap_or_default()),
+            ("keys".to_string(), columns(keys())),
+            ("aggregates".to_string(), partials.definition().unwrap_or_default()),
+            ("groupingSets".to_string(), partials.grouping_sets()),
+            ("definitions".to_string(), computed_by(keys())),
+            ("eventTime".to_string(), event_time(expiry)),
         ];
         vec![OperatorDefinition { name: "aggregate".into(), details: details.into() }]
     }

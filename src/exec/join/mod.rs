@@ -27,7 +27,7 @@ use self::work::JoinWork;
 use super::batch::Batch;
 use super::codec::RowCodec;
 use super::keyed_rows::Gathered;
-use super::operator::columns;
+use super::operator::{columns, computed_by};
 use super::row_buffer::RowBuffer;
 use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
@@ -118,15 +118,21 @@ impl JoinSide {
     }
 
     fn definition(&self, side: &str, join: &StatefulJoin) -> DataFusionResult<OperatorDefinition> {
-        let keys = self.keys.iter().map(|key| key.return_field(&self.schema));
-        let keys = keys.collect::<DataFusionResult<Vec<_>>>()?;
-        let condition: Vec<_> = join.condition_text.iter().map(|text| json!({ "name": text })).collect();
+        // The role follows from the type of the join, the codec from the values, and when a row is forgotten from the
+        // condition, or from a time to live, which is for rows that come after it.
+        let Self { role: _, schema, keys, expiry, values, codec: _ } = self;
+        let StatefulJoin { join_type, sides: _, condition: _, condition_text, nulls_equal, schema: _ } = join;
+        let keys = keys.iter().map(|key| key.return_field(schema)).collect::<DataFusionResult<Vec<_>>>()?;
+        let condition: Vec<_> = condition_text.iter().map(|text| json!({ "name": text })).collect();
+        let stored = || values.fields().iter().map(AsRef::as_ref);
         let details = [
             ("keys".to_string(), columns(keys.iter().map(AsRef::as_ref))),
-            ("columns".to_string(), columns(self.values.fields().iter().map(AsRef::as_ref))),
-            ("joinType".to_string(), join.join_type.to_string().into()),
+            ("columns".to_string(), columns(stored())),
+            ("joinType".to_string(), join_type.to_string().into()),
             ("condition".to_string(), condition.into()),
-            ("forgotten".to_string(), if self.expiry.is_some() { "by time" } else { "never" }.into()),
+            ("forgotten".to_string(), if expiry.is_some() { "by time" } else { "never" }.into()),
+            ("nullsEqual".to_string(), (*nulls_equal).into()),
+            ("definitions".to_string(), computed_by(stored())),
         ];
         Ok(OperatorDefinition { name: format!("join{side}"), details: details.into() })
     }

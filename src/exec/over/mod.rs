@@ -26,7 +26,7 @@ pub(crate) use functions::{Function, Manner};
 use super::batch::Batch;
 use super::codec::RowCodec;
 use super::keyed_rows::Gathered;
-use super::operator::columns;
+use super::operator::{columns, computed_by, event_time};
 use super::row_buffer::RowBuffer;
 use super::sort_column::SortColumn;
 use super::stateful::{Counters, StatefulWork, Tables};
@@ -150,24 +150,31 @@ impl StatefulWork for StatefulOver {
     }
 
     fn definitions(&self) -> Vec<OperatorDefinition> {
-        let keys = columns(self.keys.iter().map(AsRef::as_ref));
-        let functions: Value =
-            self.functions.iter().map(|function| json!({"name": function.name()})).collect();
-        let order: Value = self.order.iter().map(SortColumn::definition).collect();
+        // How far the functions reach follows from their frames, which are in their names, and the codec from the input.
+        let Self { order, functions, reach: _, keys, values: _, input, schema: _, expiry, totals } = self;
+        let keys = columns(keys.iter().map(AsRef::as_ref));
+        let stored = || input.fields().iter().map(AsRef::as_ref);
+        let functions: Value = functions.iter().map(|function| json!({"name": function.name()})).collect();
+        let common = [
+            ("definitions".to_string(), computed_by(stored())),
+            ("eventTime".to_string(), event_time(Some(expiry))),
+        ];
         let details = [
             ("keys".to_string(), keys.clone()),
-            ("columns".to_string(), columns(self.input.fields().iter().map(AsRef::as_ref))),
-            ("order".to_string(), order),
+            ("columns".to_string(), columns(stored())),
+            ("order".to_string(), order.iter().map(SortColumn::definition).collect()),
             ("functions".to_string(), functions.clone()),
         ];
-        let mut definitions = vec![OperatorDefinition { name: "over".into(), details: details.into() }];
-        if let Some(totals) = &self.totals {
+        let details = details.into_iter().chain(common.clone()).collect();
+        let mut definitions = vec![OperatorDefinition { name: "over".into(), details }];
+        if let Some(totals) = totals {
             let details = [
                 ("keys".to_string(), keys),
                 ("columns".to_string(), columns(totals.fields.iter().map(AsRef::as_ref))),
                 ("functions".to_string(), functions),
             ];
-            definitions.push(OperatorDefinition { name: "overTotals".into(), details: details.into() });
+            let details = details.into_iter().chain(common).collect();
+            definitions.push(OperatorDefinition { name: "overTotals".into(), details });
         }
         definitions
     }

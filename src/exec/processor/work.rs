@@ -24,7 +24,7 @@ use crate::exec::batch::Batch;
 use crate::exec::codec::RowCodec;
 use crate::exec::groups::Groups;
 use crate::exec::keyed_rows::{Gathered, KeyedRows};
-use crate::exec::operator::{OperatorCounters, columns};
+use crate::exec::operator::{OperatorCounters, columns, computed_by};
 use crate::exec::row_buffer::RowBuffer;
 use crate::exec::stateful::{Counters, Expires, StatefulWork, Tables};
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
@@ -77,14 +77,23 @@ impl StatefulWork for StatefulTransform {
     }
 
     fn definitions(&self) -> Vec<OperatorDefinition> {
-        let keys = || ("keys".to_string(), columns(self.key_schema.fields().iter().map(AsRef::as_ref)));
-        let mode = || ("timeMode".to_string(), Value::from(self.mode.name()));
-        let variables =
-            self.processor.variables().iter().map(|variable| variable.definition.clone()).collect();
-        let state = [keys(), mode(), ("encoding".into(), ENCODING.into()), ("variables".into(), variables)];
+        // What comes in and what is given is the processor's.
+        let Self { processor, inputs: _, key_schema, keys: _, schema: _, mode, delay: _ } = self;
+        let fields = || key_schema.fields().iter().map(AsRef::as_ref);
+        let keys = || ("keys".to_string(), columns(fields()));
+        let computed = || ("definitions".to_string(), computed_by(fields()));
+        let mode = || ("timeMode".to_string(), Value::from(mode.name()));
+        let variables = processor.variables().iter().map(|variable| variable.definition.clone()).collect();
+        let state = [
+            keys(),
+            computed(),
+            mode(),
+            ("encoding".into(), ENCODING.into()),
+            ("variables".into(), variables),
+        ];
         vec![
             OperatorDefinition { name: TRANSFORM.into(), details: state.into() },
-            OperatorDefinition { name: TIMERS.into(), details: [keys(), mode()].into() },
+            OperatorDefinition { name: TIMERS.into(), details: [keys(), computed(), mode()].into() },
         ]
     }
 

@@ -35,7 +35,7 @@ pub(super) enum Kind {
     Sessions { operator: usize, mode: OutputMode, session: usize, delay: Option<i64> },
     /// Drops all rows but the first of each key. Expressions: the `keys`, then when a key can be
     /// forgotten, if ever.
-    Deduplicate { operator: usize, keys: usize },
+    Deduplicate { operator: usize, keys: usize, within_watermark: bool },
     /// Marks the first row of each key. Expressions: as for `Deduplicate`, then which rows count, if
     /// not all.
     MarkDistinct { operator: usize, keys: usize, expires: bool, forgets_nulls: bool },
@@ -156,7 +156,7 @@ impl UserDefinedLogicalNodeCore for StreamingNode {
                 let delay = delay.map_or_else(|| "never".into(), |delay| format!("end+{delay}us"));
                 write!(f, "operator={operator}, mode={mode}, final={delay}")
             }
-            Kind::Deduplicate { operator, keys } | Kind::MarkDistinct { operator, keys, .. } => {
+            Kind::Deduplicate { operator, keys, .. } | Kind::MarkDistinct { operator, keys, .. } => {
                 let (keys, rest) = self.expressions.split_at(*keys);
                 write!(f, "operator={operator}, keys=[{}], final=[{}]", list(keys), list(rest))
             }

@@ -139,6 +139,14 @@ fn running_filter(expr: &Expr, manner: Manner) -> Option<&Expr> {
     }
 }
 
+/// When a deduplication forgets keys.
+struct Forgetting {
+    expiry: Option<Arc<dyn PhysicalExpr>>,
+    within_watermark: bool,
+    /// Whether those without a time are forgotten with the groups without one.
+    nulls: bool,
+}
+
 /// A node that is being planned.
 struct Planning<'a> {
     node: &'a StreamingNode,
@@ -171,10 +179,11 @@ impl Planning<'_> {
                 let work = StatefulSessions::new(partials, session, schema, mode, delay)?;
                 self.by_key(operator, input, keys, work)
             }
-            Kind::Deduplicate { operator, keys } => {
-                let rest = self.expressions.split_off(keys);
+            Kind::Deduplicate { operator, keys, within_watermark } => {
+                let expiry = self.expressions.split_off(keys).into_iter().next();
                 let schema = self.input.schema();
-                self.deduplicate(operator, (rest.into_iter().next(), false), Repeated::Drop, schema)
+                let forgetting = Forgetting { expiry, within_watermark, nulls: false };
+                self.deduplicate(operator, forgetting, Repeated::Drop, schema)
             }
             Kind::MarkDistinct { operator, keys, expires, forgets_nulls } => {
                 let mut rest = self.expressions.split_off(keys).into_iter();
@@ -183,7 +192,8 @@ impl Planning<'_> {
                 fields.extend(schema.fields().last().cloned());
                 let schema = Schema::new_with_metadata(fields, self.input.schema().metadata().clone());
                 let mark = Repeated::Mark(rest.next());
-                self.deduplicate(operator, (expiry, forgets_nulls), mark, Arc::new(schema))
+                let forgetting = Forgetting { expiry, within_watermark: false, nulls: forgets_nulls };
+                self.deduplicate(operator, forgetting, mark, Arc::new(schema))
             }
             Kind::TopN { operator, mode, keys, order, rank, limit } => {
                 self.top_n((operator, mode), keys, &order, (rank, limit))
@@ -218,7 +228,7 @@ impl Planning<'_> {
     fn deduplicate(
         self,
         operator: usize,
-        (expiry, forgets_nulls): (Option<Arc<dyn PhysicalExpr>>, bool),
+        forgetting: Forgetting,
         repeated: Repeated,
         schema: SchemaRef,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
@@ -229,7 +239,9 @@ impl Planning<'_> {
             .map(|key| Ok(key.return_field(&input_schema)?.as_ref().clone()))
             .collect::<DataFusionResult<Vec<_>>>()?;
         let key_schema = Arc::new(Schema::new(fields));
-        let work = StatefulDeduplicate { key_schema, repeated, expiry, forgets_nulls, schema };
+        let Forgetting { expiry, within_watermark, nulls: forgets_nulls } = forgetting;
+        let work =
+            StatefulDeduplicate { key_schema, repeated, expiry, within_watermark, forgets_nulls, schema };
         self.by_key(operator, Arc::clone(&self.input), self.expressions.clone(), work)
     }
 

@@ -181,7 +181,11 @@ impl Rewriter {
         let projected = LogicalPlanBuilder::from(input).project(columns)?.build()?;
         let all: Vec<Expr> = projected.schema().columns().into_iter().map(Expr::Column).collect();
         let keys = all[..width].to_vec();
-        let deduplicated = StreamingNode::over(projected, Kind::Deduplicate { operator, keys: width }, all);
+        let deduplicated = StreamingNode::over(
+            projected,
+            Kind::Deduplicate { operator, keys: width, within_watermark: false },
+            all,
+        );
         LogicalPlanBuilder::from(deduplicated).project(keys)?.build()
     }
 
@@ -209,7 +213,8 @@ impl Rewriter {
             let key = keys.iter().find_map(|key| self.key(key, &input));
             self.expiring(input, operator, key.as_ref())
         };
-        let kind = Kind::Deduplicate { operator, keys: keys.len() };
+        let within_watermark = node.within_watermark();
+        let kind = Kind::Deduplicate { operator, keys: keys.len(), within_watermark };
         Ok(StreamingNode::over(input, kind, keys.into_iter().chain(expiry).collect()))
     }
 

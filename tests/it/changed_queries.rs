@@ -1,0 +1,548 @@
+//! A restart with another query: what gives state its meaning may not change, and every difference is named; what
+//! does not may, and gives right results.
+
+use std::collections::BTreeSet;
+
+use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::functions_aggregate::expr_fn::{max, sum};
+use datafusion::prelude::{col, lit};
+use serde_json::Value;
+use tidemill::prelude::*;
+use tidemill::sql::SqlOutcome;
+
+use crate::support::harness::{Place, session};
+
+const ROWS: &str = r#"
+{"id":1,"k":1,"s":"x","v":10,"t":"2024-01-01T00:00:01"}
+{"id":2,"k":2,"s":"y","v":20,"t":"2024-01-01T00:00:03"}
+{"id":3,"k":1,"s":"x","v":30,"t":"2024-01-01T00:00:14"}
+"#;
+
+/// The tables `a` and `b` over the same files, and what is done with `query`.
+fn script(place: &Place, mode: &str, query: &str, explain: bool) -> String {
+    let input = place.text("in");
+    let columns = "id INT, k INT, s VARCHAR, v INT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '5 seconds'";
+    let table = |name: &str| {
+        format!("CREATE UNBOUNDED EXTERNAL TABLE {name} ({columns}) STORED AS JSON LOCATION '{input}';")
+    };
+    let (tables, ck) = (format!("{}{}", table("a"), table("b")), place.text("ck"));
+    let sink = "CREATE EXTERNAL TABLE o STORED AS NOOP;";
+    match explain {
+        true => format!(
+            "{tables}{sink}EXPLAIN STREAMING QUERY ON '{ck}' OUTPUT MODE {mode} AS INSERT INTO o {query};"
+        ),
+        false => format!(
+            "{tables}{sink}CREATE STREAMING QUERY q OUTPUT MODE {mode} TRIGGER AVAILABLE NOW CHECKPOINT LOCATION '{ck}' \
+             AS INSERT INTO o {query};"
+        ),
+    }
+}
+
+async fn run(place: &Place, mode: &str, query: &str) -> tidemill::Result<()> {
+    for outcome in session().sql(&script(place, mode, query, false)).await? {
+        if let SqlOutcome::Query(started) = outcome {
+            started.query.await_termination().await?;
+        }
+    }
+    Ok(())
+}
+
+/// What `EXPLAIN STREAMING QUERY … ON` says of a start.
+async fn explained(place: &Place, mode: &str, query: &str) -> String {
+    let outcomes = session().sql(&script(place, mode, query, true)).await.unwrap();
+    let Some(SqlOutcome::Table(batches)) = outcomes.into_iter().next_back() else {
+        panic!("no plan: {query}")
+    };
+    pretty_format_batches(&batches).unwrap().to_string()
+}
+
+/// A query, and others.
+struct Story {
+    mode: &'static str,
+    query: &'static str,
+    /// What may not take its place, and what is said then.
+    refused: &'static [(&'static str, &'static str)],
+    /// What may.
+    fine: &'static [&'static str],
+}
+
+const STORIES: &[Story] = &[
+    Story {
+        mode: "APPEND",
+        query: "SELECT window_start, window_end, count(*) AS n FROM TUMBLE(TABLE a, DESCRIPTOR(t), INTERVAL '10' SECOND) GROUP BY \
+                window_start, window_end",
+        refused: &[
+            (
+                "SELECT window_start, window_end, count(*) AS n FROM TUMBLE(TABLE a, DESCRIPTOR(t), INTERVAL '20' SECOND) GROUP BY \
+                 window_start, window_end",
+                "definition 'window_end: windows of 20000000us by a.t' of stateful operator 0 (aggregate) is new",
+            ),
+            (
+                "SELECT window_start, window_end, count(*) AS n FROM TUMBLE(TABLE a, DESCRIPTOR(t), INTERVAL '10' SECOND, INTERVAL \
+                 '3' SECOND) GROUP BY window_start, window_end",
+                "definition 'window_end: windows of 10000000us from 3000000us by a.t'",
+            ),
+            (
+                "SELECT window_start, window_end, count(*) AS n FROM CUMULATE(TABLE a, DESCRIPTOR(t), INTERVAL '5' SECOND, INTERVAL \
+                 '10' SECOND) GROUP BY window_start, window_end",
+                "definition 'window_end: windows of 10000000us by a.t in steps of 5000000us'",
+            ),
+            (
+                "SELECT window_start, window_end, count(*) AS n FROM HOP(TABLE a, DESCRIPTOR(t), INTERVAL '5' SECOND, INTERVAL '10' \
+                 SECOND) GROUP BY window_start, window_end",
+                "definition 'window_end: windows of 10000000us every 5000000us by a.t'",
+            ),
+        ],
+        fine: &[
+            "SELECT window_start, window_end, count(*) AS n FROM TUMBLE(TABLE a, DESCRIPTOR(t), '10 seconds') GROUP BY window_start, \
+             window_end",
+            "SELECT window_start, window_end, 1 + count(*) AS n FROM TUMBLE(TABLE a, DESCRIPTOR(t), INTERVAL '10' SECOND) WHERE v > 0 \
+             GROUP BY window_start, window_end",
+        ],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT window_end, count(*) AS n FROM TUMBLE(TABLE a, DESCRIPTOR(t), INTERVAL '10' SECOND) GROUP BY window_end",
+        refused: &[(
+            "SELECT window_end, count(*) AS n FROM TUMBLE(TABLE a, DESCRIPTOR(t), INTERVAL '5' SECOND) GROUP BY window_end",
+            "definition 'window_end: windows of 10000000us by a.t' of stateful operator 0 (aggregate) is gone",
+        )],
+        fine: &[],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT window_start, window_end, count(*) AS n FROM HOP(TABLE a, DESCRIPTOR(t), INTERVAL '2' SECOND, INTERVAL '10' \
+                SECOND) GROUP BY window_start, window_end",
+        refused: &[
+            (
+                "SELECT window_start, window_end, count(*) AS n FROM HOP(TABLE a, DESCRIPTOR(t), INTERVAL '5' SECOND, INTERVAL '10' \
+                 SECOND) GROUP BY window_start, window_end",
+                "windows of 10000000us every 5000000us",
+            ),
+            (
+                "SELECT window_start, window_end, count(*) AS n FROM HOP(TABLE a, DESCRIPTOR(t), INTERVAL '2' SECOND, INTERVAL '8' \
+                 SECOND) GROUP BY window_start, window_end",
+                "windows of 8000000us every 2000000us",
+            ),
+        ],
+        fine: &[],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT window_start, window_end, count(*) AS n FROM CUMULATE(TABLE a, DESCRIPTOR(t), INTERVAL '2' SECOND, INTERVAL '10' \
+                SECOND) GROUP BY window_start, window_end",
+        refused: &[
+            (
+                "SELECT window_start, window_end, count(*) AS n FROM CUMULATE(TABLE a, DESCRIPTOR(t), INTERVAL '5' SECOND, INTERVAL \
+                 '10' SECOND) GROUP BY window_start, window_end",
+                "windows of 10000000us by a.t in steps of 5000000us",
+            ),
+            (
+                "SELECT window_start, window_end, count(*) AS n FROM CUMULATE(TABLE a, DESCRIPTOR(t), INTERVAL '2' SECOND, INTERVAL \
+                 '10' SECOND, INTERVAL '1' SECOND) GROUP BY window_start, window_end",
+                "from 1000000us by a.t in steps of 2000000us",
+            ),
+            (
+                "SELECT window_start, window_end, count(*) AS n FROM CUMULATE(TABLE a, DESCRIPTOR(t), INTERVAL '2' SECOND, INTERVAL \
+                 '20' SECOND) GROUP BY window_start, window_end",
+                "windows of 20000000us by a.t in steps of 2000000us",
+            ),
+        ],
+        fine: &[],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT e, count(*) AS n FROM (SELECT w['end'] AS e FROM (SELECT window(t, '10 seconds') AS w FROM a)) GROUP BY e",
+        refused: &[
+            (
+                "SELECT e, count(*) AS n FROM (SELECT w['end'] AS e FROM (SELECT window(t, '5 seconds') AS w FROM a)) GROUP BY e",
+                "definition 'e: windows of 10000000us by a.t' of stateful operator 0 (aggregate) is gone",
+            ),
+            (
+                "SELECT e, count(*) AS n FROM (SELECT w['end'] AS e FROM (SELECT window(t, '10 seconds', '5 seconds') AS w FROM a)) \
+                 GROUP BY e",
+                "definition 'e: windows of 10000000us every 5000000us by a.t'",
+            ),
+        ],
+        fine: &[],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT w, count(*) AS n FROM (SELECT window(t, '10 seconds') AS w FROM a) GROUP BY w",
+        refused: &[(
+            "SELECT w, count(*) AS n FROM (SELECT window(t, '5 seconds') AS w FROM a) GROUP BY w",
+            "windows of 5000000us by a.t' of stateful operator 0 (aggregate) is new",
+        )],
+        fine: &[
+            "SELECT w, count(*) AS n FROM (SELECT window(x.t, INTERVAL '10' SECOND) AS w FROM a x) GROUP BY w",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT m, count(*) AS n FROM (SELECT date_trunc('minute', t) AS m FROM a) GROUP BY m",
+        refused: &[(
+            "SELECT m, count(*) AS n FROM (SELECT date_trunc('hour', t) AS m FROM a) GROUP BY m",
+            "definition 'm: date_trunc(Utf8(\"minute\"), a.t)' of stateful operator 0 (aggregate) is gone",
+        )],
+        fine: &[
+            "SELECT m, count(*) AS n FROM (SELECT date_trunc('minute', x.t) AS m FROM a x WHERE v > 1) GROUP BY m",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT k, session_window(t, '4 seconds') AS w, count(*) AS n FROM a GROUP BY k, session_window(t, '4 seconds')",
+        refused: &[(
+            "SELECT k, session_window(t, '1 second') AS w, count(*) AS n FROM a GROUP BY k, session_window(t, '1 second')",
+            "definition 'session_window: sessions of a.t with gaps of 4000000us' of stateful operator 0 (sessions) is gone",
+        )],
+        fine: &[
+            "SELECT k, session_window(t, INTERVAL '4' SECOND) AS w, count(*) AS n FROM a GROUP BY k, session_window(t, INTERVAL '4' \
+             SECOND)",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT window_start, window_end, count(*) AS n FROM SESSION(TABLE a, DESCRIPTOR(t), CASE WHEN k = 1 THEN '1 second' ELSE \
+                '9 seconds' END) GROUP BY window_start, window_end",
+        refused: &[
+            (
+                "SELECT window_start, window_end, count(*) AS n FROM SESSION(TABLE a, DESCRIPTOR(t), CASE WHEN k = 2 THEN '1 second' \
+                 ELSE '9 seconds' END) GROUP BY window_start, window_end",
+                "with gaps of CASE WHEN",
+            ),
+            (
+                "SELECT window_start, window_end, count(*) AS n FROM SESSION(TABLE a, DESCRIPTOR(t), INTERVAL '1' SECOND) GROUP BY \
+                 window_start, window_end",
+                "with gaps of 1000000us' of stateful operator 0 (sessions) is new",
+            ),
+        ],
+        fine: &[],
+    },
+    Story {
+        mode: "COMPLETE",
+        query: "SELECT k, s, count(*) AS n FROM a GROUP BY ROLLUP (k, s)",
+        refused: &[
+            (
+                "SELECT k, s, count(*) AS n FROM a GROUP BY CUBE (k, s)",
+                "grouping set '(s)' of stateful operator 0 (aggregate) is new",
+            ),
+            (
+                "SELECT k, s, count(*) AS n FROM a GROUP BY GROUPING SETS ((k, s), (k))",
+                "grouping set '()' of stateful operator 0 (aggregate) is gone",
+            ),
+            ("SELECT k, s, count(*) AS n FROM a GROUP BY k, s", "key '__grouping_id'"),
+        ],
+        fine: &["SELECT k, s, count(*) AS n FROM a GROUP BY GROUPING SETS ((), (k), (k, s))"],
+    },
+    Story {
+        mode: "COMPLETE",
+        query: "SELECT k, s, count(DISTINCT v) AS n FROM a GROUP BY ROLLUP (k, s)",
+        refused: &[(
+            "SELECT k, s, count(DISTINCT v) AS n FROM a GROUP BY CUBE (k, s)",
+            "definition 'grouping sets (a.k, a.s), (a.k), ()' of stateful operator 0 (distinct) is gone",
+        )],
+        fine: &["SELECT k, s, count(DISTINCT v) AS n FROM a x GROUP BY ROLLUP (k, s)"],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT k, sum(v) FILTER (WHERE id > 0) AS n, count(DISTINCT s) AS d FROM a GROUP BY k",
+        refused: &[
+            (
+                "SELECT k, sum(v) FILTER (WHERE id > 1) AS n, count(DISTINCT s) AS d FROM a GROUP BY k",
+                "is gone",
+            ),
+            (
+                "SELECT k, sum(id) FILTER (WHERE id > 0) AS n, count(DISTINCT s) AS d FROM a GROUP BY k",
+                "is gone",
+            ),
+            (
+                "SELECT k, max(v) FILTER (WHERE id > 0) AS n, count(DISTINCT s) AS d FROM a GROUP BY k",
+                "is gone",
+            ),
+            (
+                "SELECT k, sum(v) FILTER (WHERE id > 0) AS n, count(DISTINCT v) AS d FROM a GROUP BY k",
+                "key 's' (Utf8View) of stateful operator 0 (distinct) is gone",
+            ),
+            (
+                "SELECT k, sum(v) FILTER (WHERE id > 0) AS n, count(DISTINCT s) FILTER (WHERE id > 1) AS d FROM a GROUP BY k",
+                "count(DISTINCT a.s) FILTER (WHERE",
+            ),
+        ],
+        fine: &[
+            "SELECT k, sum(v) FILTER (WHERE id > 0) * 2 AS n, count(DISTINCT s) AS d FROM a x WHERE id < 99 GROUP BY k",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT a.id, b.v FROM a JOIN b ON a.k = b.k AND b.t BETWEEN a.t AND a.t + INTERVAL '5' SECOND",
+        refused: &[
+            (
+                "SELECT a.id, b.v FROM a JOIN b ON a.k = b.k AND b.t BETWEEN a.t AND a.t + INTERVAL '9' SECOND",
+                "condition",
+            ),
+            (
+                "SELECT a.id, b.v FROM a JOIN b ON a.v = b.v AND b.t BETWEEN a.t AND a.t + INTERVAL '5' SECOND",
+                "key 'v' (Int32) of stateful operator 0 (joinLeft) is new",
+            ),
+            (
+                "SELECT a.id, b.v FROM a LEFT JOIN b ON a.k = b.k AND b.t BETWEEN a.t AND a.t + INTERVAL '5' SECOND",
+                "the join type of stateful operator 0 (joinLeft) was Inner and is Left",
+            ),
+            (
+                "SELECT a.id, b.v FROM a JOIN b ON a.k IS NOT DISTINCT FROM b.k AND b.t BETWEEN a.t AND a.t + INTERVAL '5' SECOND",
+                "stateful operator 0 (joinLeft)",
+            ),
+            (
+                "SELECT a.id, a.s, b.v FROM a JOIN b ON a.k = b.k AND b.t BETWEEN a.t AND a.t + INTERVAL '5' SECOND",
+                "column 's' (Utf8View) of stateful operator 0 (joinLeft) is new",
+            ),
+        ],
+        fine: &[
+            "SELECT a.id + 1 AS id, b.v FROM a JOIN b ON a.k = b.k AND b.t BETWEEN a.t AND a.t + INTERVAL '5' SECOND WHERE a.id > 0",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT x.id, y.v FROM TUMBLE(TABLE a, DESCRIPTOR(t), INTERVAL '10' SECOND) x JOIN TUMBLE(TABLE b, DESCRIPTOR(t), INTERVAL \
+                '10' SECOND) y ON x.window_end = y.window_end AND x.k = y.k",
+        refused: &[(
+            "SELECT x.id, y.v FROM TUMBLE(TABLE a, DESCRIPTOR(t), INTERVAL '5' SECOND) x JOIN TUMBLE(TABLE b, DESCRIPTOR(t), INTERVAL \
+             '5' SECOND) y ON x.window_end = y.window_end AND x.k = y.k",
+            "definition 'window_end: windows of 5000000us by a.t' of stateful operator 0 (joinLeft) is new",
+        )],
+        fine: &[],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT id, sum(v) OVER (PARTITION BY k ORDER BY t ROWS 2 PRECEDING) AS n, count(v) FILTER (WHERE id > 0) OVER (PARTITION BY \
+                k ORDER BY t) AS c, first_value(s) IGNORE NULLS OVER (PARTITION BY k ORDER BY t) AS f FROM a",
+        refused: &[
+            (
+                "SELECT id, sum(v) OVER (PARTITION BY k ORDER BY t ROWS 3 PRECEDING) AS n, count(v) FILTER (WHERE id > 0) OVER \
+                 (PARTITION BY k ORDER BY t) AS c, first_value(s) IGNORE NULLS OVER (PARTITION BY k ORDER BY t) AS f FROM a",
+                "is gone",
+            ),
+            (
+                "SELECT id, max(v) OVER (PARTITION BY k ORDER BY t ROWS 2 PRECEDING) AS n, count(v) FILTER (WHERE id > 0) OVER \
+                 (PARTITION BY k ORDER BY t) AS c, first_value(s) IGNORE NULLS OVER (PARTITION BY k ORDER BY t) AS f FROM a",
+                "is gone",
+            ),
+            (
+                "SELECT id, sum(v) OVER (PARTITION BY k ORDER BY t ROWS 2 PRECEDING) AS n, count(v) FILTER (WHERE id > 1) OVER \
+                 (PARTITION BY k ORDER BY t) AS c, first_value(s) IGNORE NULLS OVER (PARTITION BY k ORDER BY t) AS f FROM a",
+                "is gone",
+            ),
+            (
+                "SELECT id, sum(v) OVER (PARTITION BY k ORDER BY t ROWS 2 PRECEDING) AS n, count(v) FILTER (WHERE id > 0) OVER \
+                 (PARTITION BY k ORDER BY t) AS c, first_value(s) OVER (PARTITION BY k ORDER BY t) AS f FROM a",
+                "is gone",
+            ),
+            (
+                "SELECT id, sum(v) OVER (PARTITION BY s ORDER BY t ROWS 2 PRECEDING) AS n, count(v) FILTER (WHERE id > 0) OVER \
+                 (PARTITION BY s ORDER BY t) AS c, first_value(s) IGNORE NULLS OVER (PARTITION BY s ORDER BY t) AS f FROM a",
+                "key 's' (Utf8View) of stateful operator 0 (over) is new",
+            ),
+            (
+                "SELECT id, sum(v) OVER (PARTITION BY k ORDER BY t, id ROWS 2 PRECEDING) AS n, count(v) FILTER (WHERE id > 0) OVER \
+                 (PARTITION BY k ORDER BY t, id) AS c, first_value(s) IGNORE NULLS OVER (PARTITION BY k ORDER BY t, id) AS f FROM a",
+                "order 'id' of stateful operator 0 (over) is new",
+            ),
+        ],
+        fine: &[
+            "SELECT id, 1 + sum(v) OVER (PARTITION BY k ORDER BY t ROWS 2 PRECEDING) AS n, count(v) FILTER (WHERE id > 0) OVER (PARTITION \
+             BY k ORDER BY t) AS c, first_value(s) IGNORE NULLS OVER (PARTITION BY k ORDER BY t) AS f FROM a WHERE id < 99",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT id, rank() OVER (PARTITION BY date_trunc('minute', t) ORDER BY v) AS n FROM a",
+        refused: &[(
+            "SELECT id, rank() OVER (PARTITION BY date_trunc('hour', t) ORDER BY v) AS n FROM a",
+            "stateful operator 0 (over)",
+        )],
+        fine: &[],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT k, v FROM (SELECT k, v, row_number() OVER (PARTITION BY k % 2 ORDER BY v + 1 DESC) AS n FROM a) WHERE n <= 2",
+        refused: &[
+            (
+                "SELECT k, v FROM (SELECT k, v, row_number() OVER (PARTITION BY k % 2 ORDER BY v + 1 DESC) AS n FROM a) WHERE n <= 3",
+                "the limit of stateful operator 0 (topN) was 2 and is 3",
+            ),
+            (
+                "SELECT k, v FROM (SELECT k, v, rank() OVER (PARTITION BY k % 2 ORDER BY v + 1 DESC) AS n FROM a) WHERE n <= 2",
+                "the rank of stateful operator 0 (topN) was row_number and is rank",
+            ),
+            (
+                "SELECT k, v FROM (SELECT k, v, row_number() OVER (PARTITION BY k % 2 ORDER BY v + 1) AS n FROM a) WHERE n <= 2",
+                "the descending of order",
+            ),
+            (
+                "SELECT k, v FROM (SELECT k, v, row_number() OVER (PARTITION BY k % 3 ORDER BY v + 1 DESC) AS n FROM a) WHERE n <= 2",
+                "definition 'a.k % Int64(2)' of stateful operator 0 (topN) is gone",
+            ),
+            (
+                "SELECT k, v FROM (SELECT k, v, row_number() OVER (PARTITION BY k % 2 ORDER BY v + 2 DESC) AS n FROM a) WHERE n <= 2",
+                "definition 'a.v + Int64(1)' of stateful operator 0 (topN) is gone",
+            ),
+        ],
+        fine: &[
+            "SELECT k, v + 1 AS v FROM (SELECT k, v, row_number() OVER (PARTITION BY k % 2 ORDER BY v + 1 DESC) AS n FROM a x) WHERE n <= 2",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT DISTINCT ON (k % 2) id FROM a",
+        refused: &[(
+            "SELECT DISTINCT ON (k % 3) id FROM a",
+            "definition 'a.k % Int64(2)' of stateful operator 0 (deduplicate) is gone",
+        )],
+        fine: &["SELECT DISTINCT ON (k % 2) id + 1 AS id FROM a"],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT DISTINCT k FROM a",
+        refused: &[(
+            "SELECT DISTINCT v FROM a",
+            "key 'v' (Int32) of stateful operator 0 (deduplicate) is new",
+        )],
+        fine: &["SELECT DISTINCT k FROM a WHERE v > 10"],
+    },
+    Story {
+        mode: "COMPLETE",
+        query: "SELECT k, count(*) AS n FROM (SELECT * FROM a LIMIT 5) GROUP BY k",
+        refused: &[(
+            "SELECT k, count(*) AS n FROM (SELECT * FROM a LIMIT 6) GROUP BY k",
+            "the fetch of stateful operator 0 (limit) was 5 and is 6",
+        )],
+        fine: &[],
+    },
+];
+
+/// The operators in the definition that the checkpoint of `place` has.
+fn operators(place: &Place) -> Vec<String> {
+    let text = std::fs::read_to_string(place.path("ck/metadata")).unwrap();
+    let metadata = text.lines().find_map(|line| serde_json::from_str::<Value>(line).ok()).unwrap();
+    let found = metadata.pointer("/query/operators").or_else(|| metadata.pointer("/definition/operators"));
+    let Some(Value::Array(operators)) = found else { panic!("no operators in {metadata}") };
+    operators.iter().map(|operator| operator["name"].as_str().unwrap().to_string()).collect()
+}
+
+#[tokio::test]
+async fn what_gives_state_its_meaning_may_not_change() {
+    let (mut seen, mut wrong) = (BTreeSet::new(), Vec::new());
+    for story in STORIES {
+        let place = Place::new();
+        place.put("in/0.json", ROWS.trim_start());
+        run(&place, story.mode, story.query).await.unwrap_or_else(|error| panic!("{}: {error}", story.query));
+        seen.extend(operators(&place));
+        for (query, expected) in story.refused {
+            match run(&place, story.mode, query).await {
+                Ok(()) => wrong.push(format!("accepted: {query}")),
+                Err(error) if !error.to_string().contains(expected) => {
+                    wrong.push(format!("{query}:\n  expected: {expected}\n  found: {error}"));
+                }
+                Err(_) => {}
+            }
+            let text = explained(&place, story.mode, query).await;
+            if !text.contains("refused, because it is another query") || !text.contains(expected) {
+                wrong.push(format!("EXPLAIN of {query}: {text}"));
+            }
+        }
+        for query in [story.query].iter().chain(story.fine) {
+            if let Err(error) = run(&place, story.mode, query).await {
+                wrong.push(format!("refused: {query}: {error}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // A new operator has its stories here; those of a program's own are in `user_state`.
+    let all = [
+        "aggregate",
+        "deduplicate",
+        "distinct",
+        "joinLeft",
+        "joinRight",
+        "limit",
+        "over",
+        "overTotals",
+        "sessions",
+        "topN",
+    ];
+    assert_eq!(seen, all.map(str::to_string).into());
+}
+
+/// The step is of the rows between, which are made when the row behind them is there.
+#[tokio::test]
+async fn gaps_are_filled_by_the_step_of_the_run() {
+    let place = Place::new();
+    let at = |second: u32| format!("{{\"id\":{second},\"t\":\"2024-01-01T00:00:{second:02}\"}}\n");
+    let gaps = |step: &str| {
+        let (input, out, ck) = (place.text("in"), place.text("out"), place.text("ck"));
+        format!(
+            "CREATE UNBOUNDED EXTERNAL TABLE a (id INT, t TIMESTAMP, WATERMARK FOR t AS t) STORED AS JSON LOCATION '{input}';
+             CREATE EXTERNAL TABLE o STORED AS JSON LOCATION '{out}';
+             CREATE STREAMING QUERY q TRIGGER AVAILABLE NOW CHECKPOINT LOCATION '{ck}' AS INSERT INTO o
+             SELECT id, date_part('second', t) AS s FROM GAP_FILL(TABLE a, DESCRIPTOR(t), INTERVAL '{step}' SECOND);"
+        )
+    };
+    for (number, (step, seconds)) in [("2", [0, 4]), ("3", [10, 11])].into_iter().enumerate() {
+        place.put(&format!("in/{number}.json"), seconds.map(at).concat());
+        for outcome in session().sql(&gaps(step)).await.unwrap() {
+            if let SqlOutcome::Query(started) = outcome {
+                started.query.await_termination().await.unwrap();
+            }
+        }
+    }
+    let mut seconds: Vec<i64> =
+        place.rows("json", &[]).iter().map(|row| row["s"].as_f64().unwrap() as i64).collect();
+    seconds.sort_unstable();
+    assert_eq!(seconds, [0, 2, 4, 7, 10]);
+}
+
+/// Programs may call functions what they like.
+#[tokio::test]
+async fn functions_that_have_other_names_are_known_by_what_they_are() {
+    let place = Place::new();
+    place.put("in/0.json", ROWS.trim_start());
+    let start = async |function: datafusion::logical_expr::Expr, within: bool| {
+        let session = session();
+        let schema = crate::support::harness::schema(&[
+            ("k", datafusion::arrow::datatypes::DataType::Int64),
+            ("v", datafusion::arrow::datatypes::DataType::Int64),
+            (
+                "t",
+                datafusion::arrow::datatypes::DataType::Timestamp(
+                    datafusion::arrow::datatypes::TimeUnit::Microsecond,
+                    None,
+                ),
+            ),
+        ]);
+        let rows = session.read_stream().format("json").schema(schema).load(place.text("in")).await.unwrap();
+        let rows = rows.with_watermark("t", "5 seconds").unwrap();
+        let rows = match within {
+            true => rows.drop_duplicates_within_watermark(&["k", "v"]).unwrap(),
+            false => rows.drop_duplicates(&["k", "v"]).unwrap(),
+        };
+        let counted = rows.aggregate(vec![col("k")], vec![function.alias("n")]).unwrap();
+        let writer = counted.write_stream().format("noop").output_mode(OutputMode::Update);
+        let writer = writer.trigger(Trigger::AvailableNow).option("checkpointLocation", place.text("ck"));
+        writer.start(None).await?.await_termination().await
+    };
+    start(sum(col("v")), true).await.unwrap();
+    for (function, within, expected) in [
+        (sum(col("k")), true, "definition 'n: sum(?table?.k)' of stateful operator 1 (aggregate) is new"),
+        (max(col("v")), true, "stateful operator 1 (aggregate)"),
+        (sum(col("v") + lit(1)), true, "stateful operator 1 (aggregate)"),
+        (
+            sum(col("v")),
+            false,
+            "the within watermark of stateful operator 0 (deduplicate) was true and is false",
+        ),
+    ] {
+        let error = start(function, within).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    start(sum(col("v")), true).await.unwrap();
+}
