@@ -116,7 +116,15 @@ pub(crate) fn find_column(schema: &DFSchema, name: &str) -> Result<Column> {
         let (qualifier, field) = schema.qualified_field_from_column(&column).ok()?;
         Some(Column::from((qualifier, field)))
     };
-    if let Some(column) = written.or_else(parsed) {
+    // As SQL folds it, if just one is meant.
+    let in_any_case = || {
+        let mut found = schema.iter().filter(|(_, field)| field.name().to_lowercase() == name);
+        match (found.next(), found.next()) {
+            (Some(column), None) => Some(Column::from(column)),
+            _ => None,
+        }
+    };
+    if let Some(column) = written.or_else(parsed).or_else(in_any_case) {
         return Ok(column);
     }
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();

@@ -6,13 +6,16 @@
 
 use std::sync::Arc;
 
-use datafusion::common::{Column, UnnestOptions, plan_err};
+use datafusion::arrow::datatypes::{DataType, IntervalUnit};
+use datafusion::common::{Column, ScalarValue, UnnestOptions, plan_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::planner::RelationPlannerContext;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, cast, when};
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Value};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
+
+use crate::functions::literal;
 
 /// What a call says.
 pub(super) struct GapFill<'a> {
@@ -38,6 +41,14 @@ impl GapFill<'_> {
         let Expr::Column(time) = &self.time else {
             return plan_err!("the time of GAP_FILL is to be a column, not {}", self.time);
         };
+        let time_type = self.time.get_type(input.schema())?;
+        if !matches!(time_type, DataType::Timestamp(..) | DataType::Date32) {
+            return plan_err!(
+                "the time of GAP_FILL is to be a TIMESTAMP or a DATE, and '{time}' is {time_type}"
+            );
+        }
+        let step = interval_text(self.step);
+        check_step(&context.sql_to_expr(parsed(&step)?, input.schema())?, self.step, &time_type)?;
         let columns = input.schema().columns();
         let partition = match self.keys.as_slice() {
             [] => String::new(),
@@ -51,7 +62,7 @@ impl GapFill<'_> {
         let next = Expr::Column(Column::new_unqualified(called)).alias(NEXT);
         let rows = rows.project(own.clone().chain([next]).collect::<Vec<_>>())?;
 
-        let (time_text, step) = (written(time), interval_text(self.step));
+        let time_text = written(time);
         let times = format!(
             "range({time_text}, CASE WHEN {NEXT} > {time_text} THEN {NEXT} ELSE {time_text} + {step} END, {step})"
         );
@@ -78,6 +89,27 @@ impl GapFill<'_> {
         let columns = columns.collect::<DataFusionResult<Vec<_>>>()?;
         rows.project(columns)?.build()
     }
+}
+
+/// Fails if times would not become later by `step`, each time.
+fn check_step(step: &Expr, written: &SqlExpr, time_type: &DataType) -> DataFusionResult<()> {
+    let length =
+        literal(step).and_then(|step| step.cast_to(&DataType::Interval(IntervalUnit::MonthDayNano)).ok());
+    let Some(ScalarValue::IntervalMonthDayNano(Some(length))) = length else {
+        return plan_err!(
+            "the step of GAP_FILL is to be a length of time such as INTERVAL '1' MINUTE, not {written}"
+        );
+    };
+    let parts = [i64::from(length.months), i64::from(length.days), length.nanoseconds];
+    if parts.iter().any(|part| *part < 0) || parts == [0; 3] {
+        return plan_err!("the step of GAP_FILL must be greater than 0, not {written}");
+    }
+    if *time_type == DataType::Date32 && length.nanoseconds != 0 {
+        return plan_err!(
+            "the step of GAP_FILL between dates is to be of whole days or months, not {written}"
+        );
+    }
+    Ok(())
 }
 
 /// A length of time, which may be text, as SQL has it.

@@ -307,6 +307,13 @@ fn windows<'a>(
             None => return plan_err!("no {name} is given; write {}", function.usage()),
         },
     };
-    let lengths: Vec<Expr> = [size, slide].into_iter().chain(length("offset")?).collect();
+    let offset = length("offset")?;
+    if function == Function::Cumulate {
+        // Windows start every size, so that an offset may be as long as that.
+        let whole: Vec<Expr> = [size.clone(), size.clone()].into_iter().chain(offset).collect();
+        let Windows { start, .. } = windows_of_exprs(&whole)?;
+        return Ok(Windows { start, ..windows_of_exprs(&[size, slide])? });
+    }
+    let lengths: Vec<Expr> = [size, slide].into_iter().chain(offset).collect();
     windows_of_exprs(&lengths)
 }

@@ -6,10 +6,13 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::common::SchemaError;
+use datafusion::common::{Column, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{Expr, Ident, VisitorMut};
+use datafusion::sql::sqlparser::ast::{
+    ExcludeSelectItem, Expr, Ident, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, Select,
+    SelectItem, TableFactor, TableWithJoins, VisitorMut,
+};
 
 use super::visit::visit_statement;
 
@@ -34,16 +37,32 @@ fn missing_column(error: &DataFusionError) -> Option<(String, String)> {
     let first = error.iter().next().unwrap_or(error);
     let DataFusionError::SchemaError(error, _) = first.find_root() else { return None };
     let SchemaError::FieldNotFound { field, valid_fields } = error.as_ref() else { return None };
-    let mut names: Vec<&str> = valid_fields
-        .iter()
-        .filter(|valid| field.relation.is_none() || valid.relation == field.relation)
-        .map(|valid| valid.name.as_str())
-        .filter(|name| name.to_lowercase() == field.name)
+    let of_table = |valid: &&Column| field.relation.is_none() || valid.relation == field.relation;
+    let found = only(valid_fields.iter().filter(of_table), &field.name);
+    if let Some(found) = found {
+        return Some((field.name.to_lowercase(), found));
+    }
+    // What stands before the name is no table, but may be a struct.
+    let outer = field.relation.as_ref()?;
+    let is_known = valid_fields.iter().any(|valid| valid.relation.as_ref() == Some(outer));
+    let table = outer.schema();
+    let of_table = |valid: &&Column| {
+        table.is_none_or(|table| valid.relation.as_ref().is_some_and(|relation| relation.table() == table))
+    };
+    let found = only(valid_fields.iter().filter(of_table), outer.table()).filter(|_| !is_known)?;
+    Some((outer.table().to_lowercase(), found))
+}
+
+/// The one name among `columns` that differs from `name` in nothing but case.
+fn only<'a>(columns: impl Iterator<Item = &'a Column>, name: &str) -> Option<String> {
+    let mut names: Vec<&str> = columns
+        .map(|column| column.name.as_str())
+        .filter(|known| known.to_lowercase() == name.to_lowercase() && *known != name)
         .collect();
     names.sort_unstable();
     names.dedup();
     match names.as_slice() {
-        [name] => Some((field.name.clone(), (*name).to_string())),
+        [name] => Some((*name).to_string()),
         _ => None,
     }
 }
@@ -71,8 +90,70 @@ impl Correction<'_> {
     }
 }
 
+impl Correction<'_> {
+    /// Names of columns that are no expressions.
+    fn correct_select(&mut self, select: &mut Select) {
+        for item in &mut select.projection {
+            if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) = item {
+                match &mut options.opt_exclude {
+                    Some(ExcludeSelectItem::Single(name)) => self.correct_parts(name),
+                    Some(ExcludeSelectItem::Multiple(names)) => {
+                        names.iter_mut().for_each(|name| self.correct_parts(name));
+                    }
+                    None => {}
+                }
+                if let Some(except) = &mut options.opt_except {
+                    self.correct(&mut except.first_element);
+                    except.additional_elements.iter_mut().for_each(|name| self.correct(name));
+                }
+            }
+        }
+        select.from.iter_mut().for_each(|tables| self.correct_joins(tables));
+    }
+
+    fn correct_joins(&mut self, tables: &mut TableWithJoins) {
+        for join in &mut tables.joins {
+            if let JoinOperator::Join(constraint)
+            | JoinOperator::Inner(constraint)
+            | JoinOperator::Left(constraint)
+            | JoinOperator::LeftOuter(constraint)
+            | JoinOperator::Right(constraint)
+            | JoinOperator::RightOuter(constraint)
+            | JoinOperator::FullOuter(constraint)
+            | JoinOperator::Semi(constraint)
+            | JoinOperator::LeftSemi(constraint)
+            | JoinOperator::Anti(constraint)
+            | JoinOperator::LeftAnti(constraint) = &mut join.join_operator
+                && let JoinConstraint::Using(names) = constraint
+            {
+                names.iter_mut().for_each(|name| self.correct_parts(name));
+            }
+        }
+    }
+
+    fn correct_parts(&mut self, name: &mut ObjectName) {
+        for part in &mut name.0 {
+            if let ObjectNamePart::Identifier(name) = part {
+                self.correct(name);
+            }
+        }
+    }
+}
+
 impl VisitorMut for Correction<'_> {
     type Break = ();
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        self.correct_select(select);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::NestedJoin { table_with_joins, .. } = factor {
+            self.correct_joins(table_with_joins);
+        }
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {

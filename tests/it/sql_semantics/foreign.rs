@@ -42,6 +42,7 @@ async fn columns_are_found_in_any_case_if_one_is_meant() {
         "in/a.json",
         "{\"InvoiceNo\":7,\"u\":{\"userId\":3,\"deep\":{\"lineNo\":4}},\"arr\":[{\"itemId\":5}]}\n",
     );
+    place.put("upper/a.json", "{\"Id\":1,\"Key\":2,\"L\":[4,5],\"St\":{\"Aa\":7}}\n");
     place.put("two/a.json", "{\"ab\":1,\"aB\":2,\"AB\":3}\n");
     for (select, expected) in [
         ("SELECT InvoiceNo FROM '$/in/'", vec!["7"]),
@@ -53,6 +54,10 @@ async fn columns_are_found_in_any_case_if_one_is_meant() {
         ("WITH c AS (SELECT InvoiceNo FROM '$/in/') SELECT invoiceNo FROM c", vec!["7"]),
         ("SELECT u.userId, u.USERID AS again, u.deep.lineNo FROM '$/in/'", vec!["3 3 4"]),
         ("SELECT arr[1].itemId, arr[1]['itemid'] AS again FROM '$/in/'", vec!["5 5"]),
+        ("SELECT * EXCEPT (id, l, st) FROM '$/upper/'", vec!["2"]),
+        ("SELECT * EXCLUDE (ID, \"Key\", l) FROM '$/upper/'", vec!["{Aa: 7}"]),
+        ("SELECT x.Id FROM '$/upper/' x JOIN '$/upper/' y USING (key)", vec!["1"]),
+        ("SELECT st.aa, c.st.AA AS again FROM '$/upper/' c", vec!["7 7"]),
         // An exact name goes before all others.
         ("SELECT AB, \"AB\" AS upper, \"aB\" AS mixed FROM '$/two/'", vec!["1 3 2"]),
         ("FROM '$/two/'", vec!["1 2 3"]),

@@ -362,3 +362,104 @@ async fn functions_in_several_orders_may_be_within_one_computed_time() {
         assert_eq!(appended(&place, select).await, rows, "{select}");
     }
 }
+
+#[tokio::test]
+async fn gaps_are_filled_by_steps_that_go_on() {
+    let place = Place::new();
+    for (call, reason) in [
+        (
+            "GAP_FILL(TABLE t, DESCRIPTOR(ts), INTERVAL '-1' SECOND, DESCRIPTOR(k))",
+            "must be greater than 0, not INTERVAL '-1' SECOND",
+        ),
+        ("GAP_FILL(TABLE t, DESCRIPTOR(ts), INTERVAL '0' SECOND)", "must be greater than 0"),
+        ("GAP_FILL(TABLE t, DESCRIPTOR(ts), INTERVAL '1 month -30 days')", "must be greater than 0"),
+        (
+            "GAP_FILL(TABLE t, DESCRIPTOR(ts), n)",
+            "is to be a length of time such as INTERVAL '1' MINUTE, not n",
+        ),
+        (
+            "GAP_FILL(TABLE t, DESCRIPTOR(k), INTERVAL '1' SECOND)",
+            "is to be a TIMESTAMP or a DATE, and 't.k' is Int32",
+        ),
+    ] {
+        place.put("appended/a.json", LINES);
+        let error = place
+            .error(&format!(
+                "CREATE OR REPLACE UNBOUNDED EXTERNAL TABLE t ({TABLE}) STORED AS JSON LOCATION '$/appended/'; SELECT * FROM {call}"
+            ))
+            .await;
+        assert!(error.contains(reason), "{call}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_offset_of_cumulated_windows_may_be_as_long_as_these() {
+    let place = Place::new();
+    let select = "SELECT window_start AS s, window_end AS e, sum(n) AS n FROM CUMULATE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND, \
+                  INTERVAL '40' SECOND, INTERVAL '25' SECOND) WHERE n < 4 GROUP BY window_start, window_end";
+    let start = "2023-12-31T23:59:45";
+    assert_eq!(
+        appended(&place, select).await,
+        [format!("{start} 2024-01-01T00:00:15 1"), format!("{start} 2024-01-01T00:00:25 3")]
+    );
+}
+
+/// Whatever the order in which they are written: the rows of one that looks ahead are not in the order of time any more.
+#[tokio::test]
+async fn a_function_that_looks_ahead_may_stand_beside_others() {
+    let place = Place::new();
+    for select in [
+        "SELECT n, count(*) OVER (PARTITION BY k ORDER BY ts) AS c, lead(n) OVER (PARTITION BY k ORDER BY ts, n) AS l FROM t",
+        "SELECT n, count(*) OVER (PARTITION BY k ORDER BY ts, n) AS c, lead(n) OVER (PARTITION BY k ORDER BY ts) AS l FROM t",
+    ] {
+        assert_eq!(appended(&place, select).await, rows_of_batch(&place, select).await, "{select}");
+    }
+}
+
+/// The rows over a bounded table.
+async fn rows_of_batch(place: &Place, select: &str) -> Vec<String> {
+    place.put("appended/a.json", LINES);
+    let columns = TABLE.split(", WATERMARK").next().unwrap();
+    place
+        .rows(&format!(
+            "CREATE OR REPLACE EXTERNAL TABLE t ({columns}) STORED AS JSON LOCATION '$/appended/'; {select}"
+        ))
+        .await
+}
+
+#[tokio::test]
+async fn values_that_are_not_null_are_looked_for_in_the_frame() {
+    let place = Place::new();
+    for function in ["first_value", "last_value"] {
+        let select = format!(
+            "SELECT n, {function}(CASE WHEN n <> 2 THEN n END) IGNORE NULLS OVER (PARTITION BY k ORDER BY ts ROWS 1 PRECEDING) AS x \
+             FROM t"
+        );
+        assert_eq!(appended(&place, &select).await, rows_of_batch(&place, &select).await, "{select}");
+    }
+    for (function, reason) in [
+        (
+            "nth_value(n, 1) OVER (PARTITION BY k ORDER BY ts ROWS UNBOUNDED PRECEDING)",
+            "keep the first of them for good",
+        ),
+        ("lag(n, 1, k) OVER (PARTITION BY k ORDER BY ts)", "which is no constant"),
+        ("lag(n) IGNORE NULLS OVER (PARTITION BY k ORDER BY ts)", "may look to any row"),
+        ("sum(n) OVER (PARTITION BY k ORDER BY window(ts, '10 seconds'))", "'time_window(t.ts"),
+    ] {
+        let error = place
+            .error(&format!(
+                "CREATE OR REPLACE UNBOUNDED EXTERNAL TABLE t ({TABLE}) STORED AS JSON LOCATION '$/appended/'; CREATE OR REPLACE \
+                 EXTERNAL TABLE o STORED AS MEMORY; CREATE STREAMING QUERY q AS INSERT INTO o SELECT {function} AS x FROM t"
+            ))
+            .await;
+        assert!(error.contains(reason), "{function}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn distinct_values_of_grouping_sets_know_their_set() {
+    let place = Place::new();
+    let select = "SELECT k, s, grouping(k) AS a, grouping(k, s) AS b, count(DISTINCT n % 2) AS d, sum(n) AS n FROM (SELECT k, n > 2 AS s, n \
+                  FROM t) GROUP BY CUBE (k, s)";
+    assert_eq!(place.both(TABLE, LINES, select).await.len(), 8);
+}

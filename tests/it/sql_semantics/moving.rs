@@ -122,7 +122,10 @@ async fn every_aggregate_follows_frames_of_all_lengths() {
         let of_frame = |call: &str| {
             let inside =
                 call.replace("(f)", "(b.f)").replace("(v", "(b.v").replace("DISTINCT ", "DISTINCT b.");
-            inside.replace(", id)", ", b.id)").replace("b.CAST(id", "CAST(b.id").replace("CAST(id", "CAST(b.id")
+            inside
+                .replace(", id)", ", b.id)")
+                .replace("b.CAST(id", "CAST(b.id")
+                .replace("CAST(id", "CAST(b.id")
         };
         let expected = place
             .rows(&format!(
