@@ -46,9 +46,8 @@ pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;
 pub(crate) use named_cast::named_cast;
 pub(crate) use required::required;
-pub(crate) use session_window::session_call;
 pub(crate) use units::{unit_micros, unit_nanos};
 pub(crate) use window::{
-    TIME_WINDOW, WindowCall, all_functions, is_event_time_function, literal, windows_of_exprs,
+    TIME_WINDOW, WindowCall, all_functions, is_event_time_function, literal, session_call, windows_of_exprs,
 };
 pub(crate) use windows::{WINDOWS, Windows};

@@ -17,7 +17,6 @@ use datafusion::logical_expr::{
 
 use super::finality::{Finality, is_window, tag_of};
 use super::lengths::from_text;
-use super::window::literal;
 use super::windows::{last_moment_type, last_moments, window_fields};
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
@@ -62,18 +61,6 @@ pub fn session_window(time: Expr, gap: &str) -> Expr {
 /// `10 minutes`. A row whose gap is null, or not greater than zero, is in no session, and is left out.
 pub fn session_window_by(time: Expr, gap: Expr) -> Expr {
     SESSION_WINDOW.call(vec![time, gap])
-}
-
-/// What a call of `session_window` is computed by, if `expr` is one: a gap that is known is the same however it is
-/// written.
-pub(crate) fn session_call(expr: &Expr) -> Option<String> {
-    let Expr::ScalarFunction(call) = expr else { return None };
-    let ([time, gap], true) = (call.args.as_slice(), call.func.inner().is::<SessionWindow>()) else {
-        return None;
-    };
-    let known = literal(gap).and_then(|gap| gap_of(&gap.to_array().ok()?).ok()?.first().copied()?);
-    let gap = known.map_or_else(|| gap.to_string(), |gap| format!("{gap}us"));
-    Some(format!("sessions of {time} with gaps of {gap}"))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -198,7 +185,7 @@ impl ScalarUDFImpl for SessionWindow {
 }
 
 /// Gaps in microseconds.
-fn gap_of(gaps: &ArrayRef) -> DataFusionResult<Vec<Option<i64>>> {
+pub(super) fn gap_of(gaps: &ArrayRef) -> DataFusionResult<Vec<Option<i64>>> {
     match gaps.data_type() {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
             let texts = cast(gaps, &DataType::Utf8)?;

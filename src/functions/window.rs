@@ -20,7 +20,7 @@ use super::finality::{Finality, WINDOW_END, is_window, tag_of};
 use super::internal::Internal;
 use super::lengths::windows_of;
 use super::on_arrays::on_arrays;
-use super::session_window::{SessionWindow, session_window_function};
+use super::session_window::{SessionWindow, gap_of, session_window_function};
 use super::windows::{Windows, last_moment_type, last_moments, window_fields, windows_from};
 
 static WINDOW: LazyLock<Arc<ScalarUDF>> =
@@ -130,6 +130,18 @@ pub(crate) fn windows_of_exprs(lengths: &[Expr]) -> DataFusionResult<Windows> {
     let lengths: Vec<Option<ScalarValue>> = lengths.iter().map(literal).collect();
     let lengths: Vec<Option<&ScalarValue>> = lengths.iter().map(Option::as_ref).collect();
     windows_of(&lengths)
+}
+
+/// What a call of `session_window` is computed by, if `expr` is one: a gap that is known is the same however it is
+/// written.
+pub(crate) fn session_call(expr: &Expr) -> Option<String> {
+    let Expr::ScalarFunction(call) = expr else { return None };
+    let ([time, gap], true) = (call.args.as_slice(), call.func.inner().is::<SessionWindow>()) else {
+        return None;
+    };
+    let known = literal(gap).and_then(|gap| gap_of(&gap.to_array().ok()?).ok()?.first().copied()?);
+    let gap = known.map_or_else(|| gap.to_string(), |gap| format!("{gap}us"));
+    Some(format!("sessions of {time} with gaps of {gap}"))
 }
 
 /// Whether `function` is one of ours, which say of their results when they are final. Others may hand

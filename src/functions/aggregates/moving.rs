@@ -18,15 +18,13 @@ use datafusion::logical_expr::{Accumulator, AggregateUDFImpl};
 use datafusion::physical_expr::PhysicalSortExpr;
 use datafusion::physical_plan::PhysicalExpr;
 
-use super::replacement::Replacement;
-
 /// Frames of so many rows are aggregated anew for every row.
 const SHORT: usize = 32;
 
 /// The call of a function.
 #[derive(Debug)]
 pub(super) struct Call {
-    function: Replacement,
+    function: Arc<dyn AggregateUDFImpl>,
     return_field: FieldRef,
     schema: Schema,
     ignore_nulls: bool,
@@ -39,7 +37,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(function: Replacement, args: &AccumulatorArgs) -> Self {
+    pub(super) fn new(function: Arc<dyn AggregateUDFImpl>, args: &AccumulatorArgs) -> Self {
         Self {
             function,
             return_field: Arc::clone(&args.return_field),

@@ -179,7 +179,7 @@ impl AggregateUDFImpl for Replacement {
             ordering_fields: &[],
             is_distinct: args.is_distinct,
         })?;
-        let call = Call::new(self.clone(), &args);
+        let call = Call::new(Arc::new(self.clone()), &args);
         let moves_exactly = self.build.moves_exactly();
         if moves_exactly || !is_inexact(&state) {
             let own = match self.own_state(&args) {
