@@ -26,6 +26,7 @@ use datafusion::logical_expr::{
 };
 
 use super::event_time::event_time_key;
+use crate::functions::described;
 
 /// The rows of a table as of the time of another's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -150,6 +151,12 @@ impl<'a> Both<'a> {
         Ok(Self { left, right, time, since, keys: keys(join)? })
     }
 
+    /// One side of the key `index`, whose name does not say what has to be equal.
+    fn key(&self, index: usize, side: &Expr) -> Expr {
+        let (left, right) = &self.keys[index];
+        described(side.clone(), format!("{left} = {right}")).alias(name("k", index))
+    }
+
     /// A row of the right side as one value.
     fn version(&self) -> Expr {
         let fields = self.right.schema().columns().into_iter().enumerate();
@@ -160,7 +167,7 @@ impl<'a> Both<'a> {
 
     /// The rows that are joined, but for those that nothing matches and that are not kept.
     fn rows_of_left(&self, version_type: &DataType, join_type: JoinType) -> DataFusionResult<LogicalPlan> {
-        let keys = self.keys.iter().enumerate().map(|(index, (key, _))| key.clone().alias(name("k", index)));
+        let keys = self.keys.iter().enumerate().map(|(index, (key, _))| self.key(index, key));
         let own = self.left.schema().columns().into_iter().enumerate();
         let own = own.map(|(index, column)| Expr::Column(column).alias(name("l", index)));
         let added = [
@@ -182,7 +189,7 @@ impl<'a> Both<'a> {
 
     /// The versions, but for those that nothing is joined with.
     fn rows_of_right(&self) -> DataFusionResult<LogicalPlan> {
-        let keys = self.keys.iter().enumerate().map(|(index, (_, key))| key.clone().alias(name("k", index)));
+        let keys = self.keys.iter().enumerate().map(|(index, (_, key))| self.key(index, key));
         let others = self.left.schema().fields().iter().enumerate();
         let others = others
             .map(|(index, field)| Ok(lit(ScalarValue::try_from(field.data_type())?).alias(name("l", index))))

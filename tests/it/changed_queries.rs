@@ -410,6 +410,21 @@ const STORIES: &[Story] = &[
         fine: &["SELECT DISTINCT k FROM a WHERE v > 10"],
     },
     Story {
+        mode: "APPEND",
+        query: "SELECT a.id, v.v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
+        refused: &[
+            (
+                "SELECT a.id, v.v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.v = v.v",
+                "definition 'a.k = v.k' of stateful operator 0 (over) is gone",
+            ),
+            (
+                "SELECT a.id, v.v FROM a LEFT JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.v = v.k",
+                "definition 'a.v = v.k'",
+            ),
+        ],
+        fine: &["SELECT a.id, v.s AS v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k"],
+    },
+    Story {
         mode: "COMPLETE",
         query: "SELECT k, count(*) AS n FROM (SELECT * FROM a LIMIT 5) GROUP BY k",
         refused: &[(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::ScalarValue;
-use datafusion::error::Result as DataFusionResult;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::expr::{AggregateFunctionParams, WindowFunctionParams};
 use datafusion::logical_expr::function::{AccumulatorArgs, AggregateFunctionSimplification, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
@@ -183,13 +183,17 @@ impl AggregateUDFImpl for Replacement {
         let moves_exactly = self.build.moves_exactly();
         if moves_exactly || !is_inexact(&state) {
             let own = match self.own_state(&args) {
-                Some(_) if !moves_exactly => self.build.accumulators(&args)?.one,
+                Some(_) if !moves_exactly => Some(self.build.accumulators(&args)?.one),
                 _ => {
                     let data_type = args.return_type().clone();
-                    self.build.wrap_sliding(self.inner.create_sliding_accumulator(args)?, &data_type)
+                    match self.inner.create_sliding_accumulator(args) {
+                        Ok(accumulator) => Some(self.build.wrap_sliding(accumulator, &data_type)),
+                        Err(DataFusionError::NotImplemented(_)) => None,
+                        Err(error) => return Err(error),
+                    }
                 }
             };
-            if own.supports_retract_batch() {
+            if let Some(own) = own.filter(|own| own.supports_retract_batch()) {
                 return Ok(own);
             }
         }

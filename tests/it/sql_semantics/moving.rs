@@ -86,6 +86,7 @@ async fn every_aggregate_follows_frames_of_all_lengths() {
         "round(stddev(v), 6)",
         "round(corr(v, id), 6)",
         "sum(v)",
+        "sum(DISTINCT f)",
         "avg(v)",
         "bool_and(v > 1)",
         "bool_or(v > 11)",
