@@ -2,17 +2,24 @@
 //!
 //! Files never change, so a copy is consistent if it holds what belongs to one moment. `metadata` is copied last:
 //! what is cut off before is no checkpoint.
+//!
+//! Sinks, and whoever else tells queries apart, go by the id. So a copy, which may run beside the original, is another
+//! query, whose sink has nothing of the batches so far; a backup, which takes the original's place, is the same one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::history::cover;
 use super::log::Checkpoint;
 use super::read::{self, numbers, ranges};
-use super::{layout, location};
+use super::records::{CommitRecord, CopyOf, Metadata};
+use super::{frame, layout, location};
 use crate::error::{Error, Result};
+use crate::id::{IdGenerator, RandomIds};
 use crate::storage::{Created, Storage};
 
 /// How many times the files are looked at anew, because the query has removed some meanwhile.
@@ -35,6 +42,14 @@ pub struct Copied {
 struct Snapshot {
     last_batch: Option<u64>,
     files: BTreeMap<String, u64>,
+    metadata: Metadata,
+}
+
+/// Who the query of a copy is.
+#[derive(Clone, Copy)]
+enum Identity {
+    Same,
+    New(Uuid),
 }
 
 /// Why a look at the files, or a copy, has to be begun anew.
@@ -66,9 +81,25 @@ pub async fn copying(from: &dyn Storage) -> Result<Copied> {
 /// Copies the checkpoint in `from` to `to`, where there must be none: all that a start needs, and the batches
 /// that can be gone back to. A query may run on it meanwhile; the copy is of one moment between two batches.
 ///
+/// The copy is a query of its own, with an id of its own, that goes on where the original was: both may run. Its
+/// first start says where its results go.
+///
 /// # Errors
 /// As [`copying`], and [`Error::Invalid`] if there is a checkpoint in `to` or `to` is `from`.
 pub async fn copy(from: &dyn Storage, to: &dyn Storage) -> Result<Copied> {
+    copy_as(Identity::New(RandomIds.next_id()), from, to).await
+}
+
+/// Like [`copy`], but the copy is the same query: it is there to take the place of the original. Only one of the two
+/// may run from then on, for to a sink they are one.
+///
+/// # Errors
+/// As [`copy`].
+pub async fn back_up(from: &dyn Storage, to: &dyn Storage) -> Result<Copied> {
+    copy_as(Identity::Same, from, to).await
+}
+
+async fn copy_as(identity: Identity, from: &dyn Storage, to: &dyn Storage) -> Result<Copied> {
     if location::same_place(
         &location::location_of(to.url(), to.url()),
         &location::location_of(from.url(), to.url()),
@@ -79,17 +110,22 @@ pub async fn copy(from: &dyn Storage, to: &dyn Storage) -> Result<Copied> {
         return Err(Error::Invalid(format!("there is a checkpoint in '{}' already", to.url())));
     }
     for _ in 0..ATTEMPTS {
-        if let Some(copied) = unless_gone(copy_once(from, to).await)? {
+        if let Some(copied) = unless_gone(copy_once(identity, from, to).await)? {
             return Ok(copied);
         }
     }
     Err(too_busy(from))
 }
 
-async fn copy_once(from: &dyn Storage, to: &dyn Storage) -> Result<Copied, Stopped> {
+async fn copy_once(identity: Identity, from: &dyn Storage, to: &dyn Storage) -> Result<Copied, Stopped> {
     let snapshot = snapshot(from).await?;
     for (path, size) in snapshot.files.iter().filter(|(path, _)| *path != layout::METADATA) {
-        copy_file(from, to, path, *size).await?;
+        match (identity, layout::directory(path)) {
+            // What they say is in `metadata`.
+            (Identity::New(_), layout::DEFINITION) => {}
+            (Identity::New(_), layout::COMMITS) => copy_commit(from, to, path).await?,
+            _ => copy_file(from, to, path, *size).await?,
+        }
     }
     // Of an attempt before this one.
     for directory in [layout::OFFSETS, layout::COMMITS] {
@@ -99,8 +135,31 @@ async fn copy_once(from: &dyn Storage, to: &dyn Storage) -> Result<Copied, Stopp
             }
         }
     }
-    copy_file(from, to, layout::METADATA, snapshot.files[layout::METADATA]).await?;
+    match identity {
+        Identity::Same => copy_file(from, to, layout::METADATA, snapshot.files[layout::METADATA]).await?,
+        Identity::New(id) => {
+            let copy_of = Some(CopyOf { id: snapshot.metadata.id, is_new: true });
+            let metadata = Metadata { id, copy_of, ..snapshot.metadata.clone() };
+            create(to, layout::METADATA, frame::encode(&metadata)?).await?;
+        }
+    }
     Ok(snapshot.summary())
+}
+
+/// Copies the commit of a batch whose rows the sink of the original has.
+async fn copy_commit(from: &dyn Storage, to: &dyn Storage, path: &str) -> Result<(), Stopped> {
+    let Some(mut commit) = read::record::<CommitRecord>(from, path).await? else { return Err(Stopped::Gone) };
+    (commit.query_id, commit.copied) = (None, true);
+    (commit.sink, commit.late) = (Value::Null, Vec::new());
+    create(to, path, frame::encode(&commit)?).await
+}
+
+async fn create(to: &dyn Storage, path: &str, body: Bytes) -> Result<(), Stopped> {
+    if to.create(path, body.clone()).await? == Created::Exists && to.read(path).await? != Some(body) {
+        let reason = format!("there is another file '{path}' in '{}' already", to.url());
+        return Err(Error::Invalid(reason).into());
+    }
+    Ok(())
 }
 
 fn unless_gone<T>(done: Result<T, Stopped>) -> Result<Option<T>> {
@@ -178,7 +237,7 @@ async fn snapshot(storage: &dyn Storage) -> Result<Snapshot, Stopped> {
     }
     let Some(size) = storage.size(layout::METADATA).await? else { return Err(Stopped::Gone) };
     take(layout::METADATA.to_string(), size);
-    Ok(Snapshot { last_batch: last, files })
+    Ok(Snapshot { last_batch: last, files, metadata })
 }
 
 /// As much of the state's manifest as matters here.
@@ -215,11 +274,7 @@ async fn copy_file(from: &dyn Storage, to: &dyn Storage, path: &str, size: u64) 
     }
     if size <= PIECE {
         let Some(body) = from.read(path).await? else { return Err(Stopped::Gone) };
-        if to.create(path, body.clone()).await? == Created::Exists && to.read(path).await? != Some(body) {
-            let reason = format!("there is another file '{path}' in '{}' already", to.url());
-            return Err(Error::Invalid(reason).into());
-        }
-        return Ok(());
+        return create(to, path, body).await;
     }
     let mut writer = to.writer(path).await?;
     let mut at = 0;

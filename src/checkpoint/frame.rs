@@ -111,6 +111,7 @@ mod tests {
             sink,
             late: Vec::new(),
             state: Value::Null,
+            copied: false,
             let_go: None,
         }
     }

@@ -108,7 +108,7 @@ pub async fn inspect(storage: &dyn Storage) -> Result<Option<Inspection>> {
     for source in 0..sources {
         files.extend(storage.list(&layout::history(source)).await?);
     }
-    let Metadata { id, created_by, definition } = metadata;
+    let Metadata { id, created_by, definition, .. } = metadata;
     Ok(Some(Inspection {
         id,
         created_by,

@@ -46,6 +46,11 @@ pub(crate) fn segment(source: usize, first: u64, last: u64) -> String {
     format!("{HISTORY}/{source}/{first}-{last}")
 }
 
+/// The directory that it is in; of `metadata` none.
+pub(crate) fn directory(path: &str) -> &str {
+    path.split_once('/').map_or("", |(directory, _)| directory)
+}
+
 /// The name below its directory.
 pub(crate) fn name(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(_, name)| name)

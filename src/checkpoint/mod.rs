@@ -35,13 +35,13 @@ mod rewind;
 pub mod types;
 mod verify;
 
-pub use copy::{Copied, copy, copying};
+pub use copy::{Copied, back_up, copy, copying};
 pub use inspect::{Batch, Inspection, Restart, inspect};
 pub use location::{location_of, place_of, same_place};
 pub use log::Checkpoint;
 pub use maintain::Forget;
 #[cfg(feature = "postgres")]
-pub(crate) use read::is_planned;
+pub(crate) use read::{is_planned, origin};
 pub use recovered::{Recovered, Recovery};
 pub use recovery::Finding;
 pub use replan::{BatchStatus, BatchSummary, batches, planned, replan};

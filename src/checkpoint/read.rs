@@ -57,14 +57,24 @@ pub(super) async fn record<T: DeserializeOwned>(storage: &dyn Storage, path: &st
 /// Who the query is, as the checkpoint says it last; `None` if it says nothing.
 pub(super) async fn metadata(storage: &dyn Storage) -> Result<Option<Metadata>> {
     let Some(mut metadata) = record::<Metadata>(storage, layout::METADATA).await? else { return Ok(None) };
-    if let Some(newest) = numbers(&storage.list(layout::DEFINITION).await?).last() {
-        let path = layout::definition(*newest);
+    let newest = numbers(&storage.list(layout::DEFINITION).await?).last().copied();
+    if let Some(copy_of) = &mut metadata.copy_of {
+        copy_of.is_new = newest.is_none();
+    }
+    if let Some(newest) = newest {
+        let path = layout::definition(newest);
         // None is ever removed while there is metadata.
         let definition: Option<QueryDefinition> = record(storage, &path).await?;
         metadata.definition =
             definition.ok_or_else(|| Error::damaged(path, "it was listed and is not there"))?;
     }
     Ok(Some(metadata))
+}
+
+/// The query that the checkpoint was copied from, if it was.
+#[cfg(feature = "postgres")]
+pub(crate) async fn origin(storage: &dyn Storage) -> Result<Option<uuid::Uuid>> {
+    Ok(metadata(storage).await?.and_then(|metadata| metadata.copy_of).map(|copy_of| copy_of.id))
 }
 
 /// Whether the plan of `batch_id` is there.

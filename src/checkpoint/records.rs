@@ -20,8 +20,22 @@ pub struct Metadata {
     pub id: Uuid,
     /// `tidemill` and the version that wrote it; for people, never compared.
     pub created_by: String,
+    /// Of a copy, where it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<CopyOf>,
     /// What must stay the same between restarts.
     pub definition: QueryDefinition,
+}
+
+/// Where a copy comes from, in [`Metadata::copy_of`]. It is a query of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CopyOf {
+    /// The query that the checkpoint was copied from.
+    pub id: Uuid,
+    /// Whether no start of the copy has said yet where its results go: there is no `definition/1`.
+    #[serde(skip)]
+    pub is_new: bool,
 }
 
 /// The parts of a query that a restart must find unchanged, and is refused by name when it does not.
@@ -164,6 +178,10 @@ pub struct CommitRecord {
     /// Where the state of this version is; `null` for a stateless query.
     #[serde(default)]
     pub state: Value,
+    /// Whether the query that this one is a copy of did the batch, whose sink is another: `sink` and `late` are
+    /// left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copied: bool,
     /// What counts in the place of the batch's plan, if the batch was let go without being run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub let_go: Option<LetGo>,
@@ -182,7 +200,7 @@ pub struct LetGo {
 impl CommitRecord {
     /// What the sink has to publish again if need be; `None` if that was never anything.
     pub(crate) fn published(&self) -> Option<(u64, &Value)> {
-        let is_nothing = self.let_go.is_some() && self.sink.is_null();
+        let is_nothing = (self.copied || self.let_go.is_some()) && self.sink.is_null();
         (!is_nothing).then_some((self.batch_id, &self.sink))
     }
 }

@@ -147,6 +147,7 @@ fn let_go(
         sink: Value::Null,
         late: Vec::new(),
         state: Value::Null,
+        copied: false,
         let_go: None,
     };
     let before = last_commit.unwrap_or_else(|| nothing.clone());

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use clap::Subcommand;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tidemill::checkpoint::{
-    BatchStatus, BatchSummary, Checkpoint, Copied, Rewinding, batches, copy, copying, place_of, planned,
-    replan, rewind, rewinding,
+    BatchStatus, BatchSummary, Checkpoint, Copied, Rewinding, back_up, batches, copy, copying, place_of,
+    planned, replan, rewind, rewinding,
 };
 use tidemill::id::{IdGenerator, RandomIds};
 use tidemill::storage::{DefaultStorageProvider, Durability, Storage, StorageProvider, resolve_location};
@@ -61,14 +61,19 @@ pub(super) enum CheckpointCommand {
     },
     /// Copy a checkpoint, also while its query runs
     ///
-    /// The copy is of one moment between two batches. A start on it does what a start on the original
-    /// would have done at that moment. Its results go to where they lie to the copy as before: copy
-    /// live/checkpoint to trial/checkpoint, and live/out becomes trial/out.
+    /// The copy is of one moment between two batches, and a query of its own, so that both may run: it goes on
+    /// from that moment, with the same state. Its first start says where its results go, which should not be
+    /// where those of the original go: name another directory, table or topic in the script.
     Copy {
         /// The checkpoint's directory or URL
         checkpoint: String,
         /// The directory or URL of the copy
         to: String,
+        /// Keep the id of the query: the copy is there to take the place of the original
+        ///
+        /// Sinks tell queries apart by their ids. So only one of the two may run.
+        #[arg(long)]
+        backup: bool,
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
@@ -100,11 +105,16 @@ pub(super) async fn run(command: &CheckpointCommand) -> Result<(), Exit> {
         CheckpointCommand::Rewind { checkpoint, to, remove_output, dry_run } => {
             go_back(open(checkpoint)?, *to, *remove_output, *dry_run).await?
         }
-        CheckpointCommand::Copy { checkpoint, to: _, dry_run: true } => {
+        CheckpointCommand::Copy { checkpoint, to: _, backup: _, dry_run: true } => {
             copied("would copy", &copying(open(checkpoint)?.as_ref()).await?)
         }
-        CheckpointCommand::Copy { checkpoint, to, dry_run: false } => {
+        CheckpointCommand::Copy { checkpoint, to, backup: true, dry_run: false } => {
+            copied("copied", &back_up(open(checkpoint)?.as_ref(), open(to)?.as_ref()).await?)
+                + "The copy is the same query: only one of the two may run\n"
+        }
+        CheckpointCommand::Copy { checkpoint, to, backup: false, dry_run: false } => {
             copied("copied", &copy(open(checkpoint)?.as_ref(), open(to)?.as_ref()).await?)
+                + "The copy is a query of its own: its first start says where its results go\n"
         }
     };
     let printer = Printer::new(Monitor::new(ProgressMode::None), Format::Table);

@@ -78,6 +78,11 @@ async fn written(checkpoint: &str, batch: u64, like: &[RecordBatch]) -> Result<V
     let (Some(commit), Some(metadata)) = (commit, metadata) else {
         return Err(Exit::failed(format!("batch {batch} was not committed, so it has written nothing")));
     };
+    if commit.copied {
+        return Err(Exit::usage(format!(
+            "batch {batch} was done by the query that this checkpoint is a copy of: compare with the original"
+        )));
+    }
     let sink = metadata.definition.sink;
     let files = commit.sink["files"].as_array();
     let place = sink.location.as_ref().and_then(|place| place_of(place, &url));

@@ -15,8 +15,8 @@ use datafusion::arrow::datatypes::{
 };
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::internal_err;
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature, Volatility,
@@ -25,9 +25,27 @@ use datafusion::physical_expr_common::datum::apply;
 
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Operation {
+pub(super) enum Operation {
     Binary(Operator),
     Negate,
+}
+
+impl Operation {
+    /// What it gives for its operands.
+    pub(super) fn apply(self, operands: &[ColumnarValue]) -> DataFusionResult<ColumnarValue> {
+        match (self, operands) {
+            (Operation::Binary(operator), [left, right]) => {
+                apply(left, right, |left, right| binary(operator, left, right))
+            }
+            (Operation::Negate, [value]) => negate(value),
+            (operation, operands) => internal_err!("{operation:?} of {} operands", operands.len()),
+        }
+    }
+}
+
+/// Whether results of `data_type` are checked.
+pub(super) fn is_checked(data_type: &DataType) -> bool {
+    data_type.is_integer() || data_type.is_decimal()
 }
 
 /// `left operator right`, whose type is `data_type`, or an error that names it; `None` if that is
@@ -38,7 +56,7 @@ pub(crate) fn checked_binary(expr: &BinaryExpr, data_type: &DataType) -> Option<
         operator,
         Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide | Operator::Modulo
     );
-    if !is_arithmetic || !(data_type.is_integer() || data_type.is_decimal()) {
+    if !is_arithmetic || !is_checked(data_type) {
         return None;
     }
     let text = Expr::BinaryExpr(expr.clone()).human_display().to_string();
@@ -48,7 +66,7 @@ pub(crate) fn checked_binary(expr: &BinaryExpr, data_type: &DataType) -> Option<
 
 /// `- value`, which is of `data_type`, or an error that names it; `None` if it always fits.
 pub(crate) fn checked_negation(value: &Expr, data_type: &DataType) -> Option<Expr> {
-    if !(data_type.is_integer() || data_type.is_decimal()) {
+    if !is_checked(data_type) {
         return None;
     }
     let text = Expr::Negative(Box::new(value.clone())).human_display().to_string();
@@ -83,41 +101,34 @@ impl Checked {
             _ => None,
         }
     }
-
-    fn failed(&self, error: DataFusionError) -> DataFusionError {
-        let root = error.find_root();
-        match root {
-            DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
-                ArrowError::DivideByZero => {
-                    DataFusionError::Execution(format!("division by zero in {}", self.text))
-                }
-                ArrowError::ArithmeticOverflow(_)
-                | ArrowError::ComputeError(_)
-                | ArrowError::InvalidArgumentError(_) => {
-                    let detail = arrow.to_string();
-                    let detail = detail.rsplit(" error: ").next().unwrap_or_default();
-                    overflow(&self.text, &self.data_type, detail)
-                }
-                _ => error,
-            },
-            _ => error,
-        }
-    }
 }
 
-/// `expr` as it was written, with DataFusion's own arithmetic.
-pub(super) fn as_written(expr: &Expr) -> Expr {
-    let plain = expr.clone().transform_up(|expr| {
-        let written = match &expr {
-            Expr::ScalarFunction(call) => match call.func.inner().downcast_ref::<Checked>() {
-                Some(checked) => checked.unchecked(&call.args),
-                None => None,
-            },
-            _ => None,
-        };
-        Ok(written.map_or_else(|| Transformed::no(expr), Transformed::yes))
-    });
-    plain.map_or_else(|_| expr.clone(), |plain| plain.data)
+/// The call as DataFusion has it, if it is a checked one.
+pub(super) fn unchecked(call: &ScalarFunction) -> Option<Expr> {
+    call.func.inner().downcast_ref::<Checked>()?.unchecked(&call.args)
+}
+
+/// `error`, which came of what `text` says, with that and its type.
+pub(super) fn failed(
+    error: DataFusionError,
+    text: &dyn Fn() -> String,
+    data_type: &DataType,
+) -> DataFusionError {
+    let root = error.find_root();
+    match root {
+        DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
+            ArrowError::DivideByZero => DataFusionError::Execution(format!("division by zero in {}", text())),
+            ArrowError::ArithmeticOverflow(_)
+            | ArrowError::ComputeError(_)
+            | ArrowError::InvalidArgumentError(_) => {
+                let detail = arrow.to_string();
+                let detail = detail.rsplit(" error: ").next().unwrap_or_default();
+                overflow(&text(), data_type, detail)
+            }
+            _ => error,
+        },
+        _ => error,
+    }
 }
 
 /// The error of a value that does not fit into `data_type`, the type of `expression`.
@@ -172,14 +183,8 @@ impl ScalarUDFImpl for Checked {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
-        let result = match (self.operation, args.args.as_slice()) {
-            (Operation::Binary(operator), [left, right]) => {
-                apply(left, right, |left, right| binary(operator, left, right))
-            }
-            (Operation::Negate, [value]) => negate(value),
-            (_, args) => return internal_err!("{} with {} arguments", self.name(), args.len()),
-        };
-        result.map_err(|error| self.failed(error))
+        let result = self.operation.apply(&args.args);
+        result.map_err(|error| failed(error, &|| self.text.clone(), &self.data_type))
     }
 }
 

@@ -4,6 +4,7 @@
 mod aggregates;
 mod canonical;
 mod checked;
+mod checked_tree;
 mod conditions;
 mod date_bin;
 mod date_trunc;
@@ -32,6 +33,7 @@ pub use window::{sliding_window, sliding_window_from, window, window_time};
 pub(crate) use aggregates::{moving, replacement};
 pub(crate) use canonical::{canonical, has_floats, ordered};
 pub(crate) use checked::{checked_binary, checked_negation};
+pub(crate) use checked_tree::checked_tree;
 pub(crate) use conditions::{ALL_CONDITIONS, ANY_CONDITION};
 pub(crate) use date_bin::{NANOS_PER_DAY, interval};
 pub(crate) use decimal_division::decimal_division;

@@ -10,7 +10,7 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-use super::checked::as_written;
+use super::checked_tree::as_written;
 
 /// `cast` of values of type `from` as one that names itself in its errors; `None` if it does not fail, or is of a
 /// constant, whose place in the script is known.

@@ -29,7 +29,7 @@ use crate::exec::scan::StreamScan;
 use crate::exec::stages::Stages;
 use crate::exec::stateful::{Expires, Stateful};
 use crate::sink::{OutputMode, Sink, SinkDistribution};
-use crate::source::{Source, SourceBatch, SourceProvider, SourceScan};
+use crate::source::{Moment, Source, SourceBatch, SourceProvider, SourceScan};
 
 /// A checked, bound and optimised plan, with its physical plans.
 ///
@@ -41,6 +41,8 @@ pub(crate) struct StreamingPlan {
     small: PhysicalPlan,
     wide: PhysicalPlan,
     static_tables: StaticTables,
+    /// Whether it reads bounded tables.
+    reads_tables: bool,
     batch_time: BatchTime,
     sink: Arc<dyn Sink>,
     /// The columns that the sink was made for.
@@ -115,6 +117,7 @@ impl StreamingPlan {
         // Such as those in a recursive query.
         let replan = reads_bounded_tables(&logical);
         let mut prepared = Self {
+            reads_tables: replan || !static_tables.is_empty(),
             logical,
             small: PhysicalPlan::uncached(small),
             wide: PhysicalPlan::uncached(wide),
@@ -190,12 +193,17 @@ impl StreamingPlan {
             BatchWidth::Wide => &self.wide,
         };
         let sessions = Sessions { small: &self.small.state, wide: &self.wide.state };
-        self.static_tables.refresh(sessions).await?;
+        let mut session = Arc::clone(&chosen.context);
+        if self.reads_tables {
+            let moment = Arc::new(Moment::default());
+            self.static_tables.refresh(sessions, &moment).await?;
+            session = moment.context(&session);
+        }
         let stages = match &chosen.cached {
             Some(stages) => stages.fresh()?,
             None => Stages::cut(self.create(&chosen.state).await?)?,
         };
-        Ok((stages, Arc::clone(&chosen.context)))
+        Ok((stages, session))
     }
 
     /// A physical plan, not cut yet.

@@ -20,6 +20,7 @@ use super::static_version::TableVersion;
 use crate::error::Result;
 use crate::exec::static_scan::StaticContent;
 use crate::exec::workers::panicked;
+use crate::source::Moment;
 
 /// How many bytes of memory the rows of one part may take, to be kept from batch to batch. What has
 /// more is read again for each batch.
@@ -74,6 +75,11 @@ impl StaticTables {
         Ok((plan, Self { parts, tables, max_kept_bytes, known: Mutex::default() }))
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// Plans every part, to show errors that do not depend on what is in the tables.
     pub(super) async fn check(&self, session: &SessionState) -> Result<()> {
         for part in &self.parts {
@@ -83,8 +89,8 @@ impl StaticTables {
     }
 
     /// Reads the parts whose tables may have changed since they were read, so that a plan that is
-    /// reset afterwards gives what is in the tables now.
-    pub(super) async fn refresh(&self, sessions: Sessions<'_>) -> Result<()> {
+    /// reset afterwards gives what is in the tables now, at `moment`.
+    pub(super) async fn refresh(&self, sessions: Sessions<'_>, moment: &Arc<Moment>) -> Result<()> {
         if self.parts.is_empty() {
             return Ok(());
         }
@@ -94,7 +100,7 @@ impl StaticTables {
         let mut before = std::mem::take(&mut known.versions);
         let mut now = self.versions(sessions.wide).await?;
         for attempt in 1..=ATTEMPTS {
-            let read = self.read_changed(&before, &now, &mut known.too_large, sessions).await;
+            let read = self.read_changed(&before, &now, &mut known.too_large, (sessions, moment)).await;
             if matches!(read, Ok(false)) {
                 break;
             }
@@ -136,7 +142,7 @@ impl StaticTables {
         before: &[TableVersion],
         now: &[TableVersion],
         too_large: &mut [bool],
-        sessions: Sessions<'_>,
+        (sessions, moment): (Sessions<'_>, &Arc<Moment>),
     ) -> Result<bool> {
         let mut any = false;
         for (part, too_large) in self.parts.iter().zip(too_large) {
@@ -149,7 +155,7 @@ impl StaticTables {
             // Gives its memory back before it takes new.
             part.part.clear();
             // What was too large and has not changed is not tried again.
-            let kept = if same { None } else { self.read(part, sessions.small).await? };
+            let kept = if same { None } else { self.read(part, sessions.small, moment).await? };
             *too_large = kept.is_none();
             part.part.set(match kept {
                 Some((rows, memory)) => StaticContent::Rows(rows, memory),
@@ -164,9 +170,10 @@ impl StaticTables {
         &self,
         part: &CutPart,
         session: &SessionState,
+        moment: &Arc<Moment>,
     ) -> Result<Option<(Vec<RecordBatch>, MemoryReservation)>> {
         let plan = plan(part, session).await?;
-        let context = session.task_ctx();
+        let context = moment.context(&session.task_ctx());
         let memory = MemoryConsumer::new(format!("StaticTable[{}]", part.part.tables()))
             .register(&session.runtime_env().memory_pool);
         let (shared, limit) = (Arc::clone(&part.part), self.max_kept_bytes);
@@ -274,7 +281,8 @@ mod tests {
         }
 
         async fn refresh(&self) -> Result<()> {
-            self.tables.refresh(Sessions { small: &self.small, wide: &self.wide }).await
+            let sessions = Sessions { small: &self.small, wide: &self.wide };
+            self.tables.refresh(sessions, &Arc::default()).await
         }
 
         /// How many rows it gives, and whether they were kept.

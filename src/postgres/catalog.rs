@@ -68,10 +68,21 @@ pub(super) struct Column {
 }
 
 impl Column {
+    /// Its type; of an array that of its elements, which what stands in brackets is about, too.
+    fn element(&self) -> &str {
+        self.of.strip_suffix("[]").unwrap_or(&self.of)
+    }
+
+    /// How many characters a `varchar` takes, if not any number.
+    pub(super) fn most_characters(&self) -> Option<usize> {
+        let is_limited = self.of == "character varying";
+        usize::try_from(self.modifier.checked_sub(4)?).ok().filter(|_| is_limited)
+    }
+
     /// Precision and scale of a `numeric` that has them.
     pub(super) fn precision_and_scale(&self) -> Option<(u8, i8)> {
         let modifier =
-            self.modifier.checked_sub(4).filter(|modifier| *modifier >= 0 && self.of == "numeric")?;
+            self.modifier.checked_sub(4).filter(|modifier| *modifier >= 0 && self.element() == "numeric")?;
         // Eleven bits, the highest of which is the sign.
         let scale = ((modifier & 0x7ff) ^ 0x400) - 0x400;
         Some((u8::try_from(modifier >> 16).ok()?, i8::try_from(scale).ok()?))
@@ -110,6 +121,24 @@ pub(super) async fn columns(client: &Client, table: &TableName) -> Result<Vec<Co
         }
     };
     Ok(rows.into_iter().map(column).collect())
+}
+
+/// What the types of columns of a table are called at the moment, whatever the transaction sees of the catalog.
+pub(super) async fn type_names(
+    client: &Client,
+    table: &TableName,
+    columns: impl IntoIterator<Item = &str>,
+) -> Result<Vec<String>, Failure> {
+    let types = columns.into_iter().map(|column| {
+        let column = quoted(column);
+        format!("pg_typeof((NULL::{table}).{column})::text")
+    });
+    let types = types.collect::<Vec<_>>().join(", ");
+    if types.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = texts(client, &format!("SELECT {types}"), ("look at", table.as_str())).await?;
+    Ok(rows.into_iter().flatten().map(Option::unwrap_or_default).collect())
 }
 
 /// The columns of each unique index that rows can be replaced by, and whether two nulls are the same in it.

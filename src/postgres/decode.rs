@@ -157,7 +157,11 @@ fn text(value: &[u8]) -> Result<&str> {
 }
 
 fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128> {
-    parse_decimal::<Decimal128Type>(text, precision, scale).map_err(|_| {
+    let decimals = text.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+    // Of more decimals it would take only the first.
+    let fits = i8::try_from(decimals).is_ok_and(|decimals| decimals <= scale);
+    let value = parse_decimal::<Decimal128Type>(text, precision, scale).ok().filter(|_| fits);
+    value.ok_or_else(|| {
         Error::Invalid(format!(
             "'{text}' of PostgreSQL is no DECIMAL({precision}, {scale}): leave such rows out with a view"
         ))

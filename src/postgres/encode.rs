@@ -22,16 +22,18 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub(super) struct Rows {
     types: Vec<PgType>,
+    /// How many characters the columns take, where that is limited.
+    widths: Vec<Option<usize>>,
     schema: SchemaRef,
 }
 
 impl Rows {
-    /// For results of `schema` that go into columns of `types`.
-    pub(super) fn new(schema: &Schema, types: Vec<PgType>) -> Self {
+    /// For results of `schema` that go into columns of `types` and `widths`.
+    pub(super) fn new(schema: &Schema, types: Vec<PgType>, widths: Vec<Option<usize>>) -> Self {
         let fields = schema.fields().iter().zip(&types);
         let fields = fields.map(|(field, pg)| Field::new(field.name(), pg.arrow(field.data_type()), true));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        Self { types, schema }
+        Self { types, widths, schema }
     }
 
     /// The columns of `rows` as they are sent.
@@ -41,7 +43,19 @@ impl Rows {
                 Error::Invalid(format!("column '{}' cannot be written to PostgreSQL: {error}", field.name()))
             })
         });
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<_>>()?)?)
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<_>>()?)?;
+        for (index, width) in self.widths.iter().enumerate() {
+            let texts = rows.column(index).as_string_opt::<i32>();
+            let Some((width, texts)) = width.zip(texts) else { continue };
+            if let Some(text) = texts.iter().flatten().find(|text| is_cut(text, width)) {
+                return Err(Error::Invalid(format!(
+                    "column '{}' of PostgreSQL takes {width} characters, and '{text}' has more: blanks at its end would \
+                     be cut off. Use rtrim, or a wider column",
+                    rows.schema().field(index).name()
+                )));
+            }
+        }
+        Ok(rows)
     }
 
     /// Writes converted rows to one `COPY`.
@@ -63,6 +77,11 @@ impl Rows {
         encoder.write_header(&mut buffer).map_err(not_encoded)?;
         Ok(Encoder { encoder, buffer })
     }
+}
+
+/// Whether the server would cut blanks off: other texts that are too long it refuses.
+fn is_cut(text: &str, width: usize) -> bool {
+    text.len() > width && text.ends_with(' ') && text.chars().count() > width
 }
 
 fn not_encoded(error: pgpq::error::ErrorKind) -> Error {

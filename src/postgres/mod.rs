@@ -8,6 +8,7 @@ mod encode;
 mod filter;
 mod server;
 mod sink;
+mod snapshot;
 mod table;
 mod target;
 mod tls;

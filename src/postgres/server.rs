@@ -132,6 +132,16 @@ impl Server {
         })
     }
 
+    /// Host and database.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether connections are made in the same way, to the same database.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.config == other.config
+    }
+
     /// A new connection. A server that does not answer, is just starting, or has no room, is asked again.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         let (mut backoff, started) = (self.backoff(), Instant::now());

@@ -20,8 +20,8 @@ use super::server::{Failure, Server};
 use super::target::{Fitted, Target};
 use super::transfer::{Place, Transfer};
 use super::{FORMAT, OPTIONS};
-use crate::checkpoint::is_planned;
 use crate::checkpoint::records::SinkDefinition;
+use crate::checkpoint::{is_planned, origin};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::sink::{OutputMode, Sink, SinkBatch, SinkDistribution, SinkWriter};
@@ -109,6 +109,23 @@ impl PostgresSink {
         }
     }
 
+    /// Refuses the table of the query that this one is a copy of: the same input would be there twice.
+    async fn check_origin(&self, client: &Client) -> Result<()> {
+        let checkpoint = self.shared().checkpoint.clone();
+        let Some(checkpoint) = checkpoint else { return Ok(()) };
+        let Some(id) = origin(&*checkpoint).await? else { return Ok(()) };
+        let target = &self.place.target;
+        if !target.knows(client, id).await.map_err(|failure| failure.error)? {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "the checkpoint is a copy, and the query that it was copied from writes to the table {target} of PostgreSQL: the \
+             same input would be there twice. Name another table. If the original is gone for good, take its place with \
+             a backup (tidemill checkpoint copy --backup), or remove it from {}: query_id '{id}'",
+            target.batches()
+        )))
+    }
+
     /// That the table has other batches than the checkpoint says.
     fn differs(&self, written: Option<u64>, known: Option<u64>, why: &str) -> Error {
         let name = |batch: Option<u64>| batch.map_or("none".to_string(), |batch| format!("batch {batch}"));
@@ -166,7 +183,8 @@ impl Sink for PostgresSink {
         if mode == OutputMode::Update && self.place.target.keys().is_empty() {
             return Err(Error::Invalid(
                 "the postgres sink replaces rows by key in update mode, and the result of this query has no key: \
-                 group by columns and keep them in the result, or use append or complete mode"
+                 group by columns and keep them in the result (of a window its start or end), number the first rows of each key \
+                 and keep key and number, or use append or complete mode"
                     .into(),
             ));
         }
@@ -198,6 +216,9 @@ impl Sink for PostgresSink {
         };
         // The last batch with rows: a batch without any leaves the table alone, and so does one that was let go.
         let known = last.and_then(|(_, prepared)| prepared[BATCH].as_u64());
+        if written.is_none() {
+            self.check_origin(&client).await?;
+        }
         if written < known {
             return Err(self.differs(
                 written,

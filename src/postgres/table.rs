@@ -20,12 +20,14 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Par
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio_postgres::binary_copy::BinaryCopyOutStream;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, CopyOutStream};
 
 use super::OPTIONS;
-use super::catalog::{Column, TableName, columns};
+use super::catalog::{Column, TableName, columns, type_names};
 use super::decode::{Reading, Values};
 use super::filter::{Comparable, condition};
 use super::server::{Failure, Server};
+use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::options::Options;
 
@@ -58,6 +60,10 @@ pub struct PostgresTable {
 /// A column that is read.
 #[derive(Debug)]
 struct Readable {
+    /// As the server calls it.
+    name: String,
+    /// What its type is called.
+    type_name: String,
     reading: Reading,
     comparable: Comparable,
 }
@@ -94,16 +100,21 @@ impl PostgresTable {
         let mut backoff = server.backoff();
         let found = loop {
             let client = server.connect().await?;
-            match columns(&client, &name).await {
+            match described(&client, &name).await {
                 Ok(found) => break found,
                 Err(failure) if failure.passes && backoff.wait(&failure.error).await => {}
                 Err(failure) => return Err(failure.error),
             }
         };
+        let (found, types) = found;
         if found.is_empty() {
             return Ok(None);
         }
-        let (schema, columns) = readable(&name, &found, declared)?;
+        let (schema, mut columns) = readable(&name, &found, declared)?;
+        for column in &mut columns {
+            let at = found.iter().position(|found| found.name == column.name);
+            column.type_name = at.and_then(|at| types.get(at).cloned()).unwrap_or_default();
+        }
         Ok(Some(Self { server, name, schema, columns: Arc::new(columns) }))
     }
 
@@ -123,6 +134,13 @@ impl PostgresTable {
         let limit = limit.map_or(String::new(), |limit| format!(" LIMIT {limit}"));
         format!("SELECT {expressions} FROM {}{filters}{limit}", self.name)
     }
+}
+
+/// The columns of a table, and what their types are called.
+async fn described(client: &Client, name: &TableName) -> Result<(Vec<Column>, Vec<String>), Failure> {
+    let found = columns(client, name).await?;
+    let types = type_names(client, name, found.iter().map(|column| column.name.as_str())).await?;
+    Ok((found, types))
 }
 
 /// The columns, and how each is read.
@@ -178,7 +196,7 @@ fn read(column: &Column, as_type: Option<&DataType>) -> Readable {
         ) => Comparable::Ordered,
         _ => Comparable::Not,
     };
-    Readable { reading, comparable }
+    Readable { name: column.name.clone(), type_name: String::new(), reading, comparable }
 }
 
 #[async_trait]
@@ -222,7 +240,8 @@ impl TableProvider for PostgresTable {
             server: Arc::clone(&self.server),
             table: self.name.clone(),
             statement: self.statement(projection, filters, limit),
-            sent: projection.iter().map(|index| self.columns[*index].reading.data_type.clone()).collect(),
+            columns: Arc::clone(&self.columns),
+            sent: projection.clone(),
             batch_size: state.config().batch_size(),
             properties: Arc::new(properties),
         }))
@@ -235,8 +254,9 @@ struct PostgresScan {
     server: Arc<Server>,
     table: TableName,
     statement: String,
-    /// The types in which columns are sent.
-    sent: Vec<DataType>,
+    columns: Arc<Vec<Readable>>,
+    /// Which of the columns are sent.
+    sent: Vec<usize>,
     batch_size: usize,
     properties: Arc<PlanProperties>,
 }
@@ -274,11 +294,13 @@ impl ExecutionPlan for PostgresScan {
         Ok(self)
     }
 
-    fn execute(&self, _: usize, _: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
+    fn execute(&self, _: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
         let schema = self.schema();
         let rows = Rows {
             server: Arc::clone(&self.server),
+            snapshot: Snapshot::of(&context, &self.server),
             table: self.table.clone(),
+            columns: Arc::clone(&self.columns),
             sent: self.sent.clone(),
             schema: Arc::clone(&schema),
             batch_size: self.batch_size.max(1),
@@ -294,8 +316,10 @@ impl ExecutionPlan for PostgresScan {
 /// What a scan needs while it reads.
 struct Rows {
     server: Arc<Server>,
+    snapshot: Arc<Snapshot>,
     table: TableName,
-    sent: Vec<DataType>,
+    columns: Arc<Vec<Readable>>,
+    sent: Vec<usize>,
     schema: SchemaRef,
     batch_size: usize,
 }
@@ -304,25 +328,50 @@ impl Rows {
     async fn read(self, statement: &str) -> Result<impl Stream<Item = Result<RecordBatch>> + use<>> {
         let mut backoff = self.server.backoff();
         let (client, copy) = loop {
-            let client = self.server.connect().await?;
-            match client.copy_out(statement).await {
-                Ok(copy) => break (client, copy),
-                Err(error) => {
-                    let failure = self.failure(&error);
-                    if !failure.passes || !backoff.wait(&failure.error).await {
-                        return Err(failure.error);
-                    }
-                }
+            match self.begin(statement).await {
+                Ok(begun) => break begun,
+                Err(failure) if failure.passes && backoff.wait(&failure.error).await => {}
+                Err(failure) => return Err(failure.error),
             }
         };
+        self.snapshot.settle().await;
         // Not decoded: every value as its bytes.
         let rows = BinaryCopyOutStream::new(copy, &vec![Type::BYTEA; self.sent.len().max(1)]);
         let chunks = Box::pin(rows).chunks(self.batch_size);
-        Ok(chunks.map(move |rows| {
-            // The connection lives as long as its rows are read.
-            let _ = &client;
-            self.batch(rows)
-        }))
+        let rows = Arc::new(self);
+        let all = Arc::clone(&rows);
+        let checked = async move {
+            all.check(&client).await?;
+            Ok(RecordBatch::new_empty(Arc::clone(&all.schema)))
+        };
+        Ok(chunks.map(move |chunk| rows.batch(chunk)).chain(futures::stream::once(checked)))
+    }
+
+    async fn begin(&self, statement: &str) -> Result<(Arc<Client>, CopyOutStream), Failure> {
+        let client = self.snapshot.connect().await?;
+        match client.copy_out(statement).await {
+            Ok(copy) => Ok((client, copy)),
+            Err(error) => {
+                self.snapshot.give_up(&client).await;
+                Err(self.failure(&error))
+            }
+        }
+    }
+
+    /// Whether the columns had the types that their values were taken for. Until the transaction ends they keep the
+    /// types that they had when it began to read.
+    async fn check(&self, client: &Client) -> Result<()> {
+        let columns = || self.sent.iter().map(|index| &self.columns[*index]);
+        let names = columns().map(|column| column.name.as_str());
+        let now = type_names(client, &self.table, names).await.map_err(|failure| failure.error)?;
+        match columns().zip(now).find(|(column, now)| column.type_name != *now) {
+            Some((column, now)) => Err(Error::Invalid(format!(
+                "column \"{}\" of the table {} of PostgreSQL was {} when the query began, and is {now} now: start the \
+                 query again",
+                column.name, self.table, column.type_name
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn failure(&self, error: &tokio_postgres::Error) -> Failure {
@@ -334,7 +383,8 @@ impl Rows {
         rows: Vec<Result<tokio_postgres::binary_copy::BinaryCopyOutRow, tokio_postgres::Error>>,
     ) -> Result<RecordBatch> {
         let count = rows.len();
-        let mut columns: Vec<Values> = self.sent.iter().map(Values::new).collect();
+        let types = self.sent.iter().map(|index| &self.columns[*index].reading.data_type);
+        let mut columns: Vec<Values> = types.map(Values::new).collect();
         for row in rows {
             let row = row.map_err(|error| self.failure(&error).error)?;
             for (index, column) in columns.iter_mut().enumerate() {

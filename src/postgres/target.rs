@@ -9,7 +9,7 @@ use datafusion::arrow::datatypes::{
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::catalog::{Column, TableName, columns, unique_keys};
+use super::catalog::{Column, TableName, columns, type_names, unique_keys};
 use super::encode::Rows;
 use super::server::{Failure, list, literal, quoted, texts};
 use super::types::PgType;
@@ -18,6 +18,8 @@ use crate::sink::{OutputMode, SinkBatch};
 
 /// Holds a batch of an update until its rows replace others.
 const ROWS: &str = "pg_temp.tidemill_rows";
+/// How many bytes names have at most.
+const MAX_NAME: usize = 63;
 /// Says which batches of which query are in the tables of its schema.
 const BATCHES: &str = "tidemill_batches";
 
@@ -35,6 +37,8 @@ pub(super) struct Target {
 #[derive(Debug, Clone)]
 pub(super) struct Fitted {
     pub(super) rows: Rows,
+    /// What the types of the columns are called that the result goes into.
+    types: Vec<String>,
     /// Whether the index over the keys takes two nulls for the same.
     nulls_are_same: bool,
 }
@@ -87,15 +91,47 @@ impl Target {
                 ))
                 .into());
             }
+            // The server would cut off what is longer.
+            if let Some(field) = self.schema.fields().iter().find(|field| field.name().len() > MAX_NAME) {
+                return Err(Error::Invalid(format!(
+                    "the name of column '{}' is longer than the {MAX_NAME} bytes that names have in PostgreSQL: name it \
+                     with AS, or rename it",
+                    field.name()
+                ))
+                .into());
+            }
             self.create(client, mode).await?;
             found = columns(client, &self.name).await?;
         }
-        let types = self.compare(&found, mode)?;
+        let (types, widths) = self.compare(&found, mode)?;
         let nulls_are_same = match mode {
             OutputMode::Update => self.unique(client).await?,
             OutputMode::Append | OutputMode::Complete => false,
         };
-        Ok(Fitted { rows: Rows::new(&self.schema, types), nulls_are_same })
+        let rows = Rows::new(&self.schema, types, widths);
+        Ok(Fitted { rows, types: self.type_names(client).await?, nulls_are_same })
+    }
+
+    async fn type_names(&self, client: &Client) -> Result<Vec<String>, Failure> {
+        let names = self.schema.fields().iter().map(|field| field.name().as_str());
+        type_names(client, &self.name, names).await
+    }
+
+    /// Refuses what was written if a column has another type than it had when the query began: its bytes were taken
+    /// for a value of that. Until the transaction ends columns keep the types that they had when rows came.
+    pub(super) async fn check_types(&self, client: &Client, fitted: &Fitted) -> Result<(), Failure> {
+        let now = self.type_names(client).await?;
+        let columns = self.schema.fields().iter().zip(&fitted.types).zip(now);
+        match columns.into_iter().find(|((_, before), now)| **before != *now) {
+            Some(((field, before), now)) => Err(Error::Invalid(format!(
+                "column {} of the table {} of PostgreSQL was {before} when the query began, and is {now} now: start \
+                 the query again",
+                quoted(field.name()),
+                self.name
+            ))
+            .into()),
+            None => Ok(()),
+        }
     }
 
     async fn create(&self, client: &Client, mode: OutputMode) -> Result<(), Failure> {
@@ -129,9 +165,10 @@ impl Target {
         client.batch_execute(sql).await.map_err(|error| Failure::new(operation, self.as_str(), &error))
     }
 
-    /// The types of the columns that the result goes into.
-    fn compare(&self, found: &[Column], mode: OutputMode) -> Result<Vec<PgType>> {
-        let (mut types, mut problems) = (Vec::new(), Vec::new());
+    /// The types of the columns that the result goes into, and how many characters they take.
+    #[expect(clippy::type_complexity, reason = "a column each")]
+    fn compare(&self, found: &[Column], mode: OutputMode) -> Result<(Vec<PgType>, Vec<Option<usize>>)> {
+        let (mut types, mut widths, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for field in self.schema.fields() {
             match found.iter().find(|column| column.name == *field.name()) {
                 Some(column) => match fits(field, column) {
@@ -139,6 +176,7 @@ impl Target {
                         let is_key = mode == OutputMode::Update && self.keys.contains(field.name());
                         problems.extend(tells_apart(field, column, &pg).err().filter(|_| is_key));
                         types.push(pg);
+                        widths.push(column.most_characters());
                     }
                     Err(problem) => problems.push(problem),
                 },
@@ -153,7 +191,7 @@ impl Target {
             }
         }
         if problems.is_empty() {
-            return Ok(types);
+            return Ok((types, widths));
         }
         Err(Error::Invalid(format!(
             "the table {} of PostgreSQL does not fit the result of the query: {}. Change the table, or the names and \
@@ -209,6 +247,11 @@ impl Target {
         );
         texts(client, &others, ("take over", batches)).await?;
         Ok(self.batch_of(client, query_id, "").await?.and_then(|(batch, _)| batch))
+    }
+
+    /// Whether the query writes to the table.
+    pub(super) async fn knows(&self, client: &Client, query_id: Uuid) -> Result<bool, Failure> {
+        Ok(self.batch_of(client, query_id, "").await?.is_some())
     }
 
     fn literal(&self) -> String {
@@ -310,29 +353,36 @@ impl Target {
         }
         let (columns, keys) = (self.columns(), list(&self.keys));
         let mut statements = Vec::new();
+        let each = |names: &[String], form: &dyn Fn(String) -> String, between: &str| {
+            names.iter().map(|name| form(quoted(name))).collect::<Vec<_>>().join(between)
+        };
+        let values = self.schema.fields().iter().map(|field| field.name().clone());
+        let values: Vec<String> = values.filter(|name| !self.keys.contains(name)).collect();
+        let mut new = String::new();
         if has_null_keys && !fitted.nulls_are_same {
-            // The index would take such a row for another one than that with the same keys.
-            let each = |form: &dyn Fn(String) -> String, between: &str| {
-                self.keys.iter().map(|key| form(quoted(key))).collect::<Vec<_>>().join(between)
-            };
-            statements.push(format!(
-                "DELETE FROM {} AS t USING {ROWS} AS r WHERE ({}) AND {}",
-                self.name,
-                each(&|key| format!("r.{key} IS NULL"), " OR "),
-                each(&|key| format!("t.{key} IS NOT DISTINCT FROM r.{key}"), " AND ")
-            ));
+            // The index takes such a row for another one than that with the same keys.
+            let has_null = each(&self.keys, &|key| format!("r.{key} IS NULL"), " OR ");
+            let is_same = each(&self.keys, &|key| format!("t.{key} IS NOT DISTINCT FROM r.{key}"), " AND ");
+            if !values.is_empty() {
+                statements.push(format!(
+                    "UPDATE {} AS t SET {} FROM {ROWS} AS r WHERE ({has_null}) AND {is_same}",
+                    self.name,
+                    each(&values, &|name| format!("{name} = r.{name}"), ", ")
+                ));
+            }
+            new = format!(
+                " WHERE NOT (({has_null}) AND EXISTS (SELECT FROM {} AS t WHERE {is_same}))",
+                self.name
+            );
         }
-        let values = self.schema.fields().iter().map(|field| field.name());
-        let values: Vec<String> = values
-            .filter(|name| !self.keys.contains(name))
-            .map(|name| format!("{0} = EXCLUDED.{0}", quoted(name)))
-            .collect();
         let replace = match values.as_slice() {
             [] => "NOTHING".to_string(),
-            values => format!("UPDATE SET {}", values.join(", ")),
+            values => {
+                format!("UPDATE SET {}", each(values, &|name| format!("{name} = EXCLUDED.{name}"), ", "))
+            }
         };
         statements.push(format!(
-            "INSERT INTO {} ({columns}) SELECT {columns} FROM {ROWS} ON CONFLICT ({keys}) DO {replace}",
+            "INSERT INTO {} ({columns}) SELECT {columns} FROM {ROWS} AS r{new} ON CONFLICT ({keys}) DO {replace}",
             self.name
         ));
         statements
@@ -358,6 +408,16 @@ fn transaction_name(query_id: Uuid) -> String {
 /// The type that a column of the result is created with.
 fn pg_type(field: &Field) -> Result<PgType> {
     PgType::for_column(field.data_type()).ok_or_else(|| {
+        if let DataType::Struct(fields) = field.data_type()
+            && fields.iter().map(|field| field.name().as_str()).eq(["start", "end"])
+        {
+            return Error::Invalid(format!(
+                "column '{0}' is a window, for which PostgreSQL has no type: write its bounds, \"{0}\".start AS \
+                 {1}_start, \"{0}\".end AS {1}_end",
+                field.name(),
+                field.name().split('(').next().unwrap_or("window")
+            ));
+        }
         Error::Invalid(format!(
             "column '{0}' is {1}, which cannot be written to PostgreSQL: write it as text, with to_json({0}) for \
              structs, maps and nested lists, or cast it",
@@ -404,7 +464,11 @@ fn fits(field: &Field, column: &Column) -> Result<PgType, String> {
         return Err(format!("column {name} is {of}, and the result's is {}{goes}", field.data_type()));
     };
     // What the server would round without a word.
-    let scale = match field.data_type() {
+    let value = match field.data_type() {
+        DataType::List(of) | DataType::LargeList(of) | DataType::FixedSizeList(of, _) => of.data_type(),
+        value => value,
+    };
+    let scale = match value {
         DataType::Decimal32(_, scale) | DataType::Decimal64(_, scale) | DataType::Decimal128(_, scale) => {
             *scale
         }

@@ -184,6 +184,7 @@ impl Transfer {
             for statement in target.after(self.batch.output_mode, &self.fitted, self.has_null_keys) {
                 place.run(&client, "write to", &statement).await?;
             }
+            target.check_types(&client, &self.fitted).await?;
             place.run(&client, "write to", &target.note(self.batch, self.rows)).await?;
             place.run(&client, "commit a batch to", "COMMIT").await?;
         } else {

@@ -184,6 +184,7 @@ impl BatchRunner {
             sink: prepared.clone(),
             late: late.clone(),
             state,
+            copied: false,
             let_go: None,
         };
         self.checkpoint.write_commit(&commit).await?;

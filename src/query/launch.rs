@@ -74,7 +74,8 @@ impl Launch {
     ) -> Result<Self> {
         let known = Checkpoint::read_metadata(storage.as_ref()).await?;
         let is_inferred = bind::sources_of(&plan).iter().any(|it| it.schema_is_inferred());
-        let is_pinned = is_inferred && known.is_some() && is_pinned(storage.as_ref()).await?;
+        let is_pinned =
+            is_inferred && known.is_some() && (request.is_replay || is_pinned(storage.as_ref()).await?);
         let pinned = known.as_ref().filter(|_| is_pinned);
         let (logical, providers) = pin_inferred_schemas(&plan, pinned)?;
         let keys = result_keys(&logical);
@@ -128,8 +129,9 @@ impl Launch {
             None => Ok(()),
         };
         // Until a batch is committed, it may become another query.
-        let is_another =
-            unchanged.is_err() && !has_committed(self.known.as_ref(), self.storage.as_ref()).await?;
+        let is_another = unchanged.is_err()
+            && !request.is_replay
+            && !has_committed(self.known.as_ref(), self.storage.as_ref()).await?;
         if !is_another {
             unchanged?;
         }
@@ -147,10 +149,11 @@ impl Launch {
         }
         let conf = request.state.pin(session, shape, recovered.decision.settings(), self.storage.url())?;
         if let (Some(known), Some(grown)) = (&mut self.known, grown)
-            && known.definition != grown
+            && (known.definition != grown || is_new_copy(known))
         {
             checkpoint.write_definition(&grown).await?;
             known.definition = grown;
+            known.copy_of.iter_mut().for_each(|copy_of| copy_of.is_new = false);
         }
         if self.known.is_none() && !self.create(&checkpoint, current).await? {
             return Ok(None);
@@ -217,7 +220,7 @@ impl Launch {
     /// Writes who the query is. Whether it could: a run that this one took over from may have done so.
     async fn create(&mut self, checkpoint: &Checkpoint, definition: QueryDefinition) -> Result<bool> {
         let created_by = concat!("tidemill ", env!("CARGO_PKG_VERSION")).to_string();
-        let metadata = Metadata { id: self.id, created_by, definition };
+        let metadata = Metadata { id: self.id, created_by, copy_of: None, definition };
         match checkpoint.create_metadata(&metadata).await {
             Err(Error::ConcurrentQuery { .. }) if checkpoint.check_owner().await.is_ok() => Ok(false),
             created => {
@@ -287,10 +290,15 @@ impl Launch {
             .collect()
     }
 
-    /// What the checkpoint knows, with the columns that may have come since.
+    /// What the checkpoint knows, with the columns that may have come since; of a copy that has no sink yet, with
+    /// that of this query.
     fn grown(&self, known: &Metadata, current: &QueryDefinition) -> QueryDefinition {
         let grow: Vec<bool> = self.providers.iter().map(|provider| provider.columns_may_grow()).collect();
-        definition::grown(&known.definition, current, &grow)
+        let mut grown = definition::grown(&known.definition, current, &grow);
+        if is_new_copy(known) {
+            grown.sink = current.sink.clone();
+        }
+        grown
     }
 
     async fn open_state(
@@ -361,6 +369,11 @@ impl Launch {
             operators: with_meanings(operators.to_vec(), &self.logical),
         }
     }
+}
+
+/// Whether this is the first start of a copy, which says where its results go.
+fn is_new_copy(known: &Metadata) -> bool {
+    known.copy_of.as_ref().is_some_and(|copy_of| copy_of.is_new)
 }
 
 /// Whether a batch of the query was ever committed.

@@ -58,6 +58,8 @@ pub(crate) struct StartRequest {
     pub(crate) late_rows: Option<LateTarget>,
     pub(crate) make_late_sink: MakeLateSink,
     pub(crate) output_mode: OutputMode,
+    /// Whether a batch of a checkpoint is shown again: even if that has committed nothing, the query has to fit it.
+    pub(crate) is_replay: bool,
     pub(crate) trigger: Trigger,
     pub(crate) name: Option<String>,
     /// Where the checkpoint is; `None` only for sinks that do not outlive the process.

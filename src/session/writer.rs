@@ -281,7 +281,8 @@ impl DataStreamWriter {
             (None, None, None, None);
         // What is left is the sink's.
         self = Self { code: Some(code), options: Options::default(), partition_by: Vec::new(), ..self };
-        let query = query::start(self.trigger(Trigger::Once).request(None, options)?).await?;
+        let request = self.trigger(Trigger::Once).request(None, options)?;
+        let query = query::start(StartRequest { is_replay: true, ..request }).await?;
         let ended = query.await_termination().await;
         let rows = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (rows, ended) {
@@ -305,6 +306,7 @@ impl DataStreamWriter {
             late_rows: options.late_rows.clone(),
             make_late_sink,
             output_mode: options.output_mode,
+            is_replay: false,
             trigger: self.trigger,
             name: options.query_name.clone(),
             checkpoint,

@@ -27,7 +27,7 @@ use crate::checkpoint::records::SinkDefinition;
 use crate::error::Result;
 use crate::storage::Storage;
 
-pub use console::{ConsoleSink, write_json_lines};
+pub use console::{ConsoleSink, write_json_lines, write_json_lines_of_values};
 pub use file::{FileSink, MessageEncoder, OutputFormat};
 pub use foreach::ForeachWriter;
 pub(crate) use foreach::OwnCode;

@@ -7,6 +7,7 @@
 pub mod file;
 mod generated;
 pub mod memory;
+mod moment;
 pub mod nexmark;
 mod offset;
 pub mod rate;
@@ -30,7 +31,8 @@ use url::Url;
 
 #[cfg(feature = "avro")]
 pub use file::WriterSchemas;
-pub use file::{MessageFormat, MessageReader, ReadMessages};
+pub use file::{MessageFormat, MessageReader, ReadMessages, retried_name};
+pub(crate) use moment::Moment;
 pub use offset::{OffsetSource, OffsetTable};
 
 use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};

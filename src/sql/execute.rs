@@ -1,6 +1,6 @@
 //! Running statements.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -63,6 +63,8 @@ pub struct SqlSession {
     replay: Option<(String, u64)>,
     /// The newest run of each query that was started here, and the statement that started it.
     started: Mutex<Vec<(StartedQuery, Located<Statement>)>>,
+    /// The tables in whose place there is what a query of their name keeps in memory.
+    pub(super) covered: Mutex<HashMap<TableReference, Arc<dyn TableProvider>>>,
     /// Tables that streaming queries of a script write to.
     targets: Mutex<HashSet<TableReference>>,
 }
@@ -106,6 +108,7 @@ impl SqlSession {
             options: Options::default(),
             replay: None,
             started: Mutex::default(),
+            covered: Mutex::default(),
             targets: Mutex::default(),
         }
     }

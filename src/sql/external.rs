@@ -192,8 +192,12 @@ impl ExternalTable {
                 format!("table '{name}' holds nothing yet: no streaming query has inserted into it")
             }
             ("postgres", _) => format!(
-                "table '{name}' is not in the database yet: a streaming query that writes to it creates it if it has the \
-                 option createTable"
+                "table {} of '{name}' is not in the database yet: a streaming query that writes to it creates it if it \
+                 has the option createTable",
+                self.options
+                    .iter()
+                    .find(|(option, _)| option.eq_ignore_ascii_case("table"))
+                    .map_or("", |(_, table)| table.as_str())
             ),
             (format, Some(location)) if self.is_read => format!(
                 "table '{name}' has no columns yet: there are no {format} files in '{location}'. Write to it \

@@ -1,9 +1,11 @@
 //! Starting, stopping, showing and explaining streaming queries.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use datafusion::arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
 use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
 use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
 
@@ -18,6 +20,7 @@ use crate::options::{Options, nearest};
 use crate::plan::StreamTable;
 use crate::query::{RunTotals, StopMode, StreamingQuery};
 use crate::session::{DataStreamWriter, WriteStream};
+use crate::sink::MemoryTable;
 
 /// A streaming query, ready to be started or explained.
 struct Prepared {
@@ -55,6 +58,10 @@ impl SqlSession {
             )));
         }
         let started = prepared.writer.clone().query_name(&name).start(location.as_deref()).await?;
+        if format == "memory" && planner.table_reference(&query.plan.insert.target)?.table() == name {
+            self.covered()
+                .insert(planner.table_reference(&query.plan.insert.target)?, Arc::clone(&prepared.target));
+        }
         if let ("memory", Some(table)) = (format.as_str(), table) {
             // The sink names its table after the query; the target's name must give the same rows.
             table.set_readable(planner.table(&name.into()).await?);
@@ -101,6 +108,10 @@ impl SqlSession {
         let columns: [(&str, ArrayRef); 2] =
             [("plan_type", Arc::new(StringArray::from(kinds))), ("plan", Arc::new(StringArray::from(texts)))];
         Ok(SqlOutcome::Table(vec![RecordBatch::try_from_iter(columns)?]))
+    }
+
+    fn covered(&self) -> MutexGuard<'_, HashMap<TableReference, Arc<dyn TableProvider>>> {
+        self.covered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn prepare(&self, planner: &Planner<'_>, plan: &StreamingQueryPlan) -> Result<Prepared> {
@@ -172,6 +183,11 @@ impl SqlSession {
             let message = "is unbounded: it is read from, and cannot be written to by a streaming query";
             return Err(planner.error(format!("table '{reference}' {message}")));
         }
+        if table.is::<MemoryTable>()
+            && let Some(table) = self.covered().get(&reference)
+        {
+            return Ok(Arc::clone(table));
+        }
         match table.downcast_ref::<ExternalTable>() {
             Some(external) if self.session.writes_format(&external.format) => Ok(table),
             Some(external) => {
@@ -193,7 +209,7 @@ impl SqlSession {
         let mut targets = Vec::new();
         let Ok(schema) = state.schema_for_ref("t") else { return Ok(targets) };
         for name in schema.table_names() {
-            let table = planner.table(&datafusion::common::TableReference::bare(name.as_str())).await?;
+            let table = planner.table(&TableReference::bare(name.as_str())).await?;
             if table.is_some_and(|table| table.is::<ExternalTable>()) {
                 targets.push(name);
             }

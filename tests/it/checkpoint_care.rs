@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
-use tidemill::checkpoint::{Copied, copy, copying, rewind, rewinding, verify};
+use tidemill::checkpoint::{Checkpoint, Copied, back_up, copy, copying, replan, rewind, rewinding, verify};
 use tidemill::id::{IdGenerator, RandomIds};
 use tidemill::prelude::*;
 use tidemill::storage::{Durability, Storage};
 
 use crate::support::committed::{commits, numbers};
-use crate::support::faults::{Fault, Faults, Plan};
-use crate::support::harness::{Input, Job, Place, eventually, id_lines, ids, schema, session};
-use crate::support::oracle::Row;
-use crate::support::outcome::{directory_url, disks};
+use crate::support::faults::{Fault, Faults, Plan, Target};
+use crate::support::harness::{Input, Job, Place, eventually, id_lines, ids, schema, session, session_in};
+use crate::support::oracle::{self, Row};
+use crate::support::outcome::{directory_url, disks, environment};
 use crate::support::probe::Probe;
 
 fn storage_at(path: &str) -> Arc<dyn Storage> {
@@ -181,6 +181,93 @@ async fn a_copy_goes_on_as_the_original_does_and_can_be_gone_back_in() {
     assert!(error.contains("there is a checkpoint in"), "{error}");
     let error = copy(&*storage(&place), &*storage(&place)).await.unwrap_err().to_string();
     assert!(error.contains("cannot be copied to where it is"), "{error}");
+}
+
+#[tokio::test]
+async fn a_copy_is_a_query_of_its_own_and_its_first_start_names_its_place() {
+    let place = Place::new();
+    place.put("in/0.json", id_lines([0, 1]));
+    let original = Job::new(&place).files_per_trigger(1).option("minBatchesToRetain", 12);
+    let live = original.run(&session()).await.unwrap();
+    let to = |name: &str| storage_at(&place.text(name));
+    copy(&*storage(&place), &*to("copy")).await.unwrap();
+    copy(&*to("copy"), &*to("second")).await.unwrap();
+    place.put("in/1.json", id_lines([2]));
+
+    let at = |checkpoint: &str, out: &str| {
+        original.clone().option("checkpointLocation", place.text(checkpoint)).out(Some(place.text(out)))
+    };
+    let ids_in = |out: &str| ids(oracle::read_dir(&place.path(out), "parquet", &[]));
+    let trial = at("copy", "trial").run(&session()).await.unwrap();
+    let second = at("second", "lines").format("json").run(&session()).await.unwrap();
+    original.run(&session()).await.unwrap();
+    assert_eq!((place.ids(), ids_in("trial")), (vec![0, 1, 2], vec![2]));
+    assert_eq!(ids(oracle::read_dir(&place.path("lines"), "json", &[])), [2]);
+    assert!(live.id() != trial.id() && trial.id() != second.id() && live.id() != second.id());
+    let copy_of = async |name: &str| {
+        Checkpoint::read_metadata(&*to(name)).await.unwrap().unwrap().copy_of.map(|origin| origin.id)
+    };
+    assert_eq!(
+        (copy_of("copy").await, copy_of("second").await),
+        (
+            Some(live.id()),
+            Some({
+                let copied = Checkpoint::read_metadata(&*to("copy")).await.unwrap().unwrap();
+                copied.id
+            })
+        )
+    );
+
+    // From now on the place is compared.
+    let error = at("copy", "elsewhere").run(&session()).await.unwrap_err().to_string();
+    assert!(error.contains("the location of the sink was '../trial' and is '../elsewhere'"), "{error}");
+    // What the original's sink has is not the copy's.
+    let back = rewinding(&*to("copy"), 0).await.unwrap();
+    assert_eq!(back.undone.len(), 1);
+    rewind(to("copy"), RandomIds.next_id(), 0).await.unwrap();
+    std::fs::remove_dir_all(place.path("trial")).unwrap();
+    at("copy", "trial").run(&session()).await.unwrap();
+    assert_eq!((ids_in("trial"), place.ids()), (vec![2], vec![0, 1, 2]));
+    for name in ["copy", "second"] {
+        assert_eq!(verify(&*to(name)).await.unwrap().findings, [], "{name}");
+    }
+}
+
+/// A copy that is cut off in its first batch is new no more, and one whose first batch is let go has still nothing.
+#[tokio::test]
+async fn a_copy_whose_first_batch_does_not_come_through_keeps_its_place() {
+    let place = Place::new();
+    place.put("in/0.json", id_lines([0]));
+    let original = Job::new(&place).files_per_trigger(1);
+    original.run(&session()).await.unwrap();
+    copy(&*storage(&place), &*storage_at(&place.text("copy"))).await.unwrap();
+    place.put("in/1.json", id_lines([1]));
+    let at = |out: &str| {
+        original.clone().option("checkpointLocation", place.text("copy")).out(Some(place.text(out)))
+    };
+    let faults = Faults::of(Target { kind: "create commits".into(), number: 0 }, Fault::DieBefore);
+    at("trial").run(&session_in(1, environment(faults.provider(disks())))).await.unwrap_err();
+    assert!(faults.fired());
+    replan(storage_at(&place.text("copy")), RandomIds.next_id()).await.unwrap().unwrap();
+    let error = at("other").run(&session()).await.unwrap_err().to_string();
+    assert!(error.contains("the location of the sink was '../trial'"), "{error}");
+    at("trial").run(&session()).await.unwrap();
+    assert_eq!(ids(oracle::read_dir(&place.path("trial"), "parquet", &[])), [1]);
+    assert_eq!(place.ids(), [0]);
+}
+
+#[tokio::test]
+async fn a_backup_is_the_same_query() {
+    let place = Place::new();
+    place.put("in/0.json", id_lines([0, 1]));
+    let live = Job::new(&place).run(&session()).await.unwrap();
+    back_up(&*storage(&place), &*storage_at(&place.text("backup"))).await.unwrap();
+    place.put("in/1.json", id_lines([2]));
+    let job = Job::new(&place).option("checkpointLocation", place.text("backup"));
+    assert_eq!(job.run(&session()).await.unwrap().id(), live.id());
+    assert_eq!(place.ids(), [0, 1, 2]);
+    let error = job.out(Some(place.text("elsewhere"))).run(&session()).await.unwrap_err().to_string();
+    assert!(error.contains("the location of the sink was"), "{error}");
 }
 
 /// A copy is of one moment, however busy the query is.

@@ -53,7 +53,7 @@ fn metadata() -> Metadata {
         output_mode: "append".into(),
         operators: Vec::new(),
     };
-    Metadata { id: Uuid::from_u128(7), created_by: "tidemill test".into(), definition }
+    Metadata { id: Uuid::from_u128(7), created_by: "tidemill test".into(), copy_of: None, definition }
 }
 
 fn raw(text: String) -> Box<RawValue> {
@@ -95,6 +95,7 @@ fn commit(run: u128, batch: u64) -> CommitRecord {
         sink: json!({ "committedBy": run.to_string() }),
         late: vec![],
         state: json!(null),
+        copied: false,
         let_go: None,
     }
 }

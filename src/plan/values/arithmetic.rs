@@ -9,7 +9,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
 
 use super::{ansi_mode, rewrite_expressions};
-use crate::functions::{checked_binary, checked_negation, moving, replacement};
+use crate::functions::{checked_binary, checked_negation, checked_tree, moving, replacement};
 
 /// Puts functions that fail, or add up exactly, in the place of those that do not. Runs when the types
 /// are known.
@@ -25,7 +25,12 @@ impl AnalyzerRule for CheckedArithmetic {
         let ansi_mode = ansi_mode(config);
         let rewrite = |expr: Expr, schema: &DFSchema| {
             // From the top down, so that messages show expressions as the user wrote them.
-            expr.transform_down(|expr| checked(expr, schema, ansi_mode))
+            expr.transform_down(|expr| {
+                match ansi_mode.then(|| checked_tree(&expr, schema)).transpose()?.flatten() {
+                    Some(tree) => Ok(Transformed::yes(tree)),
+                    None => checked(expr, schema, ansi_mode),
+                }
+            })
         };
         Ok(plan.transform_up_with_subqueries(|plan| rewrite_expressions(plan, &rewrite))?.data)
     }

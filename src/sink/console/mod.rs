@@ -136,6 +136,28 @@ pub fn write_json_lines(rows: &RecordBatch, out: &mut impl Write) -> Result<()> 
     json_lines().encode(rows, true, out)
 }
 
+/// Writes a JSON object per row and line, as the file sink does: like [`write_json_lines`], but without fields that
+/// are null.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tidemill::arrow::array::{ArrayRef, Decimal128Array};
+/// use tidemill::arrow::record_batch::RecordBatch;
+///
+/// let x = Decimal128Array::from(vec![Some(12345678901234567890123456789), None]).with_precision_and_scale(38, 9)?;
+/// let mut text = Vec::new();
+/// let rows = RecordBatch::try_from_iter([("x", Arc::new(x) as ArrayRef)])?;
+/// tidemill::sink::write_json_lines_of_values(&rows, &mut text)?;
+/// assert_eq!(text, b"{\"x\":12345678901234567890.123456789}\n{}\n");
+/// # Ok::<(), tidemill::Error>(())
+/// ```
+///
+/// # Errors
+/// If a value has no text, or `out` cannot be written to.
+pub fn write_json_lines_of_values(rows: &RecordBatch, out: &mut impl Write) -> Result<()> {
+    LineFormat::Json(json::WriterBuilder::new()).encode(rows, true, out)
+}
+
 #[async_trait]
 impl Sink for ConsoleSink {
     fn description(&self) -> String {

@@ -65,7 +65,7 @@ use self::pattern::FilePattern;
 #[cfg(feature = "avro")]
 pub use self::records::WriterSchemas;
 pub(crate) use self::records::json::JsonValues;
-pub use self::records::{MessageFormat, MessageReader, ReadMessages};
+pub use self::records::{MessageFormat, MessageReader, ReadMessages, retried_name};
 use self::records::{csv, json};
 use self::sniff::sniff;
 use self::source::FileStreamSource;

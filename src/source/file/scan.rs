@@ -32,7 +32,7 @@ use super::judge::Judge;
 use super::layout::METADATA_COLUMN;
 use super::options::ParseMode;
 use super::pinned::{BatchFiles, Tolerance};
-use super::records::{BadRecordFiles, RecordRules, RecordSource};
+use super::records::{BadRecordFiles, ReadAs, RecordRules, RecordSource};
 use super::report::{Report, batch_of};
 use super::verdict::Judged;
 use super::whole_file::{WholeFileFormat, WholeFileSource};
@@ -226,7 +226,11 @@ impl FileScan {
         let store = context.runtime_env().object_store(location.store_url())?;
         let number = batch_of(&batch.end)?.unwrap_or_default();
         let directory = location.object_path(&format!("{}/{number}", self.query_id))?;
-        Ok(Some((BadRecordFiles { store: location.store_url().clone(), directory }, store)))
+        let input = self.table.location();
+        let filter = self.table.options().path_glob_filter.as_deref();
+        let read = ReadAs::new(self.table.spec(), self.table.pattern(), input.selection(), filter);
+        let batch = (self.query_id.to_string(), number);
+        Ok(Some((BadRecordFiles { store: location.store_url().clone(), directory, batch, read }, store)))
     }
 
     /// Whether the file can be read in parts.

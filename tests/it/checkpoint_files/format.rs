@@ -39,7 +39,7 @@ fn metadata() -> Result<Metadata> {
     let definition =
         QueryDefinition { sources: vec![source], sink, output_mode: "append".into(), operators: Vec::new() };
     let id = uuid!("6f0c8a52-94f5-4b6e-9d0b-3f6a2d1c7e10");
-    Ok(Metadata { id, created_by: "tidemill 0.1.0".into(), definition })
+    Ok(Metadata { id, created_by: "tidemill 0.1.0".into(), copy_of: None, definition })
 }
 
 fn plan(batch: u64) -> OffsetsRecord {
@@ -68,6 +68,7 @@ fn commit(batch: u64) -> CommitRecord {
         sink,
         late: vec![],
         state: json!(null),
+        copied: false,
         let_go: None,
     }
 }

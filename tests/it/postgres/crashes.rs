@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tidemill::arrow::array::RecordBatch;
 use tidemill::arrow::datatypes::SchemaRef;
-use tidemill::checkpoint::replan;
+use tidemill::checkpoint::{copy, replan};
 use tidemill::conformance::{SinkCase, check_sink};
 use tidemill::id::{IdGenerator, RandomIds};
 use tidemill::postgres::{PostgresSink, PostgresTable};
@@ -161,6 +161,38 @@ async fn a_batch_that_is_in_the_table_cannot_be_let_go_without_a_word() {
         job.run(&session()).await.unwrap();
         assert_eq!(database.rows(rows), both);
     }
+}
+
+/// Two queries with one id would pass over one another's batches.
+#[tokio::test]
+async fn a_copied_checkpoint_writes_to_a_table_of_its_own() {
+    let Some(database) = Database::new("copied") else { return };
+    let place = Place::new();
+    put(&place, 0..1);
+    let live = database.job(&place, "out").option("createTable", true).files_per_trigger(1);
+    live.run(&session()).await.unwrap();
+    let at = |name: &str| disks().open(&directory_url(&place.text(name)), Durability::Process).unwrap();
+    copy(&*at("checkpoint"), &*at("copy")).await.unwrap();
+    let trial =
+        |table: &str| live.clone().option("checkpointLocation", place.text("copy")).option("table", table);
+    place.put("in/1.json", id_lines([10]));
+    let error = cause(&trial("out").run(&session()).await.unwrap_err()).to_string();
+    assert!(error.contains("the query that it was copied from writes to the table \"out\""), "{error}");
+    copy(&*at("checkpoint"), &*at("copy2")).await.unwrap();
+    let trial =
+        |table: &str| live.clone().option("checkpointLocation", place.text("copy2")).option("table", table);
+    trial("trial").run(&session()).await.unwrap();
+    place.put("in/2.json", id_lines([20]));
+    live.run(&session()).await.unwrap();
+    trial("trial").run(&session()).await.unwrap();
+    let rows = |table: &str| database.rows(&format!("SELECT id FROM {table} ORDER BY id"));
+    assert_eq!((rows("out"), rows("trial")), (ids(&[0, 1, 10, 20]), ids(&[10, 20])));
+    let error = cause(&trial("third").run(&session()).await.unwrap_err()).to_string();
+    assert!(error.contains("option 'table' of the sink was"), "{error}");
+}
+
+fn ids(ids: &[i64]) -> Vec<String> {
+    ids.iter().map(i64::to_string).collect()
 }
 
 const FILES: i64 = 30;

@@ -9,7 +9,7 @@ use tidemill::prelude::*;
 use tidemill::sql::{SqlOutcome, SqlSession};
 
 use super::{Database, put};
-use crate::support::harness::{Place, id_lines, session};
+use crate::support::harness::{Job, Place, id_lines, session};
 
 impl Database<'_> {
     async fn open(&self, session: &Session, table: &str) {
@@ -157,4 +157,78 @@ async fn streams_are_joined_with_what_is_in_the_table_now() {
     place.put("in/2.json", id_lines([20]));
     run().await;
     assert_eq!(rows(), ["0|a", "1|b", "10|null", "11|null", "20|c"]);
+}
+
+/// Two scans of a batch, while the table changes all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_sees_one_version_of_a_server() {
+    let Some(database) = Database::new("versions") else { return };
+    database.run(
+        "CREATE TABLE p (k bigint PRIMARY KEY, x bigint); CREATE TABLE q (k bigint PRIMARY KEY, x bigint);
+         INSERT INTO p SELECT k, 0 FROM generate_series(0, 500) AS k; INSERT INTO q SELECT * FROM p;
+         CREATE TABLE stop (k int);
+         CREATE PROCEDURE bump() LANGUAGE plpgsql AS $$ BEGIN
+           WHILE NOT EXISTS (SELECT FROM stop) LOOP
+             UPDATE p SET x = x + 1 WHERE k < 40; UPDATE q SET x = x + 1 WHERE k < 40; COMMIT;
+           END LOOP; END $$",
+    );
+    let place = Place::new();
+    place.put("in/00.json", id_lines(0..40));
+    let session = session();
+    database.open(&session, "p").await;
+    database.open(&session, "q").await;
+    let sql = "SELECT i.id, a.x AS ax, b.x AS bx, q.x AS qx FROM input i JOIN p a ON i.id = a.k JOIN p b ON i.id = b.k
+               JOIN q ON i.id = q.k";
+    let job = database.job(&place, "seen").sql(sql).option("createTable", true).files_per_trigger(1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| database.run("CALL bump()"));
+        for file in 1..30 {
+            place.put(&format!("in/{file:02}.json"), id_lines(0..40));
+        }
+        let ran =
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(job.run(&session)));
+        database.run("INSERT INTO stop VALUES (1)");
+        ran.unwrap();
+    });
+    let seen =
+        "SELECT count(*), count(*) FILTER (WHERE ax <> bx OR ax <> qx), count(DISTINCT ax) > 1 FROM seen";
+    assert_eq!(database.rows(seen), ["1200|0|t"]);
+    // Nothing is held beyond the batch.
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND datname = current_database()";
+    crate::support::harness::eventually(|| database.rows(open) == ["0"]).await;
+}
+
+/// A type of as many bytes would be taken for the one before.
+#[tokio::test]
+async fn a_column_that_is_altered_between_two_batches_is_named() {
+    let Some(database) = Database::new("altered_names") else { return };
+    database.run(
+        "CREATE TABLE names (id bigint PRIMARY KEY, x int, d numeric(10, 2)); INSERT INTO names VALUES (0, 8, 1.25), (10, 9, 2)",
+    );
+    for (alter, was, is) in [
+        (
+            "ALTER TABLE names ALTER x TYPE real",
+            "column \"x\"",
+            "was integer when the query began, and is real now",
+        ),
+        (
+            "ALTER TABLE names ALTER d TYPE numeric(10, 3); UPDATE names SET d = 1.125",
+            "column \"d\"",
+            "1.125",
+        ),
+    ] {
+        let place = Place::new();
+        put(&place, 0..1);
+        let session = session();
+        database.open(&session, "names").await;
+        let sql = "SELECT i.id, n.x, CAST(n.d AS VARCHAR) AS d FROM input i JOIN names n ON i.id = n.id";
+        let job = Job::new(&place).sql(sql).trigger(Trigger::AtOnce);
+        let query = job.start(&session).await.unwrap();
+        query.process_all_available().await.unwrap();
+        database.run(alter);
+        place.put("in/1.json", id_lines([10]));
+        let error = query.process_all_available().await.unwrap_err().to_string();
+        assert!(error.contains(was) && error.contains(is), "{error}");
+        assert_eq!(place.ids(), [0]);
+    }
 }

@@ -80,7 +80,8 @@ async fn keys_that_are_null_are_replaced_like_others() {
     let Some(database) = Database::new("null_keys") else { return };
     for (table, nulls) in [("apart", ""), ("same", "NULLS NOT DISTINCT")] {
         database.run(&format!(
-            "CREATE TABLE {table} (a bigint, b text, n bigint); CREATE UNIQUE INDEX ON {table} (b, a) {nulls}"
+            "CREATE TABLE {table} (a bigint, b text, n bigint, note text DEFAULT 'new');
+             CREATE UNIQUE INDEX ON {table} (b, a) {nulls}"
         ));
         let place = Place::new();
         put(&place, 0..4);
@@ -90,6 +91,13 @@ async fn keys_that_are_null_are_replaced_like_others() {
         job.run(&session()).await.unwrap();
         let rows = database.rows(&format!("SELECT a, b, n FROM {table} ORDER BY a"));
         assert_eq!(rows, ["1|x|4", "null|null|4"], "{table}");
+        // What is no column of the result stays, whatever the key is.
+        database.run(&format!("UPDATE {table} SET note = 'mine'"));
+        put(&place, 4..5);
+        place.put("in/5.json", "{}\n");
+        job.run(&session()).await.unwrap();
+        let rows = database.rows(&format!("SELECT a, b, n, note FROM {table} ORDER BY a, n"));
+        assert_eq!(rows, ["1|x|5|mine", "null|null|6|mine"], "{table}");
     }
 }
 
@@ -154,7 +162,7 @@ async fn what_does_not_fit_is_said_before_anything_is_read() {
     let Some(database) = Database::new("misfits") else { return };
     database.run(
         "CREATE TABLE out (id text, other int NOT NULL, d numeric(10, 2), ts timestamp(3),
-         twice bigint GENERATED ALWAYS AS (1) STORED)",
+         twice bigint GENERATED ALWAYS AS (1) STORED, ds numeric(10, 2)[])",
     );
     let place = Place::new();
     put(&place, 0..1);
@@ -165,13 +173,14 @@ async fn what_does_not_fit_is_said_before_anything_is_read() {
         assert!(!checkpoint.path("checkpoint/offsets").exists(), "nothing was planned");
         error
     };
-    let sql = "SELECT id, id AS more, CAST(id AS DECIMAL(10, 3)) AS d, TIMESTAMP '2020-01-01' AS ts, id AS twice FROM \
-               input";
+    let sql = "SELECT id, id AS more, CAST(id AS DECIMAL(10, 3)) AS d, TIMESTAMP '2020-01-01' AS ts, id AS twice, \
+               make_array(CAST(id AS DECIMAL(10, 3))) AS ds FROM input";
     let error = fails(database.job(&place, "out").sql(sql)).await;
     for part in [
         "does not fit the result of the query: column \"id\" is text, and the result's is Int64, which goes into bigint",
         "it has no column \"more\"",
         "column \"d\" is numeric(10, 2), which keeps 2 decimals, and the result has 3",
+        "column \"ds\" is numeric(10, 2), which keeps 2 decimals, and the result has 3",
         "column \"ts\" keeps 3 digits of a second",
         "column \"twice\" is computed by the server",
         "column \"other\" is NOT NULL without a default, and the result lacks it",
@@ -202,6 +211,15 @@ async fn what_does_not_fit_is_said_before_anything_is_read() {
     let error = database.job(&place, "short").sql(sql).run(&session()).await.unwrap_err().to_string();
     assert!(error.contains("value too long for type character varying(2)"), "{error}");
     assert_eq!(database.rows("SELECT count(*) FROM short"), ["0"]);
+    // And what it would cut off without a word, the sink.
+    let checkpoint = Place::new();
+    let job = database.job(&place, "short").option("checkpointLocation", checkpoint.text("checkpoint"));
+    let error = job.sql("SELECT 'ä   ' AS t FROM input").run(&session()).await.unwrap_err().to_string();
+    assert!(error.contains("column 't' of PostgreSQL takes 2 characters, and 'ä   ' has more"), "{error}");
+    let checkpoint = Place::new();
+    let job = database.job(&place, "short").option("checkpointLocation", checkpoint.text("checkpoint"));
+    job.sql("SELECT 'ä ' AS t FROM input WHERE id = 0").run(&session()).await.unwrap();
+    assert_eq!(database.rows("SELECT concat('[', t, ']') FROM short"), ["[ä ]"]);
 }
 
 #[tokio::test]
@@ -395,4 +413,62 @@ fn page_views_are_those_of_the_logs() {
         rows
     };
     assert_eq!(order(found), order(expected));
+}
+
+/// What tells the rows of a result apart that is not a column that is grouped by.
+#[tokio::test]
+async fn windows_first_rows_and_sets_are_updated_by_their_keys() {
+    let Some(database) = Database::new("more_keys") else { return };
+    let place = Place::new();
+    for (file, rows) in [
+        (0, [("a", 5, "00:10"), ("b", 3, "00:20"), ("a", 5, "01:10")]),
+        (1, [("a", 1, "00:50"), ("b", 3, "01:20"), ("a", 7, "01:30")]),
+    ] {
+        let line = |(k, v, at): (&str, i32, &str)| {
+            format!("{{\"k\":\"{k}\",\"v\":{v},\"t\":\"2024-01-01T00:{at}\"}}\n")
+        };
+        place.put(&format!("in/{file}.json"), rows.map(line).concat());
+    }
+    let run = async |table: &str, select: &str| {
+        let script = format!(
+            "CREATE UNBOUNDED EXTERNAL TABLE i (k VARCHAR, v BIGINT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '1' HOUR)
+               STORED AS JSON LOCATION '{}' OPTIONS ('maxFilesPerTrigger' '1');
+             CREATE EXTERNAL TABLE o STORED AS POSTGRES LOCATION '{}' OPTIONS ('table' '{table}', 'createTable' 'true');
+             CREATE STREAMING QUERY w OUTPUT MODE UPDATE TRIGGER AVAILABLE NOW CHECKPOINT LOCATION '{}'
+             AS INSERT INTO o {select};",
+            place.text("in"),
+            database.url(),
+            place.text(&format!("checkpoint_{table}")),
+        );
+        for outcome in SqlSession::new(session()).run(&script).await? {
+            if let SqlOutcome::Query(started) = outcome {
+                started.query.await_termination().await?;
+            }
+        }
+        Ok::<_, tidemill::Error>(database.rows(&format!("SELECT * FROM {table} ORDER BY 1, 2, 3")))
+    };
+    let select = "SELECT window.start AS s, window.end AS e, k, count(*) AS n FROM i GROUP BY window(t, '1 minute'), k";
+    let (first, second) =
+        ("2024-01-01 00:00:00|2024-01-01 00:01:00", "2024-01-01 00:01:00|2024-01-01 00:02:00");
+    let expected = [(first, "a|2"), (first, "b|1"), (second, "a|2"), (second, "b|1")];
+    assert_eq!(
+        run("windows", select).await.unwrap(),
+        expected.map(|(window, rest)| format!("{window}|{rest}"))
+    );
+    let select = "SELECT k, n, v FROM (SELECT k, v, row_number() OVER (PARTITION BY k ORDER BY v, t) AS n FROM i) \
+                  WHERE n <= 2";
+    assert_eq!(run("firsts", select).await.unwrap(), ["a|1|1", "a|2|5", "b|1|3", "b|2|3"]);
+    assert_eq!(
+        run("sets", "SELECT DISTINCT k, v, 0 AS z FROM i").await.unwrap(),
+        ["a|1|0", "a|5|0", "a|7|0", "b|3|0"]
+    );
+
+    let error =
+        run("w", "SELECT window, count(*) AS n FROM i GROUP BY window(t, '1 minute')").await.unwrap_err();
+    assert!(
+        error.to_string().contains("is a window, for which PostgreSQL has no type: write its bounds"),
+        "{error}"
+    );
+    let error = run("u", "SELECT k, unnest([1, 2]) AS u, count(*) AS n FROM i GROUP BY k").await.unwrap_err();
+    assert!(error.to_string().contains("the result of this query has no key"), "{error}");
 }

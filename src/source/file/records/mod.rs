@@ -38,7 +38,8 @@ use object_store::ObjectStore;
 
 #[cfg(feature = "avro")]
 pub use self::avro::WriterSchemas;
-pub(super) use self::bad_records::{BadRecordFiles, BadRecordWriter, Place};
+pub use self::bad_records::retried_name;
+pub(super) use self::bad_records::{BadRecordFiles, BadRecordWriter, Place, ReadAs};
 pub(super) use self::bytes::ByteSource;
 use self::columns::RecordColumns;
 use self::csv::CsvDecoder;
