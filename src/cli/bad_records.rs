@@ -1,6 +1,5 @@
 //! `tidemill bad-records`: what sources put aside (`badRecordsPath`), and feeding it back.
 
-use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use datafusion::datasource::listing::ListingTableUrl;
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use serde::Deserialize;
+use tidemill::source::retried_name;
 use tidemill::storage::{
     Created, DefaultStorageProvider, Durability, Storage, StorageProvider, resolve_location,
 };
@@ -17,6 +17,7 @@ use tidemill::{Error, Session};
 use url::Url;
 
 use super::ProgressMode;
+use super::bad_records_form::ReadAs;
 use super::exit::Exit;
 use super::monitor::Monitor;
 use super::output::{Format, Printer};
@@ -37,13 +38,13 @@ pub(super) enum BadRecordsCommand {
     /// Feed records back into the query that has put them aside, once
     ///
     /// Mend them first: the files below PATH are lines of JSON, whose "record" is the text that was read. Lines
-    /// that are removed are left out for good. The records of each input file become a new file beside it, which
-    /// the query reads like any other; what is still malformed is put aside again. A file of records that was fed
+    /// that are removed are left out for good. The records of each input file become a new file beside it, in the
+    /// same encoding, compression and form, which the query reads like any other; what is still malformed is put aside again. A file of records that was fed
     /// back is moved to PATH/retried, so that it is fed back once, however often the command runs or dies.
     Retry {
         /// The query's badRecordsPath
         path: String,
-        /// Begin each new file with this line: the header of CSV files that have one
+        /// Begin each new file with this line: the header of CSV files that have one, which is then needed
         #[arg(long, value_name = "LINE")]
         header: Option<String>,
         /// Only say what would be done
@@ -63,6 +64,29 @@ struct BadRecord {
     row: Option<u64>,
     record: String,
     reason: String,
+    /// How its file is read.
+    #[serde(default)]
+    read: ReadAs,
+}
+
+/// The records of one file that are fed back.
+struct Fed<'a> {
+    file: &'a BadFile,
+    /// The directory, name and content of the new input file; `None` if there are no records.
+    target: Option<(Url, String, Bytes)>,
+}
+
+impl<'a> Fed<'a> {
+    fn of(file: &'a BadFile, header: Option<&str>) -> Result<Self, Exit> {
+        let Some(BadRecord { path, read, .. }) = file.records.first() else {
+            return Ok(Self { file, target: None });
+        };
+        let (directory, name) = beside(path, file)?;
+        let records: Vec<&str> = file.records.iter().map(|record| record.record.as_str()).collect();
+        let body = read.file(&name, header, &records);
+        let body = body.map_err(|reason| Exit::failed(format!("'{}': {reason}", file.name)))?;
+        Ok(Self { file, target: Some((directory, name, body)) })
+    }
 }
 
 /// The records of one input file that one batch put aside.
@@ -86,9 +110,11 @@ pub(super) async fn run(command: &BadRecordsCommand) -> Result<(), Exit> {
             let place = Place::open(path)?;
             let files = place.files().await?;
             files.iter().try_for_each(check_is_text)?;
+            // All of them, before anything is written.
+            let fed = files.iter().map(|file| Fed::of(file, header.as_deref()));
             let mut text = String::new();
-            for file in files {
-                text += &place.retry(&file, header.as_deref(), *dry_run).await?;
+            for fed in fed.collect::<Result<Vec<_>, Exit>>()? {
+                text += &place.retry(&fed, *dry_run).await?;
             }
             if text.is_empty() {
                 text = format!("there are no records in {path} that were not fed back\n");
@@ -109,6 +135,11 @@ impl Place {
     fn open(path: &str) -> Result<Self, Exit> {
         let session = Session::new();
         let url = resolve_location(path)?;
+        if let Ok(directory) = url.to_file_path()
+            && !directory.is_dir()
+        {
+            return Err(Exit::usage(format!("'{path}' is no directory: give the badRecordsPath of a query")));
+        }
         let storage = open(&session, &url)?;
         Ok(Self { session, url, storage })
     }
@@ -136,28 +167,22 @@ impl Place {
         Ok(files)
     }
 
-    /// Feeds the records of `file` back, and says what was done.
-    async fn retry(&self, file: &BadFile, header: Option<&str>, dry_run: bool) -> Result<String, Exit> {
-        let count = file.records.len();
-        let Some(first) = file.records.first() else {
-            return self
-                .put_away(file, dry_run)
-                .await
-                .map(|()| format!("{}: nothing is left in it\n", file.name));
+    /// Feeds the records of a file back, and says what was done.
+    async fn retry(&self, fed: &Fed<'_>, dry_run: bool) -> Result<String, Exit> {
+        let Fed { file, target } = fed;
+        let Some((directory, name, body)) = target else {
+            self.put_away(file, dry_run).await?;
+            return Ok(format!("{}: nothing is left in it\n", file.name));
         };
-        let (directory, name) = beside(&first.path, file)?;
-        let target = format!("{directory}{name}");
+        let (count, target) = (file.records.len(), format!("{directory}{name}"));
         if dry_run {
             return Ok(format!("would feed {count} records back as {target}\n"));
         }
-        let lines = header.into_iter().chain(file.records.iter().map(|record| record.record.as_str()));
-        let text: String = lines.flat_map(|line| [line, "\n"]).collect();
-        let body = compressed(&name, text.into_bytes())?;
-        let inputs = open(&self.session, &directory)?;
-        let known = match inputs.create(&name, body.clone()).await? {
+        let inputs = open(&self.session, directory)?;
+        let known = match inputs.create(name, body.clone()).await? {
             Created::New => false,
             // An earlier command has made it, and died before it could say so.
-            _ if inputs.read(&name).await?.is_some_and(|there| there == body) => true,
+            _ if inputs.read(name).await?.is_some_and(|there| there == *body) => true,
             _ => {
                 return Err(Exit::failed(format!(
                     "the records of {} were fed back already, as {target}, and were changed since: move what is new \
@@ -221,32 +246,7 @@ fn beside(url: &str, file: &BadFile) -> Result<(Url, String), Exit> {
     if name.is_empty() {
         return Err(wrong("it has no name".into()));
     }
-    let (stem, rest) = name.split_at(name.find('.').filter(|dot| *dot > 0).unwrap_or(name.len()));
-    let query: String = file.query.chars().take(8).collect();
-    Ok((directory, format!("{stem}-retried-{query}-{}{rest}", file.batch)))
-}
-
-/// `text` as files of such a name hold it.
-fn compressed(name: &str, text: Vec<u8>) -> Result<Bytes, Exit> {
-    let failed = |error: std::io::Error| Exit::failed(format!("cannot compress '{name}': {error}"));
-    let extension = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
-    let body = match extension.as_str() {
-        "gz" => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-            encoder.write_all(&text).and_then(|()| encoder.finish())
-        }
-        "zst" => zstd::encode_all(text.as_slice(), 0),
-        "bz2" => {
-            let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::default());
-            encoder.write_all(&text).and_then(|()| encoder.finish())
-        }
-        "xz" => {
-            let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 6);
-            encoder.write_all(&text).and_then(|()| encoder.finish())
-        }
-        _ => Ok(text),
-    };
-    Ok(body.map_err(failed)?.into())
+    Ok((directory, retried_name(&name, &file.query, file.batch)))
 }
 
 fn table(files: &[BadFile]) -> Result<RecordBatch, Error> {

@@ -102,7 +102,20 @@ fn milliseconds(time: &str) -> Option<i64> {
     chrono::DateTime::parse_from_rfc3339(time).ok().map(|time| time.timestamp_millis())
 }
 
+impl History {
+    /// Counts starts of a run after it had failed, which nobody is told of as the end of a run.
+    pub(super) fn add_restarts(&mut self, count: u64) {
+        self.runs += count;
+        self.failures += count;
+    }
+}
+
 impl Histories {
+    /// Counts those of a run that has ended.
+    pub(super) fn add_restarts(&self, name: &str, count: u64) {
+        self.queries().entry(name.to_string()).or_default().add_restarts(count);
+    }
+
     /// What is known of each query, by name.
     pub(super) fn all(&self) -> BTreeMap<String, History> {
         self.queries().clone()

@@ -3,6 +3,7 @@
 //! Results go to standard output; progress, summaries and errors to standard error.
 
 mod bad_records;
+mod bad_records_form;
 mod check;
 mod checkpoint;
 mod compact;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
+use datafusion::arrow::array::{Array, StringArray};
 use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
@@ -270,9 +271,33 @@ fn records(batches: &[RecordBatch], before: usize) -> Result<String> {
 fn comma_separated(batches: &[RecordBatch], with_names: bool) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     let mut writer = csv::WriterBuilder::new().with_header(with_names).build(&mut text);
-    batches.iter().try_for_each(|batch| writer.write(batch))?;
+    for batch in batches {
+        writer.write(&with_texts(batch)?)?;
+    }
     drop(writer);
     Ok(text)
+}
+
+/// `batch` with lists, structs and maps, which have no form of their own in CSV, as texts.
+fn with_texts(batch: &RecordBatch) -> Result<RecordBatch> {
+    let schema = batch.schema();
+    if schema.fields().iter().all(|field| !field.data_type().is_nested()) {
+        return Ok(batch.clone());
+    }
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        if !field.data_type().is_nested() {
+            columns.push((field.name(), Arc::clone(column)));
+            continue;
+        }
+        let options = FormatOptions::default();
+        let texts = ArrayFormatter::try_new(column.as_ref(), &options)?;
+        let text = |row| column.is_valid(row).then(|| texts.value(row).to_string());
+        columns.push((field.name(), Arc::new((0..column.len()).map(text).collect::<StringArray>())));
+    }
+    Ok(RecordBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(name, column)| (name, column, true)),
+    )?)
 }
 
 /// A JSON object per row and line.
@@ -331,6 +356,14 @@ mod tests {
         assert_eq!(array, serde_json::Value::Array(each));
         assert_eq!(printed(Format::Json, false, &[rows(1).slice(0, 0)]), "[]\n");
         assert_eq!(printed(Format::Csv, false, &[rows(1).slice(0, 0)]), "n,text\n");
+        let lists = datafusion::arrow::array::ListArray::from_iter_primitive::<
+            datafusion::arrow::datatypes::Int64Type,
+            _,
+            _,
+        >([Some(vec![Some(1), None]), None]);
+        let lists =
+            RecordBatch::try_from_iter_with_nullable([("l", Arc::new(lists) as ArrayRef, true)]).unwrap();
+        assert_eq!(printed(Format::Csv, false, &[lists]), "l\n\"[1, ]\"\n\"\"\n");
         let records = printed(Format::Table, true, &[rows(7).slice(1, 1)]);
         assert_eq!(records, "-[ row 1 ]----------\nn    | NULL\ntext | c,d\n");
     }

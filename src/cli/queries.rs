@@ -122,7 +122,9 @@ impl Queries {
 
     /// Starts a query again that has ended.
     pub(super) async fn restart(&self, name: &str) -> Result<()> {
+        let before = self.get(name).map_or(0, |started| started.query.restarts());
         let started = self.sql.restart(name).await?;
+        self.histories.add_restarts(name, before);
         // What a run keeps in memory begins anew.
         self.encoded.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| known.0 != name);
         // Fails only if nobody waits for the end of the queries, as in the shell.

@@ -49,7 +49,8 @@ impl Guard {
     /// Whether a request may change something; the reason if it may not.
     fn allows_change(&self, peer: SocketAddr, headers: &HeaderMap) -> Result<(), &'static str> {
         let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        if let Some(given) = text(header::AUTHORIZATION).and_then(|given| given.strip_prefix("Bearer ")) {
+        let given = text(header::AUTHORIZATION).and_then(|given| given.split_once(' '));
+        if let Some((_, given)) = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
             return match &self.token {
                 Some(token) if is_same(given.trim(), token) => Ok(()),
                 _ => Err("the token is not the one in TIDEMILL_TOKEN"),
@@ -158,7 +159,7 @@ mod tests {
         let own = [(header::HOST, "localhost:8080"), (header::ORIGIN, "http://localhost:8080")];
         let foreign = [(header::HOST, "localhost:8080"), (header::ORIGIN, "http://evil.example")];
         let null = [(header::HOST, "localhost:8080"), (header::ORIGIN, "null")];
-        let with_token = [(header::HOST, "localhost:8080"), (header::AUTHORIZATION, "Bearer abc")];
+        let with_token = [(header::HOST, "localhost:8080"), (header::AUTHORIZATION, "bearer abc")];
         let loopback = guard("127.0.0.1:8080", None);
         assert!(allows(&loopback, local, &own));
         for headers in [&foreign, &null, &with_token] {

@@ -39,7 +39,12 @@ fn seconds(ms: u64) -> f64 {
 }
 
 const METRICS: [Metric; 17] = [
-    metric("starts_total", "counter", "Runs of the query in this process.", |of, _| Some(of.runs as f64)),
+    metric(
+        "starts_total",
+        "counter",
+        "Runs of the query in this process, those after a failure included.",
+        |of, _| Some(of.runs as f64),
+    ),
     metric("failures_total", "counter", "Runs that failed.", |of, _| Some(of.failures as f64)),
     metric("batches_total", "counter", "Batches that are done.", |of, _| Some(of.totals.batches as f64)),
     metric("batch_id", "gauge", "The last batch that is done.", |of, _| Some(of.totals.last_batch? as f64)),
@@ -97,7 +102,11 @@ fn render(queries: &Queries) -> String {
             text.line("tidemill_query_state", &[("query", name), ("state", word)], is_it);
         }
     }
-    let (histories, now_ms) = (queries.histories().all(), now_ms());
+    let (mut histories, now_ms) = (queries.histories().all(), now_ms());
+    for started in queries.all() {
+        let name = started.query.name().unwrap_or_default();
+        histories.entry(name.to_string()).or_default().add_restarts(started.query.restarts());
+    }
     for Metric { name, kind, help, value } in &METRICS {
         let name = format!("tidemill_query_{name}");
         text.begin(&name, kind, help);

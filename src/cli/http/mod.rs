@@ -12,8 +12,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
+use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
+use axum::http::header;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
@@ -38,7 +40,7 @@ pub(super) async fn listen(address: &str, queries: Arc<Queries>) -> Result<Strin
     let listener = TcpListener::bind(with_host(address)).await.map_err(cannot)?;
     let local = listener.local_addr().map_err(cannot)?;
     let guard = Arc::new(Guard::new(local, std::env::var(TOKEN).ok()));
-    let site = router(queries).layer(from_fn_with_state(guard, guard::check));
+    let site = router(queries).layer(from_fn(errors_as_json)).layer(from_fn_with_state(guard, guard::check));
     let service = site.into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, service).await {
@@ -77,6 +79,26 @@ fn router(queries: Arc<Queries>) -> Router {
         .route("/api/queries/{name}/restart", post(api::restart))
         .fallback(nothing_here)
         .with_state(queries)
+}
+
+/// What the server itself refuses, it says in plain text, or not at all.
+async fn errors_as_json(request: Request, next: Next) -> Response {
+    /// Its reasons are short.
+    const MOST: usize = 10_000;
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if is_json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let reason = axum::body::to_bytes(body, MOST).await.unwrap_or_default();
+    let reason = String::from_utf8_lossy(&reason);
+    let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default() } else { &reason };
+    let (kind, answer) = problem(status, reason).into_response().into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.extend(kind.headers);
+    Response::from_parts(parts, answer)
 }
 
 async fn nothing_here() -> Response {

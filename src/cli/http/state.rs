@@ -10,7 +10,9 @@ use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::StreamExt;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tidemill::sink::write_json_lines_of_values;
 use tidemill::{Error, Result};
 
 use super::api::refused;
@@ -55,20 +57,32 @@ impl Wanted {
     }
 }
 
+/// The answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Found {
+    query: String,
+    batch_id: u64,
+    operator: usize,
+    key: Vec<String>,
+    rows: Box<RawValue>,
+    is_cut: bool,
+}
+
 /// The rows of state with a key, as of the last committed batch. The state is read from the checkpoint, which
 /// does not disturb the query.
 pub(super) async fn state(
     State(queries): State<Arc<Queries>>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Found>, Problem> {
     let wanted = Wanted::parse(query.as_deref().unwrap_or_default());
     let wanted = wanted.map_err(|reason| problem(StatusCode::BAD_REQUEST, &reason))?;
     let found = look_up(&queries, &name, &wanted).await;
     found.map(Json).map_err(|error| refused(&queries, &name, &error))
 }
 
-async fn look_up(queries: &Queries, name: &str, wanted: &Wanted) -> Result<Value> {
+async fn look_up(queries: &Queries, name: &str, wanted: &Wanted) -> Result<Found> {
     let started = queries.get(name).ok_or_else(|| no_such_query(name))?;
     let session = queries.sql().session();
     let state = session.stored_state(started.query.checkpoint_location(), wanted.batch).await?;
@@ -96,14 +110,14 @@ async fn look_up(queries: &Queries, name: &str, wanted: &Wanted) -> Result<Value
         }
     }
     let columns: Vec<_> = rows.schema().fields().iter().map(|field| field.name().clone()).collect();
-    Ok(json!({
-        "query": name,
-        "batchId": state.batch_id(),
-        "operator": operator,
-        "key": columns[..key_columns],
-        "rows": as_json(&found)?,
-        "isCut": is_cut,
-    }))
+    Ok(Found {
+        query: name.to_string(),
+        batch_id: state.batch_id(),
+        operator,
+        key: columns[..key_columns].to_vec(),
+        rows: as_json(&found)?,
+        is_cut,
+    })
 }
 
 /// The rows of `batch` whose first columns are `keys`.
@@ -134,32 +148,34 @@ fn equal(column: &ArrayRef, key: &str) -> Result<Vec<bool>, ArrowError> {
     Ok(found)
 }
 
-/// The rows as an array of objects, with values as sinks write them.
-pub(super) fn as_json(batches: &[RecordBatch]) -> Result<Value, Error> {
-    let mut text = Vec::new();
-    batches.iter().try_for_each(|batch| tidemill::sink::write_json_lines(batch, &mut text))?;
-    let rows = serde_json::Deserializer::from_slice(&text).into_iter::<Value>();
-    let rows = rows.map(|row| row.map(without_nulls)).collect::<Result<Vec<Value>, _>>();
-    rows.map(Value::Array).map_err(Error::other)
-}
-
-/// Objects without the members that are null.
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(members) => {
-            let members = members.into_iter().filter(|(_, value)| !value.is_null());
-            Value::Object(members.map(|(name, value)| (name, without_nulls(value))).collect())
-        }
-        Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
-        other => other,
-    }
+/// The rows as a JSON array of objects, with values as the file sink writes them.
+pub(super) fn as_json(batches: &[RecordBatch]) -> Result<Box<RawValue>> {
+    let mut lines = Vec::new();
+    batches.iter().try_for_each(|batch| write_json_lines_of_values(batch, &mut lines))?;
+    let lines = String::from_utf8_lossy(&lines);
+    let array = format!("[{}]", lines.lines().collect::<Vec<_>>().join(","));
+    RawValue::from_string(array).map_err(|error| Error::Invalid(format!("rows have no JSON form: {error}")))
 }
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{Int64Array, StringArray};
+    use datafusion::arrow::array::{Date32Array, Decimal128Array, Float64Array, Int64Array, StringArray};
+    use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn values_are_those_of_the_file_sink() {
+        let number = Decimal128Array::from(vec![12_345_678_901_234_567_890_123_456_789]);
+        let number: ArrayRef = Arc::new(number.with_precision_and_scale(38, 9).unwrap());
+        let float: ArrayRef = Arc::new(Float64Array::from(vec![f64::NEG_INFINITY]));
+        let rows = RecordBatch::try_from_iter([("d", number), ("f", float)]).unwrap();
+        let expected = r#"[{"d":12345678901234567890.123456789,"f":"-Infinity"}]"#;
+        assert_eq!(as_json(&[rows]).unwrap().get(), expected);
+        let day: ArrayRef = Arc::new(Date32Array::from(vec![100_000_000]));
+        let error = as_json(&[RecordBatch::try_from_iter([("day", day)]).unwrap()]).unwrap_err().to_string();
+        assert!(error.contains("column 'day' has a value in row 1"), "{error}");
+    }
 
     #[test]
     fn what_is_asked_for_is_read_from_the_address() {
@@ -180,11 +196,12 @@ mod tests {
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         let found = |keys: &[&str]| {
             let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
-            as_json(&[matching(&batch, &keys).unwrap()]).unwrap()
+            let rows = as_json(&[matching(&batch, &keys).unwrap()]).unwrap();
+            serde_json::from_str::<Value>(rows.get()).unwrap()
         };
         assert_eq!(found(&["a", "3"]), json!([{"word": "a", "number": 3}]));
         assert_eq!(found(&["null"]), json!([{"number": 2}]));
         assert_eq!(found(&["b"]), json!([]));
-        assert_eq!(as_json(&[]).unwrap(), json!([]));
+        assert_eq!(as_json(&[]).unwrap().get(), "[]");
     }
 }

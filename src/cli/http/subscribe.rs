@@ -60,9 +60,9 @@ pub(super) async fn subscribe(
 }
 
 fn event(queries: &Queries, name: &str, batch: u64, rows: &[RecordBatch]) -> Event {
-    let text = queries.encoded(name, batch, || {
-        let rows = as_json(rows).unwrap_or_else(|error| error.to_string().into());
-        serde_json::json!({ "batchId": batch, "rows": rows }).to_string()
+    let text = queries.encoded(name, batch, || match as_json(rows) {
+        Ok(rows) => format!("{{\"batchId\":{batch},\"rows\":{rows}}}"),
+        Err(error) => serde_json::json!({ "batchId": batch, "error": error.to_string() }).to_string(),
     });
     Event::default().id(batch.to_string()).event("batch").data(text.as_ref())
 }

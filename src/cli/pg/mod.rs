@@ -1,9 +1,13 @@
 //! `--pg`: the results of the queries, for whatever speaks PostgreSQL's wire protocol. Nothing can be changed.
 
+mod functions;
+mod own_session;
 mod read_only;
+mod simple;
 mod statements;
 mod subscribe;
 mod tables;
+mod values;
 mod wire_types;
 
 use std::net::SocketAddr;
@@ -41,7 +45,9 @@ use tokio::sync::Semaphore;
 use super::exit::Exit;
 use super::http::{TOKEN, with_host};
 use super::subscription::Commits;
+use own_session::OwnSession;
 use read_only::ReadOnly;
+use simple::Simple;
 use statements::Statements;
 use tables::Tables;
 use wire_types::WireTypes;
@@ -124,13 +130,16 @@ impl Connection {
         connections: Arc<ConnectionManager>,
         password: Option<Arc<str>>,
     ) -> datafusion::error::Result<Self> {
+        let context = context(sql)?;
         let hooks: Vec<Arc<dyn QueryHook>> = vec![
             Arc::new(ReadOnly),
+            Arc::new(OwnSession::of(&context)),
             Arc::new(CursorStatementHook),
             Arc::new(SetShowHook),
             Arc::new(TransactionStatementHook),
+            Arc::new(Simple),
         ];
-        let service = Arc::new(DfSessionService::new_with_hooks(Arc::new(context(sql)?), hooks));
+        let service = Arc::new(DfSessionService::new_with_hooks(Arc::new(context), hooks));
         let statements = Statements { service, sql: Arc::downgrade(sql), commits };
         let startup = match password {
             None => Startup::Open(Open(Arc::clone(&connections))),
@@ -167,6 +176,7 @@ fn context(sql: &Arc<SqlSession>) -> datafusion::error::Result<SessionContext> {
         .build();
     let context = SessionContext::new_with_state(state);
     setup_pg_catalog(&context, DATABASE, EmptyContextProvider).map_err(|error| *error)?;
+    functions::register(&context);
     Ok(context)
 }
 

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use datafusion::common::ParamValues;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
-use datafusion::sql::sqlparser::ast::{Query, SetExpr, Statement};
+use datafusion::sql::sqlparser::ast::{ObjectName, Query, Set, SetExpr, Statement};
 use datafusion_postgres::QueryHook;
 use datafusion_postgres::hooks::HookClient;
 use datafusion_postgres::pgwire::api::ClientInfo;
@@ -23,7 +23,8 @@ fn only_reads(statement: &Statement) -> bool {
     match statement {
         Statement::Query(query) => query_only_reads(query),
         Statement::Explain { statement, .. } => only_reads(statement),
-        Statement::Set { .. }
+        Statement::Set(set) => !sets_runtime(set),
+        Statement::Reset(_)
         | Statement::ShowVariable { .. }
         | Statement::ShowStatus { .. }
         | Statement::ShowTables { .. }
@@ -41,6 +42,19 @@ fn only_reads(statement: &Statement) -> bool {
         Statement::Declare { stmts } => stmts
             .iter()
             .all(|declared| declared.for_query.as_ref().is_none_or(|query| query_only_reads(query))),
+        _ => false,
+    }
+}
+
+/// Whether it sets what belongs to the process: its memory, its directories.
+fn sets_runtime(set: &Set) -> bool {
+    let is_of_the_process = |name: &ObjectName| name.to_string().to_lowercase().contains("runtime.");
+    match set {
+        Set::SingleAssignment { variable, .. } => is_of_the_process(variable),
+        Set::ParenthesizedAssignments { variables, .. } => variables.iter().any(is_of_the_process),
+        Set::MultipleAssignments { assignments } => {
+            assignments.iter().any(|assignment| is_of_the_process(&assignment.name))
+        }
         _ => false,
     }
 }
@@ -128,6 +142,11 @@ mod tests {
             "ROLLBACK",
             "DECLARE c CURSOR FOR SELECT 1",
             "CLOSE c",
+            "SET datafusion.execution.batch_size = 10",
+            "DISCARD ALL",
+            "RESET ALL",
+            "DEALLOCATE ALL",
+            "SAVEPOINT a",
         ] {
             assert!(reads(text), "{text}");
         }
@@ -146,6 +165,9 @@ mod tests {
             "WITH a AS (INSERT INTO t VALUES (1) RETURNING a) SELECT * FROM a",
             "COPY t TO '/tmp/x'",
             "COPY (SELECT 1) TO '/tmp/x'",
+            "SET datafusion.runtime.temp_directory = '/any'",
+            "SET \"datafusion.runtime.memory_limit\" = '1G'",
+            "SET LOCAL DataFusion.Runtime.memory_limit = '1G'",
         ] {
             assert!(Parser::parse_sql(&PostgreSqlDialect {}, text).is_err() || !reads(text), "{text}");
         }

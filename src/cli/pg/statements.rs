@@ -18,13 +18,20 @@ use futures::{FutureExt, Sink, StreamExt, stream};
 use tidemill::sql::SqlSession;
 
 use super::subscribe::{self, Wanted};
+use super::values::as_postgres_has_them;
 use crate::cli::subscription::Commits;
 
 /// Where `SET statement_timeout` leaves its milliseconds.
-const STATEMENT_TIMEOUT: &str = "statement_timeout_ms";
+pub(super) const STATEMENT_TIMEOUT: &str = "statement_timeout_ms";
 
 /// PostgreSQL's code for a statement that was ended from outside.
 const QUERY_CANCELED: &str = "57014";
+
+/// That it was ended because it took too long.
+pub(super) fn timed_out() -> PgWireError {
+    let message = "canceling statement due to statement timeout".to_string();
+    PgWireError::UserError(Box::new(ErrorInfo::new("ERROR".into(), QUERY_CANCELED.into(), message)))
+}
 
 /// Answers the statements of one connection.
 pub(super) struct Statements {
@@ -80,6 +87,9 @@ impl ExtendedQueryHandler for Statements {
     {
         let mut response =
             ExtendedQueryHandler::do_query(self.service.as_ref(), client, portal, max_rows).await?;
+        if let Some((_, plan)) = &portal.statement.statement.1 {
+            as_postgres_has_them(&mut response, plan);
+        }
         until(&mut response, end_of(client).await);
         Ok(response)
     }

@@ -12,7 +12,7 @@ use datafusion::optimizer::AnalyzerRule;
 /// What values of `of` are sent as instead.
 ///
 /// A byte is sent as a smallint, of which it fills the first half only; of the offset of a time zone the minutes are
-/// left out (arrow-pg 0.16).
+/// left out (arrow-pg 0.16). Numbers have at most 28 digits, and are texts beyond.
 pub(super) fn on_wire(of: &DataType) -> Option<DataType> {
     Some(match of {
         DataType::Int8 => DataType::Int16,
@@ -21,10 +21,20 @@ pub(super) fn on_wire(of: &DataType) -> Option<DataType> {
         DataType::Timestamp(unit, Some(zone)) if zone.as_ref() != "UTC" => {
             DataType::Timestamp(*unit, Some("UTC".into()))
         }
+        of if is_long_decimal(of) => DataType::Utf8,
         DataType::List(of) => DataType::List(element_on_wire(of)?),
         DataType::LargeList(of) => DataType::LargeList(element_on_wire(of)?),
         _ => return None,
     })
+}
+
+/// Whether there may be more digits in it than the encoder has room for.
+pub(super) fn is_long_decimal(of: &DataType) -> bool {
+    match of {
+        DataType::Decimal128(precision, scale) => *precision > 28 || *scale < 0,
+        DataType::Decimal256(..) => true,
+        _ => false,
+    }
 }
 
 fn element_on_wire(element: &Arc<Field>) -> Option<Arc<Field>> {

@@ -42,8 +42,8 @@ pub(super) async fn run(names: &[String], update: bool) -> Result<(), Exit> {
             fs::write(name, corrected)
                 .map_err(|error| Exit::failed(format!("cannot write '{name}': {error}")))?;
         }
-        failed += usize::from(outcome.differences > 0 && !update);
-        say(&outcome.to_string(name, update))?;
+        failed += usize::from(outcome.differences > if update { test.corrections.len() } else { 0 });
+        say(&outcome.to_string(name, update.then_some(test.corrections.len())))?;
     }
     if failed > 0 { Err(Exit::failed_silently()) } else { Ok(()) }
 }
@@ -60,12 +60,19 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn to_string(&self, name: &str, update: bool) -> String {
+    /// What is said of it, if so many expectations were `updated`.
+    fn to_string(&self, name: &str, updated: Option<usize>) -> String {
         let Self { expectations, differences } = self;
-        match (differences, update) {
-            (0, _) => format!("{name}: as expected ({expectations} of {expectations})"),
-            (_, true) => format!("{name}: updated ({differences} of {expectations} changed)"),
-            (_, false) => format!("{name}: FAILED ({differences} of {expectations} are not as expected)"),
+        match updated.unwrap_or(0) {
+            0 if *differences == 0 => format!("{name}: as expected ({expectations} of {expectations})"),
+            updated if updated == *differences => {
+                format!("{name}: updated ({updated} of {expectations} changed)")
+            }
+            0 => format!("{name}: FAILED ({differences} of {expectations} are not as expected)"),
+            updated => format!(
+                "{name}: FAILED ({updated} of {expectations} changed, {} are not as expected and cannot be)",
+                differences - updated
+            ),
         }
     }
 }
@@ -175,7 +182,7 @@ impl Test {
             let difference = self.compare(step, &given)?;
             if !difference.is_empty() {
                 outcome.differences += 1;
-                if !update {
+                if !update || matches!(step.action, Action::Failure { .. }) {
                     say(&format!("{}:{}: {difference}", self.name, step.line))?;
                 }
             }

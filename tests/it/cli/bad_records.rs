@@ -129,3 +129,91 @@ fn a_retry_that_died_half_way_is_finished() {
     let (code, _, err) = folder.run(&["bad-records", "retry", "bad"]);
     assert!(code == 1 && err.contains("were fed back already"), "{err}");
 }
+
+fn utf16(text: &str) -> Vec<u8> {
+    std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut encoder, text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Runs a query over one file with one bad record, mends that, feeds it back, and gives what came of it, or why it
+/// was not fed back.
+fn fed_back(
+    format: &str,
+    file: &str,
+    content: &[u8],
+    options: &str,
+    more: &[&str],
+) -> Result<Vec<String>, String> {
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.0.path().join("in")).unwrap();
+    std::fs::write(folder.0.path().join("in").join(file), content).unwrap();
+    let location = if options.is_empty() { "in/20*-*.json" } else { "in" };
+    let header = if format == "CSV" { ", 'header' 'true'" } else { "" };
+    folder.write(
+        "job.sql",
+        &format!(
+            "CREATE UNBOUNDED EXTERNAL TABLE input (id BIGINT, name VARCHAR) STORED AS {format} LOCATION '{location}'
+               OPTIONS ('badRecordsPath' 'bad', 'minFileAge' '0s' {header} {options});
+             CREATE EXTERNAL TABLE output STORED AS JSON LOCATION 'out';
+             CREATE STREAMING QUERY q TRIGGER AVAILABLE NOW CHECKPOINT LOCATION 'checkpoint'
+               OPTIONS ('durability' 'process') AS INSERT INTO output SELECT id, name FROM input;"
+        ),
+    );
+    run(&folder, &["run", "job.sql", "--progress", "none"]);
+    assert_eq!(mend(&folder, "oops", "2"), 1, "{format} {options}");
+    let (code, out, err) = folder.run(&[&["bad-records", "retry", "bad"], more].concat());
+    if code != 0 {
+        assert_eq!(std::fs::read_dir(folder.0.path().join("in")).unwrap().count(), 1);
+        assert_eq!(mend(&folder, "path", "path"), 1, "it is still there");
+        return Err(err);
+    }
+    assert!(out.starts_with("fed 1 records back"), "{out}");
+    run(&folder, &["run", "job.sql", "--progress", "none"]);
+    Ok(rows(&folder))
+}
+
+#[test]
+fn records_are_fed_back_in_files_like_those_of_the_source() {
+    let (csv, json) =
+        ("id,name\n1,Jos\u{e9}\noops,Ren\u{e9}e\n", "{\"id\":1,\"name\":\"a\"}\n{\"id\":\"oops\"}\n");
+    let latin: Vec<u8> = csv.chars().map(|char| char as u8).collect();
+    let both = ["{\"id\":1,\"name\":\"Jos\u{e9}\"}", "{\"id\":2,\"name\":\"Ren\u{e9}e\"}"];
+    let head = ["--header", "id,name"];
+    for (file, content, options) in [
+        ("a.csv", latin, ", 'encoding' 'ISO-8859-1'"),
+        ("a.csv", utf16(csv), ", 'encoding' 'UTF-16'"),
+        ("a.csv", gzip(csv), ", 'compression' 'gzip'"),
+        ("a.csv.gz", gzip(csv), ", 'mode' 'FAILFAST'"),
+        ("a.gz", csv.as_bytes().to_vec(), ", 'compression' 'uncompressed'"),
+        ("a.csv", csv.replace('\n', ";").into_bytes(), ", 'lineSep' ';'"),
+    ] {
+        let options = options.replace(", 'mode' 'FAILFAST'", ", 'maxFilesPerTrigger' '1'");
+        assert_eq!(
+            fed_back("CSV", file, &content, &options, &head),
+            Ok(both.map(String::from).to_vec()),
+            "{options}"
+        );
+    }
+    let document = format!("[{}]", json.trim().replace('\n', ","));
+    let found = fed_back("JSON", "a.json", document.as_bytes(), ", 'multiLine' 'true'", &[]);
+    assert_eq!(found.unwrap(), ["{\"id\":1,\"name\":\"a\"}", "{\"id\":2}"]);
+
+    // What would not be read is said before anything is done.
+    let error = fed_back("CSV", "a.csv", csv.as_bytes(), ", 'maxFilesPerTrigger' '1'", &[]).unwrap_err();
+    assert!(error.contains("its files have a header: give its line with --header"), "{error}");
+    let (glob, lines) = (", 'pathGlobFilter' '????-??.json'", json.as_bytes());
+    let error = fed_back("JSON", "2024-01.json", lines, glob, &[]).unwrap_err();
+    assert!(error.contains("reads only '????-??.json' (pathGlobFilter), which '2024-01-retried-"), "{error}");
+    let any = ", 'pathGlobFilter' '2024-*.json'";
+    assert_eq!(fed_back("JSON", "2024-01.json", lines, any, &[]).unwrap().len(), 2);
+    assert_eq!(
+        fed_back("JSON", "2024-01.json", lines, "", &[]).unwrap().len(),
+        2,
+        "a pattern as the location"
+    );
+}

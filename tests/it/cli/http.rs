@@ -216,6 +216,27 @@ fn only_the_page_may_stop_a_query_and_start_it_again() {
     assert_eq!(site.leave(), 0);
 }
 
+/// Its rows are then in the place of the table that it writes to.
+#[test]
+fn a_query_that_is_called_like_its_table_can_be_started_again() {
+    let folder = Folder::new();
+    folder.write("in/1.json", "{\"id\": 1, \"name\": \"a\"}\n");
+    let script = format!(
+        "{FEED}CREATE EXTERNAL TABLE kept STORED AS MEMORY;
+         CREATE STREAMING QUERY kept CHECKPOINT LOCATION 'checkpoint' AS INSERT INTO kept SELECT * FROM feed;"
+    );
+    let site = Site::start(&folder, &script, "127.0.0.1:0", None);
+    for file in 1..4 {
+        site.until_field("kept", "inputRows", &Value::from(1));
+        assert_eq!(site.post("/api/queries/kept/stop").0, 200);
+        folder.write(&format!("in/{}.json", file + 1), "{\"id\": 2, \"name\": \"b\"}\n");
+        let answer = site.post("/api/queries/kept/restart");
+        assert_eq!(answer.0, 200, "{}", answer.2);
+    }
+    site.until_field("kept", "inputRows", &Value::from(1));
+    assert_eq!(site.leave(), 0);
+}
+
 #[test]
 fn a_query_that_failed_can_be_looked_at_and_started_again() {
     let folder = Folder::new();

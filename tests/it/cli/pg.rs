@@ -339,3 +339,75 @@ fn what_the_protocol_carries_is_what_there_is() {
     assert!(error.contains("canceling statement due to statement timeout"), "{error}");
     server.leave();
 }
+
+/// What pools, drivers and `psql` say before and beside the questions of their users.
+#[test]
+fn clients_find_what_they_ask_for() {
+    let folder = Folder::new();
+    folder.write("in/1.json", "{\"word\":\"a\"}\n");
+    let server = Server::start(&folder, SCRIPT, "127.0.0.1:0", None);
+    let Some(_) = server.psql("SELECT 1", "") else { return server.leave() };
+    let ask = |statements: &str| server.psql(statements, "").unwrap();
+    for (statement, expected) in [
+        (
+            "SELECT arrow_cast('99999999999999999999999999999', 'Decimal128(29, 0)')",
+            "99999999999999999999999999999\n",
+        ),
+        ("SELECT arrow_cast('-0.5', 'Decimal128(38, 38)')", "-0.50000000000000000000000000000000000000\n"),
+        ("SELECT [arrow_cast('1.5', 'Decimal128(38, 1)')]", "{1.5}\n"),
+        ("SELECT arrow_cast('0000-12-31', 'Date32'), DATE '2024-01-01'", "0001-12-31 BC|2024-01-01\n"),
+        // As PostgreSQL means it, prepared or not.
+        ("SELECT 2 ^ 3", "8\n"),
+        ("SELECT 1 + 2 || 'x'", "3x\n"),
+        ("BEGIN; SAVEPOINT a; SELECT 1; ROLLBACK TO SAVEPOINT a; RELEASE SAVEPOINT a; COMMIT", "1\n"),
+        ("SET statement_timeout = 1; DISCARD ALL; SELECT count(*) FROM range(1, 300000)", "299999\n"),
+        (
+            "SET datafusion.execution.batch_size = 7; RESET ALL; SHOW datafusion.execution.batch_size",
+            "8192\n",
+        ),
+        ("DEALLOCATE ALL; DEALLOCATE some; SELECT 1", "1\n"),
+    ] {
+        let given = ask(statement);
+        assert_eq!(given.as_deref(), Ok(expected), "{statement}");
+    }
+    assert!(ask("SELECT version()").unwrap().starts_with("PostgreSQL 16"));
+    for looks in ["\\df", "\\dt+", "\\d", "\\l", "\\dn"] {
+        assert!(ask(looks).is_ok(), "{looks}: {:?}", ask(looks));
+    }
+    for statement in [
+        "SET datafusion.runtime.temp_directory = 'made'",
+        "SET \"datafusion.runtime.memory_limit\" = '1G'",
+        "RESET datafusion.runtime.memory_limit; SET datafusion.runtime.memory_limit = '1G'",
+    ] {
+        assert!(ask(statement).unwrap_err().contains("can only be read here"), "{statement}");
+    }
+    assert!(!folder.0.path().join("made").exists());
+    let program = format!(
+        "import psycopg, decimal, sqlalchemy\n\
+         with psycopg.connect('host=127.0.0.1 port={0} user=ann dbname=tidemill', autocommit=True) as c:\n\
+         \x20   for binary in (False, True):\n\
+         \x20       for sql in ['2^3', \"arrow_cast('-12345678901234567890123456789.125', 'Decimal128(38, 3)')\",\n\
+         \x20                   \"arrow_cast('0', 'Decimal128(38, 38)') = 0\"]:\n\
+         \x20           for prepared in (False, True):\n\
+         \x20               cursor = c.cursor(binary=binary)\n\
+         \x20               print(cursor.execute('SELECT ' + sql, prepare=prepared).fetchone()[0])\n\
+         engine = sqlalchemy.create_engine('postgresql+psycopg://ann@127.0.0.1:{0}/tidemill')\n\
+         for _ in range(2):\n\
+         \x20   with engine.connect() as c:\n\
+         \x20       print(c.execute(sqlalchemy.text('SELECT column1 FROM known ORDER BY 1')).fetchall())\n",
+        server.port
+    );
+    let python = "/tmp/venv/bin/python";
+    let has = Command::new(python).args(["-c", "import psycopg, sqlalchemy"]).output();
+    if has.is_ok_and(|has| has.status.success()) {
+        let output = Command::new(python).args(["-c", &program]).output().unwrap();
+        let each =
+            "8.0\n8.0\n-12345678901234567890123456789.125\n-12345678901234567890123456789.125\nTrue\nTrue\n";
+        let expected = format!("{each}{each}[('a',), ('b',)]\n[('a',), ('b',)]\n");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(out, expected, "{err}");
+    } else {
+        eprintln!("skipped: there is no Python with psycopg and SQLAlchemy");
+    }
+    server.leave();
+}
