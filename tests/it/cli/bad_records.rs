@@ -165,11 +165,11 @@ fn fed_back(
         ),
     );
     run(&folder, &["run", "job.sql", "--progress", "none"]);
-    assert_eq!(mend(&folder, "oops", "2"), 1, "{format} {options}");
+    assert!(mend(&folder, "oops", "2") > 0, "{format} {options}");
     let (code, out, err) = folder.run(&[&["bad-records", "retry", "bad"], more].concat());
     if code != 0 {
         assert_eq!(std::fs::read_dir(folder.0.path().join("in")).unwrap().count(), 1);
-        assert_eq!(mend(&folder, "path", "path"), 1, "it is still there");
+        assert!(mend(&folder, "path", "path") > 0, "it is still there");
         return Err(err);
     }
     assert!(out.starts_with("fed 1 records back"), "{out}");
