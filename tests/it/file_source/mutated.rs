@@ -121,6 +121,10 @@ fn read_document(content: &[u8]) -> Option<Vec<String>> {
 fn json_documents() {
     let document = format!("[{}]\n", lines().trim_end().replace('\n', ",\n"));
     read_mutated("json", document.as_bytes(), &[("multiLine", "true")], |round, content, read| {
+        if content.is_empty() {
+            // It is not taken before it has content.
+            return;
+        }
         let text = String::from_utf8_lossy(content);
         assert_eq!(read.ok(), read_document(content), "{round}: {text:?}");
     });
@@ -171,11 +175,10 @@ fn arrow_files() {
     let lz4 = compressed(CompressionType::LZ4_FRAME);
     for content in [ipc_file(&batches), ipc_stream(&batches), zstd, lz4] {
         let is_file = content.starts_with(b"ARROW1");
-        read_mutated("arrow", &content, &[], |round, content, read| {
-            let is_whole = read.as_ref().is_ok_and(|rows| *rows == expected(0..50));
-            // The mark of a stream's end is not needed.
-            let may_be_whole = !is_file && content.len() + 8 >= ipc_stream(&batches).len();
-            assert!(round % 6 != 0 || read.is_err() || (may_be_whole && is_whole), "{round}: {read:?}");
+        read_mutated("arrow", &content, &[], |round, _, read| {
+            // The mark of a stream's end is not needed, so that one that is cut behind a batch is whole.
+            let may_end_there = !is_file && read.as_ref().is_ok_and(|rows| are_whole_batches(rows, 10));
+            assert!(round % 6 != 0 || read.is_err() || may_end_there, "{round}: {read:?}");
         });
         read_mutated("arrow", &content, &[("ignoreCorruptFiles", "true")], |round, _, read| {
             let rows = read.unwrap();
