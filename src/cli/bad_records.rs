@@ -210,7 +210,9 @@ fn check_is_text(file: &BadFile) -> Result<(), Exit> {
     match file.records.iter().find(|record| record.row.is_some()) {
         None => Ok(()),
         Some(record) => Err(Exit::failed(format!(
-            "the records in '{}' are of '{}', which is no file of text, so they cannot be fed back as they are. Write              them into a file of its format beside it, with the columns of the table, and remove '{0}' and whatever else              was no text; nothing was fed back",
+            "the records in '{}' are of '{}', which is no file of text, so they cannot be fed back as they are. Write \
+             them into a file of its format beside it, with the columns of the table, and remove '{0}' and whatever else \
+             was no text; nothing was fed back",
             file.name, record.path
         ))),
     }
