@@ -19,7 +19,7 @@ use crate::support::{Result, Workspace};
 const BAR: f64 = 1.15;
 
 /// Half of the bids pass the filter.
-const SQL: &str = "SELECT auction, bidder, CAST(price AS DOUBLE) / 100 AS amount, upper(channel) AS channel, \
+pub const SQL: &str = "SELECT auction, bidder, CAST(price AS DOUBLE) / 100 AS amount, upper(channel) AS channel, \
                    url, CAST(date_time AS DATE) AS day, date_time FROM bids WHERE price >= 5100";
 
 /// What tells two outputs apart, in whatever order their rows are.
@@ -109,7 +109,7 @@ impl Contender {
         let (output, checkpoint) = (work.join("output"), work.join("checkpoint"));
         let session = Session::new();
         match self {
-            Contender::DataFusion => copy(session.context(), format, input, &output).await,
+            Contender::DataFusion => copy(session.context(), format, input, &output, SQL).await,
             Contender::Tidemill { files_per_trigger, durability } => {
                 let job = Job {
                     format,
@@ -129,7 +129,13 @@ impl Contender {
 }
 
 /// The same as one batch.
-async fn copy(context: &SessionContext, format: Format, input: &Path, output: &Path) -> Result<Duration> {
+pub async fn copy(
+    context: &SessionContext,
+    format: Format,
+    input: &Path,
+    output: &Path,
+    sql: &str,
+) -> Result<Duration> {
     let started = Instant::now();
     let (input, schema) = (text(input)?, data::schema());
     match format {
@@ -143,7 +149,7 @@ async fn copy(context: &SessionContext, format: Format, input: &Path, output: &P
             context.register_parquet("bids", input, ParquetReadOptions::default().schema(&schema)).await?;
         }
     }
-    let copy = format!("COPY ({SQL}) TO '{}/' STORED AS PARQUET", text(output)?);
+    let copy = format!("COPY ({sql}) TO '{}/' STORED AS PARQUET", text(output)?);
     context.sql(&copy).await?.collect().await?;
     Ok(started.elapsed())
 }

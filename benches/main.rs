@@ -4,6 +4,7 @@
 //! of it, with one line of JSON per result on stdout and the tables on stderr. `docs/performance.md` says
 //! what each figure means. One binary, because each that links DataFusion takes a minute to build.
 
+mod checks;
 mod etl;
 mod keyed;
 mod large;
@@ -38,6 +39,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 enum Bench {
     /// Files to Parquet, beside the same SQL as one DataFusion batch.
     Etl,
+    /// What the checks of values cost.
+    Checks,
     /// What a trigger of 100 rows costs.
     Triggers,
     /// Directories with very many files, and queries with very many batches.
@@ -138,6 +141,7 @@ async fn main() -> Result<()> {
         let started = Instant::now();
         match bench {
             Bench::Etl => etl::run(&settings, &workspace, &report).await?,
+            Bench::Checks => checks::run(&settings, &workspace, &report).await?,
             Bench::Triggers => triggers::run(&settings, &workspace, &report).await?,
             Bench::Listing => listing::run(&settings, &workspace, &report).await?,
             Bench::Startup => startup::run(&settings, &workspace, &report)?,
