@@ -241,7 +241,7 @@ fn a_binary_that_is_killed_all_the_time_loses_and_doubles_nothing() {
     let place = Place::new();
     put(&place, 0..FILES);
     place.put("job.sql", script(&place, &database));
-    let (mut kills, mut patience, mut dice) = (0, Duration::from_millis(100), Dice(7));
+    let (mut kills, mut patience, mut dice) = (0, Duration::from_millis(20), Dice(7));
     loop {
         let mut process = binary(&place).spawn().unwrap();
         let until = Instant::now() + patience.mul_f64(0.5 + dice.roll(100) as f64 / 100.0);

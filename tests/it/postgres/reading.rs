@@ -221,7 +221,7 @@ async fn a_column_that_is_altered_between_two_batches_is_named() {
         put(&place, 0..1);
         let session = session();
         database.open(&session, "names").await;
-        let sql = "SELECT i.id, n.x, CAST(n.d AS VARCHAR) AS d FROM input i JOIN names n ON i.id = n.id";
+        let sql = "SELECT i.id, CAST(n.x AS BIGINT) AS x, CAST(n.d AS VARCHAR) AS d FROM input i JOIN names n ON i.id = n.id";
         let job = Job::new(&place).sql(sql).trigger(Trigger::AtOnce);
         let query = job.start(&session).await.unwrap();
         query.process_all_available().await.unwrap();
