@@ -166,7 +166,6 @@ impl Target {
     }
 
     /// The types of the columns that the result goes into, and how many characters they take.
-    #[expect(clippy::type_complexity, reason = "a column each")]
     fn compare(&self, found: &[Column], mode: OutputMode) -> Result<(Vec<PgType>, Vec<Option<usize>>)> {
         let (mut types, mut widths, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for field in self.schema.fields() {
