@@ -7,6 +7,7 @@
 pub mod file;
 mod generated;
 pub mod memory;
+#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "what is shared is tables of a server"))]
 mod moment;
 pub mod nexmark;
 mod offset;
