@@ -219,3 +219,31 @@ async fn times_of_any_year_are_truncated() {
     let expected = ["9999-01-01T00:00:00 9999-12-31T00:00:00", "2026-01-01T00:00:00 2026-07-20T00:00:00"];
     assert_eq!(batch(&query).await.unwrap(), expected);
 }
+
+/// Chains that are one function are what their operations are one by one.
+#[tokio::test]
+async fn long_chains_are_what_their_operations_are() {
+    let table =
+        "(SELECT column1 AS w FROM (VALUES (7), (CAST(NULL AS BIGINT)), (-2), (4611686018427387904)))";
+    for length in [15, 16, 17, 18, 200] {
+        // w + 3 - w * 2 + w + 3 - w * 2 …
+        let terms = ["+ 3", "- w * 2", "+ w"].iter().cycle().take(length);
+        let chain = terms.clone().fold("w".to_string(), |chain, term| format!("{chain} {term}"));
+        let expected = |w: i128| {
+            let values = terms.clone().map(|term| match *term {
+                "+ 3" => Some(3),
+                "- w * 2" => i64::try_from(w * 2).ok().map(|twice| -i128::from(twice)),
+                _ => Some(w),
+            });
+            values.fold(Some(w), |sum, value| i64::try_from(sum? + value?).ok().map(i128::from))
+        };
+        for (row, value) in [("w = 7", Some(7)), ("w = -2", Some(-2)), ("w IS NULL", None)] {
+            let found = batch(&format!("SELECT {chain} FROM {table} WHERE {row}")).await.unwrap();
+            let expected = value.map_or("NULL".to_string(), |w| expected(w).unwrap().to_string());
+            assert_eq!(found, [expected], "{length} operations, {row}");
+        }
+        assert_eq!(expected(1 << 62), None);
+        let error = batch(&format!("SELECT {chain} FROM {table} WHERE w > 7")).await.unwrap_err();
+        assert!(error.contains("verflow") && error.contains("w * "), "{length}: {error}");
+    }
+}
