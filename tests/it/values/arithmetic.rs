@@ -230,12 +230,12 @@ async fn long_chains_are_what_their_operations_are() {
         let terms = ["+ 3", "- w * 2", "+ w"].iter().cycle().take(length);
         let chain = terms.clone().fold("w".to_string(), |chain, term| format!("{chain} {term}"));
         let expected = |w: i128| {
-            let values = terms.clone().map(|term| match *term {
+            let mut values = terms.clone().map(|term| match *term {
                 "+ 3" => Some(3),
                 "- w * 2" => i64::try_from(w * 2).ok().map(|twice| -i128::from(twice)),
                 _ => Some(w),
             });
-            values.fold(Some(w), |sum, value| i64::try_from(sum? + value?).ok().map(i128::from))
+            values.try_fold(w, |sum, value| i64::try_from(sum + value?).ok().map(i128::from))
         };
         for (row, value) in [("w = 7", Some(7)), ("w = -2", Some(-2)), ("w IS NULL", None)] {
             let found = batch(&format!("SELECT {chain} FROM {table} WHERE {row}")).await.unwrap();
