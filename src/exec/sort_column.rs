@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::batch::Batch;
 use super::codec::RowCodec;
+use crate::functions::ordered_values;
 use crate::state::RowBytes;
 
 /// A column that rows are sorted by.
@@ -37,7 +38,7 @@ impl SortColumn {
 
     /// Bytes that sort as the column does.
     pub(super) fn encode(&self, rows: &RecordBatch) -> DataFusionResult<Vec<Vec<u8>>> {
-        let column = self.expr.evaluate(rows)?.into_array(rows.num_rows())?;
+        let column = ordered_values(&self.expr.evaluate(rows)?.into_array(rows.num_rows())?)?;
         let nulls = column.logical_nulls();
         let end: ArrayRef = Arc::new(BooleanArray::from(vec![false; rows.num_rows()]));
         let plain = self.codec.encode(&[column, end], rows.num_rows())?;

@@ -38,6 +38,11 @@ pub(crate) fn ordered(value: Expr) -> Expr {
     }
 }
 
+/// `values` as what others come before or after: every zero in them positive, and every NaN.
+pub(crate) fn ordered_values(values: &ArrayRef) -> DataFusionResult<ArrayRef> {
+    canonical_values(values, true)
+}
+
 /// Whether there are floats in values of `data_type`.
 pub(crate) fn has_floats(data_type: &DataType) -> bool {
     match data_type {

@@ -31,7 +31,7 @@ pub use session_window::{session_window, session_window_by};
 pub use window::{sliding_window, sliding_window_from, window, window_time};
 
 pub(crate) use aggregates::{moving, replacement};
-pub(crate) use canonical::{canonical, has_floats, ordered};
+pub(crate) use canonical::{canonical, has_floats, ordered, ordered_values};
 pub(crate) use checked::{checked_binary, checked_negation};
 pub(crate) use checked_tree::checked_tree;
 pub(crate) use conditions::{ALL_CONDITIONS, ANY_CONDITION};

@@ -18,15 +18,16 @@ use datafusion::functions_window::row_number::row_number_udwf;
 use datafusion::logical_expr::expr::{Sort as SortExpr, WindowFunction};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
-    BinaryExpr, Distinct, DistinctOn, Expr, Extension, FetchType, Filter, LogicalPlan, LogicalPlanBuilder,
-    Operator, Projection, SkipType, Sort, UserDefinedLogicalNodeCore, Window, WindowFrame, lit,
+    BinaryExpr, Distinct, DistinctOn, Expr, ExprSchemable, Extension, FetchType, Filter, LogicalPlan,
+    LogicalPlanBuilder, Operator, Projection, SkipType, Sort, UserDefinedLogicalNodeCore, Window,
+    WindowFrame, lit,
 };
 
 use super::bind::reads_stream;
 use super::event_time::event_time_key;
 use super::window_calls::unused_name;
 use crate::exec::top_n::Ranking;
-use crate::functions::{described, literal, tag_of, tagged};
+use crate::functions::{described, has_floats, literal, ordered, tag_of, tagged};
 
 /// The column with the rank.
 const RANK: &str = "__rank";
@@ -101,8 +102,14 @@ impl TopN {
         };
         let mut call = WindowFunction::new(function, Vec::new());
         call.params.partition_by = self.keys.iter().cloned().map(Expr::Column).collect();
-        let sort =
-            |order: &Order| Expr::Column(order.column.clone()).sort(!order.descending, order.nulls_first);
+        let sort = |order: &Order| {
+            // The node keeps columns as they are; its own order is that of all values, as here.
+            let column = Expr::Column(order.column.clone());
+            let has_floats =
+                column.get_type(self.input.schema()).is_ok_and(|data_type| has_floats(&data_type));
+            let column = if has_floats { ordered(column) } else { column };
+            column.sort(!order.descending, order.nulls_first)
+        };
         call.params.order_by = self.order.iter().map(sort).collect();
         call.params.window_frame = WindowFrame::new(Some(false));
         let call = Expr::from(call);

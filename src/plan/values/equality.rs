@@ -209,6 +209,13 @@ fn comparison(
             params.order_by = sort_keys(params.order_by, schema);
             Transformed::yes(Expr::AggregateFunction(AggregateFunction { func, params }))
         }
+        // What is `WITHIN GROUP` is an argument.
+        Expr::AggregateFunction(AggregateFunction { func, mut params })
+            if !params.order_by.is_empty() && !func.supports_within_group_clause() =>
+        {
+            params.order_by = sort_keys(params.order_by, schema);
+            Transformed::yes(Expr::AggregateFunction(AggregateFunction { func, params }))
+        }
         Expr::WindowFunction(mut call) => {
             call.params.partition_by = all(call.params.partition_by);
             call.params.order_by = sort_keys(call.params.order_by, schema);

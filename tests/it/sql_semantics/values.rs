@@ -3,7 +3,7 @@
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::array_value_to_string;
 
-use super::Place;
+use super::{Place, SqlOutcome};
 
 #[tokio::test]
 async fn times_with_a_zone_are_instants() {
@@ -184,12 +184,7 @@ async fn set_operations_count_copies() {
 /// The values of the only column that the context of a session gives.
 async fn bare(select: &str) -> Vec<String> {
     let frame = tidemill::Session::new().context().sql(select).await.unwrap();
-    let batches = frame.collect().await.unwrap();
-    let column = |batch: &RecordBatch| {
-        let column = batch.column(0).clone();
-        (0..batch.num_rows()).map(move |row| array_value_to_string(&column, row).unwrap())
-    };
-    batches.iter().flat_map(column).collect()
+    texts(&frame.collect().await.unwrap())
 }
 
 /// DataFusion takes the column of `USING` for the left side's.
@@ -212,4 +207,71 @@ async fn the_column_of_a_join_is_never_null_where_one_side_has_it() {
             assert!(error.contains("would give null") && error.contains(advice), "{sql}: {error}");
         }
     }
+}
+
+/// NaN, of whatever sign, comes after all numbers, and `-0.0` is `0.0`: where rows are limited, ranked or given in order
+/// to an aggregate as where they are sorted, in batches and in streams.
+#[tokio::test]
+async fn there_is_one_order_of_floats() {
+    let place = Place::new();
+    let lines = "{\"k\":\"a\",\"f\":0.0}\n{\"k\":\"b\",\"f\":-0.0}\n{\"k\":\"c\",\"f\":0.0}\n{\"k\":\"d\",\"f\":-0.0}\n\
+                 {\"k\":\"e\",\"f\":\"NaN\"}\n{\"k\":\"f\",\"f\":-7.5}\n";
+    place.put("in/a.json", lines);
+    // `-f` turns the sign of NaN over.
+    for (number, (mode, select, expected)) in [
+        (
+            "COMPLETE",
+            "SELECT k FROM (SELECT k, max(f) AS f FROM t GROUP BY k) ORDER BY f, k LIMIT 2 OFFSET 1",
+            "a b",
+        ),
+        (
+            "COMPLETE",
+            "SELECT k FROM (SELECT k, -max(f) AS f FROM t GROUP BY k) ORDER BY f, k LIMIT 2 OFFSET 4",
+            "f e",
+        ),
+        (
+            "COMPLETE",
+            "SELECT k FROM (SELECT k, -max(f) AS f FROM t GROUP BY k) ORDER BY f DESC, k LIMIT 2",
+            "e f",
+        ),
+        ("UPDATE", "SELECT k FROM t ORDER BY -f, k LIMIT 4", "a b c d"),
+        ("UPDATE", "SELECT k FROM t QUALIFY rank() OVER (ORDER BY f DESC) <= 2 ORDER BY k", "a b c d e"),
+        ("UPDATE", "SELECT k FROM t QUALIFY row_number() OVER (ORDER BY -f DESC) = 1", "e"),
+        ("UPDATE", "SELECT string_agg(k, '' ORDER BY -f, k) AS k FROM t", "abcdfe"),
+        ("UPDATE", "SELECT first_value(k ORDER BY -f DESC) AS k FROM t", "e"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let place_of = "STORED AS JSON LOCATION '$/in/'";
+        let batch = place
+            .run(&format!("CREATE OR REPLACE EXTERNAL TABLE t (k VARCHAR, f DOUBLE) {place_of}; {select}"))
+            .await
+            .pop();
+        let Some(SqlOutcome::Rows(frame)) = batch else { panic!("no rows: {select}") };
+        let batch = texts(&frame.collect().await.unwrap());
+        let mut expected: Vec<&str> = expected.split(' ').collect();
+        assert_eq!(batch.join(" "), expected.join(" "), "at once: {select}");
+        let unordered =
+            if mode == "UPDATE" { select.replace(" <= 2 ORDER BY k", " <= 2") } else { select.into() };
+        let streamed = place
+            .rows(&format!(
+                "CREATE OR REPLACE UNBOUNDED EXTERNAL TABLE t (k VARCHAR, f DOUBLE) {place_of};
+                 CREATE EXTERNAL TABLE r{number} STORED AS MEMORY;
+                 CREATE STREAMING QUERY q{number} OUTPUT MODE {mode} TRIGGER ONCE AS INSERT INTO r{number} {unordered};
+                 SELECT k FROM r{number}"
+            ))
+            .await;
+        expected.sort_unstable();
+        assert_eq!(streamed, expected, "streamed: {select}");
+    }
+}
+
+/// The texts in the first column.
+fn texts(batches: &[RecordBatch]) -> Vec<String> {
+    let of = |batch: &RecordBatch| {
+        let column = batch.column(0).clone();
+        (0..batch.num_rows()).map(move |row| array_value_to_string(&column, row).unwrap())
+    };
+    batches.iter().flat_map(of).collect()
 }
