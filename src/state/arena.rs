@@ -37,6 +37,8 @@ const LONG_SUBKEY: u8 = 0x7f;
 const FIRST: u8 = 0x80;
 /// How many bytes a place has in a header.
 const LINK: usize = 5;
+/// So far behind its start, most records have ended or have another line of the processor's cache.
+const NEAR: usize = 48;
 /// The most bytes that a header has.
 const HEADER: usize = 2 + 2 + 3 * 4 + 2 * LINK + 8;
 
@@ -53,6 +55,8 @@ pub(super) struct Arena {
     /// Pages that are mostly dead.
     sparse: Vec<usize>,
     bytes: usize,
+    /// How many marked records died.
+    lost_marks: usize,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +98,8 @@ const GENERATION_BITS: u32 = u64::BITS - PLACE_BITS;
 const LAST_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
 
 impl Stamp {
-    fn place(self) -> Place {
+    /// Where the record was then.
+    pub(super) fn place(self) -> Place {
         self.0 >> GENERATION_BITS
     }
 
@@ -369,10 +374,17 @@ impl Arena {
         (page.generation == stamp.generation() && page.bytes[at] & DEAD == 0).then(|| stamp.place())
     }
 
-    /// The first byte of the record, to have it in the processor's cache.
+    /// The first byte where the record was that is meant, to have it in the processor's cache.
+    pub(super) fn peek(&self, stamp: Stamp) -> u8 {
+        let (page, at) = split(stamp.place());
+        self.pages[page].bytes.get(at).copied().unwrap_or_default()
+    }
+
+    /// Bytes of the record, to have it in the processor's cache: all of it if it is as small as most are.
     pub(super) fn touch(&self, place: Place) -> u8 {
         let (page, at) = split(place);
-        self.pages[page].bytes[at]
+        let bytes = &self.pages[page].bytes;
+        bytes[at] ^ bytes[(at + NEAR).min(bytes.len() - 1)]
     }
 
     /// Overwrites the value and expiry of a record that has room for just these. Whether it was.
@@ -405,6 +417,16 @@ impl Arena {
         self.pages[page].bytes[at] &= !CHANGED;
     }
 
+    /// How many records that were marked have died or moved since this was last asked to begin anew.
+    pub(super) fn lost_marks(&self) -> usize {
+        self.lost_marks
+    }
+
+    /// Begins to count lost marks anew.
+    pub(super) fn forget_lost_marks(&mut self) {
+        self.lost_marks = 0;
+    }
+
     pub(super) fn is_marked(&self, place: Place) -> bool {
         let (page, at) = split(place);
         self.pages[page].bytes[at] & CHANGED != 0
@@ -415,6 +437,7 @@ impl Arena {
         let (page, at) = split(place);
         let found = &mut self.pages[page];
         found.live -= layout(&found.bytes, at).end - at;
+        self.lost_marks += usize::from(found.bytes[at] & CHANGED != 0);
         found.bytes[at] |= DEAD;
         self.judge(page);
     }

@@ -49,8 +49,11 @@ pub(super) fn unpack(packed: &[u8], rows: usize) -> Option<Changes> {
 fn encode_rows(changes: &dyn ChangedRows, rows: &[usize]) -> Vec<u8> {
     // Each row is looked at once: it may be anywhere in memory.
     let mut columns = Changes::default();
-    for row in rows.iter().map(|row| changes.row(*row)) {
-        columns.push(row.key, row.subkey, row.value, row.change);
+    for rows in rows.chunks(TILE) {
+        changes.touch(rows);
+        for row in rows.iter().map(|row| changes.row(*row)) {
+            columns.push(row.key, row.subkey, row.value, row.change);
+        }
     }
     let mut raw = Vec::with_capacity(columns.bytes() + rows.len());
     raw.extend(columns.kinds.iter().map(|kind| match kind {

@@ -27,11 +27,42 @@ pub(super) trait ChangedRows {
 
     fn row(&self, index: usize) -> ChangedRow<'_>;
 
+    /// The bucket that a row belongs to in files of state.
+    fn bucket(&self, index: usize) -> u32 {
+        bucket_of(self.row(index).key)
+    }
+
+    /// Has these rows in the processor's cache. They may be anywhere in memory, and several are fetched in the time of
+    /// one.
+    fn touch(&self, _rows: &[usize]) {}
+
     /// How many bytes keys, subkeys and values have.
     fn bytes(&self) -> usize {
-        let length = |row: ChangedRow<'_>| row.key.len() + row.subkey.len() + row.value.len();
-        (0..self.len()).map(|index| length(self.row(index))).sum()
+        (0..self.len()).map(|index| self.row(index).bytes()).sum()
     }
+
+    /// Whether keys, subkeys and values have so many bytes. Looks at no more rows than have them.
+    fn has_bytes(&self, least: usize) -> bool {
+        let mut bytes = 0;
+        (0..self.len()).any(|index| {
+            bytes += self.row(index).bytes();
+            bytes >= least
+        })
+    }
+}
+
+impl ChangedRow<'_> {
+    fn bytes(&self) -> usize {
+        self.key.len() + self.subkey.len() + self.value.len()
+    }
+}
+
+/// How many buckets the rows of an operator are divided into in files of state.
+pub(super) const BUCKETS: u32 = 64;
+
+/// The bucket that a key belongs to: a part of the format of the files.
+pub(super) fn bucket_of(key: &[u8]) -> u32 {
+    crc32c::crc32c(key) % BUCKETS
 }
 
 /// Changed rows with their bytes.

@@ -77,6 +77,12 @@ impl Index {
         (slot != EMPTY && tag_of(slot) == probe.tag).then_some(slot & PLACE_MASK)
     }
 
+    /// The first slot that is looked at, to have it in the processor's cache.
+    pub(super) fn touch(&self, probe: Probe) -> u64 {
+        let part = &self.parts[usize::from(probe.part)];
+        part.slots[part.home(probe.tag)]
+    }
+
     /// The place for which `is_it` holds.
     pub(super) fn find(&self, probe: Probe, mut is_it: impl FnMut(Place) -> bool) -> Option<Place> {
         let part = &self.parts[usize::from(probe.part)];

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::change_log::{ChangedRows, Changes};
-use super::segment::{BUCKETS, Block, DIVIDE_FROM, UNDIVIDED, by_bucket};
+use super::change_log::{BUCKETS, ChangedRows, Changes};
+use super::segment::{Block, DIVIDE_FROM, UNDIVIDED, by_bucket};
 use super::segment_file::SegmentFile;
 use crate::error::Result;
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::block::{self, Reader};
-use super::change_log::{ChangedRows, Changes};
+use super::change_log::{BUCKETS, ChangedRows, Changes};
 use crate::error::{Error, Result};
 
 /// The first line of a file.
@@ -22,23 +22,16 @@ pub(super) const TRAILER: usize = 4 + 4 + 8 + 4;
 /// Operator, bucket, rows (u32 each), length of the block (u64), its CRC32C (u32).
 const ENTRY: usize = 4 + 4 + 4 + 8 + 4;
 
-/// How many buckets the rows of an operator are divided into.
-pub(super) const BUCKETS: u32 = 64;
 /// The bucket of blocks in which rows are not divided.
 pub(super) const UNDIVIDED: u32 = u32::MAX;
 /// From how many bytes on an operator's rows are divided.
 pub(super) const DIVIDE_FROM: usize = 1 << 20;
 
-/// The bucket that a key belongs to.
-pub(super) fn bucket_of(key: &[u8]) -> u32 {
-    crc32c::crc32c(key) % BUCKETS
-}
-
 /// The rows of each bucket, by bucket.
 pub(super) fn by_bucket(changes: &dyn ChangedRows) -> Vec<Vec<usize>> {
     let mut buckets = vec![Vec::new(); BUCKETS as usize];
     for row in 0..changes.len() {
-        buckets[bucket_of(changes.row(row).key) as usize].push(row);
+        buckets[changes.bucket(row) as usize].push(row);
     }
     buckets
 }
@@ -64,7 +57,7 @@ impl NewBlock {
 
 /// The blocks of an operator's changed rows, divided if there are many.
 pub(super) fn encode(changes: &dyn ChangedRows) -> Result<Vec<NewBlock>> {
-    if changes.bytes() < DIVIDE_FROM {
+    if !changes.has_bytes(DIVIDE_FROM) {
         let all: Vec<usize> = (0..changes.len()).collect();
         return Ok(vec![NewBlock::new(UNDIVIDED, changes, &all)?]);
     }
@@ -271,7 +264,7 @@ pub(super) fn operators<'a>(blocks: impl Iterator<Item = &'a Block>) -> BTreeSet
 mod tests {
     use super::*;
     use crate::state::bytes::RowBytes;
-    use crate::state::change_log::Change;
+    use crate::state::change_log::{Change, bucket_of};
 
     fn changes() -> Changes {
         let mut changes = Changes::default();

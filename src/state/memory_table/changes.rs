@@ -1,8 +1,10 @@
 //! What was changed in a table, and all of its rows in the order of runs.
 
-use super::MemoryTable;
+use std::borrow::Cow;
+
+use super::{GROUP, MemoryTable};
 use crate::state::bytes::RowBytes;
-use crate::state::change_log::{Change, ChangedRow, ChangedRows};
+use crate::state::change_log::{Change, ChangedRow, ChangedRows, bucket_of};
 use crate::state::changing_table::ChangingTable;
 use crate::state::hash::hash_key;
 use crate::state::index::Place;
@@ -50,11 +52,28 @@ struct MemoryChanges<'a> {
     table: &'a MemoryTable,
     /// Where those are that were put.
     put: Vec<Place>,
+    /// The bucket of each of these.
+    buckets: Cow<'a, [u8]>,
 }
 
 impl ChangedRows for MemoryChanges<'_> {
     fn len(&self) -> usize {
         self.table.removed.0.len() + self.put.len()
+    }
+
+    fn bucket(&self, index: usize) -> u32 {
+        let (keys, _) = &self.table.removed;
+        match index.checked_sub(keys.len()) {
+            None => bucket_of(keys.row(index)),
+            Some(index) => u32::from(self.buckets[index]),
+        }
+    }
+
+    fn touch(&self, rows: &[usize]) {
+        let removed = self.table.removed.0.len();
+        let put = rows.iter().filter_map(|row| row.checked_sub(removed));
+        let touched = put.fold(0, |sum, index| sum ^ self.table.arena.touch(self.put[index]));
+        std::hint::black_box(touched);
     }
 
     fn row(&self, index: usize) -> ChangedRow<'_> {
@@ -77,8 +96,15 @@ impl ChangedRows for MemoryChanges<'_> {
 
 impl ChangingTable for MemoryTable {
     fn changes(&self) -> Box<dyn ChangedRows + '_> {
-        let put = self.put.iter().filter_map(|stamp| self.arena.alive(*stamp)).collect();
-        Box::new(MemoryChanges { table: self, put })
+        if self.arena.lost_marks() == 0 {
+            let put = self.put.iter().map(|stamp| stamp.place()).collect();
+            let buckets = Cow::Borrowed(self.put_buckets.as_slice());
+            return Box::new(MemoryChanges { table: self, put, buckets });
+        }
+        let put = self.put.iter().zip(&self.put_buckets);
+        let alive = put.filter_map(|(stamp, bucket)| Some((self.arena.alive(*stamp)?, *bucket)));
+        let (put, buckets): (Vec<Place>, Vec<u8>) = alive.unzip();
+        Box::new(MemoryChanges { table: self, put, buckets: Cow::Owned(buckets) })
     }
 
     fn changed(&self) -> usize {
@@ -86,11 +112,15 @@ impl ChangingTable for MemoryTable {
     }
 
     fn forget_changes(&mut self) {
-        for stamp in std::mem::take(&mut self.put) {
-            if let Some(place) = self.arena.alive(stamp) {
+        for stamps in std::mem::take(&mut self.put).chunks(GROUP) {
+            let touched = stamps.iter().fold(0, |sum, stamp| sum ^ self.arena.peek(*stamp));
+            std::hint::black_box(touched);
+            for place in stamps.iter().filter_map(|stamp| self.arena.alive(*stamp)).collect::<Vec<_>>() {
                 self.arena.unmark(place);
             }
         }
+        self.put_buckets = Vec::new();
+        self.arena.forget_lost_marks();
         self.removed = Default::default();
     }
 }

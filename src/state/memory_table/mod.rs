@@ -7,6 +7,7 @@ mod tests;
 
 use super::arena::{Arena, Record, Stamp};
 use super::bytes::{ByteRows, RowBytes};
+use super::change_log::bucket_of;
 use super::expiries::Expiries;
 use super::hash::{hash_key, hash_row};
 use super::index::{Index, Place};
@@ -31,6 +32,8 @@ pub struct MemoryTable {
     rows: u64,
     /// Rows that were put since changes were last forgotten, and are marked; some of them may be dead by now.
     put: Vec<Stamp>,
+    /// The bucket of each of them.
+    put_buckets: Vec<u8>,
     /// The keys and subkeys of rows that were there and are not any more.
     removed: (ByteRows, ByteRows),
 }
@@ -43,6 +46,7 @@ impl Default for MemoryTable {
             expiries: Expiries::default(),
             rows: 0,
             put: Vec::new(),
+            put_buckets: Vec::new(),
             removed: Default::default(),
         }
     }
@@ -119,6 +123,15 @@ impl MemoryTable {
         std::hint::black_box(touched);
     }
 
+    /// The same for rows that were looked up: the records of those that are there, the slots of the others.
+    fn prepare_to_write(&self, places: &[Option<Place>], hashes: &[u64]) {
+        let touched = places.iter().zip(hashes).fold(0, |sum, (place, hash)| match place {
+            Some(place) => sum ^ u64::from(self.arena.touch(*place)),
+            None => sum ^ self.index.touch(self.index.probe(*hash)),
+        });
+        std::hint::black_box(touched);
+    }
+
     fn place_of(&self, name: Name<'_>) -> Option<Place> {
         let at = |hash| {
             let is_it = |place| name.is_that_of(self.arena.get(place));
@@ -145,13 +158,13 @@ impl MemoryTable {
             let slot = if subkey.is_empty() { hash } else { self.link(name, place) };
             self.index.insert(self.index.probe(slot), place);
             self.expires(expiry, place);
-            self.changed(place);
+            self.changed(key, place);
             self.rows += 1;
             return Ok(());
         };
         let before = self.arena.get(old).expiry;
         if self.arena.overwrite(old, value, expiry) {
-            self.changed(old);
+            self.changed(key, old);
             if !Expiries::same(before, expiry) {
                 self.expires(expiry, old);
             }
@@ -163,7 +176,7 @@ impl MemoryTable {
         }
         self.moved(old, new);
         self.expires(expiry, new);
-        self.changed(new);
+        self.changed(key, new);
         self.arena.kill(old);
         Ok(())
     }
@@ -174,9 +187,10 @@ impl MemoryTable {
         self.relink(old, new);
     }
 
-    fn changed(&mut self, place: Place) {
+    fn changed(&mut self, key: &[u8], place: Place) {
         if self.arena.mark(place) {
             self.put.push(self.arena.stamp(place));
+            self.put_buckets.push(bucket_of(key) as u8);
         }
     }
 
@@ -214,6 +228,7 @@ impl MemoryTable {
                 self.expires(self.arena.get(new).expiry, new);
                 if self.arena.is_marked(new) {
                     self.put.push(self.arena.stamp(new));
+                    self.put_buckets.push(bucket_of(self.arena.get(new).key) as u8);
                 }
             }
         }
@@ -258,10 +273,14 @@ impl StateTable for MemoryTable {
         values: &dyn RowBytes,
         expiries: Option<&[i64]>,
     ) -> Result<()> {
-        for row in 0..keys.len() {
-            let expiry = expiries.map_or(NEVER, |expiries| expiries[row]);
-            let name = Name { key: keys.row(row), subkey: &[], hash: hashes[row] };
-            self.put_one(name, found.places[row], values.row(row), expiry)?;
+        for start in (0..keys.len()).step_by(GROUP) {
+            let rows = start..(start + GROUP).min(keys.len());
+            self.prepare_to_write(&found.places[rows.clone()], &hashes[rows.clone()]);
+            for row in rows {
+                let expiry = expiries.map_or(NEVER, |expiries| expiries[row]);
+                let name = Name { key: keys.row(row), subkey: &[], hash: hashes[row] };
+                self.put_one(name, found.places[row], values.row(row), expiry)?;
+            }
         }
         self.tidy();
         Ok(())
@@ -359,7 +378,7 @@ impl StateTable for MemoryTable {
     }
 
     fn memory(&self) -> usize {
-        let changes = self.put.capacity() * size_of::<Stamp>();
+        let changes = self.put.capacity() * size_of::<Stamp>() + self.put_buckets.capacity();
         let removed = self.removed.0.memory() + self.removed.1.memory();
         self.index.memory() + self.arena.memory() + self.expiries.memory() + changes + removed
     }

@@ -430,6 +430,14 @@ impl ChangedRows for MemoryChanges<'_> {
         self.0.len()
     }
 
+    fn bucket(&self, index: usize) -> u32 {
+        self.0.bucket(index)
+    }
+
+    fn touch(&self, rows: &[usize]) {
+        self.0.touch(rows);
+    }
+
     fn row(&self, index: usize) -> ChangedRow<'_> {
         let row = self.0.row(index);
         match (row.change, Cover::decode(row.value, self.1)) {
