@@ -36,8 +36,12 @@ TABLE = [("a", 10), ("b", 20), ("b", 21), ("x", 90)]
 def session() -> SparkSession:
     settings = {
         "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.streaming.pollingDelay": "100ms",
         "spark.sql.shuffle.partitions": "1",
         "spark.sql.session.timeZone": "UTC",
+        # Of a few rows at a time, compiling takes longer than anything else.
+        "spark.sql.codegen.wholeStage": "false",
         "spark.driver.memory": "1g",
         "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
     }

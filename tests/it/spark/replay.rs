@@ -42,19 +42,28 @@ struct Scene<'a> {
     running: Option<(Session, StreamingQuery)>,
 }
 
-/// Runs `case`; gives the batches of each step.
-pub async fn replay(case: &Case) -> Result<Vec<Vec<Batch>>> {
+/// What a case gave.
+pub struct Replayed {
+    /// The batches of each step.
+    pub steps: Vec<Vec<Batch>>,
+    /// Whether it joins streams.
+    pub joins: bool,
+}
+
+/// Runs `case`.
+pub async fn replay(case: &Case) -> Result<Replayed> {
     let streams = case.streams.keys().map(|name| (name.clone(), MemoryStream::new(schema()))).collect();
     let folder = crate::support::harness::scratch();
     let mut scene = Scene { case, streams, sink: Capture::default(), folder, running: None };
     scene.start(Trigger::default()).await?;
     scene.running().process_all_available().await?;
-    let mut found = Vec::new();
+    let mut steps = Vec::new();
     for step in &case.steps {
-        found.push(scene.step(step).await?);
+        steps.push(scene.step(step).await?);
     }
+    let joins = scene.joins_streams();
     scene.stop().await?;
-    Ok(found)
+    Ok(Replayed { steps, joins })
 }
 
 impl Scene<'_> {
@@ -111,6 +120,13 @@ impl Scene<'_> {
         }
         let sql = self.case.sql.as_ref().or(self.case.tidemill.as_ref()).unwrap();
         Ok(context.sql(sql).await?)
+    }
+
+    fn joins_streams(&self) -> bool {
+        let is_join = |name: &Json| name.as_str().unwrap().starts_with("join");
+        let reports = self.running().recent_progress();
+        let operators = reports.iter().flat_map(|report| &report.state_operators);
+        operators.into_iter().any(|operator| is_join(&operator["operatorName"]))
     }
 
     fn add(&self, rows: &Added) {
