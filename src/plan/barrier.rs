@@ -121,7 +121,7 @@ fn hold_join(mut join: Join) -> DataFusionResult<Transformed<LogicalPlan>> {
 
 /// Whether what `predicate` says of a row may be something else in another batch, or whether it says
 /// nothing of the row at all.
-fn may_change(predicate: &Expr) -> bool {
+pub(super) fn may_change(predicate: &Expr) -> bool {
     let has_no_columns = predicate.column_refs().is_empty() && !matches!(predicate, Expr::Literal(..));
     predicate.is_volatile() || (has_no_columns && !predicate.contains_outer()) || has_subquery(predicate)
 }

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, NullEquality};
-use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Join, Operator, lit, when};
 use datafusion::scalar::ScalarValue;
 
 use crate::functions::{Finality, Span, final_at, interval, literal, tag_of};
+use crate::plan::barrier::may_change;
 use crate::plan::event_time::finality_of;
 
 /// When rows of one side are forgotten, and what follows from it.
@@ -22,6 +23,8 @@ pub(super) struct Forgetting {
     /// From which watermark on a row can be forgotten, by each of the bounds, over its columns: `i64::MIN`
     /// for a row that nothing can match.
     pub(super) finals: Vec<Expr>,
+    /// Over the columns of a row: what it has to fulfil so that anything can match it.
+    possible: Vec<Expr>,
     /// Over the columns of the other side: from which watermark on a row is late, because what it might
     /// match is forgotten.
     pub(super) late: Vec<Expr>,
@@ -33,7 +36,10 @@ pub(super) struct Forgetting {
 impl Forgetting {
     /// When a row can be forgotten; `None` if it never can.
     pub(super) fn expiry(&self) -> Option<Expr> {
-        least(&self.finals)
+        let expiry = least(&self.finals)?;
+        let Some(possible) = conjunction(self.possible.clone()) else { return Some(expiry) };
+        // A CASE with an ELSE can always be made.
+        Some(when(possible, expiry.clone()).otherwise(lit(i64::MIN)).unwrap_or(expiry))
     }
 
     /// When a row of the other side is late; `None` if none ever is.
@@ -109,6 +115,9 @@ pub(super) fn forgetting(join: &Join, of_left: bool, delays: [i64; 2]) -> Forget
         found.add(known(mine, when_final(mine), null), when_final(theirs), behind);
     }
     for condition in join.filter.iter().flat_map(split_conjunction) {
+        if is_of(condition, own) && !may_change(condition) {
+            found.possible.push(condition.clone());
+        }
         for (low, high) in orders(condition) {
             add_bound(&mut found, Bound { low, high, offset: 0 }, own, &other);
         }

@@ -99,6 +99,28 @@ impl Expr {
         }
     }
 
+    /// What has to be true so that it is.
+    pub fn parts(&self) -> Vec<&Expr> {
+        match self {
+            Expr::Op(left, "AND", right) => left.parts().into_iter().chain(right.parts()).collect(),
+            part => vec![part],
+        }
+    }
+
+    /// Whether it reads nothing but `columns`.
+    pub fn is_over(&self, columns: &[(String, Final)]) -> bool {
+        match self {
+            Expr::Col(name) => columns.iter().any(|(column, _)| column == name),
+            Expr::Int(_) | Expr::Text(_) => true,
+            Expr::Op(left, _, right) => left.is_over(columns) && right.is_over(columns),
+            Expr::IsNull(inner)
+            | Expr::Bin(_, inner)
+            | Expr::Trunc(_, inner)
+            | Expr::Part(inner, _)
+            | Expr::WindowTime(inner) => inner.is_over(columns),
+        }
+    }
+
     /// When rows are final by their value of this expression.
     pub fn finality(&self, columns: &[(String, Final)]) -> Final {
         let exact = |time: &Expr, length: i64| match time.finality(columns) {

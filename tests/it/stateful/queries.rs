@@ -317,6 +317,17 @@ const KINDS: [Kind; 10] = [
     Kind::NotExists,
 ];
 
+/// A condition of the sides alone whose rows wait for a match.
+fn of_own_side(kind: Kind) -> Option<Expr> {
+    let some = |name: &str| op(col(name), ">", Expr::Int(1));
+    match kind.waits() {
+        [true, true] => Some(op(some("v"), "AND", some("v2"))),
+        [true, false] => Some(some("v")),
+        [false, true] => Some(some("v2")),
+        [false, false] => None,
+    }
+}
+
 /// Joins of streams with one another, and what is below and above them.
 fn joins() -> Vec<Spec> {
     let both = || [Rel::Stream(0), Rel::Stream(1)];
@@ -329,6 +340,8 @@ fn joins() -> Vec<Spec> {
         }
         specs.push(timed(joined(kind, both(), Some((4, 4))), Update));
         specs.push(timed(joined(kind, both(), Some((8, 8))).and(less.clone()), Append));
+        let of_own = of_own_side(kind).into_iter();
+        specs.extend(of_own.map(|own| timed(joined(kind, both(), Some((7, 7))).and(own), Append)));
         specs.push(timed(joined(kind, both(), Some((6, 0))).by(&[]), Append));
         specs.push(timed(joined(kind, both(), Some((2, 9))).by(&[("k", "v"), ("name", "name")]), Append));
         specs.push(timed(joined(kind, both(), None).by(&[("ts", "ts")]), Append));

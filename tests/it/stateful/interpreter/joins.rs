@@ -1,6 +1,6 @@
 //! Joins of two streams.
 
-use super::super::model::Streams;
+use super::super::model::{Expr, Streams};
 use super::super::values::{Row, Value};
 use super::expressions::is_true;
 use super::{Batch, Kept, Names, Op, positions};
@@ -18,6 +18,13 @@ impl Op {
             return Some(i64::MIN);
         }
         if join.within.is_some() && is_null(positions(&["ts".to_string()], &names(side))[0]) {
+            return Some(i64::MIN);
+        }
+        let suffix = if side == 0 { "" } else { "2" };
+        let own = names(side).into_iter();
+        let own: Names = own.map(|(name, finality)| (format!("{name}{suffix}"), finality)).collect();
+        let mut parts = join.condition.iter().flat_map(Expr::parts);
+        if parts.any(|part| part.is_over(&own) && !is_true(part, row, &own)) {
             return Some(i64::MIN);
         }
         let later = self.delays[1 - side];
