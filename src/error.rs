@@ -130,6 +130,18 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
+    /// A directory that results were written to, which somebody has removed or moved since.
+    #[error(
+        "the output directory '{output}' was removed or moved while the query was running, and the results of earlier \
+         batches with it. Put it back and start the query again, which then goes on where it was; or start it as things \
+         are, and it makes the directory anew, for what comes from now on; or start it with a new checkpoint, for \
+         everything once more"
+    )]
+    OutputRemoved {
+        /// The directory's URL.
+        output: String,
+    },
+
     /// Stateful logic of the program's own that failed or panicked; see [`processor`](crate::processor).
     #[error("{processor} failed in {handler} for the key {key}: {source}")]
     Processor {

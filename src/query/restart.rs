@@ -86,6 +86,7 @@ fn may_pass(error: &Error) -> bool {
         Error::ConcurrentQuery { .. }
             | Error::QueryChanged { .. }
             | Error::CheckpointDamaged { .. }
+            | Error::OutputRemoved { .. }
             | Error::UnsupportedQuery { .. }
             | Error::UnknownOption { .. }
             | Error::InvalidOption { .. }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +53,9 @@ struct Inner {
     swept: Mutex<HashSet<PathBuf>>,
     /// What a failed directory fsync said.
     broken: Mutex<Option<String>>,
+    /// Whether the root was there when something was put below it. Once it was, it is not made anew: what is missing
+    /// from it then, nobody would miss.
+    begun: AtomicBool,
 }
 
 impl LocalStorage {
@@ -79,6 +83,7 @@ impl LocalStorage {
             ready: Mutex::default(),
             swept: Mutex::default(),
             broken: Mutex::default(),
+            begun: AtomicBool::new(false),
         };
         Ok(Self { url, inner: Arc::new(inner) })
     }
@@ -120,6 +125,11 @@ async fn off_thread<T: Send + 'static>(
 impl Storage for LocalStorage {
     fn url(&self) -> &Url {
         &self.url
+    }
+
+    async fn is_gone(&self) -> bool {
+        let root = self.inner.root.clone();
+        self.blocking("stat", root, |inner, _| Ok(inner.is_gone())).await.unwrap_or(false)
     }
 
     async fn create(&self, path: &str, body: Bytes) -> Result<Created> {
@@ -403,6 +413,10 @@ impl Inner {
                 missing.entry(depth).or_default().insert(dir);
             }
         }
+        if !missing.is_empty() && self.is_gone() {
+            let reason = "the directory was removed or moved while it was written to";
+            return Err(Error::storage("write below", self.root.display().to_string(), reason));
+        }
         self.vouch_for(&existing)?;
         for dirs in missing.values() {
             for dir in dirs {
@@ -419,7 +433,13 @@ impl Inner {
         }
         let mut ready = lock(&self.ready);
         ready.extend(existing.into_iter().chain(missing.into_values().flatten()).map(Path::to_path_buf));
+        self.begun.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether the root was there before and is not any more.
+    fn is_gone(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) && matches!(found(self.disk.entry(&self.root)), Ok(None))
     }
 
     /// Makes the names of directories durable that were there already: a process that was killed

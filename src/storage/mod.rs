@@ -68,6 +68,12 @@ pub trait Storage: Debug + Send + Sync {
     /// The root, for messages and for comparing two storages.
     fn url(&self) -> &Url;
 
+    /// Whether the root was there and is not any more: somebody has removed or moved it since this storage has
+    /// written there. Stores without directories cannot tell.
+    async fn is_gone(&self) -> bool {
+        false
+    }
+
     /// Creates `path` with `body`, atomically: no reader ever sees a part of it, and of several
     /// callers exactly one gets [`Created::New`]. Durable when it returns.
     async fn create(&self, path: &str, body: Bytes) -> Result<Created>;

@@ -30,6 +30,7 @@ mod prefix;
 mod push;
 mod refused;
 mod regressions;
+mod removed_places;
 mod replan;
 mod restart;
 mod restart_policy;

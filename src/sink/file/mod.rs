@@ -182,7 +182,7 @@ impl FileSink {
         let renamed = self.shared.storage.rename(moves).await;
         // Also after an error, because some of the files may be in place.
         listing::forget(&self.shared.runtime, &self.url);
-        renamed
+        self.shared.explained(renamed).await
     }
 
     /// Removes staged files, several at a time.

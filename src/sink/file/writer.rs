@@ -17,7 +17,7 @@ use super::manifest::{Manifest, ManifestFile};
 use super::names::FileName;
 use super::options::Limits;
 use super::partition::{Drain, Splitter};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sink::{SinkBatch, SinkWriter};
 use crate::storage::{Storage, StorageWriter};
 
@@ -45,6 +45,17 @@ pub(super) struct Shared {
     pub encoding: FileEncoding,
     pub limits: Limits,
     pub runtime: Arc<RuntimeEnv>,
+}
+
+impl Shared {
+    /// What it means that a call of the storage ended so.
+    pub async fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        let Err(error) = result else { return result };
+        if !self.storage.is_gone().await {
+            return Err(error);
+        }
+        Err(Error::OutputRemoved { output: self.storage.url().to_string() })
+    }
 }
 
 /// A file that rows are being added to.
@@ -138,6 +149,39 @@ impl FileWriter {
             clock: 0,
             reservation,
         }
+    }
+
+    /// Adds `rows` to the files of their directories.
+    async fn add(&mut self, rows: RecordBatch) -> Result<()> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let (keys, rows) = self.shared.layout.divide(&rows)?;
+        let Some(splitter) = &mut self.splitter else {
+            return self.append(String::new(), rows).await;
+        };
+        if let Some((directory, rows)) = splitter.push(&keys, rows)? {
+            return self.append(directory, rows).await;
+        }
+        if splitter.is_full(OPEN_FILES) {
+            let waiting = splitter.drain();
+            return self.append_all(waiting).await;
+        }
+        Ok(())
+    }
+
+    /// Writes what still waits, and makes all files durable.
+    async fn finish(&mut self) -> Result<()> {
+        if let Some(splitter) = &mut self.splitter {
+            let waiting = splitter.drain();
+            self.append_all(waiting).await?;
+        }
+        let mut open: Vec<OpenFile> = self.open.drain().map(|(_, file)| file).collect();
+        open.sort_by_key(|file| file.name.sequence);
+        for file in open {
+            self.seal(file).await?;
+        }
+        self.finish_sealed().await
     }
 
     /// Adds `rows` to the open file of `directory`, and to further ones when it is full.
@@ -251,34 +295,13 @@ impl FileWriter {
 #[async_trait]
 impl SinkWriter for FileWriter {
     async fn write(&mut self, rows: RecordBatch) -> Result<()> {
-        if rows.num_rows() == 0 {
-            return Ok(());
-        }
-        let (keys, rows) = self.shared.layout.divide(&rows)?;
-        let Some(splitter) = &mut self.splitter else {
-            return self.append(String::new(), rows).await;
-        };
-        if let Some((directory, rows)) = splitter.push(&keys, rows)? {
-            return self.append(directory, rows).await;
-        }
-        if splitter.is_full(OPEN_FILES) {
-            let waiting = splitter.drain();
-            return self.append_all(waiting).await;
-        }
-        Ok(())
+        let added = self.add(rows).await;
+        self.shared.explained(added).await
     }
 
     async fn close(mut self: Box<Self>) -> Result<Value> {
-        if let Some(splitter) = &mut self.splitter {
-            let waiting = splitter.drain();
-            self.append_all(waiting).await?;
-        }
-        let mut open: Vec<OpenFile> = self.open.drain().map(|(_, file)| file).collect();
-        open.sort_by_key(|file| file.name.sequence);
-        for file in open {
-            self.seal(file).await?;
-        }
-        self.finish_sealed().await?;
+        let finished = self.finish().await;
+        self.shared.explained(finished).await?;
         let mut files = mem::take(&mut self.files);
         files.sort_by_key(|(sequence, _)| *sequence);
         Manifest::new(files.into_iter().map(|(_, file)| file).collect()).write()
