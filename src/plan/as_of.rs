@@ -99,7 +99,7 @@ fn newest_versions(join: &Join, versions: &AsOf) -> DataFusionResult<LogicalPlan
         .union(both.rows_of_right()?)?;
 
     let mut newest = WindowFunction::new(last_value_udaf(), vec![column(VERSION)]);
-    newest.params.partition_by = (0..both.keys.len()).map(|index| column(&name("k", index))).collect();
+    newest.params.partition_by = (0..both.keys.len()).map(|index| column(&key_name(index))).collect();
     newest.params.order_by = vec![column(TIME).sort(true, false), column(IS_LEFT).sort(true, false)];
     newest.params.window_frame = WindowFrame::new(Some(false));
     newest.params.null_treatment = Some(NullTreatment::IgnoreNulls);
@@ -121,15 +121,32 @@ struct Both<'a> {
     time: Column,
     since: Column,
     keys: Vec<(Expr, Expr)>,
+    /// What the columns of the left side are called in the one table, and those of the right in a version.
+    own: Vec<String>,
+    fields: Vec<String>,
 }
 
 fn column(name: &str) -> Expr {
     Expr::Column(Column::new_unqualified(name))
 }
 
-/// A column of the one table: of a key, or of a side.
-fn name(prefix: &str, index: usize) -> String {
-    format!("__as_of_{prefix}{index}")
+/// A key of the one table.
+fn key_name(index: usize) -> String {
+    format!("__as_of_k{index}")
+}
+
+/// The names of the columns of `schema`, each once: state tells by them what is kept.
+fn names_of(schema: &DFSchema) -> Vec<String> {
+    let mut names: Vec<String> = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let (mut name, mut number) = (field.name().clone(), 1);
+        while names.contains(&name) {
+            number += 1;
+            name = format!("{}_{number}", field.name());
+        }
+        names.push(name);
+    }
+    names
 }
 
 impl<'a> Both<'a> {
@@ -148,30 +165,34 @@ impl<'a> Both<'a> {
                 "the times '{time}' and '{since}' are of different types. Cast one in a subquery"
             );
         }
-        Ok(Self { left, right, time, since, keys: keys(join)? })
+        let (own, fields) = (names_of(left.schema()), names_of(right.schema()));
+        Ok(Self { left, right, time, since, keys: keys(join)?, own, fields })
     }
 
     /// One side of the key `index`, whose name does not say what has to be equal.
     fn key(&self, index: usize, side: &Expr) -> Expr {
         let (left, right) = &self.keys[index];
-        described(side.clone(), format!("{left} = {right}")).alias(name("k", index))
+        described(side.clone(), format!("{left} = {right}")).alias(key_name(index))
+    }
+
+    /// The time of either side, whose name does not say what it is as of.
+    fn time(&self, side: &Column) -> Expr {
+        described(Expr::Column(side.clone()), format!("{} as of {}", self.since, self.time)).alias(TIME)
     }
 
     /// A row of the right side as one value.
     fn version(&self) -> Expr {
-        let fields = self.right.schema().columns().into_iter().enumerate();
-        named_struct(
-            fields.flat_map(|(index, column)| [lit(name("r", index)), Expr::Column(column)]).collect(),
-        )
+        let fields = self.fields.iter().zip(self.right.schema().columns());
+        named_struct(fields.flat_map(|(name, column)| [lit(name.as_str()), Expr::Column(column)]).collect())
     }
 
     /// The rows that are joined, but for those that nothing matches and that are not kept.
     fn rows_of_left(&self, version_type: &DataType, join_type: JoinType) -> DataFusionResult<LogicalPlan> {
         let keys = self.keys.iter().enumerate().map(|(index, (key, _))| self.key(index, key));
-        let own = self.left.schema().columns().into_iter().enumerate();
-        let own = own.map(|(index, column)| Expr::Column(column).alias(name("l", index)));
+        let own = self.left.schema().columns().into_iter().zip(&self.own);
+        let own = own.map(|(column, name)| Expr::Column(column).alias(name));
         let added = [
-            Expr::Column(self.time.clone()).alias(TIME),
+            self.time(&self.time),
             lit(true).alias(IS_LEFT),
             lit(ScalarValue::try_from(version_type)?).alias(VERSION),
         ];
@@ -190,12 +211,12 @@ impl<'a> Both<'a> {
     /// The versions, but for those that nothing is joined with.
     fn rows_of_right(&self) -> DataFusionResult<LogicalPlan> {
         let keys = self.keys.iter().enumerate().map(|(index, (_, key))| self.key(index, key));
-        let others = self.left.schema().fields().iter().enumerate();
+        let others = self.left.schema().fields().iter().zip(&self.own);
         let others = others
-            .map(|(index, field)| Ok(lit(ScalarValue::try_from(field.data_type())?).alias(name("l", index))))
+            .map(|(field, name)| Ok(lit(ScalarValue::try_from(field.data_type())?).alias(name)))
             .collect::<DataFusionResult<Vec<_>>>()?;
         let since = Expr::Column(self.since.clone());
-        let added = [since.clone().alias(TIME), lit(false).alias(IS_LEFT), self.version().alias(VERSION)];
+        let added = [self.time(&self.since), lit(false).alias(IS_LEFT), self.version().alias(VERSION)];
         let columns: Vec<Expr> = keys.chain(others).chain(added).collect();
         let known = self.keys.iter().map(|(_, key)| key.clone().is_not_null());
         let known = known.fold(since.is_not_null(), Expr::and);
@@ -204,14 +225,14 @@ impl<'a> Both<'a> {
 
     /// The columns of the join, where `found` is the version.
     fn results(&self, found: &Expr) -> Vec<Expr> {
-        let own = self.left.schema().iter().enumerate().map(|(index, (qualifier, field))| {
+        let own = self.left.schema().iter().zip(&self.own).map(|((qualifier, field), name)| {
             // This one is still an event time.
             let is_time = Column::from((qualifier, field)) == self.time;
-            let value = if is_time { column(TIME) } else { column(&name("l", index)) };
+            let value = if is_time { column(TIME) } else { column(name) };
             value.alias_qualified(qualifier.cloned(), field.name())
         });
-        let versions = self.right.schema().iter().enumerate().map(|(index, (qualifier, field))| {
-            get_field(found.clone(), name("r", index)).alias_qualified(qualifier.cloned(), field.name())
+        let versions = self.right.schema().iter().zip(&self.fields).map(|((qualifier, field), name)| {
+            get_field(found.clone(), name.as_str()).alias_qualified(qualifier.cloned(), field.name())
         });
         own.chain(versions).collect()
     }

@@ -9,7 +9,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ExprSchema};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::{Cast, TryCast};
-use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Projection};
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, GroupingSet, Projection};
 
 use crate::functions::{WindowCall, Windows, definition_of, described, session_call};
 
@@ -105,20 +105,56 @@ pub(super) fn with_definitions(
 /// Windows that are keys themselves become the starts of windows, which say which.
 pub(super) fn describe_keys(aggregate: &mut Aggregate) -> DataFusionResult<bool> {
     let schema = aggregate.input.schema();
-    let mut changed = false;
-    for key in &mut aggregate.group_expr {
-        let computed = key.clone().unalias();
-        if is_described(key, schema)? || WindowCall::of(&computed)?.is_some() {
-            continue;
-        }
-        let parts = Parts::of(&computed, schema)?;
-        let is_named = key.schema_name().to_string() == computed.schema_name().to_string();
-        if parts.hidden || !parts.all.is_empty() && !is_named {
-            describe(key, parts.all.join("; "));
-            changed = true;
+    let mut described: Vec<(Expr, Expr)> = Vec::new();
+    for key in aggregate.group_expr.iter_mut().flat_map(keys_of) {
+        if let Some(definition) = definition_of_key(key, schema)? {
+            let before = key.clone();
+            describe(key, definition);
+            described.push((before, key.clone()));
         }
     }
-    Ok(changed)
+    if described.is_empty() {
+        return Ok(false);
+    }
+    for function in &mut aggregate.aggr_expr {
+        ask_for_described(function, &described);
+    }
+    Ok(true)
+}
+
+/// The keys in `expr`, which may be grouping sets.
+fn keys_of(expr: &mut Expr) -> Vec<&mut Expr> {
+    match expr {
+        Expr::GroupingSet(GroupingSet::GroupingSets(sets)) => sets.iter_mut().flatten().collect(),
+        Expr::GroupingSet(GroupingSet::Rollup(keys) | GroupingSet::Cube(keys)) => keys.iter_mut().collect(),
+        key => vec![key],
+    }
+}
+
+/// What `key` is computed by, if its schema is to say so.
+fn definition_of_key(key: &Expr, schema: &DFSchema) -> DataFusionResult<Option<String>> {
+    let computed = key.clone().unalias();
+    if is_described(key, schema)? || WindowCall::of(&computed)?.is_some() {
+        return Ok(None);
+    }
+    let parts = Parts::of(&computed, schema)?;
+    let is_named = key.schema_name().to_string() == computed.schema_name().to_string();
+    Ok((parts.hidden || !parts.all.is_empty() && !is_named).then(|| parts.all.join("; ")))
+}
+
+/// `grouping(key, …)` names keys as they stand in the grouping sets.
+fn ask_for_described(function: &mut Expr, described: &[(Expr, Expr)]) {
+    match function {
+        Expr::Alias(alias) => ask_for_described(&mut alias.expr, described),
+        Expr::AggregateFunction(call) if call.func.name() == "grouping" => {
+            for argument in &mut call.params.args {
+                if let Some((_, key)) = described.iter().find(|(before, _)| before == argument) {
+                    *argument = key.clone();
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn describe(expr: &mut Expr, definition: String) {

@@ -412,12 +412,10 @@ fn refuse_sliding(node: &LogicalPlan) -> DataFusionResult<()> {
 
 /// An aggregation whose keys say when they are final.
 fn tag_groups(mut aggregate: Aggregate) -> DataFusionResult<Aggregate> {
-    if aggregate.group_expr.iter().any(|key| matches!(key, Expr::GroupingSet(_))) {
-        return Ok(aggregate);
-    }
     let mut changed = describe_keys(&mut aggregate)?;
     let schema = Arc::clone(aggregate.input.schema());
-    for key in &mut aggregate.group_expr {
+    // A key is final in those sets only that it is in.
+    for key in aggregate.group_expr.iter_mut().filter(|key| !matches!(key, Expr::GroupingSet(_))) {
         changed |= tag(key, &schema)?;
     }
     match changed {

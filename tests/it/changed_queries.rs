@@ -421,8 +421,62 @@ const STORIES: &[Story] = &[
                 "SELECT a.id, v.v FROM a LEFT JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.v = v.k",
                 "definition 'a.v = v.k'",
             ),
+            (
+                "SELECT a.v AS own, v.v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
+                "column 'v' (Int32) of stateful operator 0 (over) is new",
+            ),
+            (
+                "SELECT a.id, v.v FROM a JOIN (SELECT k, v AS s, id AS v, t FROM b) FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
+                "column '__as_of_version' of stateful operator 0 (over) was Struct",
+            ),
         ],
-        fine: &["SELECT a.id, v.s AS v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k"],
+        fine: &[
+            "SELECT a.id, v.s AS v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
+            "SELECT c.id, d.v FROM a AS c JOIN b FOR SYSTEM_TIME AS OF c.t AS d ON c.k = d.k",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT a.id, v.v FROM (SELECT id, k, t, t AS u FROM a) AS a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
+        refused: &[(
+            "SELECT a.id, v.v FROM (SELECT id, k, t, t AS u FROM a) AS a JOIN b FOR SYSTEM_TIME AS OF a.u AS v ON a.k = v.k",
+            "definition 'v.t as of a.u' of stateful operator 0 (over) is new",
+        )],
+        fine: &[],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT k, m + INTERVAL '1' HOUR AS h, count(*) AS n FROM (SELECT k, date_trunc('minute', t) AS m FROM a) GROUP BY ROLLUP \
+                (k, m + INTERVAL '1' HOUR) HAVING grouping(m + INTERVAL '1' HOUR) = 0",
+        refused: &[(
+            "SELECT k, m + INTERVAL '1' HOUR AS h, count(*) AS n FROM (SELECT k, date_trunc('hour', t) AS m FROM a) GROUP BY ROLLUP (k, \
+             m + INTERVAL '1' HOUR) HAVING grouping(m + INTERVAL '1' HOUR) = 0",
+            "date_trunc(Utf8(\"hour\"), a.t)' of stateful operator 0 (aggregate) is new",
+        )],
+        fine: &[
+            "SELECT k, m + INTERVAL '1' HOUR AS h, count(*) + 1 AS n FROM (SELECT k, date_trunc('minute', t) AS m FROM a x) GROUP BY \
+             ROLLUP (k, m + INTERVAL '1' HOUR)",
+        ],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT k, m, count(*) AS n FROM (SELECT k, date_trunc('minute', t) AS m FROM a) GROUP BY GROUPING SETS ((k, m), (m))",
+        refused: &[(
+            "SELECT k, m, count(*) AS n FROM (SELECT k, date_trunc('hour', t) AS m FROM a) GROUP BY GROUPING SETS ((k, m), (m))",
+            "definition 'm: date_trunc(Utf8(\"hour\"), a.t)' of stateful operator 0 (aggregate) is new",
+        )],
+        fine: &[],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT k, window(t, '10 seconds') AS w, count(*) AS n FROM a GROUP BY GROUPING SETS ((k, window(t, '10 seconds')), \
+                (window(t, '10 seconds')))",
+        refused: &[(
+            "SELECT k, window(t, '5 seconds') AS w, count(*) AS n FROM a GROUP BY GROUPING SETS ((k, window(t, '5 seconds')), \
+             (window(t, '5 seconds')))",
+            "5",
+        )],
+        fine: &[],
     },
     Story {
         mode: "COMPLETE",
