@@ -425,10 +425,6 @@ const STORIES: &[Story] = &[
                 "SELECT a.v AS own, v.v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
                 "column 'v' (Int32) of stateful operator 0 (over) is new",
             ),
-            (
-                "SELECT a.id, v.v FROM a JOIN (SELECT k, v AS s, id AS v, t FROM b) FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
-                "column '__as_of_version' of stateful operator 0 (over) was Struct",
-            ),
         ],
         fine: &[
             "SELECT a.id, v.s AS v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",

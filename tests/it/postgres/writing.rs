@@ -222,6 +222,38 @@ async fn what_does_not_fit_is_said_before_anything_is_read() {
     assert_eq!(database.rows("SELECT concat('[', t, ']') FROM short"), ["[ä ]"]);
 }
 
+/// The eight bytes of a bigint are a double, too, and the server takes them for whatever the column is now.
+#[tokio::test]
+async fn a_column_that_is_altered_while_the_query_runs_is_noticed() {
+    let Some(database) = Database::new("altered") else { return };
+    for (table, mode, sql) in [
+        ("appended", OutputMode::Append, "SELECT id FROM input"),
+        ("replaced", OutputMode::Complete, "SELECT id FROM input GROUP BY id"),
+    ] {
+        let place = Place::new();
+        put(&place, 0..1);
+        let job = database.job(&place, table).option("createTable", true).sql(sql).mode(mode);
+        let session = session();
+        let query = job.clone().trigger(Trigger::AtOnce).start(&session).await.unwrap();
+        query.process_all_available().await.unwrap();
+        database.run(&format!("ALTER TABLE {table} ALTER COLUMN id TYPE double precision"));
+        put(&place, 1..2);
+        let error = query.await_termination().await.unwrap_err().to_string();
+        let told = "column \"id\" of the table";
+        let types = "was bigint when the query began, and is double precision now: start the query again";
+        assert!(error.contains(told) && error.contains(types), "{error}");
+        let rows = format!("SELECT id FROM {table} ORDER BY id");
+        assert_eq!(database.rows(&rows), ["0", "1"], "{table}");
+
+        // Started again, it sees what the table is now.
+        let error = job.run(&session).await.unwrap_err().to_string();
+        assert!(error.contains("does not fit the result of the query"), "{error}");
+        database.run(&format!("ALTER TABLE {table} ALTER COLUMN id TYPE bigint"));
+        job.run(&session).await.unwrap();
+        assert_eq!(database.rows(&rows), ["0", "1", "10", "11"], "{table}");
+    }
+}
+
 #[tokio::test]
 async fn a_checkpoint_and_a_table_of_different_times_are_refused() {
     let Some(database) = Database::new("behind") else { return };
