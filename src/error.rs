@@ -4,11 +4,15 @@
 //! operators as [`DataFusionError::External`] and come back as the same variant, so that a bad
 //! record found deep inside a scan still names its file, line and column at the top.
 
+mod wording;
+
 use std::fmt;
 use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
 use uuid::Uuid;
+
+pub(crate) use wording::in_words;
 
 /// `Result` with Tidemill's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -165,7 +169,7 @@ pub enum Error {
     Other(Box<dyn std::error::Error + Send + Sync>),
 
     /// DataFusion could not plan or execute.
-    #[error("{}", .0.strip_backtrace())]
+    #[error("{}", in_words(.0))]
     DataFusion(DataFusionError),
 }
 

@@ -58,7 +58,7 @@ async fn set(session: &Session, key: &str, value: &str) -> Result<(), Exit> {
         Err(error) => Err(Exit::from(Error::InvalidOption {
             option: key.to_string(),
             value: value.to_string(),
-            reason: error.strip_backtrace(),
+            reason: Error::from(error).to_string(),
         })),
     }
 }

@@ -5,17 +5,21 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, JoinType, TableReference};
+use datafusion::common::{Column, JoinType, ScalarValue, TableReference, plan_err};
 use datafusion::error::Result as DataFusionResult;
+use datafusion::functions_nested::expr_fn::array_length;
 use datafusion::logical_expr::{
-    EmptyRelation, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, Unnest,
+    EmptyRelation, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, Unnest, lit, when,
 };
 
 /// `plan` without joins with the elements of lists of the other side.
 pub(crate) fn with_lateral_unnest(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
     let replaced = plan.transform_up_with_subqueries(|node| match &node {
-        LogicalPlan::Join(join) if join.join_type == JoinType::Inner && join.on.is_empty() => {
+        LogicalPlan::Join(join)
+            if matches!(join.join_type, JoinType::Inner | JoinType::Left) && join.on.is_empty() =>
+        {
             let replaced = of_join(join)?;
             Ok(replaced.map_or_else(|| Transformed::no(node), Transformed::yes))
         }
@@ -27,7 +31,12 @@ pub(crate) fn with_lateral_unnest(plan: LogicalPlan) -> DataFusionResult<Logical
 fn of_join(join: &Join) -> DataFusionResult<Option<LogicalPlan>> {
     let Some(subquery) = subquery(&join.right) else { return Ok(None) };
     let left: Vec<Column> = join.left.schema().columns();
-    let Some(rows) = beside(subquery, &join.left, &left)? else { return Ok(None) };
+    let keeps_all = join.join_type == JoinType::Left;
+    let is_always = |filter: &Expr| matches!(filter, Expr::Literal(ScalarValue::Boolean(Some(true)), _));
+    if keeps_all && !join.filter.as_ref().is_none_or(is_always) {
+        return plan_err!("LEFT JOIN UNNEST(…) is for all rows: write ON true, and WHERE behind it");
+    }
+    let Some(rows) = beside(subquery, &join.left, &left, keeps_all)? else { return Ok(None) };
     let inner = subquery.schema().columns().into_iter();
     let right = inner.zip(join.right.schema().iter()).map(|(inner, (qualifier, field))| {
         Expr::Column(inner).alias_qualified(qualifier.cloned(), field.name())
@@ -55,11 +64,12 @@ fn beside(
     plan: &LogicalPlan,
     table: &LogicalPlan,
     columns: &[Column],
+    keeps_all: bool,
 ) -> DataFusionResult<Option<LogicalPlan>> {
     match plan {
         LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, .. }) => Ok(Some(table.clone())),
         LogicalPlan::Projection(projection) => {
-            let Some(input) = beside(&projection.input, table, columns)? else { return Ok(None) };
+            let Some(input) = beside(&projection.input, table, columns, keeps_all)? else { return Ok(None) };
             let names = projection.schema.iter();
             let own = projection.expr.iter().zip(names).map(|(expr, (qualifier, field))| {
                 let expr = of_the_row(expr.clone().unalias())?;
@@ -69,20 +79,44 @@ fn beside(
             let all = columns.iter().cloned().map(Expr::Column).chain(own).collect();
             Ok(Some(LogicalPlan::Projection(Projection::try_new(all, Arc::new(input))?)))
         }
+        // It would leave rows out that are to be kept.
+        LogicalPlan::Filter(_) if keeps_all => Ok(None),
         LogicalPlan::Filter(filter) => {
-            let Some(input) = beside(&filter.input, table, columns)? else { return Ok(None) };
+            let Some(input) = beside(&filter.input, table, columns, keeps_all)? else { return Ok(None) };
             let predicate = of_the_row(filter.predicate.clone())?;
             Ok(Some(LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?)))
         }
         LogicalPlan::Unnest(unnest) => {
-            let Some(input) = beside(&unnest.input, table, columns)? else { return Ok(None) };
-            // A row without elements is joined with none.
-            let options = unnest.options.clone().with_preserve_nulls(false);
+            let Some(input) = beside(&unnest.input, table, columns, keeps_all)? else { return Ok(None) };
+            // A row without elements is joined with none, or with nulls.
+            let options = unnest.options.clone().with_preserve_nulls(keeps_all);
             let lists = unnest.exec_columns.clone();
+            let input = if keeps_all { with_nulls_for_empty(input, &lists)? } else { input };
             Ok(Some(LogicalPlan::Unnest(Unnest::try_new(Arc::new(input), lists, options)?)))
         }
         _ => Ok(None),
     }
+}
+
+/// `plan` with nulls for the lists in `lists` that are empty: nulls are kept, and those are not.
+fn with_nulls_for_empty(plan: LogicalPlan, lists: &[Column]) -> DataFusionResult<LogicalPlan> {
+    let schema = Arc::clone(plan.schema());
+    let columns = schema.iter().map(|(qualifier, field)| {
+        let column = Column::from((qualifier, field));
+        let is_list = lists.contains(&column)
+            && matches!(
+                field.data_type(),
+                DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..)
+            );
+        let column = Expr::Column(column);
+        if !is_list {
+            return Ok(column);
+        }
+        let has_elements = array_length(column.clone()).gt(lit(0_u64));
+        Ok(when(has_elements, column).end()?.alias_qualified(qualifier.cloned(), field.name()))
+    });
+    let columns = columns.collect::<DataFusionResult<Vec<Expr>>>()?;
+    Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(plan))?))
 }
 
 /// `expr` under this name.

@@ -9,8 +9,24 @@ use url::Url;
 
 use crate::error::{Error, Result};
 
-/// What a program may register a store with.
-const REGISTER: &str = "a program registers stores with SessionContext::register_object_store";
+/// What this build reaches, for who has named something else.
+fn reached() -> String {
+    let known =
+        [("s3://", "s3"), ("gs://", "gs"), ("az:// and abfss://", "az"), ("http:// and https://", "http")];
+    let known = known.into_iter().filter_map(|(schemes, one)| {
+        let (feature, is_there) = feature(one)?;
+        Some(if is_there {
+            schemes.to_string()
+        } else {
+            format!("{schemes} (once built with --features {feature})")
+        })
+    });
+    let known: Vec<String> = ["file://".to_string()].into_iter().chain(known).collect();
+    format!(
+        "there are {}, and what a program in Rust adds with SessionContext::register_object_store",
+        known.join(", ")
+    )
+}
 
 /// The environment says with variables of these names how to log in and where.
 const VARIABLES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
@@ -60,12 +76,13 @@ fn open(
     let refuse = |reason: String| Error::Invalid(format!("'{place}' cannot be reached: {reason}"));
     let Some((name, is_there)) = feature(url.scheme()) else {
         return Err(Error::Invalid(format!(
-            "no object store is registered for '{place}', where '{url}' is; {REGISTER}"
+            "there is no object store for '{place}', where '{url}' is: {}",
+            reached()
         )));
     };
     if !is_there {
         return Err(refuse(format!(
-            "this build of tidemill is without the feature '{name}'. Build it with --features {name}; {REGISTER}"
+            "this build of tidemill is without the feature '{name}'. Build it with --features {name}"
         )));
     }
     let is_plain = matches!(ObjectStoreScheme::parse(url), Ok((ObjectStoreScheme::Http, _)));
@@ -106,10 +123,17 @@ mod tests {
         ] {
             if !is_there {
                 let error = refusal(url);
-                assert!(error.contains(&format!("--features {feature}")), "{error}");
+                let expected = format!(
+                    "'{}' cannot be reached: this build of tidemill is without the feature '{feature}'. Build it with \
+                     --features {feature}",
+                    url.strip_suffix("/in/").unwrap()
+                );
+                assert_eq!(error, expected);
             }
         }
-        assert!(refusal("hdfs://lake/in/").contains("no object store is registered for 'hdfs://lake'"));
+        let error = refusal("hdfs://lake/in/");
+        let expected = "there is no object store for 'hdfs://lake', where 'hdfs://lake/in/' is: there are file://, s3://";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[cfg(feature = "aws")]

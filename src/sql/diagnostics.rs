@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Toke
 
 use strsim::osa_distance;
 
-use crate::error::Error;
+use crate::error::{Error, in_words};
 use crate::options::nearest;
 
 /// `message` about the script at `location`.
@@ -68,7 +68,7 @@ pub(super) fn from_datafusion_parser(error: DataFusionError, fallback: Location)
         DataFusionError::SQL(error, _) => from_parser(*error, fallback),
         DataFusionError::Diagnostic(_, inner) => from_datafusion_parser(*inner, fallback),
         DataFusionError::Context(_, inner) => from_datafusion_parser(*inner, fallback),
-        other => error_at(lower_first(&other.strip_backtrace()), fallback),
+        other => error_at(lower_first(&in_words(&other)), fallback),
     }
 }
 

@@ -94,6 +94,11 @@ impl Dialect for Corrected {
         }
     }
 
+    /// `MAP<key, value>` as in Spark and Flink.
+    fn supports_map_literal_with_angle_brackets(&self) -> bool {
+        self.is_generic() || self.0.supports_map_literal_with_angle_brackets()
+    }
+
     as_the_dialect! {
         flags:
         supports_string_literal_backslash_escape ignores_wildcard_escapes supports_unicode_string_literal
@@ -144,8 +149,7 @@ impl Dialect for Corrected {
         supports_optimize_table supports_install supports_detach supports_prewhere supports_with_fill
         supports_limit_by supports_interpolate supports_settings supports_select_format
         supports_comma_separated_trim supports_cte_without_as supports_select_item_multi_column_alias
-        supports_xml_expressions supports_create_table_using supports_long_type_as_bigint
-        supports_map_literal_with_angle_brackets;
+        supports_xml_expressions supports_create_table_using supports_long_type_as_bigint;
         is_delimited_identifier_start(ch: char) -> bool;
         is_nested_delimited_identifier_start(ch: char) -> bool;
         is_identifier_start(ch: char) -> bool;

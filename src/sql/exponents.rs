@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 /// `statement` with casts of the text to DOUBLE in the place of such literals.
-pub(super) fn with_doubles(mut statement: DataFusionStatement) -> DataFusionStatement {
+pub fn with_doubles(mut statement: DataFusionStatement) -> DataFusionStatement {
     match &mut statement {
         DataFusionStatement::Statement(statement) => replace(statement.as_mut()),
         DataFusionStatement::Explain(explain) => {

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::catalog::{Session, TableProvider};
+use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::{Constraints, TableReference, ToDFSchema, plan_err};
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::Result as DataFusionResult;
@@ -20,7 +20,7 @@ use futures::StreamExt;
 
 use super::ast::CreateExternalTable;
 use super::partitioned;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_words};
 use crate::options::Options;
 use crate::options::mask_secrets;
 use crate::plan::SnapshotTable;
@@ -118,11 +118,27 @@ impl ExternalTable {
         let readable = match factory {
             _ if self.declared().is_none() && !self.has_files(state).await? => None,
             _ if own => Some(self.snapshot(state).await?),
-            Some(factory) => Some(partitioned::readable(factory.as_ref(), state, &self.command).await?),
+            Some(factory) => Some(self.found_by(factory.as_ref(), state).await?),
             None => None,
         };
         self.set_readable(readable);
         Ok(())
+    }
+
+    /// What DataFusion's reader makes of the files.
+    async fn found_by(
+        &self,
+        factory: &dyn TableProviderFactory,
+        state: &SessionState,
+    ) -> Result<Arc<dyn TableProvider>> {
+        let found = partitioned::readable(factory, state, &self.command).await;
+        found.map_err(|error| match error {
+            Error::DataFusion(error) => Error::InputFile {
+                file: self.location().unwrap_or_default().to_string(),
+                reason: format!("it is not what {} files are: {}", self.format, in_words(&error)),
+            },
+            error => error,
+        })
     }
 
     /// Fails if it is made of files and nothing says where they are.

@@ -100,6 +100,7 @@ impl Finder {
         options: &[(String, String)],
         at: Location,
     ) -> Result<ObjectName> {
+        check_place(format, place, at)?;
         let table = table(format, place, options, at)?;
         let hidden = format!("__files_{}", self.found.len());
         self.found.push(FileTable { name: TableReference::bare(hidden.as_str()), table });
@@ -148,10 +149,40 @@ fn told(place: &str, at: Location) -> Result<String> {
     guess_format(place).map(str::to_string).ok_or_else(|| {
         let reason = match std::fs::metadata(place) {
             Err(error) if !place.contains(['*', '?', '[']) => format!("'{place}' cannot be read: {error}"),
+            Ok(found) if found.is_dir() && is_empty(place) => {
+                return error_at(format!("there are no files in '{place}'"), at);
+            }
             _ => format!("the format of '{place}' cannot be told"),
         };
         error_at(format!("{reason}; read_json('…'), read_csv('…') and read_parquet('…') name a format"), at)
     })
+}
+
+/// Whether there is nothing in a directory that is no file of a system or a writer.
+fn is_empty(directory: &str) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(directory) else { return false };
+    let is_data = |name: &str| !name.starts_with(['.', '_']);
+    !entries.any(|entry| entry.is_ok_and(|entry| is_data(&entry.file_name().to_string_lossy())))
+}
+
+/// Fails if nothing can be read there.
+fn check_place(format: &str, place: &str, at: Location) -> Result<()> {
+    if !place.contains("://")
+        && !place.contains(['*', '?', '['])
+        && let Err(error) = std::fs::metadata(place)
+    {
+        return Err(error_at(format!("'{place}' cannot be read: {error}"), at));
+    }
+    match format {
+        "text" => Err(error_at(
+            format!(
+                "'{place}' is text, which streaming queries read: CREATE UNBOUNDED EXTERNAL TABLE t STORED AS TEXT LOCATION \
+                 '{place}'. To look into it, read_csv('{place}', header => false, sep => '\\t') takes each line for a record"
+            ),
+            at,
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The place and the options of a call.
@@ -205,8 +236,12 @@ fn table(
     at: Location,
 ) -> Result<CreateExternalTable> {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
-    let mut statement =
-        format!("CREATE EXTERNAL TABLE files STORED AS {} LOCATION {}", format.to_uppercase(), quoted(place));
+    let mut statement = format!(
+        "CREATE EXTERNAL TABLE \"{}\" STORED AS {} LOCATION {}",
+        place.replace('"', "\"\""),
+        format.to_uppercase(),
+        quoted(place)
+    );
     let has_separator = options.iter().any(|(name, _)| matches!(name.as_str(), "sep" | "delimiter"));
     let mut options: Vec<String> =
         options.iter().map(|(name, value)| format!("{} {}", quoted(name), quoted(value))).collect();

@@ -16,10 +16,10 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::visit::visit_statement;
 
-/// Writes the column that `error`, which planning `statement` gave, does not find as the table has it.
-/// False if no column was missing, or none or several may be meant.
-pub(super) fn correct_case(statement: &mut Statement, error: &DataFusionError) -> bool {
-    let Some((missing, found)) = missing_column(error) else { return false };
+/// Writes the column that `error`, which planning `statement` gave, does not find as the table has it; `others` are the
+/// columns that it may be if the error names none. False if no column was missing, or none or several may be meant.
+pub(super) fn correct_case(statement: &mut Statement, error: &DataFusionError, others: &[Column]) -> bool {
+    let Some((missing, found)) = missing_column(error, others) else { return false };
     let place = error.iter().next().and_then(|first| first.diagnostic()).and_then(|told| told.span);
     let end = place.map(|span| (span.end.line, span.end.column));
     let mut correction = Correction { missing: &missing, found: &found, end, corrected: 0 };
@@ -32,11 +32,28 @@ pub(super) fn correct_case(statement: &mut Statement, error: &DataFusionError) -
     correction.corrected > 0
 }
 
-/// The column that is missing, and the name of the only one that may be meant by it.
-fn missing_column(error: &DataFusionError) -> Option<(String, String)> {
+/// The column that is missing, and those that there are.
+fn not_found(error: &DataFusionError) -> Option<(&Column, &[Column])> {
     let first = error.iter().next().unwrap_or(error);
     let DataFusionError::SchemaError(error, _) = first.find_root() else { return None };
-    let SchemaError::FieldNotFound { field, valid_fields } = error.as_ref() else { return None };
+    match error.as_ref() {
+        SchemaError::FieldNotFound { field, valid_fields } => Some((field, valid_fields)),
+        _ => None,
+    }
+}
+
+/// Whether `error` is that there is no such column where there are none at all: what `UNNEST(t.list)` in `FROM` reads
+/// are columns of the tables beside it.
+pub(super) fn names_no_columns(error: &DataFusionError) -> bool {
+    not_found(error).is_some_and(|(_, valid)| valid.is_empty())
+}
+
+/// The column that is missing, and the name of the only one that may be meant by it.
+fn missing_column(error: &DataFusionError, others: &[Column]) -> Option<(String, String)> {
+    let (field, valid_fields) = not_found(error)?;
+    if valid_fields.is_empty() {
+        return Some((field.name.to_lowercase(), only(others.iter(), &field.name)?));
+    }
     let of_table = |valid: &&Column| field.relation.is_none() || valid.relation == field.relation;
     let found = only(valid_fields.iter().filter(of_table), &field.name);
     if let Some(found) = found {

@@ -20,6 +20,7 @@ mod named_windows;
 mod names;
 mod parser;
 mod partitioned;
+mod phrases;
 mod planning;
 mod prepared;
 mod script;
@@ -36,5 +37,7 @@ pub use ast::{
     Statement, StreamingQueryPlan, Watermark,
 };
 pub use execute::{SqlOutcome, SqlSession, StartedQuery};
+#[doc(hidden)]
+pub use exponents::with_doubles;
 pub use live::LiveQuery;
 pub use parser::{is_complete, parse_column_list, parse_script, parse_script_with_dialect};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use datafusion::sql::parser::{DFParser, DFParserBuilder};
-use datafusion::sql::sqlparser::ast::{ColumnDef, DataType, Ident, ObjectName};
+use datafusion::sql::sqlparser::ast::{ColumnDef, Ident, ObjectName};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
@@ -15,6 +15,7 @@ use super::ast::{
 use super::chains::{flatten, flatten_statement, on_a_deep_stack};
 use super::diagnostics::{error_at, expected, from_datafusion_parser, from_parser, suggestion};
 use super::dialect::Corrected;
+use super::from_first::with_select;
 use super::script::statements;
 use super::signposts::signpost;
 use super::tokens::{is_significant, is_word, tokenize};
@@ -88,9 +89,29 @@ fn parse_statement(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Result<
     if let Some((message, at)) = signpost(&tokens) {
         return Err(error_at(message, at));
     }
-    let mut parser = StatementParser::new(tokens, start, end, dialect)?;
-    let value = parser.statement()?;
+    let open = unclosed(&tokens);
+    let mut parser = StatementParser::new(with_select(tokens), start, end, dialect)?;
+    let value = parser.statement().map_err(|error| match (&error, open) {
+        // The parser tries this and that, and gives up anywhere.
+        (Error::Sql { message, .. }, Some(open)) if message.starts_with("expected )") => {
+            error_at("this '(' is not closed", open)
+        }
+        _ => error,
+    })?;
     Ok(Located { value, line: start.line, column: start.column })
+}
+
+/// Where the innermost parenthesis is opened that is not closed.
+fn unclosed(tokens: &[TokenWithSpan]) -> Option<Location> {
+    let mut open = Vec::new();
+    for token in tokens {
+        match token.token {
+            Token::LParen => open.push(token.span.start),
+            Token::RParen => drop(open.pop()),
+            _ => {}
+        }
+    }
+    open.pop()
 }
 
 /// DataFusion's parser on the tokens of one statement, and where it ends.
@@ -381,19 +402,7 @@ impl<'d> StatementParser<'d> {
         if !matches!(token.token, Token::Word(_)) {
             return Err(expected("the name of a column", &token, &[]));
         }
-        let column = self.parse(Parser::parse_column_def);
-        // At `MAP<` the parser stops; DataFusion knows no type for what it makes of `MAP(`.
-        let last = self.inner.parser.get_current_token();
-        let is_map = match &column {
-            Ok(column) => matches!(column.data_type, DataType::Map(..)),
-            Err(_) => is_word(&last.token, "MAP") && self.peek().token == Token::Lt,
-        };
-        if !is_map {
-            return column;
-        }
-        let message = "there are no columns of type MAP in SQL. Write STRUCT<name type, …> if the keys are known, \
-                       or VARCHAR, which takes an object of JSON as its text";
-        Err(error_at(message, token.span.start))
+        self.parse(Parser::parse_column_def)
     }
 
     pub(super) fn object_name(&mut self, what: &str) -> Result<ObjectName> {

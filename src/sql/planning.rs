@@ -30,20 +30,20 @@ use super::diagnostics::error_at;
 use super::exponents::with_doubles;
 use super::external::ExternalTable;
 use super::file_tables::take_file_tables;
-use super::from_first::SelectAll;
 use super::group_windows::with_group_windows;
-use super::letter_case::correct_case;
+use super::letter_case::{correct_case, names_no_columns};
 use super::named_windows::NamedWindows;
 use super::names::{Names, name_columns, name_results};
-use super::signposts::{for_functions, instead_of};
+use super::phrases::{Known, rephrase};
 use super::using::Using;
 use super::visit::visit_statement;
 use super::window_column::with_calls;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_words};
 use crate::functions::required;
 use crate::options::nearest;
 use crate::plan::{
     DEFAULT_ZONE, StreamTable, of_view, unbounded_tables, with_as_of_joins, with_lateral_unnest,
+    without_misplaced,
 };
 use crate::query::{NamedTables, Replan};
 use crate::session::Session;
@@ -320,7 +320,6 @@ impl<'a> Planner<'a> {
         let is_aggregate = |name: &str| state.aggregate_functions().contains_key(&name.to_lowercase());
         let mut statement =
             with_doubles(with_calls(with_group_windows(statement, &is_aggregate), &is_aggregate));
-        let _ = visit_statement(&mut statement, &mut SelectAll);
         if let ControlFlow::Break(error) = visit_statement(&mut statement, &mut Using { at: self.at }) {
             return Err(error);
         }
@@ -331,12 +330,19 @@ impl<'a> Planner<'a> {
         let plan = loop {
             match state.statement_to_plan(statement.clone()).await {
                 Ok(plan) => break plan,
-                // One name fewer is missing each time.
-                Err(error) if correct_case(&mut statement, &error) => {}
-                Err(error) => return Err(self.planning_error(error)),
+                Err(error) => {
+                    let others = match names_no_columns(&error) {
+                        true => self.columns_of(state, &statement).await?,
+                        false => Vec::new(),
+                    };
+                    // One name fewer is missing each time.
+                    if !correct_case(&mut statement, &error, &others) {
+                        return Err(self.planning_error(error));
+                    }
+                }
             }
         };
-        let plan = with_lateral_unnest(plan).and_then(with_as_of_joins);
+        let plan = with_lateral_unnest(plan).and_then(with_as_of_joins).and_then(without_misplaced);
         match plan.map_err(|error| self.planning_error(error))? {
             LogicalPlan::Ddl(DdlStatement::CreateView(mut view)) => {
                 let values = of_view(Arc::unwrap_or_clone(view.input));
@@ -345,6 +351,19 @@ impl<'a> Planner<'a> {
             }
             plan => Ok(plan),
         }
+    }
+
+    /// The columns of all tables that `statement` names.
+    async fn columns_of(&self, state: &SessionState, statement: &DataFusionStatement) -> Result<Vec<Column>> {
+        let mut columns = Vec::new();
+        for name in self.references(state, statement)? {
+            let Ok(schema) = state.schema_for_ref(name.clone()) else { continue };
+            if let Some(table) = schema.table(name.table()).await? {
+                let schema = table.schema();
+                columns.extend(schema.fields().iter().map(|field| Column::new_unqualified(field.name())));
+            }
+        }
+        Ok(columns)
     }
 
     fn references(
@@ -399,15 +418,9 @@ impl<'a> Planner<'a> {
         let at = span.map_or(self.at, |span| Location::new(span.start.line, span.start.column));
         match Error::from(error) {
             Error::DataFusion(error) => {
-                let root = error.iter().next().map_or(&error, DataFusionError::find_root);
-                let message = root.message();
-                let message = message.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
-                let message = &instead_of(message).unwrap_or_else(|| message.to_string());
-                let hint = metadata_hint(message);
-                match for_functions(message) {
-                    Some(instead) => error_at(instead, at),
-                    None => error_at(message.clone() + &self.table_suggestion(message) + hint, at),
-                }
+                let state = self.session.context().state();
+                let message = rephrase(in_words(&error), &Known::of(&state));
+                error_at(message.clone() + &self.table_suggestion(&message) + metadata_hint(&message), at)
             }
             error => error,
         }
@@ -535,7 +548,7 @@ pub(super) fn conform(
         None => by_name.into_iter().map(|(name, expr)| expr.alias(name)).collect(),
         Some(schema) => as_declared(&frame, by_name, schema, default)?,
     };
-    frame.select(expressions).map_err(|error| error.strip_backtrace())
+    frame.select(expressions).map_err(|error| in_words(&error))
 }
 
 fn as_declared(
@@ -555,9 +568,9 @@ fn as_declared(
                 return Err(format!("column '{}' is NOT NULL and must be inserted", field.name()));
             }
         };
-        let expr = expr.cast_to(field.data_type(), frame.schema()).map_err(|error| {
-            format!("column '{}' cannot be inserted: {}", field.name(), error.strip_backtrace())
-        })?;
+        let expr = expr
+            .cast_to(field.data_type(), frame.schema())
+            .map_err(|error| format!("column '{}' cannot be inserted: {}", field.name(), in_words(&error)))?;
         let may_be_null = !field.is_nullable() && expr.nullable(frame.schema()).unwrap_or(true);
         let expr = if may_be_null { required(expr, field.name()) } else { expr };
         expressions.push(expr.alias(field.name()));

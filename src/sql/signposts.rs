@@ -33,7 +33,7 @@ const SESSIONS: &str = "SELECT session_window(time, '10 minutes'), count(*) FROM
 const EMIT: &str = "OUTPUT MODE UPDATE in CREATE STREAMING QUERY, which gives groups as they change, or OUTPUT MODE \
      APPEND, which gives them when they are final";
 
-const FOREIGN: [Foreign; 36] = [
+const FOREIGN: &[Foreign] = &[
     statement(&["CREATE", "STREAMING", "TABLE"], "Databricks", QUERY_INTO_FILES),
     statement(&["CREATE", "OR", "REFRESH", "STREAMING", "TABLE"], "Databricks", QUERY_INTO_FILES),
     statement(&["CREATE", "STREAMING", "LIVE", "TABLE"], "Databricks", QUERY_INTO_FILES),
@@ -89,6 +89,38 @@ const FOREIGN: [Foreign; 36] = [
         "Flink",
         "one CREATE STREAMING QUERY for each INSERT INTO: they run side by side",
     ),
+    statement(&["PRAGMA"], "DuckDB", "SHOW ALL and SET, which show and change settings, or DESCRIBE t"),
+    statement(
+        &["SUMMARIZE"],
+        "DuckDB",
+        "DESCRIBE {} for the columns, and SELECT count(*), min(c), max(c), approx_distinct(c) FROM {} for what they hold",
+    ),
+    statement(
+        &["VACUUM"],
+        "other systems",
+        "tidemill compact DIRECTORY on the command line, which merges small files",
+    ),
+    statement(
+        &["OPTIMIZE"],
+        "Databricks",
+        "tidemill compact DIRECTORY on the command line, which merges small files",
+    ),
+    statement(
+        &["ALTER", "TABLE"],
+        "other systems",
+        "DROP TABLE {} and CREATE it anew with the other columns: files stay as they are",
+    ),
+    statement(&["CACHE", "TABLE"], "Spark", "CREATE TABLE {} AS SELECT …, whose rows are kept in memory"),
+    statement(
+        &["MERGE", "INTO"],
+        "other systems",
+        "a streaming query with OUTPUT MODE UPDATE into a table of PostgreSQL",
+    ),
+    clause(
+        &["WITH", "ORDINALITY"],
+        "PostgreSQL",
+        "unnest(items), unnest(range(1, array_length(items) + 1)) AS n in SELECT",
+    ),
     clause(&["EMIT", "CHANGES"], "ksqlDB", EMIT),
     clause(&["EMIT", "FINAL"], "ksqlDB", EMIT),
     clause(&["EMIT", "ON", "WINDOW", "CLOSE"], "RisingWave", EMIT),
@@ -118,7 +150,7 @@ pub(super) fn signpost(tokens: &[TokenWithSpan]) -> Option<(String, Location)> {
         sought.iter().all(|word| found.next().is_some_and(|token| is(&token.token, word)))
     };
     let is_create = starts(0, &["CREATE"]);
-    for foreign in &FOREIGN {
+    for foreign in FOREIGN {
         let places = if foreign.at_the_start { 0..1 } else { 1..words.len() };
         if let Some(place) = places.into_iter().find(|place| starts(*place, foreign.words)) {
             // Names of columns and the like are words, too.
@@ -197,95 +229,7 @@ fn table_of_others(words: &[&TokenWithSpan]) -> Option<(String, Location)> {
     None
 }
 
-fn source(name: &str) -> String {
+/// The table of a stream called `name`, as it is written here.
+pub(super) fn source(name: &str) -> String {
     SOURCE.replace("{}", name)
-}
-
-/// Functions of other systems and what to write here.
-const FUNCTIONS: [(&[&str], &str); 24] = [
-    (&["explode", "explode_outer", "posexplode", "inline"], "unnest(items), which gives a row for each item"),
-    (&["collect_list"], "array_agg(x)"),
-    (&["collect_set"], "array_agg(DISTINCT x)"),
-    (&["approx_count_distinct"], "approx_distinct(x)"),
-    (&["percentile_approx", "approx_percentile"], "approx_percentile_cont(x, 0.5)"),
-    (&["latest_by_offset", "any_value", "arg_max", "max_by"], "last_value(x ORDER BY time)"),
-    (&["split"], "string_to_array(text, ',')"),
-    (&["size"], "array_length(items), or cardinality(items)"),
-    (
-        &["parse_json", "json_value", "json_extract", "json_extract_string"],
-        "text -> 'name', text ->> 'name', get_json_object(text, '$.a.b') or from_json(text, 'a STRUCT<b: STRING>')",
-    ),
-    (&["to_json_string"], "to_json(x)"),
-    (&["unix_timestamp"], "to_unixtime(time)"),
-    (&["unix_millis", "to_epoch_millis"], "CAST(arrow_cast(time, 'Timestamp(Millisecond, None)') AS BIGINT)"),
-    (&["date_add", "dateadd", "timestampadd"], "time + INTERVAL '1' DAY"),
-    (&["date_sub", "datesub"], "time - INTERVAL '1' DAY"),
-    (&["datediff", "date_diff", "timestampdiff"], "CAST(a AS DATE) - CAST(b AS DATE), or a - b"),
-    (
-        &["time_bucket", "tostartofinterval"],
-        "date_bin(INTERVAL '1 minute', time), or window(time, '1 minute')",
-    ),
-    (
-        &["proctime", "processing_time"],
-        "now(), the time of the batch: FROM TUMBLE(TABLE (SELECT *, now() AS at FROM t), DESCRIPTOR(at), INTERVAL '10' SECOND)",
-    ),
-    (
-        &["tumble", "hop", "tumbling"],
-        "GROUP BY window(time, '1 minute'), or FROM TUMBLE(TABLE t, DESCRIPTOR(time), INTERVAL '1' MINUTE)",
-    ),
-    (
-        &["tumble_start", "hop_start", "windowstart"],
-        "window.start, in a query with GROUP BY window(time, '1 minute')",
-    ),
-    (
-        &["tumble_end", "hop_end", "windowend"],
-        "window.end, in a query with GROUP BY window(time, '1 minute')",
-    ),
-    (&["session", "session_start", "session_end"], SESSIONS),
-    (&["dropduplicates", "drop_duplicates"], "SELECT DISTINCT ON (key) … FROM t"),
-    (
-        &["watermark", "withwatermark"],
-        "WATERMARK FOR time AS time - INTERVAL '10' SECOND in CREATE UNBOUNDED EXTERNAL TABLE",
-    ),
-    (&["regexp_extract"], "regexp_match(text, '(…)')[1]"),
-];
-
-/// What to write in the place of what DataFusion cannot plan, if `message` says so.
-pub(super) fn instead_of(message: &str) -> Option<String> {
-    if let Some(field) =
-        message.strip_prefix("Nested identifiers are not yet supported for OuterReferenceColumn ")
-    {
-        return Some(format!(
-            "a field of {field}, a struct of the query around a subquery, cannot be named in that; give it a name \
-             there: FROM (SELECT *, {field}['field'] AS field FROM …)"
-        ));
-    }
-    if let Some(name) = message.strip_prefix("Ambiguous reference to unqualified field ") {
-        return Some(format!("{message}: several tables have it. Say whose it is, as in a.{name}"));
-    }
-    let conflict = "Conflicting ordering requirements in aggregate functions is not supported";
-    message.contains(conflict).then(|| {
-        "aggregates over rows in different orders cannot be computed side by side: leave ORDER BY out of all but one \
-         of them, or compute them in subqueries of their own and join these"
-            .to_string()
-    })
-}
-
-/// Table functions of other systems.
-const TABLE_FUNCTIONS: [&str; 6] =
-    ["read_files", "cloud_files", "read_stream", "read_kafka", "kafka", "read_json_auto"];
-
-/// `message`, an error of planning, with what to write if it is about a function of another system.
-pub(super) fn for_functions(message: &str) -> Option<String> {
-    let quoted = |start: &str| message.strip_prefix(start)?.split('\'').next().map(str::to_lowercase);
-    if let Some(name) = quoted("Invalid function '") {
-        let (_, instead) = FUNCTIONS.iter().find(|(names, _)| names.contains(&name.as_str()))?;
-        return Some(format!("there is no function '{name}'; write {instead}"));
-    }
-    let name = ["table function '", "Table function '"].iter().find_map(|start| quoted(start))?;
-    if TABLE_FUNCTIONS.contains(&name.as_str()) {
-        return Some(format!("there is no table function '{name}'; write {}", source("t")));
-    }
-    let (_, instead) = FUNCTIONS.iter().find(|(names, _)| names.contains(&name.as_str()))?;
-    Some(format!("there is no table function '{name}'; write {instead}"))
 }

@@ -177,10 +177,7 @@ fn errors_say_where_and_set_the_exit_code() {
             vec!["run", "bad.sql", "--set", "datafusion.execution.batch_size=many"],
             "error: option 'datafusion.execution.batch_size' = 'many' is not valid",
         ),
-        (
-            vec!["sql", "-c", "SELECT * FROM missing"],
-            "error: -c:1:15: table 'datafusion.public.missing' not found",
-        ),
+        (vec!["sql", "-c", "SELECT * FROM missing"], "error: -c:1:15: table 'missing' not found"),
         (vec!["sail"], "unrecognized subcommand 'sail'"),
     ] {
         let (code, _, err) = folder.run(&arguments);

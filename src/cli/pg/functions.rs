@@ -34,6 +34,8 @@ pub(super) fn register(context: &SessionContext) {
         ("obj_description", 1..=2, text(None)),
         ("col_description", 2..=2, text(None)),
         ("shobj_description", 2..=2, text(None)),
+        ("to_regtype", 1..=1, ScalarValue::Int32(None)),
+        ("pg_get_serial_sequence", 2..=2, text(None)),
         ("pg_table_size", 1..=1, ScalarValue::Int64(Some(0))),
         ("pg_indexes_size", 1..=1, ScalarValue::Int64(Some(0))),
     ] {

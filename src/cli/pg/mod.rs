@@ -3,6 +3,7 @@
 mod functions;
 mod own_session;
 mod read_only;
+mod rewritten;
 mod simple;
 mod statements;
 mod subscribe;

@@ -22,6 +22,7 @@ use datafusion_postgres::pgwire::api::results::Response;
 use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::types::format::FormatOptions;
 
+use super::rewritten::rewritten;
 use super::statements::{STATEMENT_TIMEOUT, timed_out};
 use super::values::as_postgres_has_them;
 
@@ -35,7 +36,8 @@ async fn answer(
     client: &dyn HookClient,
 ) -> PgWireResult<Response> {
     let failed = |error: DataFusionError| PgWireError::ApiError(Box::new(error));
-    let statement = DataFusionStatement::Statement(Box::new(statement.clone()));
+    let statement = rewritten(statement).unwrap_or_else(|| statement.clone());
+    let statement = DataFusionStatement::Statement(Box::new(statement));
     let planned = async {
         let plan = context.state().statement_to_plan(statement).await?;
         Ok::<_, DataFusionError>((plan.clone(), context.execute_logical_plan(plan).await?))
@@ -71,11 +73,13 @@ impl QueryHook for Simple {
 
     async fn handle_extended_parse_query(
         &self,
-        _: &Statement,
-        _: &SessionContext,
+        statement: &Statement,
+        context: &SessionContext,
         _: &(dyn ClientInfo + Send + Sync),
     ) -> Option<PgWireResult<LogicalPlan>> {
-        None
+        let statement = DataFusionStatement::Statement(Box::new(rewritten(statement)?));
+        let plan = context.state().statement_to_plan(statement).await;
+        Some(plan.map_err(|error| PgWireError::ApiError(Box::new(error))))
     }
 
     async fn handle_extended_query(

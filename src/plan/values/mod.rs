@@ -7,6 +7,8 @@
 mod arithmetic;
 mod decimals;
 mod equality;
+mod like;
+mod sql_types;
 
 use std::sync::Arc;
 
@@ -25,6 +27,8 @@ use arithmetic::CheckedArithmetic;
 use decimals::DecimalLiterals;
 pub(crate) use decimals::of_view;
 use equality::Equality;
+use like::LikeEscapes;
+use sql_types::SqlTypes;
 
 use crate::functions::FieldNames;
 
@@ -54,6 +58,7 @@ pub(crate) fn with_values(state: &SessionState) -> SessionState {
     }
     // Types are found out between the first rule and the others.
     rules.insert(0, Arc::new(DecimalLiterals));
+    rules.push(Arc::new(LikeEscapes));
     rules.push(Arc::new(Equality));
     rules.push(Arc::new(CheckedArithmetic));
     // Before DataFusion's own, which take names as they are written.
@@ -67,12 +72,14 @@ pub(crate) fn with_values(state: &SessionState) -> SessionState {
     }
     // The catalogs are shared: a state that made its default catalog anew would empty the user's.
     let made_default = std::mem::replace(&mut options.catalog.create_default_catalog_and_schema, false);
-    let mut state = SessionStateBuilder::new_from_existing(state.clone())
+    let mut builder = SessionStateBuilder::new_from_existing(state.clone())
         .with_session_id(state.session_id().to_string())
         .with_config(config)
         .with_analyzer_rules(rules)
-        .with_expr_planners(planners)
-        .build();
+        .with_expr_planners(planners);
+    // A program may have types of its own.
+    builder.type_planner().get_or_insert_with(|| Arc::new(SqlTypes));
+    let mut state = builder.build();
     state.config_mut().options_mut().catalog.create_default_catalog_and_schema = made_default;
     state
 }

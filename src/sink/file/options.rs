@@ -15,7 +15,7 @@ use datafusion::execution::session_state::SessionState;
 use super::encode::{Compression, FileEncoding, FormatEncoding, LineFormat, ParquetFormat};
 use super::layout::Layout;
 use super::{OutputFormat, sink_name};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_words};
 use crate::options::Options;
 
 /// Options of every format, besides `compression`.
@@ -179,7 +179,7 @@ fn table_options(
         let (key, value) = datafusion_option(format, name, value)?;
         table
             .set(&format!("format.{key}"), &value)
-            .map_err(|error| Error::option(name, &value, error.strip_backtrace()))?;
+            .map_err(|error| Error::option(name, &value, in_words(&error)))?;
     }
     Ok(table)
 }

@@ -22,7 +22,7 @@ use super::records::csv::CsvDialect;
 use super::records::json::{Object, infer};
 use super::records::{ByteSource, infer_csv};
 use super::walk::LocalWalk;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_words};
 
 /// How many files are looked into at most; their oldest come first.
 const MAX_FILES: usize = 1000;
@@ -132,7 +132,7 @@ impl Inference<'_> {
         for (index, file) in files.iter().enumerate() {
             let found = match self.open(file).await {
                 Ok(bytes) => infer(bytes, is_document, records_of(index, max), self.tolerant).await,
-                Err(error) => Err(error.strip_backtrace()),
+                Err(error) => Err(in_words(&error)),
             };
             if found.is_err() && self.ignores_corrupt {
                 continue;
@@ -297,7 +297,7 @@ impl FoundPartitions {
 /// Why columns cannot be told, and what to do. DataFusion may quote the whole file.
 fn reason(error: &DataFusionError) -> String {
     const LONGEST: usize = 300;
-    let text = error.strip_backtrace();
+    let text = in_words(error);
     if text.contains("Expected JSON record to be an object, found Array") {
         return "it holds a JSON array instead of a record per line. Set multiLine to true".into();
     }

@@ -158,22 +158,85 @@ fn psycopg_reads_with_parameters() {
          \x20   print(cursor.execute('SELECT column2 FROM known ORDER BY 1').fetchall())\n",
         server.port
     );
-    let pythons = ["/tmp/venv/bin/python", "python3"];
-    let output = pythons.iter().find_map(|python| {
-        let has = Command::new(python).args(["-c", "import psycopg"]).output().ok()?.status.success();
-        has.then(|| Command::new(python).args(["-c", &program]).output().unwrap())
-    });
-    match output {
-        Some(output) => {
-            let out = String::from_utf8_lossy(&output.stdout);
-            assert_eq!(
-                out,
-                "[('a', 1), ('b', 2)]\n[(1,), (2,)]\n",
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        None => eprintln!("skipped: there is no Python with psycopg"),
+    if let Some(out) = python(&program, "psycopg") {
+        assert_eq!(out, "[('a', 1), ('b', 2)]\n[(1,), (2,)]\n");
+    }
+    server.leave();
+}
+
+/// What `program` prints; `None` where there is no Python with the modules that it imports.
+fn python(program: &str, modules: &str) -> Option<String> {
+    let has = |python: &&str| {
+        let found = Command::new(python).args(["-c", &format!("import {modules}")]).output();
+        found.is_ok_and(|output| output.status.success())
+    };
+    let Some(python) = ["/tmp/venv/bin/python", "python3"].into_iter().find(has) else {
+        eprintln!("skipped: there is no Python with {modules}");
+        return None;
+    };
+    let output = Command::new(python).args(["-c", program]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+/// What analysts connect with: it asks the catalog for tables and their columns before it asks for rows.
+#[test]
+fn sqlalchemy_and_pandas_find_tables_and_read_them() {
+    let folder = Folder::new();
+    let script = "
+        CREATE TABLE known AS SELECT * FROM (VALUES
+            ('a', 1, DATE '2024-01-02', TIMESTAMP '2024-01-02T03:04:05', CAST(1.5 AS DECIMAL(10, 2)), true, 2.5e0),
+            ('b', 2, NULL, NULL, NULL, NULL, NULL)) AS v(name, n, d, at, amount, ok, ratio);
+        CREATE UNBOUNDED EXTERNAL TABLE words (word VARCHAR) STORED AS JSON LOCATION 'in';
+        CREATE EXTERNAL TABLE totals STORED AS MEMORY;
+        CREATE STREAMING QUERY counting OUTPUT MODE COMPLETE CHECKPOINT LOCATION 'c' AS
+            INSERT INTO totals SELECT word, count(*) AS times FROM words GROUP BY word;
+    ";
+    folder.write("in/1.json", "{\"word\":\"a\"}\n");
+    let server = Server::start(&folder, script, "127.0.0.1:0", None);
+    let program = format!(
+        r#"
+import datetime, decimal
+import pandas, sqlalchemy
+from sqlalchemy import inspect, select, text
+engine = sqlalchemy.create_engine('postgresql+psycopg://ann@127.0.0.1:{}/tidemill')
+found = inspect(engine)
+print(sorted(found.get_table_names()))
+print('public' in found.get_schema_names(), found.has_table('known'), found.has_table('nosuch'))
+print([(column['name'], str(column['type']), column['nullable']) for column in found.get_columns('known')])
+columns = [sqlalchemy.Column(column['name'], column['type']) for column in found.get_columns('known')]
+known = sqlalchemy.Table('known', sqlalchemy.MetaData(), *columns)
+with engine.connect() as connection:
+    print(connection.execute(select(known.c.name).where(known.c.n >= 2)).fetchall())
+    for column, value in dict(
+        d=datetime.date(2024, 1, 2), at=datetime.datetime(2024, 1, 2, 3, 4, 5), amount=decimal.Decimal('1.5'),
+        ok=True, ratio=2.5, name='a',
+    ).items():
+        given = connection.execute(text('SELECT n FROM known WHERE ' + column + ' = :v'), dict(v=value))
+        assert given.fetchall() == [(1,)], column
+    texts = dict(d='2024-01-02', at='2024-01-02 03:04:05', amount='1.50')
+    for column, value in texts.items():
+        given = connection.execute(text('SELECT n FROM known WHERE ' + column + ' = :v'), dict(v=value))
+        assert given.fetchall() == [(1,)], column
+    print(connection.execute(text('SELECT 1e300::double precision, CAST(1e3 AS DOUBLE)')).fetchall())
+    like = "SELECT count(*) FROM known WHERE name NOT LIKE :v || :w ESCAPE '/'"
+    print(connection.execute(text(like), dict(v='a/_', w='%')).fetchall())
+print(pandas.read_sql('SELECT name, n FROM known ORDER BY n', engine).to_dict('list'))
+"#,
+        server.port
+    );
+    if let Some(out) = python(&program, "pandas, psycopg, sqlalchemy") {
+        assert_eq!(
+            out,
+            "['counting', 'known', 'totals', 'words']\n\
+             True True False\n\
+             [('name', 'TEXT', False), ('n', 'BIGINT', False), ('d', 'DATE', True), ('at', 'TIMESTAMP', True), \
+             ('amount', 'NUMERIC', True), ('ok', 'BOOLEAN', True), ('ratio', 'DOUBLE PRECISION', True)]\n\
+             [('b',)]\n\
+             [(1e+300, 1000.0)]\n\
+             [(2,)]\n\
+             {'name': ['a', 'b'], 'n': [1, 2]}\n"
+        );
     }
     server.leave();
 }

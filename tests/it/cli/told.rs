@@ -119,11 +119,15 @@ fn errors_are_short_and_harmless() {
         (vec!["etl", "array", "out", "--checkpoint", "c", "--from", "cvs"], "did you mean 'csv'?"),
         (
             vec!["etl", "s3://b/x", "out", "--checkpoint", "c"],
-            "'s3://b' cannot be reached: this build of tidemill is without the feature 'aws'",
+            "'s3://b' cannot be reached: this build of tidemill is without the feature 'aws'. Build it with --features aws\n",
         ),
         (
-            vec!["etl", "array", "out", "--checkpoint", "c", "--schema", "s MAP<VARCHAR,BIGINT>"],
-            "there are no columns of type MAP in SQL",
+            vec!["etl", "hdfs://b/x", "out", "--checkpoint", "c"],
+            "there is no object store for 'hdfs://b', where 'hdfs://b/x' is: there are file://, s3://",
+        ),
+        (
+            vec!["etl", "array", "out", "--checkpoint", "c", "--schema", "s STRUCT<a LONG>"],
+            "there is no type LONG; write BIGINT",
         ),
         (
             vec![
@@ -242,7 +246,7 @@ fn rows_of_unbounded_tables_and_of_files_can_be_looked_at() {
     for (query, message) in [
         ("SELECT * FROM 'nowhere/'", "'nowhere/' cannot be read: No such file"),
         ("SELECT * FROM read_csv(5 + 5)", "expected read_csv('path', option => value, …)"),
-        ("SELECT * FROM hist", "table 'datafusion.public.hist' not found"),
+        ("SELECT * FROM hist", "table 'hist' not found"),
     ] {
         let (code, _, err) = folder.run(&["sql", "-c", query]);
         assert_eq!(code, 2, "{query}");

@@ -103,10 +103,7 @@ async fn wrong_calls_of_table_functions_say_what_to_write() {
             "the argument '5' is not expected here",
         ),
         ("TUMBLE(DATA => TABLE t, WIDTH => 5)", "the argument 'WIDTH => 5' is not expected here"),
-        (
-            "TUMBLE(TABLE nosuch, DESCRIPTOR(ts), INTERVAL '1' HOUR)",
-            "table 'datafusion.public.nosuch' not found",
-        ),
+        ("TUMBLE(TABLE nosuch, DESCRIPTOR(ts), INTERVAL '1' HOUR)", "table 'nosuch' not found"),
         ("WITH_WATERMARK(TABLE t, DESCRIPTOR(ts), INTERVAL '-1' HOUR)", "must not be negative"),
         ("WITH_WATERMARK(TABLE t, DESCRIPTOR(id), INTERVAL '1' HOUR)", "cannot be the event time"),
         ("WITH_WATERMARK(TABLE t, DESCRIPTOR(ts))", "no delay is given"),

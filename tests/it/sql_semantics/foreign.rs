@@ -60,7 +60,16 @@ async fn columns_are_found_in_any_case_if_one_is_meant() {
         ("SELECT st.aa, c.st.AA AS again FROM '$/upper/' c", vec!["7 7"]),
         // An exact name goes before all others.
         ("SELECT AB, \"AB\" AS upper, \"aB\" AS mixed FROM '$/two/'", vec!["1 3 2"]),
+        ("SELECT x FROM '$/upper/' c, UNNEST(c.l) AS u(x)", vec!["4", "5"]),
+        ("SELECT x FROM '$/upper/' CROSS JOIN UNNEST(l) AS u(x)", vec!["4", "5"]),
         ("FROM '$/two/'", vec!["1 2 3"]),
+        ("FROM '$/upper/' c SELECT Id WHERE c.id = 1", vec!["1"]),
+        ("FROM '$/two/' WHERE ab > 1", vec![]),
+        (
+            "WITH c AS (FROM '$/upper/' WHERE Id = 1) FROM c JOIN c AS d USING (Id) SELECT c.\"Key\" ORDER BY 1",
+            vec!["2"],
+        ),
+        ("WITH c AS (SELECT Id FROM '$/upper/') FROM c WHERE Id = 1 LIMIT 1", vec!["1"]),
         ("SELECT count(*) FROM (FROM '$/two/' UNION ALL FROM '$/two/')", vec!["2"]),
     ] {
         assert_eq!(place.rows(select).await, expected, "{select}");
@@ -129,4 +138,185 @@ async fn what_others_write_is_told_in_our_words() {
     // Words of theirs that are names here.
     let names = "SELECT emit, changes, stream FROM (SELECT 1 AS emit, 2 AS changes, 3 AS stream) AS source";
     assert_eq!(place.rows(names).await, ["1 2 3"]);
+}
+
+#[tokio::test]
+async fn types_of_others_are_told_in_our_words() {
+    let place = Place::new();
+    for (written, told) in [
+        ("LONG", "there is no type LONG; write BIGINT"),
+        ("byte", "there is no type byte; write TINYINT"),
+        ("SHORT", "there is no type SHORT; write SMALLINT"),
+        ("ARRAY<LONG>", "there is no type LONG; write BIGINT"),
+        ("STRUCT<a BYTES>", "there is no type BYTES; write BYTEA"),
+        ("MAP<STRING, UBIGINT>", "there is no type UBIGINT; write BIGINT UNSIGNED"),
+        ("TIMESTAMP_LTZ", "write TIMESTAMP WITH TIME ZONE"),
+        ("TIMESTAMP_NTZ", "write TIMESTAMP"),
+        ("DATETIME", "write TIMESTAMP"),
+        ("VARBINARY(20)", "write BYTEA"),
+        ("UUID", "write VARCHAR"),
+        ("JSONB", "text ->> 'name'"),
+        ("ROW(a INT, b STRING)", "write STRUCT<name type, …>"),
+        ("TIMESTAMP(2)", "0, 3, 6 or 9 digits"),
+        ("BIGNIT", "there is no type BIGNIT; did you mean BIGINT?"),
+        ("WHATEVER", "there is no type WHATEVER"),
+    ] {
+        for statement in [
+            format!("CREATE EXTERNAL TABLE t (id INT, a {written}) STORED AS JSON LOCATION '$/in/'"),
+            format!(
+                "CREATE UNBOUNDED EXTERNAL TABLE t (id INT, a {written}) STORED AS JSON LOCATION '$/in/'"
+            ),
+            format!("SELECT CAST(x AS {written}) FROM (SELECT 1 AS x)"),
+        ] {
+            let error = place.error(&statement).await;
+            assert!(error.contains(told) && !error.contains("not implemented"), "{statement}: {error}");
+        }
+    }
+    // What people of other systems write that there is here.
+    for written in [
+        "STRING",
+        "INTEGER",
+        "TEXT",
+        "VARCHAR(10)",
+        "CHAR(3)",
+        "BOOL",
+        "INT8",
+        "FLOAT8",
+        "DOUBLE PRECISION",
+        "TIMESTAMPTZ",
+        "TIMESTAMP(3)",
+        "ARRAY<STRING>",
+        "INT[]",
+        "STRUCT<a: INT, b ARRAY<STRUCT<c STRING>>>",
+        "DECIMAL(38, 10)",
+        "BYTEA",
+    ] {
+        place
+            .run(&format!(
+                "CREATE EXTERNAL TABLE t (a {written}) STORED AS JSON LOCATION '$/in/'; DROP TABLE t"
+            ))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn maps_are_read_and_written() {
+    let place = Place::new();
+    place.put("in/a.json", "{\"id\":1,\"tags\":{\"a\":1,\"b\":2}}\n{\"id\":2,\"tags\":{}}\n{\"id\":3}\n");
+    let columns = "id INT, tags MAP<STRING, BIGINT>";
+    place
+        .run(&format!(
+            "CREATE UNBOUNDED EXTERNAL TABLE input ({columns}) STORED AS JSON LOCATION '$/in/';
+             CREATE EXTERNAL TABLE o ({columns}) STORED AS PARQUET LOCATION '$/out/';
+             CREATE STREAMING QUERY q TRIGGER ONCE CHECKPOINT LOCATION '$/cp' AS INSERT INTO o SELECT * FROM input"
+        ))
+        .await;
+    assert_eq!(place.rows("SELECT id, tags FROM o").await, ["1 {a: 1, b: 2}", "2 {}", "3"]);
+    assert_eq!(place.rows("SELECT tags['b'] FROM o WHERE id = 1").await, ["2"]);
+    place
+        .run(&format!(
+            "CREATE UNBOUNDED EXTERNAL TABLE again ({columns}) STORED AS PARQUET LOCATION '$/out/';
+             CREATE EXTERNAL TABLE lines ({columns}) STORED AS JSON LOCATION '$/lines/';
+             CREATE STREAMING QUERY r TRIGGER ONCE CHECKPOINT LOCATION '$/cp2' AS INSERT INTO lines SELECT * FROM again"
+        ))
+        .await;
+    assert_eq!(place.rows("SELECT id, tags FROM lines").await, ["1 {a: 1, b: 2}", "2 {}", "3"]);
+}
+
+/// What is wrong is told in words of SQL, and not in those of the program that plans it.
+#[tokio::test]
+async fn errors_are_in_words_of_sql() {
+    let place = Place::new();
+    place.put("in/a.json", "{\"id\":1,\"l\":[1,2],\"s\":\"x\"}\n");
+    place.put("bad/a.parquet", "this is no Parquet file");
+    place.put("notes.txt", "hello\n");
+    std::fs::create_dir(place.folder.path().join("empty")).unwrap();
+    for (statement, told) in [
+        (
+            "SELECT id FROM '$/in/' WHERE unnest(l) = 1",
+            "unnest() gives several rows for one, and cannot stand in WHERE",
+        ),
+        ("SELECT count(unnest(l)) FROM '$/in/'", "cannot stand in GROUP BY or an aggregate function"),
+        ("SELECT id FROM '$/in/' ORDER BY unnest(l)", "cannot stand in ORDER BY"),
+        ("SELECT sum(id) OVER (ORDER BY unnest(l)) FROM '$/in/'", "cannot stand in a window function (OVER)"),
+        ("SELECT * FROM UNNEST([1]) WITH ORDINALITY", "unnest(range(1, array_length(items) + 1))"),
+        (
+            "SELECT id FROM '$/in/' t LEFT JOIN UNNEST(t.l) AS u(x) ON x > 1",
+            "write ON true, and WHERE behind it",
+        ),
+        ("SELECT * FROM '$/in/' WHERE row_number() OVER () = 1", "write QUALIFY"),
+        ("SELECT row_number() FROM '$/in/'", "write row_number(…) OVER (PARTITION BY"),
+        ("SELECT lag(id) FROM '$/in/'", "write lag(…) OVER (PARTITION BY"),
+        ("SELECT nosuch(id) FROM '$/in/'", "there is no function 'nosuch'"),
+        ("SELECT uper(s) FROM '$/in/'", "there is no function 'uper'; did you mean 'upper'?"),
+        ("SELECT sum(s) FROM '$/in/'", "no function takes these arguments: sum(Utf8"),
+        (
+            "SELECT sum(id, id) FROM '$/in/'",
+            "no function takes these arguments: sum(Int64, Int64); there are sum(Decimal), ",
+        ),
+        ("SELECT abs(s) FROM '$/in/'", "no function takes these arguments: abs(Utf8"),
+        ("SELECT array_length(id) FROM '$/in/'", "there are array_length(array), array_length(array, index)"),
+        ("SELECT max(id), s FROM '$/in/'", "is neither in GROUP BY nor in an aggregate function"),
+        ("SELECT s + 1 FROM '$/in/'", " + Int64: CAST one side"),
+        ("SELECT * FROM nosuch", "table 'nosuch' not found"),
+        ("SELECT id FROM '$/in/' a JOIN '$/in/' b ON true", "Say whose it is, as in t.id"),
+        (
+            "CREATE TABLE t (a INT); INSERT INTO t VALUES ('x')",
+            "Cannot cast string 'x' to value of Int32 type",
+        ),
+        ("SELECT DATE '2024-13-01'", "Cannot cast string '2024-13-01' to value of Date32 type"),
+        ("SELECT 1 / 0", "division by zero in 1 / 0"),
+        ("COPY (SELECT 1) TO '$/x.foo'", "no format of files has the extension 'foo'"),
+        ("SHOW TABLES LIKE 'x'", "FROM information_schema.tables WHERE table_name LIKE"),
+        ("SET nosuch = 1", "there is no setting 'nosuch': SHOW ALL lists them"),
+        ("PRAGMA table_info('t')", "DESCRIBE t"),
+        ("SUMMARIZE t", "approx_distinct(c) FROM t"),
+        ("ALTER TABLE t ADD COLUMN x INT", "DROP TABLE t and CREATE it anew"),
+        ("VACUUM", "tidemill compact DIRECTORY"),
+        ("GRANT ALL ON t TO x", "there is no statement GRANT ALL ON … here"),
+        (
+            "SELECT * FROM '$/bad/a.parquet'",
+            "bad/a.parquet' cannot be read: it is not what parquet files are",
+        ),
+        ("SELECT * FROM '$/empty/'", "there are no files in '"),
+        ("SELECT * FROM '$/nope.parquet'", "nope.parquet' cannot be read: No such file or directory"),
+        ("SELECT * FROM '$/notes.txt'", "CREATE UNBOUNDED EXTERNAL TABLE t STORED AS TEXT"),
+    ] {
+        let error = place.error(statement).await;
+        assert!(error.contains(told), "{statement}: {error}");
+        for raw in [
+            "caused by",
+            "Execution error",
+            "Arrow error",
+            "Internal error",
+            "not implemented",
+            "bug report",
+            "datafusion",
+        ] {
+            assert!(!error.contains(raw), "{statement}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_without_elements_are_kept_by_left_joins() {
+    let place = Place::new();
+    place.put(
+        "in/a.json",
+        "{\"id\":1,\"l\":[1,2]}\n{\"id\":2,\"l\":[]}\n{\"id\":3}\n{\"id\":4,\"l\":[null]}\n",
+    );
+    let select = "SELECT t.id, u.x FROM input t LEFT JOIN UNNEST(t.l) AS u(x) ON true";
+    let table = "CREATE EXTERNAL TABLE input (id INT, l ARRAY<INT>) STORED AS JSON LOCATION '$/in/';";
+    let expected = ["1 1", "1 2", "2", "3", "4"];
+    assert_eq!(place.rows(&format!("{table} {select}")).await, expected);
+    let inner = "SELECT t.id, u.x FROM input t JOIN UNNEST(t.l) AS u(x) ON true";
+    assert_eq!(place.rows(inner).await, ["1 1", "1 2", "4"]);
+    place
+        .run(&format!(
+            "DROP TABLE input; CREATE UNBOUNDED EXTERNAL TABLE input (id INT, l ARRAY<INT>) STORED AS JSON LOCATION '$/in/';
+             CREATE EXTERNAL TABLE o STORED AS PARQUET LOCATION '$/out/';
+             CREATE STREAMING QUERY q TRIGGER ONCE CHECKPOINT LOCATION '$/cp' AS INSERT INTO o {select}"
+        ))
+        .await;
+    assert_eq!(place.rows("SELECT * FROM o").await, expected);
 }

@@ -56,7 +56,7 @@ impl Place {
                     if let SqlOutcome::Rows(frame) = outcome
                         && let Err(error) = frame.collect().await
                     {
-                        return error.to_string();
+                        return tidemill::Error::from(error).to_string();
                     }
                 }
                 panic!("no error in: {script}")

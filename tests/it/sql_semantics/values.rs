@@ -275,3 +275,23 @@ fn texts(batches: &[RecordBatch]) -> Vec<String> {
     };
     batches.iter().flat_map(of).collect()
 }
+
+#[tokio::test]
+async fn like_takes_any_escape() {
+    let place = Place::new();
+    let table = "(VALUES ('a_b'), ('axb'), ('a/b'), ('a%b'), ('a\\b')) AS t(v)";
+    for (pattern, found) in [
+        ("'a/_b' ESCAPE '/'", vec!["a_b"]),
+        ("'a/%b' ESCAPE '/'", vec!["a%b"]),
+        ("'a//b' ESCAPE '/'", vec!["a/b"]),
+        ("'a\\_b' ESCAPE '\\'", vec!["a_b"]),
+        ("'a\\b' ESCAPE '/'", vec!["a\\b"]),
+        ("'A!_B' ESCAPE '!'", vec![]),
+        ("concat('a', '!_', '%') ESCAPE '!'", vec!["a_b"]),
+    ] {
+        let rows = place.rows(&format!("SELECT v FROM {table} WHERE v LIKE {pattern}")).await;
+        assert_eq!(rows, found, "{pattern}");
+    }
+    let rows = place.rows(&format!("SELECT v FROM {table} WHERE v ILIKE 'A!_B' ESCAPE '!'")).await;
+    assert_eq!(rows, ["a_b"]);
+}

@@ -1,0 +1,118 @@
+//! What DataFusion says, without what its errors are wrapped in.
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+
+/// How many functions are listed that take other arguments.
+const MOST_CANDIDATES: usize = 6;
+
+/// What went wrong first in `error`, as a sentence of its own: not which rule of which optimiser met with it, nor that
+/// it may be a bug of DataFusion's.
+pub(crate) fn in_words(error: &DataFusionError) -> String {
+    let first = error.iter().next().unwrap_or(error);
+    let text = match first.find_root() {
+        DataFusionError::Plan(text)
+        | DataFusionError::Execution(text)
+        | DataFusionError::NotImplemented(text)
+        | DataFusionError::Configuration(text) => text.clone(),
+        DataFusionError::Internal(text) => {
+            return of_call(text).unwrap_or(format!("internal error: {}", front(text)));
+        }
+        DataFusionError::SchemaError(error, _) => error.to_string(),
+        DataFusionError::ArrowError(error, _) => of_arrow(error),
+        DataFusionError::ParquetError(error) => {
+            let text = error.to_string();
+            text.split_once(": ").map_or(text.clone(), |(_, text)| text.to_string())
+        }
+        other => other.strip_backtrace(),
+    };
+    let text = front(&text);
+    of_call(text).or_else(|| of_plan(text)).unwrap_or_else(|| text.to_string())
+}
+
+/// `text` without the places in the program that it comes from.
+fn front(text: &str) -> &str {
+    text.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default()
+}
+
+fn of_arrow(error: &ArrowError) -> String {
+    match error {
+        ArrowError::CastError(text)
+        | ArrowError::ParseError(text)
+        | ArrowError::CsvError(text)
+        | ArrowError::JsonError(text)
+        | ArrowError::SchemaError(text)
+        | ArrowError::ComputeError(text)
+        | ArrowError::InvalidArgumentError(text)
+        | ArrowError::NotYetImplemented(text) => text.clone(),
+        ArrowError::ExternalError(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// A call whose arguments are of other types than any function of the name takes.
+fn of_call(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("No function matches the given name and argument types '")?;
+    let (call, rest) = rest.split_once('\'')?;
+    let listed = rest.split_once("Candidate functions:").map_or("", |(_, listed)| front(listed));
+    let mut candidates: Vec<&str> = listed.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    candidates.dedup();
+    let more = if candidates.len() > MOST_CANDIDATES { ", …" } else { "" };
+    candidates.truncate(MOST_CANDIDATES);
+    Some(match candidates.as_slice() {
+        [] => format!("no function takes these arguments: {call}"),
+        some => format!("no function takes these arguments: {call}; there are {}{more}", some.join(", ")),
+    })
+}
+
+/// An expression that is where there is no plan for it, whose text is that of a program.
+fn of_plan(text: &str) -> Option<String> {
+    let expr = text.strip_prefix("Physical plan does not support logical expression ")?;
+    let kind: String = expr.chars().take_while(|letter| letter.is_alphanumeric()).collect();
+    let mut words = String::new();
+    for letter in kind.chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    Some(format!("there is no plan for this query: {words} stands where there can be none"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrappings_are_taken_off() {
+        let cast = || ArrowError::CastError("Cannot cast string 'x' to value of Int32 type".into());
+        let call = "Function 'f' failed to match any signature, errors: a,b. No function matches the given name and \
+                    argument types 'f(Utf8)'. You might need to add explicit type casts.\n\tCandidate functions:\n\tf(A)\n\tf(B)";
+        for (error, expected) in [
+            (DataFusionError::from(cast()), "Cannot cast string 'x' to value of Int32 type"),
+            (
+                DataFusionError::from(cast()).context("Optimizer rule 'simplify_expressions' failed"),
+                "Cannot cast string 'x' to value of Int32 type",
+            ),
+            (DataFusionError::Execution("division by zero".into()), "division by zero"),
+            (
+                DataFusionError::Internal(call.into()),
+                "no function takes these arguments: f(Utf8); there are f(A), f(B)",
+            ),
+            (
+                DataFusionError::Plan(call.into()),
+                "no function takes these arguments: f(Utf8); there are f(A), f(B)",
+            ),
+            (DataFusionError::Internal("lost".into()), "internal error: lost"),
+            (
+                DataFusionError::NotImplemented(
+                    "Physical plan does not support logical expression OuterReferenceColumn(Field { name"
+                        .into(),
+                ),
+                "there is no plan for this query: outer reference column stands where there can be none",
+            ),
+        ] {
+            assert_eq!(in_words(&error), expected);
+        }
+    }
+}
