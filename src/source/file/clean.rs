@@ -226,8 +226,9 @@ fn clean_on_disk(
             }
             renamed => renamed?,
         }
-        // Something may have come under the name at the last moment. It goes back.
-        let Some(how) = read.difference(&version_on_disk(target)?) else { return Ok(Cleaned::Done) };
+        // Something may have come under the name at the last moment. It goes back. The move is a change, too.
+        let moved = Version { changed_ns: None, ..version_on_disk(target)? };
+        let Some(how) = read.difference(&moved) else { return Ok(Cleaned::Done) };
         disk.rename_new(target, from)?;
         return Ok(Cleaned::Replaced(how));
     }
@@ -237,7 +238,14 @@ fn clean_on_disk(
 fn version_on_disk(path: &std::path::Path) -> io::Result<Version> {
     let metadata = std::fs::metadata(path)?;
     let modified_ms = DateTime::<Utc>::from(metadata.modified()?).timestamp_millis();
-    Ok(Version { size: metadata.len(), modified_ms: Some(modified_ms), etag: None })
+    let inode = disk::inode(&metadata);
+    Ok(Version {
+        size: metadata.len(),
+        modified_ms: Some(modified_ms),
+        etag: None,
+        inode: inode.map(|(number, _)| number),
+        changed_ns: inode.map(|(_, changed_ns)| changed_ns),
+    })
 }
 
 #[cfg(test)]
@@ -254,6 +262,7 @@ mod tests {
             size: meta.size,
             modified_ms,
             etag: meta.e_tag.map(Into::into),
+            inode: None,
             from_log: false,
             passed_over: false,
         }
@@ -361,6 +370,19 @@ mod tests {
             let read = version_on_disk(&from).unwrap();
             assert_eq!(clean_on_disk(&StdDisk, &read, &from, &targets).unwrap(), Cleaned::Done);
             assert_eq!(text(at), content);
+        }
+        // One of the same size and time that was moved there.
+        std::fs::write(&from, "one").unwrap();
+        let read = version_on_disk(&from).unwrap();
+        let other = dir.path().join("other");
+        std::fs::write(&other, "two").unwrap();
+        let modified = std::fs::metadata(&from).unwrap().modified().unwrap();
+        std::fs::File::options().write(true).open(&other).unwrap().set_modified(modified).unwrap();
+        std::fs::rename(&other, &from).unwrap();
+        for targets in [&targets[..], &[]] {
+            let cleaned = clean_on_disk(&StdDisk, &read, &from, targets).unwrap();
+            assert!(cfg!(not(unix)) || matches!(cleaned, Cleaned::Replaced(_)), "{cleaned:?}");
+            assert_eq!(text(&from), "two");
         }
         std::fs::write(&from, "three").unwrap();
         let read = version_on_disk(&from).unwrap();

@@ -55,6 +55,19 @@ pub(super) async fn open(location: &Path, options: GetOptions) -> object_store::
     })
 }
 
+/// The inode of a file, and when that was changed, in nanoseconds since 1970.
+#[cfg(unix)]
+pub(super) fn inode(metadata: &std::fs::Metadata) -> Option<(u64, i64)> {
+    use std::os::unix::fs::MetadataExt;
+    let changed_ns = metadata.ctime().checked_mul(1_000_000_000)?.checked_add(metadata.ctime_nsec())?;
+    Some((metadata.ino(), changed_ns))
+}
+
+#[cfg(not(unix))]
+pub(super) fn inode(_: &std::fs::Metadata) -> Option<(u64, i64)> {
+    None
+}
+
 fn failed(location: &Path, error: std::io::Error) -> object_store::Error {
     match error.kind() {
         std::io::ErrorKind::NotFound => {

@@ -25,6 +25,10 @@ pub(super) struct FileEntry<'a> {
     /// What the store identifies this content by, on stores whose tags survive copying.
     #[serde(rename = "e", borrow, default, skip_serializing_if = "Option::is_none")]
     pub(super) etag: Option<Cow<'a, str>>,
+    /// Which file of the local disk it is, where files are cleaned up: its inode, and when that was changed, in
+    /// nanoseconds since 1970.
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
+    pub(super) inode: Option<(u64, i64)>,
     /// Whether it was listed by the log of a Spark file sink, whose modification times are not the
     /// files' own once the directory was copied.
     #[serde(rename = "l", default, skip_serializing_if = "std::ops::Not::not")]
@@ -41,6 +45,8 @@ impl FileEntry<'_> {
             size: self.size,
             modified_ms: (!self.from_log).then_some(self.modified_ms),
             etag: self.etag.as_ref().map(ToString::to_string),
+            inode: self.inode.map(|(number, _)| number),
+            changed_ns: self.inode.map(|(_, changed_ns)| changed_ns),
         }
     }
 }
@@ -52,18 +58,27 @@ pub(super) struct Version {
     /// `None` if the time that was listed is not the file's own.
     pub(super) modified_ms: Option<i64>,
     pub(super) etag: Option<String>,
+    /// The file of the local disk, if it is to be told from others with its size and time.
+    pub(super) inode: Option<u64>,
+    /// When anything about that file was changed last, its content, its name or its rights.
+    pub(super) changed_ns: Option<i64>,
 }
 
 impl Version {
     /// How the file that is there `now` is not this one; `None` if it is, as far as can be told.
     pub(super) fn difference(&self, now: &Version) -> Option<String> {
         let times = self.modified_ms.zip(now.modified_ms);
+        let differs = |a: Option<i128>, b: Option<i128>| a.zip(b).is_some_and(|(a, b)| a != b);
         if self.size != now.size {
             Some(format!("it had {} bytes and has {}", self.size, now.size))
         } else if self.etag.is_some() && now.etag.is_some() && self.etag != now.etag {
             Some("its content is another one".to_string())
         } else if times.is_some_and(|(listed_ms, now_ms)| !same_time(listed_ms, now_ms)) {
             Some("it was written again".to_string())
+        } else if differs(self.inode.map(Into::into), now.inode.map(Into::into)) {
+            Some("it is another file of the same size and time".to_string())
+        } else if differs(self.changed_ns.map(Into::into), now.changed_ns.map(Into::into)) {
+            Some("it was written, renamed or given other rights meanwhile".to_string())
         } else {
             None
         }
@@ -76,6 +91,8 @@ impl From<&ObjectMeta> for Version {
             size: object.size,
             modified_ms: Some(object.last_modified.timestamp_millis()),
             etag: object.e_tag.clone(),
+            inode: None,
+            changed_ns: None,
         }
     }
 }
@@ -148,6 +165,7 @@ mod tests {
             size: 17,
             modified_ms: 1_700_000_000_000,
             etag: None,
+            inode: None,
             from_log: false,
             passed_over: false,
         };
@@ -155,8 +173,13 @@ mod tests {
         assert_eq!(raw.get(), r#"{"p":"y=1/a.json","s":17,"m":1700000000000}"#);
         assert_eq!(Entry::parse(&raw).unwrap(), Entry::File(plain.clone()));
 
-        let odd =
-            FileEntry { path: "ü \"q\"\n".into(), etag: Some("\"x\"".into()), from_log: true, ..plain };
+        let odd = FileEntry {
+            path: "ü \"q\"\n".into(),
+            etag: Some("\"x\"".into()),
+            inode: Some((u64::MAX, -1)),
+            from_log: true,
+            ..plain
+        };
         let raw = to_raw(&odd).unwrap();
         assert_eq!(Entry::parse(&raw).unwrap(), Entry::File(odd));
 
@@ -188,6 +211,8 @@ mod tests {
             size,
             modified_ms,
             etag: etag.map(str::to_string),
+            inode: None,
+            changed_ns: None,
         };
         let read = version(5, Some(1000), None);
         assert_eq!(read.difference(&version(5, Some(1000), Some("a"))), None);
@@ -196,5 +221,12 @@ mod tests {
         let tagged = version(5, None, Some("a"));
         assert_eq!(tagged.difference(&version(5, Some(7), Some("a"))), None);
         assert!(tagged.difference(&version(5, Some(7), Some("b"))).is_some());
+        let on_disk = |inode, changed_ns| Version { inode, changed_ns, ..version(5, Some(7), None) };
+        let read = on_disk(Some(1), Some(2));
+        for same in [(Some(1), Some(2)), (Some(1), None), (None, None)] {
+            assert_eq!(read.difference(&on_disk(same.0, same.1)), None);
+        }
+        assert!(read.difference(&on_disk(Some(2), Some(2))).is_some());
+        assert!(read.difference(&on_disk(Some(1), Some(3))).is_some());
     }
 }

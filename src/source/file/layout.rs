@@ -335,6 +335,7 @@ mod tests {
             size: 7,
             modified_ms: 1,
             etag: None,
+            inode: None,
             from_log: false,
             passed_over: false,
         }

@@ -213,6 +213,7 @@ fn unread(path: &str, object: &ObjectMeta, is_local: bool) -> UnreadFile {
         size: object.size,
         modified_ms: object.last_modified.timestamp_millis(),
         etag: etag.map(Into::into),
+        inode: None,
         from_log: false,
     }
 }

@@ -373,6 +373,7 @@ mod tests {
             size: meta.size,
             modified_ms: meta.last_modified.timestamp_millis(),
             etag: meta.e_tag.map(Into::into),
+            inode: None,
             from_log: false,
             passed_over: false,
         };

@@ -14,6 +14,8 @@ pub(super) struct UnreadFile {
     pub(super) modified_ms: i64,
     /// Its tag, where the checkpoint remembers tags.
     pub(super) etag: Option<Box<str>>,
+    /// Its inode on the local disk, and when that was changed, in nanoseconds since 1970.
+    pub(super) inode: Option<(u64, i64)>,
     /// Whether the log of a Spark file sink listed it.
     pub(super) from_log: bool,
 }
@@ -162,7 +164,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str, modified_ms: i64, size: u64) -> UnreadFile {
-        UnreadFile { path: path.into(), size, modified_ms, etag: None, from_log: false }
+        UnreadFile { path: path.into(), size, modified_ms, etag: None, inode: None, from_log: false }
     }
 
     fn filled(latest_first: bool) -> FileQueue {

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str, modified_ms: i64) -> UnreadFile {
-        UnreadFile { path: path.into(), size: 1, modified_ms, etag: None, from_log: false }
+        UnreadFile { path: path.into(), size: 1, modified_ms, etag: None, inode: None, from_log: false }
     }
 
     #[test]

@@ -176,7 +176,14 @@ mod tests {
     const AGE: Duration = Duration::from_millis(60);
 
     fn file(path: &str, modified: SystemTime, was_written_last: bool) -> DiskFile {
-        let file = UnreadFile { path: path.into(), size: 1, modified_ms: 0, etag: None, from_log: false };
+        let file = UnreadFile {
+            path: path.into(),
+            size: 1,
+            modified_ms: 0,
+            etag: None,
+            inode: None,
+            from_log: false,
+        };
         DiskFile { file, modified, was_written_last }
     }
 

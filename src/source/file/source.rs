@@ -18,7 +18,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::FileTable;
-use super::clean::Cleaner;
+use super::clean::{Action, Cleaner};
 use super::entry::{Entry, FileEntry, Forgotten, Version, files, to_raw};
 use super::infer::Inference;
 use super::listing::{self, Listing, Rules};
@@ -270,6 +270,7 @@ impl FileStreamSource {
         if taken.is_empty() && !passed_over {
             return Ok(SourceBatch { end: start.clone(), start, entries: Vec::new() });
         }
+        let cleans_up = !matches!(self.table.clean_up(), Action::Keep);
         let entries = taken
             .iter()
             .map(|file| {
@@ -278,6 +279,7 @@ impl FileStreamSource {
                     size: file.size,
                     modified_ms: file.modified_ms,
                     etag: file.etag.as_deref().map(Into::into),
+                    inode: file.inode.filter(|_| cleans_up),
                     from_log: file.from_log,
                     passed_over,
                 })

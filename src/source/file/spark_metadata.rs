@@ -92,6 +92,7 @@ fn apply(
                     size: file.size,
                     modified_ms: file.modification_time,
                     etag: None,
+                    inode: None,
                     from_log: true,
                 };
                 files.insert(path, unread);

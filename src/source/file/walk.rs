@@ -12,6 +12,7 @@ use object_store::ObjectStore;
 use walkdir::{DirEntry, FilterEntry, IntoIter, WalkDir};
 
 use super::disk;
+use super::disk::inode;
 use super::location::FileLocation;
 use super::pattern::is_never_read;
 use super::queue::UnreadFile;
@@ -163,6 +164,7 @@ fn look_at(root: &Path, path: String) -> Result<Option<DiskFile>> {
                 modified_ms: DateTime::<Utc>::from(modified).timestamp_millis(),
                 // The tag of a local file is its inode, which no copy of the directory keeps.
                 etag: None,
+                inode: inode(&metadata),
                 from_log: false,
             },
         })),
@@ -202,7 +204,8 @@ mod tests {
             if names.is_empty() {
                 break;
             }
-            walked.extend(walk.look_at(names.files).await.unwrap().into_iter().map(|found| found.file));
+            let found = walk.look_at(names.files).await.unwrap().into_iter();
+            walked.extend(found.map(|found| UnreadFile { inode: None, ..found.file }));
         }
         let objects: Vec<_> = store.list(Some(location.base())).try_collect().await.unwrap();
         let mut listed: Vec<_> = objects
@@ -212,6 +215,7 @@ mod tests {
                 size: object.size,
                 modified_ms: object.last_modified.timestamp_millis(),
                 etag: None,
+                inode: None,
                 from_log: false,
             })
             .collect();

@@ -40,6 +40,35 @@ async fn files_are_cleaned_up_after_their_batch() {
     }
 }
 
+/// Neither its name nor its size nor its time tells the file that was read from the one that is there.
+#[cfg(unix)]
+#[tokio::test]
+async fn another_file_of_the_same_size_and_time_stays() {
+    for clean in ["delete", "archive"] {
+        let input = Input::new();
+        let archive = input.text("done");
+        let mut options = vec![("cleanSource", clean)];
+        if clean == "archive" {
+            options.push(("sourceArchiveDir", &archive));
+        }
+        for restarts in [false, true] {
+            input.write("in/a", 1, json_lines(0..1));
+            let provider = input.resolve("json", "in", Some(ab()), &options).await.unwrap();
+            let mut reader = input.reader(&provider);
+            let batch = reader.plan().await;
+            std::fs::remove_file(input.path("in/a")).unwrap();
+            input.write("in/a", 1, json_lines(2..3));
+            if restarts {
+                reader = input.reader(&provider);
+                reader.source.restore(batch.end.clone(), batch.entries.clone()).await.unwrap();
+            }
+            reader.source.commit(&batch).await.unwrap();
+            assert_eq!((names(&input, "in").as_str(), names(&input, "done").as_str()), ("a", ""));
+            assert_eq!(std::fs::read_to_string(input.path("in/a")).unwrap(), json_lines(2..3));
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_archive_must_be_elsewhere() {
     let input = Input::new();
