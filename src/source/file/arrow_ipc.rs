@@ -5,13 +5,14 @@
 //! streams by their first bytes.
 
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::{FileReader, StreamDecoder, read_footer_length};
-use datafusion::arrow::ipc::{CompressionType, Message, root_as_footer, root_as_message};
+use datafusion::arrow::ipc::{CompressionType, Message, MessageHeader, root_as_footer, root_as_message};
 use datafusion::arrow::record_batch::RecordBatch;
 
 use super::batches::{Batches, Choose, Input, Part};
@@ -60,22 +61,61 @@ fn check_blocks(input: &mut Input) -> Result<(), ArrowError> {
     input.read_exact(&mut bytes)?;
     let footer = root_as_footer(&bytes)
         .map_err(|error| ArrowError::IpcError(format!("the footer cannot be read: {error}")))?;
-    for block in footer.dictionaries().into_iter().chain(footer.recordBatches()).flatten() {
+    let mut spans = Vec::new();
+    let of = |kind, blocks: Option<_>| blocks.into_iter().flatten().map(move |block| (kind, block));
+    let dictionaries = of(MessageHeader::DictionaryBatch, footer.dictionaries());
+    for (kind, block) in dictionaries.chain(of(MessageHeader::RecordBatch, footer.recordBatches())) {
         let number = |value: i64| u64::try_from(value).map_err(|_| outside("a batch"));
         let offset = number(block.offset())?;
         let length = number(i64::from(block.metaDataLength()))?;
         let body =
             offset.checked_add(length).filter(|body| *body <= size).ok_or_else(|| outside("a batch"))?;
         let body_length = number(block.bodyLength())?;
-        if body.checked_add(body_length).is_none_or(|end| end > size) {
-            return Err(outside("a batch"));
-        }
+        let end = body.checked_add(body_length).filter(|end| *end <= size);
+        spans.push(offset..end.ok_or_else(|| outside("a batch"))?);
         input.seek(SeekFrom::Start(offset))?;
         let mut message = vec![0; length as usize];
         input.read_exact(&mut message)?;
         // The message follows its length, with a mark before it or not.
         let start = if message.starts_with(&CONTINUATION) { 8 } else { 4 };
-        check_message(input, message.get(start..).unwrap_or_default(), body, body_length)?;
+        let message = message.get(start..).unwrap_or_default();
+        let found = check_message(input, message, body, body_length)?;
+        // Arrow's reader passes over those that it does not expect, and over the rows in them.
+        if found != kind {
+            return Err(unexpected(found));
+        }
+    }
+    check_names_all(input, spans, start)
+}
+
+/// Fails unless the blocks lie one behind the other, and there is none between them that the footer does not
+/// name. Its rows would be lost without a word.
+fn check_names_all(input: &mut Input, mut spans: Vec<Range<u64>>, footer: u64) -> Result<(), ArrowError> {
+    const FIRST_MESSAGE: u64 = 8;
+    let mut word = [0; 4];
+    input.seek(SeekFrom::Start(FIRST_MESSAGE))?;
+    input.read_exact(&mut word)?;
+    if word != CONTINUATION {
+        // Written before Arrow 0.15, when messages had no mark that they are known by.
+        return Ok(());
+    }
+    input.read_exact(&mut word)?;
+    let mut end = FIRST_MESSAGE + 8 + u64::from(u32::from_le_bytes(word));
+    spans.sort_unstable_by_key(|span| span.start);
+    spans.push(footer..footer);
+    for span in spans {
+        if span.start < end {
+            return Err(ArrowError::IpcError("the footer names a batch twice".into()));
+        }
+        let mut head = [0; 8];
+        if span.start - end >= head.len() as u64 {
+            input.seek(SeekFrom::Start(end))?;
+            input.read_exact(&mut head)?;
+            if head.starts_with(&CONTINUATION) && head[4..] != [0; 4] {
+                return Err(ArrowError::IpcError("the footer does not name all batches".into()));
+            }
+        }
+        end = span.end;
     }
     Ok(())
 }
@@ -87,10 +127,15 @@ fn outside(what: &str) -> ArrowError {
     ArrowError::IpcError(format!("{what} lies outside of the file"))
 }
 
+fn unexpected(found: MessageHeader) -> ArrowError {
+    let name = found.variant_name().unwrap_or("an unknown message");
+    ArrowError::IpcError(format!("{name} in a place where it cannot be"))
+}
+
 /// Fails unless the messages of a stream lie in the file, and their buffers say truly how long they are.
 fn check_stream(input: &mut Input) -> Result<(), ArrowError> {
     let size = input.seek(SeekFrom::End(0))?;
-    let mut position = 0;
+    let (mut position, mut has_schema) = (0, false);
     while position < size {
         input.seek(SeekFrom::Start(position))?;
         let mut word = [0; 4];
@@ -112,7 +157,12 @@ fn check_stream(input: &mut Input) -> Result<(), ArrowError> {
         input.read_exact(&mut bytes)?;
         let body_length = message(&bytes)?.bodyLength();
         let body_length = u64::try_from(body_length).map_err(|_| outside("a message"))?;
-        check_message(input, &bytes, body, body_length)?;
+        // Arrow's reader passes over messages that it does not know, and over the rows in them.
+        match check_message(input, &bytes, body, body_length)? {
+            MessageHeader::Schema if !has_schema => has_schema = true,
+            MessageHeader::RecordBatch | MessageHeader::DictionaryBatch if has_schema => {}
+            found => return Err(unexpected(found)),
+        }
         // One that is cut is found to be so when it is read.
         position = body.checked_add(body_length).ok_or_else(|| outside("a message"))?;
     }
@@ -123,12 +173,18 @@ fn message(bytes: &[u8]) -> Result<Message<'_>, ArrowError> {
     root_as_message(bytes).map_err(|error| ArrowError::IpcError(format!("a message cannot be read: {error}")))
 }
 
-fn check_message(input: &mut Input, bytes: &[u8], body: u64, body_length: u64) -> Result<(), ArrowError> {
+/// Which kind of message it is.
+fn check_message(
+    input: &mut Input,
+    bytes: &[u8],
+    body: u64,
+    body_length: u64,
+) -> Result<MessageHeader, ArrowError> {
     let message = message(bytes)?;
     let batch = message
         .header_as_record_batch()
         .or_else(|| message.header_as_dictionary_batch().and_then(|d| d.data()));
-    let Some(batch) = batch else { return Ok(()) };
+    let Some(batch) = batch else { return Ok(message.header_type()) };
     let codec = batch.compression().map(|compression| compression.codec());
     for buffer in batch.buffers().into_iter().flatten() {
         let (offset, length) = (u64::try_from(buffer.offset()), u64::try_from(buffer.length()));
@@ -146,7 +202,7 @@ fn check_message(input: &mut Input, bytes: &[u8], body: u64, body_length: u64) -
             }
         }
     }
-    Ok(())
+    Ok(message.header_type())
 }
 
 /// Fails unless a compressed buffer of `length` bytes, which begins with `head`, can be as long as it says.

@@ -17,7 +17,7 @@ pub(super) fn rounds() -> u64 {
 }
 
 /// Damages `content` in a reproducible way.
-fn mutated(content: &[u8], round: u64) -> Vec<u8> {
+pub(super) fn mutated(content: &[u8], round: u64) -> Vec<u8> {
     let mut state = (round + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut random = move |below: usize| {
         state ^= state << 13;
@@ -184,6 +184,59 @@ fn arrow_files() {
             let rows = read.unwrap();
             assert!(round % 6 != 0 || are_whole_batches(&rows, 10), "{round}: {rows:?}");
         });
+    }
+}
+
+/// Another kind of message in the place of a batch, which Arrow's reader passes over with all its rows, and a footer
+/// that names fewer batches than there are.
+#[tokio::test]
+async fn arrow_batches_that_are_none() {
+    use datafusion::arrow::ipc::reader::{FileReader, StreamReader};
+    use datafusion::arrow::ipc::{MessageHeader, root_as_footer, root_as_message};
+    let batches: Vec<_> = (0..3).map(|index| batch(index * 10..index * 10 + 10)).collect();
+    for whole in [ipc_file(&batches), ipc_stream(&batches)] {
+        let is_file = whole.starts_with(b"ARROW1");
+        let mut damaged = Vec::new();
+        // Where the messages are.
+        let starts =
+            whole.windows(4).enumerate().filter(|(_, word)| *word == [0xff; 4]).map(|(at, _)| at + 8);
+        for start in starts {
+            let Ok(message) = root_as_message(&whole[start..]) else { continue };
+            if message.header_type() != MessageHeader::RecordBatch {
+                continue;
+            }
+            let kind = message._tab.loc() + usize::from(message._tab.vtable().get(6));
+            assert_eq!(whole[start + kind], MessageHeader::RecordBatch.0);
+            for other in [MessageHeader::NONE, MessageHeader::Tensor] {
+                let mut content = whole.clone();
+                content[start + kind] = other.0;
+                damaged.push(content);
+            }
+            // What src/source/file/arrow_ipc.rs looks for, Arrow's reader does not see.
+            let content = std::io::Cursor::new(&damaged[damaged.len() - 2]);
+            let read: std::result::Result<Vec<_>, _> = match is_file {
+                true => FileReader::try_new(content, None).unwrap().collect(),
+                false => StreamReader::try_new(content, None).unwrap().collect(),
+            };
+            assert!(read.unwrap().len() < batches.len(), "mended");
+        }
+        assert_eq!(damaged.len(), 6);
+        if is_file {
+            let end = whole.len() - 10;
+            let length = i32::from_le_bytes(whole[end..end + 4].try_into().unwrap()) as usize;
+            let blocks = root_as_footer(&whole[end - length..end]).unwrap().recordBatches().unwrap();
+            let count = blocks.bytes().as_ptr() as usize - whole.as_ptr() as usize - 4;
+            assert_eq!(whole[count], 3);
+            let mut content = whole.clone();
+            content[count] = 2;
+            damaged.push(content);
+        }
+        for content in damaged {
+            let input = Input::new();
+            input.write("f", 1, content);
+            let error = input.source("arrow", &ab(), &[]).await.all().await.unwrap_err();
+            assert!(matches!(error, Error::InputFile { .. }), "{error:?}");
+        }
     }
 }
 
