@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::{Constraints, TableReference, ToDFSchema, plan_err};
+use datafusion::common::{Column, Constraints, DFSchema, TableReference, ToDFSchema, plan_err};
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::session_state::SessionState;
@@ -15,12 +15,15 @@ use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{
     CreateExternalTable as Command, Expr, TableProviderFilterPushDown, TableType,
 };
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use futures::StreamExt;
 
 use super::ast::CreateExternalTable;
 use super::partitioned;
 use crate::error::{Error, Result, in_words};
+use crate::functions::required;
 use crate::options::Options;
 use crate::options::mask_secrets;
 use crate::plan::SnapshotTable;
@@ -241,6 +244,35 @@ impl ExternalTable {
         Ok(command)
     }
 
+    /// `input`, which fails where a column that is NOT NULL has no value. Files that are read may lack values, so
+    /// DataFusion does not know of it.
+    fn with_required_values(
+        &self,
+        state: &dyn Session,
+        input: Arc<dyn ExecutionPlan>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let Some(declared) = self.declared().filter(|_| self.is_of_files()) else { return Ok(input) };
+        let is_required = |name: &str| declared.field_with_name(name).is_ok_and(|field| !field.is_nullable());
+        let given = input.schema();
+        if !given.fields().iter().any(|field| is_required(field.name())) {
+            return Ok(input);
+        }
+        let columns = DFSchema::try_from(Arc::clone(&given))?;
+        let values = given.fields().iter().enumerate().map(|(index, field)| {
+            let name = field.name();
+            let value: Arc<dyn PhysicalExpr> = match is_required(name) {
+                true => {
+                    let value = Expr::Column(Column::new_unqualified(name));
+                    state.create_physical_expr(required(value, name), &columns)?
+                }
+                false => Arc::new(PhysicalColumn::new(name, index)),
+            };
+            Ok((value, name.clone()))
+        });
+        let values = values.collect::<DataFusionResult<Vec<_>>>()?;
+        Ok(Arc::new(ProjectionExec::try_new(values, input)?))
+    }
+
     /// Whether JSON objects have fields that are null.
     fn has_explicit_nulls(&self) -> Result<bool> {
         Ok(!Options::from_iter(self.options.clone()).flag("ignoreNullFields", true)?)
@@ -326,6 +358,7 @@ impl TableProvider for ExternalTable {
         operation: InsertOp,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         self.check_readable()?;
+        let input = self.with_required_values(state, input)?;
         match self.readable() {
             Some(_) if self.is_of_files() => {
                 let factories =

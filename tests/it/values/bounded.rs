@@ -87,6 +87,38 @@ async fn tables_can_be_inserted_into_and_read_back() {
     }
 }
 
+/// As for streaming inserts. Files that are read may lack values all the same, which is told when they are read.
+#[tokio::test]
+async fn nulls_do_not_go_into_columns_that_are_not_null() {
+    for (format, options) in
+        [("JSON", ""), ("CSV", "OPTIONS ('header' 'true')"), ("PARQUET", ""), ("ARROW", "")]
+    {
+        for partitions in ["", "PARTITIONED BY (k)"] {
+            let place = Place::new();
+            std::fs::create_dir_all(place.path("out")).unwrap();
+            let table = format!(
+                "(a INT NOT NULL, b INT, k VARCHAR) STORED AS {format} {partitions} LOCATION '$/out/' {options}"
+            );
+            for (values, lacks) in [
+                ("VALUES (1, 1, 'x'), (NULL, 2, 'y')", true),
+                ("SELECT * FROM (VALUES (1, NULL, 'x')) AS v", false),
+                ("(b, k) VALUES (1, 'x')", true),
+            ] {
+                let insert = format!("INSERT INTO t {values}; SELECT a, b IS NULL, k FROM t");
+                let given = rows(&place, &table, &insert).await;
+                match lacks {
+                    false => assert_eq!(given.unwrap_or_default(), ["1|true|x"], "{format} {partitions}"),
+                    true => {
+                        let error = given.unwrap_err();
+                        let expected = "column 'a' of the target is NOT NULL";
+                        assert!(error.contains(expected), "{format} {partitions} {values}: {error}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Options of the writer of a table say nothing to its reader.
 #[tokio::test]
 async fn options_of_the_writer_do_not_keep_a_table_from_being_read() {
