@@ -20,6 +20,7 @@ use std::sync::{Arc, Weak};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::datasource::file_format::arrow::ArrowFormatFactory;
+use datafusion::datasource::file_format::parquet::ParquetFormatFactory;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
@@ -43,7 +44,7 @@ use crate::plan::{
 };
 use crate::query::{StoredState, StreamingQueryManager, pinned_definition, pinned_tables};
 use crate::sink::file::{ArrowFiles, BoundedWrites};
-use crate::source::file::KnownColumns;
+use crate::source::file::{KnownColumns, ParquetFiles};
 use crate::storage::{Durability, Storage, resolve_location};
 use formats::Formats;
 use state_function::StateTableFunction;
@@ -329,6 +330,13 @@ fn add_rules(context: &SessionContext) {
         && let Err(error) = state.register_file_format(Arc::new(ArrowFiles::default()), true)
     {
         tracing::warn!(%error, "DataFusion writes Arrow files itself");
+    }
+    let parquet = state.get_file_format_factory("parquet");
+    let is_plain = |factory: &ParquetFormatFactory| factory.options.is_none();
+    if parquet.is_some_and(|factory| factory.downcast_ref().is_some_and(is_plain))
+        && let Err(error) = state.register_file_format(Arc::new(ParquetFiles::default()), true)
+    {
+        tracing::warn!(%error, "DataFusion reads Parquet files itself");
     }
 }
 

@@ -21,6 +21,7 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use encoding_rs::{Encoding, UTF_8};
 
 use super::options::{COLUMNS, COMMON, RECORDS};
+use super::parquet::CheckedFormat;
 use super::records::csv::CsvDialect;
 use super::values::{Pattern, ValueRules};
 use crate::error::{Error, Result};
@@ -167,7 +168,8 @@ impl FormatSpec {
                 Arc::new(CsvFormat::default().with_options(options))
             }
             Format::Parquet(options) => {
-                Arc::new(ParquetFormat::default().with_options(options.as_ref().clone()))
+                let format = ParquetFormat::default().with_options(options.as_ref().clone());
+                Arc::new(CheckedFormat::new(format))
             }
             Format::Arrow => Arc::new(ArrowFormat),
             #[cfg(feature = "avro")]

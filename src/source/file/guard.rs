@@ -10,7 +10,6 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileSource, ParquetSource};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
@@ -29,6 +28,7 @@ use super::fit::FileColumns;
 use super::format::{Format, FormatSpec};
 use super::judge::{Judge, JudgedFile};
 use super::layout::as_planned;
+use super::parquet::CheckedFiles;
 use super::pinned::{BatchFiles, PinnedStore};
 use super::rescued::with_file;
 
@@ -113,17 +113,16 @@ impl FileSource for GuardedSource {
             }
             let mut config = config.clone();
             config.file_compression_type = compression;
-            let inner = match (&self.footers, self.inner.downcast_ref::<ParquetSource>()) {
-                (Some(footers), Some(parquet)) => {
-                    let factory =
-                        CachedParquetFileReaderFactory::new(Arc::clone(&store), Arc::clone(footers));
-                    parquet.clone().with_parquet_file_reader_factory(Arc::new(factory)).create_morselizer(
+            let inner = match self.inner.downcast_ref::<ParquetSource>() {
+                Some(parquet) => {
+                    let files = CheckedFiles::new(Arc::clone(&store), self.footers.clone());
+                    parquet.clone().with_parquet_file_reader_factory(Arc::new(files)).create_morselizer(
                         Arc::clone(&store),
                         &config,
                         partition,
                     )?
                 }
-                _ => self.inner.create_morselizer(Arc::clone(&store), &config, partition)?,
+                None => self.inner.create_morselizer(Arc::clone(&store), &config, partition)?,
             };
             by_compression.push((compression, inner));
         }

@@ -7,6 +7,7 @@ mod listing;
 mod malformed;
 mod misfits;
 mod mutated;
+mod parquet_sizes;
 mod planning;
 mod property;
 mod reading;
@@ -207,6 +208,11 @@ fn schema(columns: &[(&str, DataType)]) -> SchemaRef {
 /// `a BIGINT, b VARCHAR`.
 fn ab() -> SchemaRef {
     schema(&[("a", DataType::Int64), ("b", DataType::Utf8)])
+}
+
+/// A Parquet file that says that it has more than there is memory for.
+pub(crate) fn with_many_lengths() -> Vec<u8> {
+    parquet_sizes::with_many_lengths()
 }
 
 /// The paths of the files of a batch.

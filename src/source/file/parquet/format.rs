@@ -1,0 +1,170 @@
+//! The format as tables of DataFusion's know it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::Session;
+use datafusion::common::{GetExt, Statistics};
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::file_format::parquet::{ParquetFormat, ParquetFormatFactory};
+use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
+use datafusion::datasource::physical_plan::{
+    FileScanConfig, FileScanConfigBuilder, FileSinkConfig, FileSource, ParquetSource,
+};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::Result;
+use datafusion::parquet::file::metadata::PageIndexPolicy;
+use datafusion::physical_expr::{LexOrdering, LexRequirement};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_datasource::TableSchema;
+use datafusion_datasource::file_format::FileMeta;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use object_store::{ObjectMeta, ObjectStore};
+
+use super::CheckedFiles;
+
+/// DataFusion's Parquet files, looked over before they are read.
+#[derive(Debug, Default)]
+pub(crate) struct ParquetFiles(ParquetFormatFactory);
+
+impl GetExt for ParquetFiles {
+    fn get_ext(&self) -> String {
+        self.0.get_ext()
+    }
+}
+
+impl FileFormatFactory for ParquetFiles {
+    fn create(&self, state: &dyn Session, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
+        let format = self.0.create(state, options)?;
+        Ok(match format.downcast_ref::<ParquetFormat>() {
+            Some(parquet) => {
+                Arc::new(CheckedFormat::new(ParquetFormat::default().with_options(parquet.options().clone())))
+            }
+            None => format,
+        })
+    }
+
+    fn default(&self) -> Arc<dyn FileFormat> {
+        Arc::new(CheckedFormat::new(ParquetFormat::default()))
+    }
+}
+
+#[derive(Debug)]
+pub(in crate::source::file) struct CheckedFormat(ParquetFormat);
+
+impl CheckedFormat {
+    pub(in crate::source::file) fn new(format: ParquetFormat) -> Self {
+        Self(format)
+    }
+
+    /// Reads what `files` say of themselves into the cache that DataFusion finds it in.
+    async fn look_over(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        files: &[ObjectMeta],
+    ) -> Result<()> {
+        let cache = state.runtime_env().cache_manager.get_file_metadata_cache();
+        let (checked, hint) =
+            (CheckedFiles::new(Arc::clone(store), Some(cache)), self.0.metadata_size_hint());
+        let at_once = state.config_options().execution.meta_fetch_concurrency.get();
+        let looks = files.iter().map(|file| checked.metadata(file, hint, PageIndexPolicy::Optional).boxed());
+        let looks: Vec<BoxFuture<'_, _>> = looks.collect();
+        futures::stream::iter(looks)
+            .buffered(at_once)
+            .try_for_each(|_| futures::future::ready(Ok(())))
+            .await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl FileFormat for CheckedFormat {
+    fn get_ext(&self) -> String {
+        self.0.get_ext()
+    }
+
+    fn get_ext_with_compression(&self, compression: &FileCompressionType) -> Result<String> {
+        self.0.get_ext_with_compression(compression)
+    }
+
+    fn compression_type(&self) -> Option<FileCompressionType> {
+        self.0.compression_type()
+    }
+
+    async fn infer_schema(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        objects: &[ObjectMeta],
+    ) -> Result<SchemaRef> {
+        self.look_over(state, store, objects).await?;
+        self.0.infer_schema(state, store, objects).await
+    }
+
+    async fn infer_stats(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        schema: SchemaRef,
+        object: &ObjectMeta,
+    ) -> Result<Statistics> {
+        self.look_over(state, store, std::slice::from_ref(object)).await?;
+        self.0.infer_stats(state, store, schema, object).await
+    }
+
+    async fn infer_ordering(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        schema: SchemaRef,
+        object: &ObjectMeta,
+    ) -> Result<Option<LexOrdering>> {
+        self.look_over(state, store, std::slice::from_ref(object)).await?;
+        self.0.infer_ordering(state, store, schema, object).await
+    }
+
+    async fn infer_stats_and_ordering(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        schema: SchemaRef,
+        object: &ObjectMeta,
+    ) -> Result<FileMeta> {
+        self.look_over(state, store, std::slice::from_ref(object)).await?;
+        self.0.infer_stats_and_ordering(state, store, schema, object).await
+    }
+
+    async fn create_physical_plan(
+        &self,
+        state: &dyn Session,
+        config: FileScanConfig,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = self.0.create_physical_plan(state, config).await?;
+        let scan = plan.downcast_ref::<DataSourceExec>().and_then(|scan| scan.downcast_to_file_source());
+        let Some((scan, parquet)): Option<(_, &ParquetSource)> = scan else { return Ok(plan) };
+        let runtime = state.runtime_env();
+        let footers = runtime.cache_manager.get_file_metadata_cache();
+        let files = CheckedFiles::new(runtime.object_store(&scan.object_store_url)?, Some(footers));
+        let parquet = parquet.clone().with_parquet_file_reader_factory(Arc::new(files));
+        let scan = FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(parquet)).build();
+        Ok(DataSourceExec::from_data_source(scan))
+    }
+
+    async fn create_writer_physical_plan(
+        &self,
+        input: Arc<dyn ExecutionPlan>,
+        state: &dyn Session,
+        config: FileSinkConfig,
+        order: Option<LexRequirement>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.0.create_writer_physical_plan(input, state, config, order).await
+    }
+
+    fn file_source(&self, table: TableSchema) -> Arc<dyn FileSource> {
+        self.0.file_source(table)
+    }
+}

@@ -1,0 +1,35 @@
+//! Parquet files whose sizes are looked over before they are believed.
+//!
+//! The `parquet` crate makes room for as many bytes, values, pages or columns as a file says that it has before it
+//! looks at them, and more room than there is ends the process, which nothing can catch. And it does not notice
+//! when pages hold other numbers of values than the footer says, so that rows of a damaged file get lost. What is
+//! looked over here is only what a file says of itself: no value is decoded but for the two encodings that hide
+//! lengths among their values.
+
+mod delta;
+mod files;
+mod footer;
+mod format;
+mod pages;
+mod thrift;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use datafusion::parquet::errors::ParquetError;
+
+pub(super) use files::CheckedFiles;
+pub(super) use format::CheckedFormat;
+pub(crate) use format::ParquetFiles;
+
+type Result<T> = std::result::Result<T, ParquetError>;
+
+/// Some of what is wrong with a file is found out by panicking.
+fn contained<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+    let read = catch_unwind(AssertUnwindSafe(read));
+    read.unwrap_or_else(|_| Err(damaged("what it says of itself cannot be understood")))
+}
+
+/// The file is damaged in this way.
+fn damaged(what: impl Into<String>) -> ParquetError {
+    ParquetError::General(format!("it is damaged: {}", what.into()))
+}
