@@ -1,11 +1,12 @@
-//! DataFusion's `date_bin`, quicker for times that come mostly in order.
+//! DataFusion's `date_bin`, quicker for times that come mostly in order, and for times of all years.
 
 use std::sync::{Arc, LazyLock};
 
+use chrono::{DateTime, Datelike, Months, Utc};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::ScalarValue;
+use datafusion::arrow::datatypes::{DataType, Int64Type, TimeUnit};
+use datafusion::common::{ScalarValue, exec_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::functions::datetime;
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
@@ -17,12 +18,13 @@ use super::units::unit_nanos;
 use super::windows::Ticks;
 
 pub(crate) const NANOS_PER_DAY: i128 = 86_400_000_000_000;
+const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
 pub(super) static DATE_BIN: LazyLock<Arc<ScalarUDF>> =
     LazyLock::new(|| Arc::new(ScalarUDF::new_from_impl(DateBin { inner: datetime::date_bin() })));
 
-/// Gives what DataFusion's function gives, which divides for every row. Whatever is not an array of
-/// timestamps in bins of a constant length is left to that.
+/// Gives what DataFusion's function gives, which divides for every row, but for times that it has no bin for.
+/// Whatever is not an array of timestamps in bins of a constant length is left to that.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct DateBin {
     inner: Arc<ScalarUDF>,
@@ -42,9 +44,14 @@ impl ScalarUDFImpl for DateBin {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
-        match bins(&args.args)? {
-            Some(bins) => Ok(ColumnarValue::Array(bins)),
-            None => self.inner.invoke_with_args(args),
+        if let Some(bins) = bins(&args.args)? {
+            return Ok(ColumnarValue::Array(bins));
+        }
+        let given = args.args.clone();
+        let found = self.inner.invoke_with_args(args)?;
+        match far_times(&given, &found) {
+            Some(far) => far.add_to(found),
+            None => Ok(found),
         }
     }
 
@@ -94,6 +101,107 @@ fn bins(args: &[ColumnarValue]) -> DataFusionResult<Option<ArrayRef>> {
     Ok(Some(cast(&starts, times.data_type())?))
 }
 
+/// Times that have no bin of DataFusion's, which computes in nanoseconds and so has null for all times before 1677 and
+/// after 2262.
+struct FarTimes {
+    times: ArrayRef,
+    unit: TimeUnit,
+    months: i32,
+    nanos: i128,
+    origin: i64,
+}
+
+/// The times of a call that gave `found`, if some have no bin.
+fn far_times(args: &[ColumnarValue], found: &ColumnarValue) -> Option<FarTimes> {
+    let (length, times, origin) = match args {
+        [ColumnarValue::Scalar(length), times] => (length, times, 0),
+        [
+            ColumnarValue::Scalar(length),
+            times,
+            ColumnarValue::Scalar(ScalarValue::TimestampNanosecond(Some(origin), _)),
+        ] => (length, times, *origin),
+        _ => return None,
+    };
+    let DataType::Timestamp(unit, _) = times.data_type() else { return None };
+    let (months, nanos) = interval(length).filter(|(months, nanos)| *months > 0 || *nanos > 0)?;
+    let times = match (times, found) {
+        (ColumnarValue::Array(times), ColumnarValue::Array(bins))
+            if bins.null_count() > times.null_count() =>
+        {
+            Arc::clone(times)
+        }
+        (ColumnarValue::Scalar(time), ColumnarValue::Scalar(bin)) if bin.is_null() && !time.is_null() => {
+            time.to_array().ok()?
+        }
+        _ => return None,
+    };
+    Some(FarTimes { times, unit, months, nanos, origin })
+}
+
+impl FarTimes {
+    /// The bins `found`, and those of the other times.
+    fn add_to(&self, found: ColumnarValue) -> DataFusionResult<ColumnarValue> {
+        let (is_scalar, found) = match found {
+            ColumnarValue::Scalar(bin) => (true, bin.to_array()?),
+            ColumnarValue::Array(bins) => (false, bins),
+        };
+        let ticks = cast(&self.times, &DataType::Int64)?;
+        let bins = cast(&found, &DataType::Int64)?;
+        let (ticks, bins) = (ticks.as_primitive::<Int64Type>(), bins.as_primitive::<Int64Type>());
+        let bin = |(time, bin): (Option<i64>, Option<i64>)| match (time, bin) {
+            (Some(time), None) => self.bin(time).map(Some),
+            (_, bin) => Ok(bin),
+        };
+        let bins = ticks.iter().zip(bins).map(bin).collect::<DataFusionResult<Int64Array>>()?;
+        let bins = cast(&bins, self.times.data_type())?;
+        Ok(match is_scalar {
+            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&bins, 0)?),
+            false => ColumnarValue::Array(bins),
+        })
+    }
+
+    /// The start of the bin of a time. One that would begin before all times of the type begins with them, as windows
+    /// do.
+    fn bin(&self, ticks: i64) -> DataFusionResult<i64> {
+        let (tick, origin) = (i128::from(unit_nanos(self.unit)), i128::from(self.origin));
+        let time = i128::from(ticks) * tick;
+        let start = match self.months {
+            0 => Some(origin + (time - origin).div_euclid(self.nanos) * self.nanos),
+            months => month_bin(time, origin, months),
+        };
+        match start {
+            Some(start) => Ok(i64::try_from(start / tick).unwrap_or(i64::MIN)),
+            None => exec_err!(
+                "date_bin: the time {ticks} ({:?}s since 1970) is in no month that can be told",
+                self.unit
+            ),
+        }
+    }
+}
+
+/// The start of the bin of `months` months, one of which begins at `origin`, that `time` is in, in nanoseconds since
+/// 1970.
+fn month_bin(time: i128, origin: i128, months: i32) -> Option<i128> {
+    let (time, origin) = (date_time(time)?, date_time(origin)?);
+    let month = |time: &DateTime<Utc>| i64::from(time.year()) * 12 + i64::from(time.month0());
+    let shift = |shift: i64| {
+        let count = Months::new(u32::try_from(shift.unsigned_abs()).ok()?);
+        if shift < 0 { origin.checked_sub_months(count) } else { origin.checked_add_months(count) }
+    };
+    let months = i64::from(months);
+    let distance = (month(&time) - month(&origin)).div_euclid(months) * months;
+    let mut start = shift(distance)?;
+    if start > time {
+        start = shift(distance - months)?;
+    }
+    Some(i128::from(start.timestamp()) * NANOS_PER_SECOND + i128::from(start.timestamp_subsec_nanos()))
+}
+
+fn date_time(nanos: i128) -> Option<DateTime<Utc>> {
+    let seconds = i64::try_from(nanos.div_euclid(NANOS_PER_SECOND)).ok()?;
+    DateTime::from_timestamp(seconds, nanos.rem_euclid(NANOS_PER_SECOND) as u32)
+}
+
 /// Months and nanoseconds of an interval; a day counts as 24 hours, as `date_bin` does.
 pub(crate) fn interval(value: &ScalarValue) -> Option<(i32, i128)> {
     match value {
@@ -111,8 +219,10 @@ pub(crate) fn interval(value: &ScalarValue) -> Option<(i32, i128)> {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{PrimitiveArray, TimestampNanosecondArray};
-    use datafusion::arrow::datatypes::{Field, IntervalDayTime, IntervalMonthDayNano, TimeUnit};
+    use datafusion::arrow::array::{
+        PrimitiveArray, TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray,
+    };
+    use datafusion::arrow::datatypes::{Field, IntervalDayTime, IntervalMonthDayNano};
     use datafusion::config::ConfigOptions;
     use proptest::prelude::*;
 
@@ -198,8 +308,54 @@ mod tests {
             args.extend(origin.map(|origin| {
                 ColumnarValue::Scalar(ScalarValue::TimestampNanosecond(Some(origin), None))
             }));
-            prop_assert_eq!(call(&DATE_BIN, &args), call(&datetime::date_bin(), &args));
+            let (ours, theirs) = (call(&DATE_BIN, &args), call(&datetime::date_bin(), &args));
+            let ColumnarValue::Array(times) = &args[1] else { unreachable!() };
+            match (ours, theirs) {
+                (Err(ours), Ok(theirs)) => {
+                    prop_assert!(ours.contains("date_bin:") && theirs.null_count() > times.null_count());
+                }
+                // It has null for times that nanoseconds cannot express.
+                (Ok(ours), Ok(theirs)) if theirs.null_count() > times.null_count() => {
+                    prop_assert_eq!(ours.nulls(), times.nulls());
+                    for row in (0..times.len()).filter(|row| theirs.is_valid(*row)) {
+                        prop_assert_eq!(ours.slice(row, 1).as_ref(), theirs.slice(row, 1).as_ref());
+                    }
+                }
+                (ours, theirs) => prop_assert_eq!(ours, theirs),
+            }
         }
+    }
+
+    #[test]
+    fn times_of_all_years_have_bins() {
+        let stride = |months, days, nanos| {
+            ColumnarValue::Scalar(ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(
+                months, days, nanos,
+            ))))
+        };
+        let micros = |time: &str| DateTime::parse_from_rfc3339(time).unwrap().timestamp_micros();
+        let bin = |stride: ColumnarValue, time: &str| {
+            let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![None, Some(micros(time))]));
+            let bins = call(&DATE_BIN, &[stride, ColumnarValue::Array(times)]).unwrap();
+            assert!(bins.is_null(0));
+            let bin = cast(&bins, &DataType::Int64).unwrap().as_primitive::<Int64Type>().value(1);
+            DateTime::from_timestamp_micros(bin).unwrap().to_rfc3339()
+        };
+        for (stride, time, expected) in [
+            (stride(0, 1, 0), "9999-12-31T23:59:59.999999Z", "9999-12-31T00:00:00+00:00"),
+            (stride(0, 0, 7_000_000_000), "2300-01-01T00:00:03Z", "2299-12-31T23:59:57+00:00"),
+            (stride(1, 0, 0), "9999-12-31T23:59:59Z", "9999-12-01T00:00:00+00:00"),
+            (stride(7, 0, 0), "1000-05-05T00:00:00Z", "0999-12-01T00:00:00+00:00"),
+            (stride(0, 1, 0), "0001-01-01T12:00:00Z", "0001-01-01T00:00:00+00:00"),
+            (stride(0, 1, 0), "0000-02-29T12:00:00Z", "0000-02-29T00:00:00+00:00"),
+        ] {
+            assert_eq!(bin(stride, time), expected, "{time}");
+        }
+        let far: ArrayRef = Arc::new(TimestampSecondArray::from(vec![i64::MIN]));
+        let bins = call(&DATE_BIN, &[stride(0, 1, 0), ColumnarValue::Array(Arc::clone(&far))]).unwrap();
+        assert_eq!(&bins, &far, "it is cut off there");
+        let error = call(&DATE_BIN, &[stride(1, 0, 0), ColumnarValue::Array(far)]).unwrap_err();
+        assert!(error.contains("in no month"), "{error}");
     }
 
     #[test]

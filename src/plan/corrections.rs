@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use super::values::rewrite_expressions;
-use crate::functions::{local_date, named_cast, null_fields, null_safe_field};
+use crate::functions::{local_date, named_cast, null_fields, null_safe_field, part_of_any_time};
 
 /// Puts the right functions in the place of those that are not.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ fn correct_expr(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
     };
     match expr {
         Expr::ScalarFunction(mut call) => {
-            if let Some(function) = null_safe_field(&call.func) {
+            if let Some(function) = null_safe_field(&call.func).or_else(|| part_of_any_time(&call.func)) {
                 call.func = function;
                 return Transformed::yes(Expr::ScalarFunction(call));
             }
