@@ -26,7 +26,13 @@ use replacement::Replacement;
 
 /// What is used in the place of `function`, if that is one of DataFusion's that has to be replaced. Sums
 /// that overflow are errors if `ansi_mode` is on, and wrap around if not; their state is the same.
-pub(crate) fn replacement(function: &AggregateUDF, ansi_mode: bool) -> Option<Arc<AggregateUDF>> {
+///
+/// Messages call it `name` instead of what its call is called when it runs.
+pub(crate) fn replacement(
+    function: &AggregateUDF,
+    ansi_mode: bool,
+    name: Option<String>,
+) -> Option<Arc<AggregateUDF>> {
     let inner = function.inner();
     let build: replacement::Build = if inner.is::<Sum>() {
         if ansi_mode { &sum::CHECKED } else { &sum::WRAPPING }
@@ -39,7 +45,7 @@ pub(crate) fn replacement(function: &AggregateUDF, ansi_mode: bool) -> Option<Ar
     } else {
         moments::build(inner.as_ref()).or_else(|| percentile::build(inner.as_ref()))?
     };
-    Some(Arc::new(AggregateUDF::new_from_impl(Replacement::new(function, build))))
+    Some(Arc::new(AggregateUDF::new_from_impl(Replacement::new(function, build).called(name))))
 }
 
 /// What is used in the place of `function` over a frame that rows leave, which is another function only in how it

@@ -62,6 +62,8 @@ pub(super) type Build = &'static dyn Accumulation;
 pub(super) struct Replacement {
     inner: Arc<dyn AggregateUDFImpl>,
     build: Build,
+    /// What messages call the call, where DataFusion's optimiser makes another one of it.
+    called: Option<Arc<str>>,
 }
 
 impl PartialEq for Replacement {
@@ -80,7 +82,17 @@ impl Hash for Replacement {
 
 impl Replacement {
     pub(super) fn new(function: &AggregateUDF, build: Build) -> Self {
-        Self { inner: Arc::clone(function.inner()), build }
+        Self { inner: Arc::clone(function.inner()), build, called: None }
+    }
+
+    /// The same for a call that messages call `name`.
+    pub(super) fn called(self, name: Option<String>) -> Self {
+        Self { called: name.map(Into::into), ..self }
+    }
+
+    fn accumulators(&self, args: AccumulatorArgs) -> DataFusionResult<Accumulators> {
+        let name = self.called.as_deref().unwrap_or(args.name);
+        self.build.accumulators(&AccumulatorArgs { name, ..args })
     }
 
     /// The columns of the state of the call with `args`, if it is accumulated here.
@@ -142,7 +154,7 @@ impl AggregateUDFImpl for Replacement {
 
     fn accumulator(&self, args: AccumulatorArgs) -> DataFusionResult<Box<dyn Accumulator>> {
         match self.own_state(&args) {
-            Some(_) => Ok(self.build.accumulators(&args)?.one),
+            Some(_) => Ok(self.accumulators(args)?.one),
             None => {
                 let wrapping = AccumulatorArgs { return_field: Arc::clone(&args.return_field), ..args };
                 Ok(self.build.wrap(self.inner.accumulator(args)?, &wrapping))
@@ -166,7 +178,7 @@ impl AggregateUDFImpl for Replacement {
         args: AccumulatorArgs,
     ) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
         match self.own_state(&args) {
-            Some(_) => Ok(self.build.accumulators(&args)?.groups),
+            Some(_) => Ok(self.accumulators(args)?.groups),
             None => self.inner.create_groups_accumulator(args),
         }
     }
@@ -205,7 +217,7 @@ impl AggregateUDFImpl for Replacement {
         beneficial_ordering: bool,
     ) -> DataFusionResult<Option<Arc<dyn AggregateUDFImpl>>> {
         let inner = Arc::clone(&self.inner).with_beneficial_ordering(beneficial_ordering)?;
-        Ok(inner.map(|inner| Arc::new(Self { inner, build: self.build }) as _))
+        Ok(inner.map(|inner| Arc::new(Self { inner, ..self.as_ref().clone() }) as _))
     }
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {

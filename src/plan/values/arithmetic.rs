@@ -62,15 +62,19 @@ fn checked(expr: Expr, schema: &DFSchema, ansi_mode: bool) -> DataFusionResult<T
                 None => Transformed::no(Expr::Negative(value)),
             }
         }
-        Expr::AggregateFunction(AggregateFunction { func, params }) => match replacement(&func, ansi_mode) {
-            Some(func) => Transformed::yes(Expr::AggregateFunction(AggregateFunction { func, params })),
-            None => Transformed::no(Expr::AggregateFunction(AggregateFunction { func, params })),
-        },
+        Expr::AggregateFunction(AggregateFunction { func, params }) => {
+            // DataFusion makes one of distinct values of a column that it calls `alias1`.
+            let name = params.distinct.then(|| func.schema_name(&params)).transpose()?;
+            match replacement(&func, ansi_mode, name) {
+                Some(func) => Transformed::yes(Expr::AggregateFunction(AggregateFunction { func, params })),
+                None => Transformed::no(Expr::AggregateFunction(AggregateFunction { func, params })),
+            }
+        }
         Expr::WindowFunction(mut call) => {
             if let WindowFunctionDefinition::AggregateUDF(function) = &call.fun {
                 let is_left = !call.params.window_frame.is_ever_expanding();
                 let moving = || if is_left { moving(function) } else { None };
-                if let Some(function) = replacement(function, ansi_mode).or_else(moving) {
+                if let Some(function) = replacement(function, ansi_mode, None).or_else(moving) {
                     call.fun = WindowFunctionDefinition::AggregateUDF(function);
                     return Ok(Transformed::yes(Expr::WindowFunction(call)));
                 }

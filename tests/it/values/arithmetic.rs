@@ -57,7 +57,7 @@ async fn decimals_beside_floats_are_floats() {
     assert_eq!(batch(values).await.unwrap(), ["1.5", "NaN"]);
 }
 
-const OVERFLOWS: [(&str, &str); 16] = [
+const OVERFLOWS: [(&str, &str); 17] = [
     ("SELECT a * b FROM (VALUES (9223372036854775807, 2)) AS t(a, b)", "t.a * t.b"),
     ("SELECT a + 1 FROM (VALUES (9223372036854775807)) AS t(a)", "t.a + 1"),
     ("SELECT a - 2 FROM (VALUES (-9223372036854775807)) AS t(a)", "t.a - 2"),
@@ -74,6 +74,7 @@ const OVERFLOWS: [(&str, &str); 16] = [
         "SELECT sum(DISTINCT a), sum(DISTINCT k) FROM (VALUES (1, 9223372036854775807), (2, 1)) AS t(k, a)",
         "sum(DISTINCT t.a)",
     ),
+    ("SELECT sum(DISTINCT a) FROM (VALUES (9223372036854775807), (1)) AS t(a)", "sum(DISTINCT t.a)"),
     ("SELECT sum(a) OVER () FROM (VALUES (9223372036854775807), (1)) AS t(a)", "sum(t.a)"),
     (
         "SELECT sum(a) FROM (VALUES (CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0))), (1)) AS t(a)",
@@ -218,6 +219,32 @@ async fn times_of_any_year_are_truncated() {
     );
     let expected = ["9999-01-01T00:00:00 9999-12-31T00:00:00", "2026-01-01T00:00:00 2026-07-20T00:00:00"];
     assert_eq!(batch(&query).await.unwrap(), expected);
+}
+
+/// Years that nanoseconds do not reach are compared with as any other.
+#[tokio::test]
+async fn years_of_times_are_compared_with_any_year() {
+    for unit in ["Nanosecond", "Microsecond"] {
+        let rows = format!(
+            "(SELECT arrow_cast(column1, 'Timestamp({unit}, None)') AS t FROM \
+             (VALUES ('2020-06-01T12:00:00'), ('1995-06-01T12:00:00'), (NULL)))"
+        );
+        for (condition, expected) in [
+            ("EXTRACT(YEAR FROM t) < 9999", "2"),
+            ("EXTRACT(YEAR FROM t) <= 2262", "2"),
+            ("EXTRACT(YEAR FROM t) >= 1000", "2"),
+            ("date_part('year', t) > 9999", "0"),
+            ("EXTRACT(YEAR FROM t) = 2020", "1"),
+            ("EXTRACT(YEAR FROM t) < 2020", "1"),
+            ("NOT EXTRACT(YEAR FROM t) >= 3000", "2"),
+        ] {
+            let found = batch(&format!("SELECT count(*) FROM {rows} WHERE {condition}")).await;
+            assert_eq!(found.unwrap(), [expected], "{unit} {condition}");
+        }
+    }
+    let bins = "SELECT date_bin(INTERVAL '1 day', arrow_cast(x, 'Timestamp(Microsecond, None)')) FROM \
+                (VALUES ('9999-12-31T23:59:59.999999'), ('0001-01-01T12:00:00')) AS t(x)";
+    assert_eq!(batch(bins).await.unwrap(), ["9999-12-31T00:00:00", "0001-01-01T00:00:00"]);
 }
 
 /// Chains that are one function are what their operations are one by one.
