@@ -7,14 +7,22 @@ use std::process::Command;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Date32Array, Float64Array, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::json::LineDelimitedWriter;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::common::ScalarValue;
+use datafusion::functions_aggregate;
+use datafusion::logical_expr::{Accumulator, AggregateUDF};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::AggregateExprBuilder;
+use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext, col, lit};
 
 use super::lines;
+use crate::support::harness::Place;
 
 /// Where the fault is told of upstream (or the file it is in, if nobody has), what works round it, and a query
 /// with what DataFusion gives for it.
-const FAULTS: [(&str, &str, &str, &str); 11] = [
+const FAULTS: [(&str, &str, &str, &str); 15] = [
     (
         "https://github.com/apache/datafusion/issues/25120",
         "src/functions/fields.rs",
@@ -83,6 +91,30 @@ const FAULTS: [(&str, &str, &str, &str); 11] = [
         "SELECT arrow_typeof(1e3)",
         "Decimal128(1, -3)",
     ),
+    (
+        "https://github.com/apache/datafusion/issues/25135",
+        "src/functions/date_part.rs",
+        "SELECT EXTRACT(YEAR FROM t) < 9999 FROM (VALUES (TIMESTAMP '2020-06-01T12:00:00')) AS v(t)",
+        "NULL",
+    ),
+    (
+        "https://github.com/apache/datafusion/issues/25432",
+        "src/functions/date_trunc.rs",
+        "SELECT date_trunc('year', arrow_cast('9999-12-31T00:00:00', 'Timestamp(Microsecond, None)'))",
+        "out of range",
+    ),
+    (
+        "https://github.com/apache/datafusion/pull/22610",
+        "src/functions/date_bin.rs",
+        "SELECT date_bin(INTERVAL '1 day', arrow_cast('9999-12-31T00:00:00', 'Timestamp(Microsecond, None)'))",
+        "NULL",
+    ),
+    (
+        "datafusion/functions-aggregate-common/src/aggregate/groups_accumulator/prim_op.rs",
+        "src/functions/aggregates/extremes.rs",
+        "SELECT max(x) FROM (VALUES (1, CAST('NaN' AS DOUBLE)), (1, 1.0)) AS t(k, x) GROUP BY k",
+        "1.0",
+    ),
 ];
 
 /// A session of DataFusion's own, with the settings that ours have.
@@ -128,6 +160,105 @@ fn the_documents_list_them() {
             text.lines().find(|line| line.starts_with('|') && line.contains(told) && line.contains(file));
         assert!(row.is_some(), "docs/development.md has no row of {told} and {file}");
     }
+}
+
+/// `src/sql/partitioned.rs`, https://github.com/apache/datafusion/issues/18083
+#[tokio::test]
+async fn datafusion_reads_directories_of_nulls_as_text() {
+    let place = Place::new();
+    place.put("t/k=__HIVE_DEFAULT_PARTITION__/a.csv", "1\n");
+    let context = plain();
+    let table = format!(
+        "CREATE EXTERNAL TABLE t (a INT, k VARCHAR) STORED AS CSV PARTITIONED BY (k) LOCATION '{}' \
+         OPTIONS ('format.has_header' 'false')",
+        place.text("t/")
+    );
+    context.sql(&table).await.unwrap().collect().await.unwrap();
+    let rows = context.sql("SELECT a, k FROM t").await.unwrap().collect().await.unwrap();
+    assert_eq!(lines(&rows), ["1 __HIVE_DEFAULT_PARTITION__"]);
+}
+
+fn accumulator(function: Arc<AggregateUDF>, args: Vec<Arc<dyn PhysicalExpr>>) -> Box<dyn Accumulator> {
+    let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Float64, true)]));
+    let call = AggregateExprBuilder::new(function, args).schema(schema).alias("call").build().unwrap();
+    call.create_accumulator().unwrap()
+}
+
+fn x() -> Arc<dyn PhysicalExpr> {
+    Arc::new(Column::new("x", 0))
+}
+
+/// The states of accumulators, one row each, as columns.
+fn states(parts: Vec<Box<dyn Accumulator>>) -> Vec<ArrayRef> {
+    let states: Vec<Vec<ScalarValue>> = parts.into_iter().map(|mut part| part.state().unwrap()).collect();
+    let columns = (0..states[0].len()).map(|column| states.iter().map(move |state| state[column].clone()));
+    columns.map(|values| ScalarValue::iter_to_array(values).unwrap()).collect()
+}
+
+/// `src/functions/aggregates/moments.rs`, datafusion/functions-aggregate/src/variance.rs
+#[test]
+fn datafusion_merges_means_of_constants_to_another_one() {
+    let variance = || accumulator(functions_aggregate::variance::var_pop_udaf(), vec![x()]);
+    let parts = [3, 7, 10, 5].map(|rows| {
+        let mut part = variance();
+        part.update_batch(&[Arc::new(Float64Array::from(vec![1e15 + 0.3; rows])) as ArrayRef]).unwrap();
+        part
+    });
+    let mut whole = variance();
+    whole.merge_batch(&states(parts.into_iter().collect())).unwrap();
+    assert_ne!(whole.evaluate().unwrap(), ScalarValue::Float64(Some(0.0)));
+}
+
+/// `src/functions/aggregates/percentile.rs`, datafusion/functions-aggregate/src/percentile_cont.rs
+#[test]
+fn datafusion_merges_the_first_of_several_parts_of_a_percentile() {
+    let percentile = || {
+        let half: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::Float64(Some(0.5))));
+        accumulator(functions_aggregate::percentile_cont::percentile_cont_udaf(), vec![x(), half])
+    };
+    let parts = [1.0, 5.0, 9.0].map(|value| {
+        let mut part = percentile();
+        part.update_batch(&[Arc::new(Float64Array::from(vec![value])) as ArrayRef]).unwrap();
+        part
+    });
+    let mut whole = percentile();
+    whole.merge_batch(&states(parts.into_iter().collect())).unwrap();
+    assert_eq!(whole.evaluate().unwrap(), ScalarValue::Float64(Some(1.0)), "the median of 1, 5 and 9");
+}
+
+/// `src/plan/windows.rs`, datafusion/expr/src/logical_plan/builder.rs
+#[tokio::test]
+async fn datafusion_takes_a_key_for_the_column_that_it_is_called_like() {
+    let context = plain();
+    let counts = "SELECT column1 AS a, count(*) AS n FROM (VALUES (1), (1), (2)) GROUP BY column1";
+    let counts = context.sql(counts).await.unwrap();
+    let key = (col("a") / lit(10)).alias("a");
+    let rows = counts.aggregate(vec![key], vec![functions_aggregate::expr_fn::sum(col("n"))]).unwrap();
+    let rows = rows.collect().await.unwrap();
+    assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 2, "they are of one group");
+}
+
+/// `src/source/file/parquet/`, parquet/src/arrow/array_reader/byte_array.rs: in a process of its own, which it ends.
+#[cfg(unix)]
+#[test]
+fn parquet_makes_room_for_as_many_lengths_as_a_page_says() {
+    use std::os::unix::process::ExitStatusExt;
+    const CHILD: &str = "TIDEMILL_BELIEVES";
+    const SIGABRT: i32 = 6;
+    if let Ok(path) = std::env::var(CHILD) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _ = runtime.block_on(async {
+            plain().read_parquet(path, ParquetReadOptions::default()).await.unwrap().collect().await
+        });
+        return;
+    }
+    let place = Place::new();
+    let path = place.text("f.parquet");
+    std::fs::write(&path, crate::file_source::with_many_lengths()).unwrap();
+    let name = "values::upstream::parquet_makes_room_for_as_many_lengths_as_a_page_says";
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let child = child.args(["--exact", name, "--nocapture"]).env(CHILD, path).output().unwrap();
+    assert_eq!(child.status.signal(), Some(SIGABRT), "src/source/file/parquet/ may check less");
 }
 
 /// `src/text/mod.rs`
