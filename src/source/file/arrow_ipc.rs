@@ -91,23 +91,27 @@ fn check_blocks(input: &mut Input) -> Result<(), ArrowError> {
 /// Fails unless the blocks lie one behind the other, and there is none between them that the footer does not
 /// name. Its rows would be lost without a word.
 fn check_names_all(input: &mut Input, mut spans: Vec<Range<u64>>, footer: u64) -> Result<(), ArrowError> {
-    const FIRST_MESSAGE: u64 = 8;
-    let mut word = [0; 4];
-    input.seek(SeekFrom::Start(FIRST_MESSAGE))?;
-    input.read_exact(&mut word)?;
-    if word != CONTINUATION {
+    /// Where the first message may begin, and where it begins at the latest: behind zeros.
+    const FIRST_MESSAGE: Range<u64> = 8..1024;
+    let mut first = FIRST_MESSAGE.start;
+    let mut head = [0; 8];
+    while head == [0; 8] && first < footer.min(FIRST_MESSAGE.end) {
+        input.seek(SeekFrom::Start(first))?;
+        input.read_exact(&mut head)?;
+        first += head.len() as u64;
+    }
+    let [a, b, c, d, length @ ..] = head;
+    if [a, b, c, d] != CONTINUATION {
         // Written before Arrow 0.15, when messages had no mark that they are known by.
         return Ok(());
     }
-    input.read_exact(&mut word)?;
-    let mut end = FIRST_MESSAGE + 8 + u64::from(u32::from_le_bytes(word));
+    let mut end = first + u64::from(u32::from_le_bytes(length));
     spans.sort_unstable_by_key(|span| span.start);
     spans.push(footer..footer);
     for span in spans {
         if span.start < end {
             return Err(ArrowError::IpcError("the footer names a batch twice".into()));
         }
-        let mut head = [0; 8];
         if span.start - end >= head.len() as u64 {
             input.seek(SeekFrom::Start(end))?;
             input.read_exact(&mut head)?;
