@@ -1,6 +1,7 @@
 //! The format as tables of DataFusion's know it.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -24,7 +25,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 
-use super::CheckedFiles;
+use super::{CheckedFiles, damaged};
 
 /// DataFusion's Parquet files, looked over before they are read.
 #[derive(Debug, Default)]
@@ -102,7 +103,9 @@ impl FileFormat for CheckedFormat {
         objects: &[ObjectMeta],
     ) -> Result<SchemaRef> {
         self.look_over(state, store, objects).await?;
-        self.0.infer_schema(state, store, objects).await
+        // The columns that Arrow has put beside those of Parquet may be damaged, which is found out by panicking.
+        let inferred = AssertUnwindSafe(self.0.infer_schema(state, store, objects)).catch_unwind().await;
+        inferred.unwrap_or_else(|_| Err(damaged("its columns cannot be understood").into()))
     }
 
     async fn infer_stats(
