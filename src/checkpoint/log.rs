@@ -90,6 +90,14 @@ impl Checkpoint {
         read::commit(storage, batch_id).await
     }
 
+    /// Reads what a batch was planned to read, without taking the checkpoint over; `None` if that is not there.
+    ///
+    /// # Errors
+    /// [`Error::CheckpointDamaged`] if it is there and cannot be read.
+    pub async fn read_offsets(storage: &dyn Storage, batch_id: u64) -> Result<Option<OffsetsRecord>> {
+        read::record(storage, &layout::offsets(batch_id)).await
+    }
+
     /// Takes the checkpoint over from whichever run had it, and reads how to go on.
     ///
     /// # Errors

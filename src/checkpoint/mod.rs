@@ -45,6 +45,7 @@ pub(crate) use read::{is_planned, origin};
 pub use recovered::{Recovered, Recovery};
 pub use recovery::Finding;
 pub use replan::{BatchStatus, BatchSummary, batches, planned, replan};
-pub(crate) use replay::stage_replay;
+pub use replay::stage_test;
+pub(crate) use replay::{stage_replay, stage_source};
 pub use rewind::{Rewinding, UndoneBatch, rewind, rewinding};
 pub use verify::{Report, verify};

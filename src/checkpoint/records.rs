@@ -68,6 +68,24 @@ pub struct SourceDefinition {
     pub options: BTreeMap<String, String>,
 }
 
+impl SourceDefinition {
+    /// Of a copy whose first start says what it reads, as long as the columns are these.
+    pub(crate) fn to_be_chosen() -> Self {
+        Self {
+            format: String::new(),
+            location: None,
+            columns: Vec::new(),
+            inferred: false,
+            options: BTreeMap::new(),
+        }
+    }
+
+    /// Whether the first start of the copy says what it reads.
+    pub(crate) fn is_to_be_chosen(&self) -> bool {
+        self.format.is_empty()
+    }
+}
+
 /// The sink of a query.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

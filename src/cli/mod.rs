@@ -9,6 +9,7 @@ mod checkpoint;
 mod compact;
 mod config;
 mod describe;
+mod emit_test;
 mod etl;
 mod exit;
 mod history;
@@ -47,6 +48,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use exit::Exit;
 use output::Format;
+use replay::Shown;
 
 /// Structured Streaming on Apache DataFusion: incremental, exactly-once queries over unbounded tables.
 #[derive(Debug, Parser)]
@@ -167,6 +169,10 @@ enum Command {
         /// The query has to have written files, which are still where they were written.
         #[arg(long)]
         diff: bool,
+        /// Write the batch out as a test, which `tidemill test` runs: the job, what the query remembered, the rows
+        /// that it read, and what it gives for them, or why it fails
+        #[arg(long, value_name = "DIR", conflicts_with = "diff")]
+        emit_test: Option<String>,
         /// How rows are printed
         #[arg(long, value_enum, default_value_t)]
         format: Format,
@@ -405,8 +411,13 @@ async fn run(command: Command) -> Result<(), Exit> {
         }
         Command::Checkpoint(command) => checkpoint::run(&command).await,
         Command::Describe { checkpoint, format } => describe::run(&checkpoint, format).await,
-        Command::Replay { checkpoint, batch, sql, diff, format } => {
-            replay::run(&checkpoint, batch, &sql, diff, format).await
+        Command::Replay { checkpoint, batch, sql, diff, emit_test, format } => {
+            let shown = match (emit_test, diff) {
+                (Some(directory), _) => Shown::Test(directory),
+                (None, true) => Shown::Differences,
+                (None, false) => Shown::Rows(format),
+            };
+            replay::run(&checkpoint, batch, &sql, &shown).await
         }
         Command::State { checkpoint, operator, batch, diff, format } => match diff.as_deref() {
             Some([from, to]) => state::diff(&checkpoint, operator, (*from, *to), format).await,

@@ -10,21 +10,26 @@ use tidemill::storage::resolve_location;
 use tidemill::{Error, Session, Trigger};
 
 use super::ProgressMode;
+use super::emit_test::Case;
 use super::exit::Exit;
 use super::monitor::Monitor;
 use super::output::{Format, Printer};
 use super::test::compare;
 use super::text::Script;
 
-/// Prints what the streaming query of the script `sql` gives for `batch` of `checkpoint`, or how that differs from
-/// what the batch has written.
-pub(super) async fn run(
-    checkpoint: &str,
-    batch: u64,
-    sql: &str,
-    diff: bool,
-    format: Format,
-) -> Result<(), Exit> {
+/// What is shown of a batch that was run again.
+#[derive(Debug)]
+pub(super) enum Shown {
+    /// What it gives.
+    Rows(Format),
+    /// How that differs from what it has written.
+    Differences,
+    /// All of it, as a test in this directory.
+    Test(String),
+}
+
+/// Shows what the streaming query of the script `sql` gives for `batch` of `checkpoint`.
+pub(super) async fn run(checkpoint: &str, batch: u64, sql: &str, shown: &Shown) -> Result<(), Exit> {
     let text = tokio::fs::read_to_string(sql).await;
     let text = text.map_err(|error| Exit::usage(format!("cannot read '{sql}': {error}")))?;
     let script = Script { name: sql.to_string(), text: text.trim_start_matches('\u{feff}').to_string() };
@@ -41,14 +46,33 @@ pub(super) async fn run(
     for statement in statements.iter().filter(|statement| !writes(&statement.value)) {
         let place = (statement.line, statement.column);
         let outcome = session.execute(statement).await;
+        if let (Shown::Test(directory), true) = (shown, is_query(&statement.value)) {
+            let case = Case {
+                checkpoint,
+                batch,
+                job: &script.text,
+                session: &session,
+                statements: &statements,
+                query: statement,
+            };
+            return match &outcome {
+                Ok(SqlOutcome::Table(rows)) => case.emit(directory, Ok(rows.as_slice())).await,
+                Err(Error::StreamFailed(failed)) => case.emit(directory, Err(failed.cause.as_ref())).await,
+                Err(error) => Err(Exit::of(error, script.describe(error, place))),
+                Ok(_) => Ok(()),
+            };
+        }
         let outcome = outcome.map_err(|error| Exit::of(&error, script.describe(&error, place)))?;
         if let (true, SqlOutcome::Table(rows)) = (is_query(&statement.value), outcome) {
-            let printer = Printer::new(Monitor::new(ProgressMode::None), format);
-            if diff {
-                let text = differences(checkpoint, batch, &rows).await?;
-                printer.text(&text).map_err(|error| Exit::output(&error))?;
-            } else {
-                printer.batches(&rows)?;
+            let printer = |format| Printer::new(Monitor::new(ProgressMode::None), format);
+            match shown {
+                Shown::Rows(format) => {
+                    printer(*format).batches(&rows)?;
+                }
+                _ => {
+                    let text = differences(checkpoint, batch, &rows).await?;
+                    printer(Format::default()).text(&text).map_err(|error| Exit::output(&error))?;
+                }
             }
         }
     }

@@ -37,6 +37,12 @@ pub(crate) fn sources_of(plan: &LogicalPlan) -> Vec<Arc<dyn SourceProvider>> {
     sources
 }
 
+/// A name of the table of each source, in the order of [`sources_of`].
+pub(crate) fn tables_of_sources(plan: &LogicalPlan) -> Vec<String> {
+    let names = |source| names_of(plan, source).into_iter().next();
+    sources_of(plan).iter().filter_map(names).map(|name| name.to_string()).collect()
+}
+
 /// The names under which `plan` scans the table `wanted`, each once.
 pub(crate) fn names_of(plan: &LogicalPlan, wanted: &Arc<dyn SourceProvider>) -> Vec<TableReference> {
     let mut names = Vec::new();

@@ -24,7 +24,7 @@ use super::restart::RestartPolicy;
 use super::settings::FLUSH_ON_END;
 use super::timers::Timers;
 use crate::checkpoint::records::{
-    CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition, later,
+    CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition, SourceDefinition, later,
 };
 use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition, replan};
 use crate::clock::Clock;
@@ -291,12 +291,18 @@ impl Launch {
     }
 
     /// What the checkpoint knows, with the columns that may have come since; of a copy that has no sink yet, with
-    /// that of this query.
+    /// that of this query, and with its sources if it has none.
     fn grown(&self, known: &Metadata, current: &QueryDefinition) -> QueryDefinition {
         let grow: Vec<bool> = self.providers.iter().map(|provider| provider.columns_may_grow()).collect();
         let mut grown = definition::grown(&known.definition, current, &grow);
         if is_new_copy(known) {
             grown.sink = current.sink.clone();
+            for (known, current) in grown.sources.iter_mut().zip(&current.sources) {
+                if known.is_to_be_chosen() {
+                    let columns = std::mem::take(&mut known.columns);
+                    *known = SourceDefinition { columns, ..current.clone() };
+                }
+            }
         }
         grown
     }

@@ -10,7 +10,7 @@ use datafusion::prelude::DataFrame;
 use super::formats::SinkRequest;
 use super::path::IntoPath;
 use super::{SessionInner, link};
-use crate::checkpoint::stage_replay;
+use crate::checkpoint::{stage_replay, stage_source};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::query::{
@@ -263,7 +263,30 @@ impl DataStreamWriter {
     /// # Errors
     /// If the files of the batch or of the one before it are not there any more, if the query does not fit
     /// the checkpoint (filters and projections may be others, keys and aggregates may not), or if the batch fails.
-    pub async fn replay(mut self, checkpoint: &str, batch: u64) -> Result<Vec<RecordBatch>> {
+    pub async fn replay(self, checkpoint: &str, batch: u64) -> Result<Vec<RecordBatch>> {
+        self.run_again(checkpoint, batch, None).await
+    }
+
+    /// As [`replay`](Self::replay), but of a query that only reads one of the tables of the checkpoint's: the source
+    /// of this number, in the order of its plan. It gives the rows that the batch read of it.
+    ///
+    /// # Errors
+    /// As [`replay`](Self::replay).
+    pub async fn replay_source(
+        self,
+        checkpoint: &str,
+        batch: u64,
+        source: usize,
+    ) -> Result<Vec<RecordBatch>> {
+        self.run_again(checkpoint, batch, Some(source)).await
+    }
+
+    async fn run_again(
+        mut self,
+        checkpoint: &str,
+        batch: u64,
+        source: Option<usize>,
+    ) -> Result<Vec<RecordBatch>> {
         let (state, _) = self.frame.clone().into_parts();
         let storages = storages(link(state.config())?.as_ref(), state.runtime_env());
         let directory = tempfile::Builder::new().prefix("tidemill-replay").tempdir();
@@ -273,7 +296,10 @@ impl DataStreamWriter {
         let [from, to] = [checkpoint, place.as_str()]
             .map(|place| storages.open(&resolve_location(place)?, Durability::Process));
         let (code, kept) = OwnCode::keep(batch);
-        stage_replay(&*from?, &*to?, batch, code.definition()).await?;
+        match source {
+            None => stage_replay(&*from?, &*to?, batch, code.definition()).await?,
+            Some(source) => stage_source(&*from?, &*to?, (batch, source), code.definition()).await?,
+        }
         let mut options = self.take_query_options()?;
         options.checkpoint = Some(place);
         options.durability = Durability::Process;

@@ -8,8 +8,9 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::prelude::DataFrame;
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
+use datafusion::sql::sqlparser::tokenizer::Location;
 
-use super::ast::{CreateStreamingQuery, ExplainStreamingQuery, StreamingQueryPlan};
+use super::ast::{CreateStreamingQuery, ExplainStreamingQuery, Located, Statement, StreamingQueryPlan};
 use super::execute::{CHECKPOINT_LOCATION, SqlOutcome, SqlSession, StartedQuery};
 use super::external::ExternalTable;
 use super::names::Names;
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::options::mask_secrets;
 use crate::options::{Options, nearest};
 use crate::plan::StreamTable;
+use crate::plan::bind::tables_of_sources;
 use crate::query::{RunTotals, StopMode, StreamingQuery};
 use crate::session::{DataStreamWriter, WriteStream};
 use crate::sink::MemoryTable;
@@ -80,6 +82,20 @@ impl SqlSession {
     ) -> Result<SqlOutcome> {
         let writer = self.prepare(planner, &query.plan).await?.writer;
         Ok(SqlOutcome::Table(writer.replay(checkpoint, batch).await?))
+    }
+
+    /// The unbounded tables that the streaming query of `statement` reads, one for each of its sources, in the
+    /// order of the checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Sql`] if it is no streaming query, or cannot be planned.
+    pub async fn sources_of(&self, statement: &Located<Statement>) -> Result<Vec<String>> {
+        let planner = Planner::new(&self.session, Location::new(statement.line, statement.column));
+        let Statement::CreateStreamingQuery(query) = &statement.value else {
+            return Err(planner.error("it is not a streaming query".to_string()));
+        };
+        let prepared = self.prepare(&planner, &query.plan).await?;
+        Ok(tables_of_sources(prepared.frame.logical_plan()))
     }
 
     pub(super) async fn explain_query(

@@ -2,6 +2,7 @@
 
 mod bad_records;
 mod compact;
+mod emitted_tests;
 mod http;
 mod pg;
 mod shell;

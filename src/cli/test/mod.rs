@@ -5,6 +5,8 @@ pub(super) mod compare;
 mod script;
 mod stage;
 
+pub(super) use stage::{AS_WRITTEN, plain};
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write as _;
@@ -134,6 +136,16 @@ impl Test {
         let stage = stage.map_err(|((line, column), reason)| {
             Exit::usage(format!("{name}: {reason} (line {line}, column {column} of the statements)"))
         })?;
+        for (line, remembered) in &file.checkpoints {
+            let place =
+                || Exit::usage(format!("{name}:{line}: there is no streaming query '{}'", remembered.query));
+            let known = stage.queries.iter().any(|(query, _)| *query == remembered.query);
+            known.then_some(()).ok_or_else(place)?;
+            let from = beside(name).join(&remembered.directory);
+            copy_all(&from, &stage::checkpoint_of(&remembered.query, folder.path())).map_err(|error| {
+                Exit::usage(format!("{name}:{line}: cannot copy '{}': {error}", from.display()))
+            })?;
+        }
         for table in &stage.tables {
             fs::create_dir_all(&table.directory).map_err(|error| Exit::failed(error.to_string()))?;
         }
@@ -295,12 +307,31 @@ impl Test {
     }
 }
 
+/// Where what a test file names is looked for.
+fn beside(name: &str) -> &Path {
+    Path::new(name).parent().unwrap_or(Path::new(""))
+}
+
+/// Copies a directory with all that is in it.
+fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy_all(&source, &target)?;
+        } else {
+            fs::copy(&source, &target)?;
+        }
+    }
+    Ok(())
+}
+
 /// The scripts of the job, and last the file's own statements. Jobs are beside the test file.
 fn scripts(name: &str, file: &TestFile) -> Result<Vec<Script>, Exit> {
-    let beside = Path::new(name).parent().unwrap_or(Path::new(""));
     let mut scripts = Vec::new();
     for (line, job) in &file.jobs {
-        let path = beside.join(job);
+        let path = beside(name).join(job);
         let text = fs::read_to_string(&path);
         let text = text.map_err(|error| {
             Exit::usage(format!("{name}:{line}: cannot read '{}': {error}", path.display()))

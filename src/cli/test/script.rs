@@ -11,10 +11,20 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime};
 pub(super) struct TestFile {
     /// Other files of statements, which come first; with their lines.
     pub(super) jobs: Vec<(u64, String)>,
+    /// What queries remember from before, with the lines.
+    pub(super) checkpoints: Vec<(u64, Remembered)>,
     /// The file's own statements, with empty lines for the `--- job` lines among them.
     pub(super) statements: String,
     /// What happens, in order.
     pub(super) steps: Vec<Step>,
+}
+
+/// What a query remembers from before the test.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Remembered {
+    pub(super) query: String,
+    /// Where its checkpoint is, beside the test file.
+    pub(super) directory: String,
 }
 
 /// Something that happens, or is expected.
@@ -37,19 +47,26 @@ pub(super) enum Action {
     Failure { query: String, text: String },
 }
 
-const KNOWN: &str = "--- job FILE, --- input TABLE [DIRECTORY], --- time '2026-01-31 12:00:00', --- output QUERY [in \
+const KNOWN: &str = "--- job FILE, --- checkpoint QUERY DIRECTORY, --- input TABLE [DIRECTORY], --- time '2026-01-31 12:00:00', --- output QUERY [in \
                      order], --- error QUERY: TEXT";
 
 impl TestFile {
     /// Reads `text`; an error is a line and what is wrong there.
     pub(super) fn parse(text: &str) -> Result<Self, (u64, String)> {
         let lines: Vec<&str> = text.lines().collect();
-        let first = lines.iter().position(|line| directive(line).is_some_and(|words| !is_job(words)));
+        let first = lines.iter().position(|line| directive(line).is_some_and(|words| !is_before_all(words)));
         let first = first.unwrap_or(lines.len());
-        let (mut jobs, mut statements) = (Vec::new(), String::new());
+        let (mut jobs, mut checkpoints, mut statements) = (Vec::new(), Vec::new(), String::new());
         for (index, line) in lines.iter().take(first).enumerate() {
-            match directive(line) {
-                Some(words) => jobs.push((number(index), unquoted(words["job".len()..].trim()).to_string())),
+            match directive(line).map(|words| words.split_once(char::is_whitespace).unwrap_or((words, ""))) {
+                Some(("job", file)) => jobs.push((number(index), unquoted(file.trim()).to_string())),
+                Some((_, words)) => match words.trim().split_once(char::is_whitespace) {
+                    Some((query, directory)) => {
+                        let directory = unquoted(directory.trim()).to_string();
+                        checkpoints.push((number(index), Remembered { query: query.to_string(), directory }));
+                    }
+                    None => return Err((number(index), "expected --- checkpoint QUERY DIRECTORY".into())),
+                },
                 None => statements += line,
             }
             statements.push('\n');
@@ -67,7 +84,7 @@ impl TestFile {
         if !steps.iter().any(expects) {
             return Err((number(first), format!("nothing is expected; expected lines such as {KNOWN}")));
         }
-        Ok(Self { jobs, statements, steps })
+        Ok(Self { jobs, checkpoints, statements, steps })
     }
 }
 
@@ -80,8 +97,9 @@ fn directive(line: &str) -> Option<&str> {
     line.strip_prefix("--- ").map(str::trim)
 }
 
-fn is_job(words: &str) -> bool {
-    words.split_whitespace().next() == Some("job")
+/// Whether a line is not about what happens, but about what there is before.
+fn is_before_all(words: &str) -> bool {
+    matches!(words.split_whitespace().next(), Some("job" | "checkpoint"))
 }
 
 fn next_directive(lines: &[&str], from: usize) -> usize {
@@ -135,7 +153,9 @@ fn action(words: &str, lines: &[&str], body: Range<usize>) -> Result<Action, Str
             let (query, text) = rest.split_once(':').ok_or("expected --- error QUERY: TEXT")?;
             Ok(Action::Failure { query: query.trim().to_string(), text: text.trim().to_string() })
         }
-        "job" => Err("jobs stand before everything that happens: move this line up".into()),
+        "job" | "checkpoint" => {
+            Err("jobs and checkpoints stand before everything that happens: move this line up".into())
+        }
         _ => Err(format!("'--- {words}' is not known; expected {KNOWN}")),
     }
 }
@@ -158,21 +178,23 @@ fn time(text: &str) -> Result<i64, String> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "--- job a.sql\nSELECT 1;\n-- a comment\n--- input t day=1\n1\n2\n\n--- time 1970-01-01 00:00:01\n--- \
+    const TEXT: &str = "--- job a.sql\n--- checkpoint q 'what was'\nSELECT 1;\n-- a comment\n--- input t day=1\n1\n2\n\n--- time 1970-01-01 00:00:01\n--- \
                         output q in order\nn\n1\n\n--- error p: too large\n";
 
     #[test]
     fn a_file_is_taken_apart() {
         let file = TestFile::parse(TEXT).unwrap();
         assert_eq!(file.jobs, [(1, "a.sql".to_string())]);
-        assert_eq!(file.statements, "\nSELECT 1;\n-- a comment\n");
+        let remembered = Remembered { query: "q".into(), directory: "what was".into() };
+        assert_eq!(file.checkpoints, [(2, remembered)]);
+        assert_eq!(file.statements, "\n\nSELECT 1;\n-- a comment\n");
         let [input, time, output, failure] = file.steps.as_slice() else { panic!("{file:?}") };
-        assert_eq!([input.line, time.line, output.line, failure.line], [4, 8, 9, 13]);
+        assert_eq!([input.line, time.line, output.line, failure.line], [5, 9, 10, 14]);
         assert!(matches!(&input.action, Action::Input { table, directory: Some(day), rows }
             if table == "t" && day == "day=1" && rows == "1\n2\n"));
         assert!(matches!(time.action, Action::Time { now_ms: 1000 }));
         assert!(matches!(&output.action, Action::Output { query, in_order: true, rows, lines }
-            if query == "q" && rows == &["n", "1"] && lines == &(9..11)));
+            if query == "q" && rows == &["n", "1"] && lines == &(10..12)));
         assert!(
             matches!(&failure.action, Action::Failure { query, text } if query == "p" && text == "too large")
         );
@@ -184,6 +206,7 @@ mod tests {
             ("SELECT 1;\n", 2, "nothing is expected"),
             ("\n--- inputs t\n", 2, "'--- inputs t' is not known"),
             ("--- time soon\n", 1, "'soon' is no time"),
+            ("--- checkpoint q\n--- error q: x\n", 1, "expected --- checkpoint QUERY DIRECTORY"),
             ("--- output q sorted\n", 1, "expected 'in order'"),
             ("--- input t ../x\n", 1, "no '..'"),
             ("--- input t\n--- job a.sql\n", 2, "move this line up"),

@@ -9,7 +9,7 @@ use tidemill::OutputMode;
 use tidemill::sql::{CreateExternalTable, CreateStreamingQuery, Located, Statement};
 
 /// Formats that a test gives rows in as they are; rows of all others are given as JSON.
-const AS_WRITTEN: [&str; 3] = ["json", "csv", "text"];
+pub(in crate::cli) const AS_WRITTEN: [&str; 3] = ["json", "csv", "text"];
 
 /// Options about which files are read, when, and what becomes of them: a test's files are its own.
 const ABOUT_FILES: [&str; 11] = [
@@ -138,12 +138,17 @@ fn as_target(table: CreateExternalTable) -> CreateExternalTable {
 }
 
 fn in_place(mut query: CreateStreamingQuery, root: &Path) -> CreateStreamingQuery {
-    let checkpoint = root.join("checkpoint").join(as_typed(&query.name));
+    let checkpoint = checkpoint_of(&as_typed(&query.name), root);
     query.plan.clauses.checkpoint = Some(checkpoint.display().to_string());
     query.plan.clauses.options.iter_mut().for_each(|option| move_path(option, root));
     query.plan.insert.target = apart(&plain(&query.plan.insert.target)).into();
     query.name = Ident::with_quote('"', format!("{}{TESTED}", as_typed(&query.name)));
     query
+}
+
+/// Where a test keeps the checkpoint of a query.
+pub(super) fn checkpoint_of(query: &str, root: &Path) -> PathBuf {
+    root.join("checkpoint").join(query)
 }
 
 /// Follows the name of a query: a table in memory has the name of the query that fills it, and must not come
@@ -175,7 +180,7 @@ fn writes(statement: &DataFusionStatement) -> bool {
 }
 
 /// A name as it is written in a test: unquoted names in lower case.
-pub(super) fn plain(name: &ObjectName) -> String {
+pub(in crate::cli) fn plain(name: &ObjectName) -> String {
     let part = |part: &ObjectNamePart| part.as_ident().map_or_else(|| part.to_string(), as_typed);
     name.0.iter().map(part).collect::<Vec<_>>().join(".")
 }
