@@ -72,6 +72,8 @@ pub(super) struct Subscription {
     table: Arc<dyn TableProvider>,
     /// The next batch.
     next: u64,
+    /// Whether that one was asked for, and has not come yet.
+    is_resuming: bool,
     commits: watch::Receiver<u64>,
 }
 
@@ -96,14 +98,12 @@ impl Subscription {
         let oldest = known.first().map(|(batch, _)| *batch);
         let next = match (from, oldest) {
             (Some(from), Some(oldest)) if from < oldest => {
-                return Err(Refused::Gone(format!(
-                    "batch {from} is not there any more; the oldest that is, is {oldest}"
-                )));
+                return Err(gone(from, oldest));
             }
             (Some(from), _) => from,
             (None, _) => known.last().map_or(0, |(batch, _)| batch + 1),
         };
-        Ok(Self { query: started.query, table, next, commits })
+        Ok(Self { query: started.query, table, next, is_resuming: from.is_some(), commits })
     }
 
     /// The columns of the rows.
@@ -112,15 +112,21 @@ impl Subscription {
     }
 
     /// The batches that have come since, once there are any; nothing more when the run has ended.
-    pub(super) async fn more(&mut self) -> Option<Vec<CommittedBatch>> {
+    ///
+    /// A run that begins with a later batch than the one that was asked for, as after a restart of the process, does
+    /// not have those between, and says so instead of leaving them out.
+    pub(super) async fn more(&mut self) -> Option<Result<Vec<CommittedBatch>, Refused>> {
         loop {
             // Before looking, so that what comes in between is not missed.
             self.commits.mark_unchanged();
             let is_active = self.query.is_active();
             let found = batches(&self.table, self.next);
-            if let Some((last, _)) = found.last() {
-                self.next = last + 1;
-                return Some(found);
+            if let (Some((first, _)), Some((last, _))) = (found.first(), found.last()) {
+                let asked = std::mem::replace(&mut self.next, last + 1);
+                if std::mem::take(&mut self.is_resuming) && *first > asked {
+                    return Some(Err(gone(asked, *first)));
+                }
+                return Some(Ok(found));
             }
             if !is_active {
                 return None;
@@ -129,6 +135,10 @@ impl Subscription {
             self.commits.changed().await.ok()?;
         }
     }
+}
+
+fn gone(batch: u64, oldest: u64) -> Refused {
+    Refused::Gone(format!("batch {batch} is not there any more; the oldest that is, is {oldest}"))
 }
 
 fn batches(table: &Arc<dyn TableProvider>, from: u64) -> Vec<CommittedBatch> {

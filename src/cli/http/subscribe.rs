@@ -44,15 +44,22 @@ pub(super) async fn subscribe(
         problem(status, refused.reason())
     })?;
     let ready = Vec::<CommittedBatch>::new().into_iter();
-    let events = stream::unfold((subscription, ready), move |(mut subscription, mut ready)| {
+    let events = stream::unfold((Some(subscription), ready), move |(subscription, mut ready)| {
         let (queries, name) = (Arc::clone(&queries), name.clone());
         async move {
+            let mut subscription = subscription?;
             loop {
                 if let Some((batch, rows)) = ready.next() {
                     let event = event(&queries, &name, batch, &rows);
-                    return Some((Ok::<_, Infallible>(event), (subscription, ready)));
+                    return Some((Ok::<_, Infallible>(event), (Some(subscription), ready)));
                 }
-                ready = subscription.more().await?.into_iter();
+                ready = match subscription.more().await? {
+                    Ok(batches) => batches.into_iter(),
+                    Err(refused) => {
+                        let reason = serde_json::json!({ "error": refused.reason() }).to_string();
+                        return Some((Ok(Event::default().event("gone").data(reason)), (None, ready)));
+                    }
+                };
             }
         }
     });

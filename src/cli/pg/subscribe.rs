@@ -71,8 +71,16 @@ fn without<'a>(text: &'a str, word: &str) -> Option<&'a str> {
 fn name(text: &str) -> Option<(String, &str)> {
     match text.strip_prefix('"') {
         Some(quoted) => {
-            let (name, rest) = quoted.split_once('"')?;
-            Some((name.to_string(), rest))
+            // Two quotes are one of the name.
+            let mut name = String::new();
+            let mut rest = quoted;
+            loop {
+                let (part, behind) = rest.split_once('"')?;
+                name.push_str(part);
+                let Some(more) = behind.strip_prefix('"') else { return Some((name, behind)) };
+                name.push('"');
+                rest = more;
+            }
         }
         None => {
             let end = text.find(char::is_whitespace).unwrap_or(text.len());
@@ -118,7 +126,7 @@ where
     client.send(beginning(&fields, wanted.copied)).await?;
     let mut count = 0;
     while let Some(batches) = subscription.more().await {
-        for (batch, rows) in batches {
+        for (batch, rows) in batches.map_err(|reason| refused(&reason))? {
             for rows in rows {
                 for row in encode_recordbatch(Arc::clone(&fields), with_number(&schema, batch, &rows)?) {
                     let row = row?;
@@ -209,6 +217,7 @@ mod tests {
         let query = |query: &str, from, copied| Some(Ok(Wanted { query: query.into(), from, copied }));
         assert_eq!(wanted("SUBSCRIBE TO Hits"), query("hits", None, false));
         assert_eq!(wanted(" subscribe to \"My Hits\" from batch 7 ; "), query("My Hits", Some(7), false));
+        assert_eq!(wanted("SUBSCRIBE TO \"a \"\"b\"\"\" FROM BATCH 1"), query("a \"b\"", Some(1), false));
         assert_eq!(wanted("COPY (SUBSCRIBE TO hits FROM BATCH 0) TO STDOUT"), query("hits", Some(0), true));
         for other in ["SELECT 1", "COPY (SELECT 1) TO STDOUT", "COPY t FROM STDIN", "SUBSCRIBER", "", "é"] {
             assert!(wanted(other).is_none(), "{other}");
