@@ -84,8 +84,8 @@ pub use query::{
     StreamingQueryProgress, StreamingQueryStatus, Trigger,
 };
 pub use session::{
-    DataStreamReader, DataStreamWriter, Environment, EventTime, IntoDelay, IntoPath, ReadStream, Session,
-    SinkFactory, SinkRequest, SourceFactory, SourceRequest, UserState, WriteStream, guess_format,
+    DataStreamReader, DataStreamWriter, Environment, EventTime, IntoDelay, IntoPath, Observe, ReadStream,
+    Session, SinkFactory, SinkRequest, SourceFactory, SourceRequest, UserState, WriteStream, guess_format,
 };
 pub use sink::OutputMode;
 
@@ -99,6 +99,7 @@ pub mod prelude {
     };
     pub use crate::processor::{StatefulProcessor, TimeMode};
     pub use crate::{
-        EventTime, OutputMode, ReadStream, Session, StopMode, StreamingQuery, Trigger, UserState, WriteStream,
+        EventTime, Observe, OutputMode, ReadStream, Session, StopMode, StreamingQuery, Trigger, UserState,
+        WriteStream,
     };
 }

@@ -1,8 +1,8 @@
 //! Reading what must be read, whoever wants it.
 //!
 //! DataFusion lets go of an input as soon as it can give nothing more of it: a join whose other side is empty,
-//! a limit that is reached. For a stream that would lose rows for good: those of a batch come once. So scans
-//! and watermarks are read to their end in any case, and if DataFusion does not do it, [`settle`] does.
+//! a limit that is reached. For a stream that would lose rows for good: those of a batch come once. So scans,
+//! watermarks and observations are read to their end in any case, and if DataFusion does not do it, [`settle`] does.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -19,6 +19,8 @@ pub(crate) mod limit;
 mod measure;
 pub(crate) mod measured;
 pub(crate) mod node;
+pub(crate) mod observe;
+mod observed;
 pub(crate) mod operator;
 pub(crate) mod over;
 pub(crate) mod processor;

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::event_time::EventTimeSummary;
 use super::measured::{Measured, OperatorMetrics};
+use super::observed::ObservedPartitions;
 use super::operator::OperatorCounters;
 use super::row_buffer::HeldRows;
 
@@ -21,6 +22,8 @@ pub(crate) struct TaskReport {
     pub(crate) event_times: BTreeMap<usize, EventTimeSummary>,
     /// How many rows had no event time, by watermark.
     pub(crate) untimed: BTreeMap<usize, u64>,
+    /// What was seen of the rows that are observed.
+    pub(crate) observed: ObservedPartitions,
     /// What each stateful operator did.
     pub(crate) operators: BTreeMap<usize, OperatorCounters>,
     /// The late rows of each operator, if they are kept.
@@ -61,6 +64,7 @@ impl TaskReport {
         for (watermark, rows) in other.untimed {
             *self.untimed.entry(watermark).or_default() += rows;
         }
+        self.observed.extend(other.observed);
         for (operator, counters) in other.operators {
             self.operators.entry(operator).or_default().add(&counters);
         }

@@ -15,6 +15,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::driven::Driven;
 use super::node::{Behaviour, Node};
+use super::observe::Observe;
 use super::operator::OperatorId;
 use super::report::{Finished, TaskReport};
 use super::row_buffer::stream_of;
@@ -168,7 +169,10 @@ impl Cutting {
             self.subqueries.push(Stage::of(Arc::new(ScalarSubqueryExec::new(nothing, links, values))));
             return Ok(Transformed::yes(Arc::clone(subqueries.input())));
         }
-        if Node::<StreamScan>::of(&node).is_none() && Node::<EventTimeWatermark>::of(&node).is_none() {
+        let is_driven = Node::<StreamScan>::of(&node).is_some()
+            || Node::<EventTimeWatermark>::of(&node).is_some()
+            || Node::<Observe>::of(&node).is_some();
+        if !is_driven {
             return Ok(Transformed::no(node));
         }
         let number = self.driven.len();

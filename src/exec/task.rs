@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::batch::Batch;
 use super::event_time::EventTimeSummary;
 use super::measured::Measured;
+use super::observed::Observed;
 use super::operator::OperatorCounters;
 use super::report::{Finished, TaskReport};
 use super::room::Space;
@@ -109,6 +110,11 @@ impl Task {
         *notes.report.untimed.entry(watermark).or_default() += untimed;
         let known = notes.report.event_times.entry(watermark).or_default();
         *known = known.and(seen);
+    }
+
+    /// Notes what a partition of an observation has seen.
+    pub(crate) fn add_observed(&self, observation: usize, partition: usize, observed: Observed) {
+        self.notes().report.observed.insert((observation, partition), observed);
     }
 
     /// Counts late rows of an operator, and keeps them if they are to be kept.

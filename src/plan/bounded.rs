@@ -6,15 +6,21 @@ use datafusion::logical_expr::{Distinct, DistinctOn, Expr, LogicalPlan};
 
 use super::bind::reads_stream;
 use super::deduplicate::Deduplicate;
+use super::observe::Observe;
 use super::watermark::Watermark;
 
-/// `plan` without watermarks and deduplications of rows that are all there.
+/// `plan` without watermarks, observations and deduplications of rows that are all there.
 pub(super) fn simplify_bounded(plan: LogicalPlan) -> DataFusionResult<LogicalPlan> {
     let simplified = plan.transform_down_with_subqueries(|node| {
         if let Some(watermark) = Watermark::of(&node)
             && !reads_stream(&node)
         {
             return Ok(Transformed::yes(watermark.input().clone()));
+        }
+        if let Some(observe) = Observe::of(&node)
+            && !reads_stream(&node)
+        {
+            return Ok(Transformed::yes(observe.input().clone()));
         }
         if let Some(deduplicate) = Deduplicate::of(&node)
             && !reads_stream(&node)

@@ -1,5 +1,6 @@
 //! A query's plan, made once and run for every batch.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -9,11 +10,13 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable};
+use serde_json::{Map, Value};
 
 use super::barrier::{hold, release};
 use super::batch_time::{BatchTime, use_batch_time};
 use super::bind::bind;
 use super::check::reads_bounded_tables;
+use super::observations::with_observations;
 use super::result_schema::{result_schema, with_types};
 use super::scalar_subqueries::with_scalar_joins;
 use super::session_state::streaming_state;
@@ -24,6 +27,8 @@ use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
 use crate::exec::late::LateFilter;
 use crate::exec::node::Node;
+use crate::exec::observe::Observation;
+use crate::exec::report::TaskReport;
 use crate::exec::run::BatchWidth;
 use crate::exec::scan::StreamScan;
 use crate::exec::stages::Stages;
@@ -55,6 +60,8 @@ pub(crate) struct StreamingPlan {
     watermarks: Vec<WatermarkDelay>,
     waits_for_watermark: bool,
     late_filters: Vec<(usize, SchemaRef)>,
+    /// By number.
+    observations: Vec<Arc<Observation>>,
 }
 
 /// How the results of a query are to come, as far as its plan depends on it.
@@ -110,8 +117,10 @@ impl StreamingPlan {
         let batch_time = BatchTime::default();
         let plan = use_batch_time(expand_windows(with_scalar_joins(plan)?.data)?, &batch_time)?;
         let bound = bind(plan, providers, sources)?;
+        let optimized = tag_again(release(optimize(&wide, &hold(bound.clone())?)?)?)?;
+        let (optimized, observations) = with_observations(optimized, &bound, session)?;
         let Rewritten { plan: logical, watermarks, waits_for_watermark } =
-            rewrite(tag_again(release(optimize(&wide, &hold(bound)?)?)?)?, shape.mode, shape.state_ttl)?;
+            rewrite(optimized, shape.mode, shape.state_ttl)?;
         let (logical, static_tables) = StaticTables::extract(logical)?;
         static_tables.check(&small).await?;
         // Such as those in a recursive query.
@@ -131,6 +140,7 @@ impl StreamingPlan {
             watermarks,
             waits_for_watermark,
             late_filters: Vec::new(),
+            observations,
         };
         // Planned even if it cannot be kept, so that an error shows before the query starts.
         let small = prepared.create(&prepared.small.state).await?;
@@ -169,6 +179,18 @@ impl StreamingPlan {
     /// The watermarks, by number.
     pub(crate) fn watermarks(&self) -> &[WatermarkDelay] {
         &self.watermarks
+    }
+
+    /// The metrics of each observation, by its name, of the batch that `report` is of.
+    ///
+    /// # Errors
+    /// If what was seen does not add up.
+    pub(crate) fn observed(&self, report: &TaskReport) -> Result<BTreeMap<String, Map<String, Value>>> {
+        let metrics = self.observations.iter().enumerate().map(|(number, observation)| {
+            let partitions = report.observed.range((number, 0)..(number + 1, 0));
+            Ok((observation.name.clone(), observation.metrics(partitions.map(|(_, seen)| seen))?))
+        });
+        metrics.collect()
     }
 
     /// Whether a watermark that advances is worth a batch without new rows.

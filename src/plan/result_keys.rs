@@ -104,7 +104,9 @@ fn keys(plan: &LogicalPlan) -> Option<Vec<Part>> {
         | LogicalPlan::Sort(_)
         | LogicalPlan::Limit(_)
         | LogicalPlan::Repartition(_) => keys(plan.inputs().first()?),
-        LogicalPlan::Extension(extension) if extension.node.name() == "EventTimeWatermark" => {
+        LogicalPlan::Extension(extension)
+            if matches!(extension.node.name(), "EventTimeWatermark" | "Observe") =>
+        {
             keys(plan.inputs().first()?)
         }
         _ => None,

@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use datafusion::arrow::datatypes::FieldRef;
 use futures::future::try_join;
-use serde_json::Value;
+use serde_json::{Map, Value};
+use tracing::{Instrument, debug_span};
 
 use super::handle::QueryShared;
 use super::late_rows::LateRows;
@@ -68,6 +69,8 @@ pub(crate) struct BatchOutcome {
     pub(crate) watermark_ms: i64,
     /// What was read, seen and done.
     pub(crate) report: TaskReport,
+    /// The metrics of each observation, by its name.
+    pub(crate) observed: BTreeMap<String, Map<String, Value>>,
 }
 
 /// What has become of a batch.
@@ -93,6 +96,7 @@ enum Computed {
 /// What a batch made durable before its commit record, as that says it.
 struct Staged {
     report: TaskReport,
+    observed: BTreeMap<String, Map<String, Value>>,
     prepared: Value,
     late: Vec<LateRecord>,
     state: Value,
@@ -151,26 +155,29 @@ impl BatchRunner {
             time_ms: record.batch_timestamp_ms,
             is_first: self.state.is_new(),
         });
-        let Staged { report, prepared, late, state } =
-            match self.compute(&batch, record.batch_timestamp_ms, stopwatch).await {
-                Ok(Computed::Staged(staged)) => *staged,
-                Ok(Computed::Abandoned) => {
-                    self.discard(batch.identity).await;
-                    return Ok(Ran::Abandoned);
-                }
-                Ok(Computed::NewColumns(columns)) => {
-                    self.discard(batch.identity).await;
-                    return Ok(Ran::NewColumns(columns));
-                }
-                Err(error) => {
-                    self.discard(batch.identity).await;
-                    let error = self.diagnose(&batch, error).await;
-                    return match self.is_outdated(&batch, &error).await {
-                        true => Ok(Ran::Outdated(error)),
-                        false => Err(error),
-                    };
-                }
-            };
+        let Staged { report, observed, prepared, late, state } = match self
+            .compute(&batch, record.batch_timestamp_ms, stopwatch)
+            .instrument(debug_span!("addBatch"))
+            .await
+        {
+            Ok(Computed::Staged(staged)) => *staged,
+            Ok(Computed::Abandoned) => {
+                self.discard(batch.identity).await;
+                return Ok(Ran::Abandoned);
+            }
+            Ok(Computed::NewColumns(columns)) => {
+                self.discard(batch.identity).await;
+                return Ok(Ran::NewColumns(columns));
+            }
+            Err(error) => {
+                self.discard(batch.identity).await;
+                let error = self.diagnose(&batch, error).await;
+                return match self.is_outdated(&batch, &error).await {
+                    true => Ok(Ran::Outdated(error)),
+                    false => Err(error),
+                };
+            }
+        };
         stopwatch.lap("addBatch");
         let seen: Vec<EventTimeSummary> = (0..self.plan.watermarks().len())
             .map(|watermark| report.event_times.get(&watermark).copied().unwrap_or_default())
@@ -187,9 +194,9 @@ impl BatchRunner {
             copied: false,
             let_go: None,
         };
-        self.checkpoint.write_commit(&commit).await?;
+        self.checkpoint.write_commit(&commit).instrument(debug_span!("commitOffsets")).await?;
         stopwatch.lap("commitOffsets");
-        self.sink.publish(record.batch_id, &prepared).await?;
+        self.sink.publish(record.batch_id, &prepared).instrument(debug_span!("publish")).await?;
         self.late_rows.publish(record.batch_id, &late).await?;
         stopwatch.lap("publish");
         for (source, input) in self.sources.iter().zip(&batch.inputs) {
@@ -198,7 +205,7 @@ impl BatchRunner {
             }
         }
         let (inputs, watermark_ms) = (batch.inputs.clone(), record.batch_watermark_ms);
-        Ok(Ran::Done(Box::new(BatchOutcome { inputs, prepared, late, watermark_ms, report })))
+        Ok(Ran::Done(Box::new(BatchOutcome { inputs, prepared, late, watermark_ms, report, observed })))
     }
 
     /// Everything up to the commit record: rows are staged, and they and the state durable, afterwards.
@@ -210,7 +217,7 @@ impl BatchRunner {
         let (stages, session) = tokio::select! {
             biased;
             () = abandon.cancelled() => return Ok(Computed::Abandoned),
-            planned = self.plan.for_batch(width) => planned?,
+            planned = self.plan.for_batch(width).instrument(debug_span!("queryPlanning")) => planned?,
         };
         stopwatch.lap("queryPlanning");
         let run = BatchRun {
@@ -234,8 +241,9 @@ impl BatchRunner {
         if new.iter().any(|columns| !columns.is_empty()) {
             return Ok(Computed::NewColumns(new));
         }
+        let observed = self.plan.observed(&report)?;
         let prepared = self.sink.prepare(identity, std::mem::take(&mut report.sink)).await?;
-        Ok(Computed::Staged(Box::new(Staged { report, prepared, late, state })))
+        Ok(Computed::Staged(Box::new(Staged { report, observed, prepared, late, state })))
     }
 
     /// Per source, the columns that the rows of the batch have besides, and that its table is to have.

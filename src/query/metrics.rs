@@ -20,6 +20,7 @@ use super::progress::StreamingQueryProgress;
 /// | `tidemill_batch_duration_seconds` | histogram | how long a batch took |
 /// | `tidemill_phase_duration_seconds` | histogram | the same, by `phase` |
 /// | `tidemill_state_rows`, `tidemill_state_memory_bytes` | gauge | what the query remembers |
+/// | `tidemill_observed` | gauge | observed metrics that are numbers, by `observation` and `metric` |
 /// | `tidemill_failures_total` | counter | runs that failed |
 ///
 /// # Examples
@@ -60,6 +61,14 @@ impl StreamingQueryListener for MetricsListener {
         gauge!("tidemill_state_rows", labels.iter()).set(of_state("numRowsTotal") as f64);
         gauge!("tidemill_state_memory_bytes", labels.iter()).set(of_state("memoryUsedBytes") as f64);
         histogram!("tidemill_batch_duration_seconds", labels.iter()).record(seconds(progress.batch_duration));
+        for (observation, metric, value) in progress.observed_numbers() {
+            let labels = [
+                Label::new("query", query.clone()),
+                Label::new("observation", observation.to_string()),
+                Label::new("metric", metric.to_string()),
+            ];
+            gauge!("tidemill_observed", labels.iter()).set(value);
+        }
         for (phase, took) in &progress.duration_ms {
             let labels = [Label::new("query", query.clone()), Label::new("phase", phase.clone())];
             histogram!("tidemill_phase_duration_seconds", labels.iter()).record(seconds(*took));
@@ -162,6 +171,9 @@ mod tests {
 
     #[test]
     fn what_a_batch_did_is_recorded() {
+        let quality =
+            [("bad", json!(3)), ("rate", json!("0.5")), ("note", json!("none")), ("none", json!(null))];
+        let quality = quality.map(|(name, value)| (name.to_string(), value)).into_iter().collect();
         let progress = StreamingQueryProgress {
             id: Uuid::nil(),
             run_id: Uuid::nil(),
@@ -178,6 +190,7 @@ mod tests {
                 json!({"numRowsTotal": 4, "numRowsDroppedByWatermark": 2}),
                 json!({"numRowsTotal": 1}),
             ],
+            observed_metrics: [("quality".to_string(), quality)].into(),
             sources: vec![],
             sink: SinkProgress {
                 description: "MemorySink".into(),
@@ -196,6 +209,8 @@ mod tests {
             ("tidemill_batches_total hits", 2.0),
             ("tidemill_input_rows_total hits", 20.0),
             ("tidemill_late_rows_total hits", 4.0),
+            ("tidemill_observed hits quality bad", 3.0),
+            ("tidemill_observed hits quality rate", 0.5),
             ("tidemill_output_rows_total hits", 10.0),
             ("tidemill_phase_duration_seconds hits addBatch", 0.4),
             ("tidemill_state_memory_bytes hits", 0.0),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 /// What one batch did. Serialises to the JSON that Spark's `StreamingQueryProgress` gives.
@@ -38,6 +38,10 @@ pub struct StreamingQueryProgress {
     pub event_time: BTreeMap<String, String>,
     /// The stateful operators; empty for a stateless query.
     pub state_operators: Vec<Value>,
+    /// What [`observe`](crate::Observe::observe) asked for: the metrics of each observation, by its name. Absent
+    /// if nothing is observed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub observed_metrics: BTreeMap<String, Map<String, Value>>,
     /// One entry per source.
     pub sources: Vec<SourceProgress>,
     /// The sink.
@@ -84,6 +88,20 @@ pub struct SinkProgress {
 }
 
 impl StreamingQueryProgress {
+    /// The observed metrics that are numbers: observation, metric and value.
+    #[cfg(any(feature = "metrics", feature = "cli"))]
+    pub fn observed_numbers(&self) -> impl Iterator<Item = (&str, &str, f64)> {
+        self.observed_metrics.iter().flat_map(|(observation, metrics)| {
+            metrics.iter().filter_map(move |(metric, value)| {
+                let number = match value {
+                    Value::String(text) => text.parse().ok(),
+                    value => value.as_f64(),
+                };
+                Some((observation.as_str(), metric.as_str(), number?))
+            })
+        })
+    }
+
     /// The progress as one line of JSON.
     pub fn to_json(&self) -> String {
         // Strings, numbers and maps with string keys always serialise.
@@ -134,6 +152,7 @@ mod tests {
             duration_ms: [("addBatch".to_string(), 7)].into(),
             event_time: BTreeMap::new(),
             state_operators: vec![],
+            observed_metrics: BTreeMap::new(),
             sources: vec![SourceProgress {
                 description: "FileSource[file:///in]".into(),
                 start_offset: Value::Null,

@@ -66,6 +66,7 @@ pub(crate) fn progress(
         duration_ms: times.durations,
         event_time: event_time(runner, outcome),
         state_operators: state_operators(runner, outcome),
+        observed_metrics: outcome.observed.clone(),
         sources,
         sink: sink_progress(runner.sink.description(), &outcome.prepared),
     }

@@ -5,6 +5,7 @@ mod event_time;
 mod formats;
 mod gap_fill;
 mod guess;
+mod observe;
 mod path;
 mod reader;
 #[cfg(feature = "spark")]
@@ -31,6 +32,7 @@ pub use environment::Environment;
 pub use event_time::{EventTime, IntoDelay};
 pub use formats::{SinkFactory, SinkRequest, SourceFactory, SourceRequest};
 pub use guess::guess_format;
+pub use observe::Observe;
 pub use path::IntoPath;
 pub use reader::DataStreamReader;
 pub use user_state::UserState;

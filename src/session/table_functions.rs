@@ -1,11 +1,12 @@
 //! Table functions of event time: `TUMBLE`, `HOP` and `CUMULATE` give the rows of a table with the windows they
-//! are in, `WITH_WATERMARK` with a watermark.
+//! are in, `WITH_WATERMARK` with a watermark, `OBSERVE` with metrics of them in the progress.
 //!
 //! ```sql
 //! TUMBLE(TABLE t, DESCRIPTOR(time), size [, offset])
 //! HOP(TABLE t, DESCRIPTOR(time), slide, size [, offset])
 //! CUMULATE(TABLE t, DESCRIPTOR(time), step, size [, offset])
 //! WITH_WATERMARK(TABLE t, DESCRIPTOR(time), delay)
+//! OBSERVE(TABLE t, 'name', metric => aggregate, …)
 //! ```
 //!
 //! The arguments of the first three are those of Flink, in its order, and may be named. `TABLE t` is no
@@ -27,7 +28,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::gap_fill::GapFill;
 use crate::functions::{Windows, literal, windows_of_exprs};
 use crate::options::parse_delay;
-use crate::plan::{AsOf, Watermark, with_cumulative_window_columns, with_window_columns};
+use crate::plan::{AsOf, Observe, Watermark, with_cumulative_window_columns, with_window_columns};
 
 /// Plans these functions, by themselves and inside `TABLE(…)`.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ enum Function {
     GapFill,
     AsOf,
     WithWatermark,
+    Observe,
 }
 
 impl Function {
@@ -55,6 +57,7 @@ impl Function {
             "gap_fill" => Some(Function::GapFill),
             "as_of" => Some(Function::AsOf),
             "with_watermark" => Some(Function::WithWatermark),
+            "observe" => Some(Function::Observe),
             _ => None,
         }
     }
@@ -68,6 +71,7 @@ impl Function {
             Function::GapFill => &["data", "timecol", "step", "keys", "locf"],
             Function::AsOf => &["data", "time"],
             Function::WithWatermark => &["data", "timecol", "delay"],
+            Function::Observe => &["data", "name"],
         }
     }
 
@@ -87,6 +91,7 @@ impl Function {
             }
             Function::AsOf => "a JOIN b FOR SYSTEM_TIME AS OF a.time ON a.key = b.key",
             Function::WithWatermark => "WITH_WATERMARK(TABLE t, DESCRIPTOR(time), INTERVAL '10' MINUTE)",
+            Function::Observe => "OBSERVE(TABLE t, 'name', rows => count(*), largest => max(value))",
         }
     }
 }
@@ -135,19 +140,16 @@ fn plan(
              else, with the keys of PARTITION BY, if there are any, in GROUP BY. Write {usage}"
         );
     }
+    if function == Function::Observe {
+        return observe(arguments, context, usage);
+    }
     let given = by_position(arguments, function.arguments(), usage)?;
     let by_name = |name: &str| {
         let position = function.arguments().iter().position(|known| *known == name);
         position.and_then(|position| given[position])
     };
     let Some(table) = by_name("data") else { return plan_err!("no table is given; write {usage}") };
-    let input = match table {
-        SqlExpr::Subquery(subquery) => {
-            let subquery = subquery.clone();
-            context.plan(TableFactor::Derived { lateral: false, subquery, alias: None, sample: None })?
-        }
-        other => return plan_err!("'{other}' is not a table; write {usage}"),
-    };
+    let input = table_of(table, context, usage)?;
     if function == Function::AsOf {
         return match by_name("time").and_then(column_of_another) {
             Some(time) => Ok(AsOf::over(input, time)),
@@ -179,6 +181,61 @@ fn plan(
     match function {
         Function::Cumulate => with_cumulative_window_columns(input, time, windows),
         _ => with_window_columns(input, time, windows),
+    }
+}
+
+/// The rows of a table that is an argument.
+fn table_of(
+    table: &SqlExpr,
+    context: &mut dyn RelationPlannerContext,
+    usage: &str,
+) -> DataFusionResult<LogicalPlan> {
+    match table {
+        SqlExpr::Subquery(subquery) => {
+            let subquery = subquery.clone();
+            context.plan(TableFactor::Derived { lateral: false, subquery, alias: None, sample: None })
+        }
+        other => plan_err!("'{other}' is not a table; write {usage}"),
+    }
+}
+
+/// `OBSERVE(TABLE t, 'name', metric => aggregate, …)`; a metric without a name is called what it is.
+fn observe(
+    arguments: &[FunctionArg],
+    context: &mut dyn RelationPlannerContext,
+    usage: &str,
+) -> DataFusionResult<LogicalPlan> {
+    let Some((fixed, metrics)) = arguments.split_at_checked(2) else {
+        return plan_err!("OBSERVE needs a table, a name and metrics; write {usage}");
+    };
+    let given = by_position(fixed, Function::Observe.arguments(), usage)?;
+    let [Some(table), Some(name)] = given.as_slice() else {
+        return plan_err!("OBSERVE needs a table and a name; write {usage}");
+    };
+    let input = table_of(table, context, usage)?;
+    let Some(ScalarValue::Utf8(Some(name))) = literal(&context.sql_to_expr((*name).clone(), input.schema())?)
+    else {
+        return plan_err!("the name of an observation is a text, not {name}; write {usage}");
+    };
+    let metrics = metrics.iter().map(|metric| match metric {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(metric)) => {
+            context.sql_to_expr(metric.clone(), input.schema())
+        }
+        FunctionArg::Named { name, arg: FunctionArgExpr::Expr(metric), .. } => {
+            let name = column_name(name);
+            Ok(context.sql_to_expr(metric.clone(), input.schema())?.alias(name))
+        }
+        other => plan_err!("the argument '{other}' is not expected here; write {usage}"),
+    });
+    let metrics = metrics.collect::<DataFusionResult<Vec<_>>>()?;
+    Ok(Observe::try_new(input, &name, metrics)?.into_plan())
+}
+
+/// The name that is written, in lower case unless it is quoted.
+fn column_name(ident: &Ident) -> String {
+    match ident.quote_style {
+        None => ident.value.to_lowercase(),
+        Some(_) => ident.value.clone(),
     }
 }
 
@@ -242,14 +299,10 @@ fn descriptor(value: &SqlExpr) -> DataFusionResult<&SqlExpr> {
 
 /// A column of a table that is not there yet.
 fn column_of_another(value: &SqlExpr) -> Option<Column> {
-    let name = |ident: &Ident| match ident.quote_style {
-        None => ident.value.to_lowercase(),
-        Some(_) => ident.value.clone(),
-    };
     match value {
-        SqlExpr::Identifier(column) => Some(Column::new_unqualified(name(column))),
+        SqlExpr::Identifier(column) => Some(Column::new_unqualified(column_name(column))),
         SqlExpr::CompoundIdentifier(names) => match names.as_slice() {
-            [.., table, column] => Some(Column::new(Some(name(table)), name(column))),
+            [.., table, column] => Some(Column::new(Some(column_name(table)), column_name(column))),
             _ => None,
         },
         _ => None,

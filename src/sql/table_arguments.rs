@@ -8,7 +8,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use super::tokens::{is_significant, is_word, table_places};
 
 /// The table functions whose first argument is a table.
-const FUNCTIONS: [&str; 6] = ["TUMBLE", "HOP", "CUMULATE", "SESSION", "GAP_FILL", "WITH_WATERMARK"];
+const FUNCTIONS: [&str; 7] =
+    ["TUMBLE", "HOP", "CUMULATE", "SESSION", "GAP_FILL", "WITH_WATERMARK", "OBSERVE"];
 
 /// A part of the significant tokens, from and to, and what takes its place.
 struct Replacement {

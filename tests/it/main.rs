@@ -22,6 +22,7 @@ mod layers;
 mod many_queries;
 mod matrix;
 mod nexmark;
+mod observe;
 mod own_code;
 mod plan_once;
 mod postgres;

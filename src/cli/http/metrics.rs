@@ -135,6 +135,15 @@ fn render(queries: &Queries) -> String {
         text.line(&format!("{name}_sum"), &[("query", query)], seconds(history.duration_ms));
         text.line(&format!("{name}_count"), &[("query", query)], history.totals.batches);
     }
+    let name = "tidemill_query_observed";
+    text.begin(name, "gauge", "What the query observes of the rows of the last batch.");
+    for (query, history) in &histories {
+        let numbers = history.last.iter().flat_map(|last| last.observed_numbers());
+        for (observation, metric, value) in numbers {
+            let labels = [("query", query.as_str()), ("observation", observation), ("metric", metric)];
+            text.line(name, &labels, value);
+        }
+    }
     if let Some(bytes) = resident_memory() {
         text.begin("process_resident_memory_bytes", "gauge", "Resident memory of the process.");
         text.line("process_resident_memory_bytes", &[], bytes);

@@ -18,6 +18,7 @@ use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Union};
 
 use super::deduplicate::Deduplicate;
+use super::observe::{self, Observe};
 use super::scalar_subqueries::with_scalar_joins;
 use super::stream_table::{is_unbounded, stream_table_of};
 use super::top_n::{TopN, is_first_of_all};
@@ -53,6 +54,7 @@ pub(crate) fn check(plan: &LogicalPlan, mode: OutputMode) -> Result<()> {
         );
     }
     check_functions(plan)?;
+    observe::check(plan)?;
     let joined = with_scalar_joins(plan.clone())?;
     subqueries::check(&joined.data)?;
     let plan = expand_windows(joined.data)?;
@@ -119,6 +121,9 @@ fn flow(plan: &LogicalPlan, mode: OutputMode) -> Result<Flow> {
             let node = extension.node.as_any();
             if let Some(first) = TopN::of(plan) {
                 return top_n::check(first, *input, mode);
+            }
+            if node.is::<Observe>() {
+                return Ok(*input);
             }
             if let Some(rows) = node.downcast_ref::<Deduplicate>() {
                 check_columns(rows.input().schema(), rows.columns().to_vec(), "drop_duplicates by")?;

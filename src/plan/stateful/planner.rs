@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
-use datafusion::common::{DFSchema, internal_datafusion_err};
+use datafusion::common::{DFSchema, internal_datafusion_err, internal_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -26,6 +26,7 @@ use crate::exec::deduplicate::{Repeated, StatefulDeduplicate};
 use crate::exec::late::LateFilter;
 use crate::exec::limit::StatefulLimit;
 use crate::exec::node::Node;
+use crate::exec::observe::Observe as ObserveRows;
 use crate::exec::operator::OperatorId;
 use crate::exec::over::{Function, Manner, OverParts, Reach, StatefulOver};
 use crate::exec::sessions::StatefulSessions;
@@ -33,6 +34,7 @@ use crate::exec::sort_column::SortColumn;
 use crate::exec::stateful::{Stateful, StatefulWork};
 use crate::exec::top_n::{Ranking, StatefulTopN};
 use crate::exec::watermark::EventTimeWatermark;
+use crate::plan::observe::Observe;
 use crate::plan::static_tables::StaticTablePlanner;
 use crate::plan::transform::Transform;
 use crate::sink::OutputMode;
@@ -89,6 +91,22 @@ impl ExtensionPlanner for StreamingNodePlanner {
             let physical =
                 |expr: &Expr, schema: &DFSchema| planner.create_physical_expr(expr, schema, session, context);
             return plan_transform(transform, inputs, &physical, self.state_partitions, small).map(Some);
+        }
+        if let (Some(observe), [input]) = (node.as_any().downcast_ref::<Observe>(), inputs) {
+            let Some((index, observation)) = observe.observation() else {
+                return internal_err!("an observation that is not bound to a run");
+            };
+            let schema = observe.input().schema();
+            let columns = observe.columns().iter();
+            let columns =
+                columns.map(|column| planner.create_physical_expr(column, schema, session, context));
+            let behaviour = ObserveRows {
+                index: *index,
+                observation: Arc::clone(observation),
+                columns: columns.collect::<DataFusionResult<_>>()?,
+                schema: input.schema(),
+            };
+            return Ok(Some(Node::over(Arc::clone(input), behaviour)));
         }
         let (Some(node), [input]) = (node.as_any().downcast_ref::<StreamingNode>(), inputs) else {
             return Ok(None);

@@ -22,6 +22,7 @@ use crate::exec::processor::TimeMode;
 use crate::plan::bind::BoundTable;
 use crate::plan::deduplicate::Deduplicate;
 use crate::plan::event_time::{EventTimeKey, event_time_key};
+use crate::plan::observe::Observe;
 use crate::plan::over::Over;
 use crate::plan::sessions::session_key;
 use crate::plan::top_n::TopN;
@@ -56,7 +57,7 @@ pub(crate) fn rewrite(plan: LogicalPlan, mode: OutputMode, ttl: Option<i64>) -> 
 fn without_rows(node: LogicalPlan) -> Transformed<LogicalPlan> {
     let is_ours = |extension: &Extension| {
         let node = extension.node.as_any();
-        node.is::<Watermark>() || node.is::<Deduplicate>() || node.is::<Transform>()
+        node.is::<Watermark>() || node.is::<Deduplicate>() || node.is::<Transform>() || node.is::<Observe>()
     };
     match &node {
         LogicalPlan::Extension(extension) if is_ours(extension) => match extension.node.inputs().as_slice() {
