@@ -10,6 +10,7 @@ use futures::future::{select_all, try_join_all};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
+use tracing::{Instrument, debug_span};
 
 use super::batch::{BatchRunner, PlannedBatch, Ran, Stopwatch};
 use super::input_limit::InputLimit;
@@ -225,7 +226,8 @@ impl Execution {
         self.last_watermark_ms = planned.record.batch_watermark_ms;
         self.last_time_ms = planned.record.batch_timestamp_ms;
         self.timers.note_batch(self.last_time_ms, has_rows, &self.runner.state);
-        let outcome = match self.runner.run(planned, &mut self.tracker, &mut stopwatch).await? {
+        let run = self.runner.run(planned, &mut self.tracker, &mut stopwatch);
+        let outcome = match run.instrument(debug_span!("batch", batch = batch_id)).await? {
             Ran::Done(outcome) => *outcome,
             Ran::Abandoned => return Ok(Triggered::Abandoned),
             Ran::NewColumns(columns) => return Ok(Triggered::NewColumns(columns)),
@@ -260,7 +262,10 @@ impl Execution {
             Trigger::Once => Admission::Everything,
             _ => self.input_limit.map_or(Admission::Limited, |limit| Admission::Within(limit.bytes())),
         };
-        let inputs = if self.reads { self.ask_sources(admission).await? } else { self.nothing_new() };
+        let inputs = match self.reads {
+            true => self.ask_sources(admission).instrument(debug_span!("latestOffset")).await?,
+            false => self.nothing_new(),
+        };
         stopwatch.lap("latestOffset");
         if inputs.iter().all(SourceBatch::is_empty) && !self.is_worth_an_empty_batch() {
             return Ok(None);
@@ -285,7 +290,7 @@ impl Execution {
                 .collect(),
         };
         shared.set_status("Writing offsets to log", true, true);
-        self.runner.checkpoint.write_offsets(&record).await?;
+        self.runner.checkpoint.write_offsets(&record).instrument(debug_span!("walCommit")).await?;
         self.ends = inputs.iter().map(|input| input.end.clone()).collect();
         stopwatch.lap("walCommit");
         Ok(Some(PlannedBatch { record, inputs, late_ms: self.last_watermark_ms }))

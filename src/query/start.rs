@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::execution::session_state::SessionState;
+use tracing::Instrument;
 use url::Url;
 use uuid::Uuid;
 
@@ -124,7 +125,13 @@ async fn run_to_end(launch: Launch, execution: Execution, place: CheckpointPlace
     let shared = Arc::clone(&execution.runner.shared);
     let manager = execution.manager.clone();
     // In a task of its own, so that a panic ends this query with an error and nothing else.
-    let run = tokio::spawn(run_all(launch, execution));
+    let span = tracing::debug_span!(
+        "query",
+        name = shared.name.as_deref(),
+        id = %shared.id,
+        run = %shared.run_id
+    );
+    let run = tokio::spawn(run_all(launch, execution).instrument(span));
     let Run { ended, batch, advice } = match run.await {
         Ok(run) => run,
         Err(error) => {

@@ -39,6 +39,7 @@ mod shapes;
 mod simulation;
 mod sinks;
 mod soak;
+mod spans;
 mod spark;
 mod sql_execute;
 mod sql_grammar;
