@@ -126,14 +126,14 @@ fn rows_of_other_formats_become_json_and_files_stay_what_they_are() {
     assert_eq!(code, 0, "{err}");
     let (text, _) = emitted(&folder, "0");
     assert_eq!(below(&text, "--- input p day=a b"), [r#"{"id":1,"price":1.50}"#]);
-    assert_eq!(below(&text, "--- input p day=c"), [r#"{"id":2}"#]);
+    assert_eq!(below(&text, "--- input p day=c"), [r#"{"id":2,"price":null}"#]);
     assert_eq!(below(&text, "--- input c x=1"), ["id;name", "1;\"a;b\""]);
     let mut rows = below(&text, "--- output q");
     rows.sort();
     let expected = [
         r#"{"id":1,"what":"1.50","day":"a b"}"#,
         r#"{"id":1,"what":"a;b","day":"1"}"#,
-        r#"{"id":2,"day":"c"}"#,
+        r#"{"id":2,"what":null,"day":"c"}"#,
     ];
     assert_eq!(rows, expected);
 }
