@@ -309,16 +309,18 @@ mod tests {
                 ColumnarValue::Scalar(ScalarValue::TimestampNanosecond(Some(origin), None))
             }));
             let (ours, theirs) = (call(&DATE_BIN, &args), call(&datetime::date_bin(), &args));
-            let ColumnarValue::Array(times) = &args[1] else { unreachable!() };
+            let [ColumnarValue::Scalar(length), ColumnarValue::Array(times), ..] = args.as_slice() else { unreachable!() };
+            let is_long = super::interval(length).is_some_and(|(months, nanos)| months > 0 || nanos > 0);
             match (ours, theirs) {
                 (Err(ours), Ok(theirs)) => {
                     prop_assert!(ours.contains("date_bin:") && theirs.null_count() > times.null_count());
                 }
-                // It has null for times that nanoseconds cannot express.
-                (Ok(ours), Ok(theirs)) if theirs.null_count() > times.null_count() => {
+                // It has null for times that nanoseconds cannot express. So it stays where bins have no length.
+                (Ok(ours), Ok(theirs)) if is_long && theirs.null_count() > times.null_count() => {
                     prop_assert_eq!(ours.nulls(), times.nulls());
                     for row in (0..times.len()).filter(|row| theirs.is_valid(*row)) {
-                        prop_assert_eq!(ours.slice(row, 1).as_ref(), theirs.slice(row, 1).as_ref());
+                        let (one, other) = (ours.slice(row, 1), theirs.slice(row, 1));
+                        prop_assert_eq!(one.as_ref(), other.as_ref());
                     }
                 }
                 (ours, theirs) => prop_assert_eq!(ours, theirs),
