@@ -7,10 +7,34 @@ use datafusion::error::DataFusionError;
 const MOST_CANDIDATES: usize = 6;
 
 /// What went wrong first in `error`, as a sentence of its own: not which rule of which optimiser met with it, nor that
-/// it may be a bug of DataFusion's.
+/// it may be a bug of DataFusion's. What we say of it ourselves comes before.
 pub(crate) fn in_words(error: &DataFusionError) -> String {
     let first = error.iter().next().unwrap_or(error);
-    let text = match first.find_root() {
+    let mut parts = said_of(first);
+    parts.push(of_root(first.find_root()));
+    parts.join(": ")
+}
+
+/// What was said of `error` on its way, without the names of rules.
+fn said_of(mut error: &DataFusionError) -> Vec<String> {
+    let mut said = Vec::new();
+    loop {
+        error = match error {
+            DataFusionError::Context(text, inner) => {
+                if text.contains(' ') && !text.contains(" rule '") {
+                    said.push(text.clone());
+                }
+                inner
+            }
+            DataFusionError::Diagnostic(_, inner) => inner,
+            DataFusionError::Shared(inner) => inner,
+            _ => return said,
+        };
+    }
+}
+
+fn of_root(root: &DataFusionError) -> String {
+    let text = match root {
         DataFusionError::Plan(text)
         | DataFusionError::Execution(text)
         | DataFusionError::NotImplemented(text)
@@ -52,7 +76,10 @@ fn of_arrow(error: &ArrowError) -> String {
 
 /// A call whose arguments are of other types than any function of the name takes.
 fn of_call(text: &str) -> Option<String> {
-    let (_, rest) = text.split_once("No function matches the given name and argument types '")?;
+    let (before, rest) = text.split_once("No function matches the given name and argument types '")?;
+    if let Some((_, own)) = before.split_once(COERCION_FAILED) {
+        return Some(of_function(own));
+    }
     let (call, rest) = rest.split_once('\'')?;
     let listed = rest.split_once("Candidate functions:").map_or("", |(_, listed)| front(listed));
     let mut candidates: Vec<&str> = listed.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -63,6 +90,17 @@ fn of_call(text: &str) -> Option<String> {
         [] => format!("no function takes these arguments: {call}"),
         some => format!("no function takes these arguments: {call}; there are {}{more}", some.join(", ")),
     })
+}
+
+/// What stands before what a function says itself of its arguments.
+const COERCION_FAILED: &str = "user-defined coercion failed with: ";
+
+/// What a function says itself of its arguments, as a sentence.
+fn of_function(said: &str) -> String {
+    let said = said.trim();
+    let kinds = ["Error during planning: ", "Execution error: ", "This feature is not implemented: "];
+    let said = kinds.iter().find_map(|kind| said.strip_prefix(kind)).unwrap_or(said);
+    said.trim_end_matches('.').to_string()
 }
 
 /// An expression that is where there is no plan for it, whose text is that of a program.
@@ -96,12 +134,26 @@ mod tests {
             ),
             (DataFusionError::Execution("division by zero".into()), "division by zero"),
             (
+                DataFusionError::Execution("gone".into())
+                    .context("the table t cannot be read")
+                    .context("type_coercion"),
+                "the table t cannot be read: gone",
+            ),
+            (
                 DataFusionError::Internal(call.into()),
                 "no function takes these arguments: f(Utf8); there are f(A), f(B)",
             ),
             (
                 DataFusionError::Plan(call.into()),
                 "no function takes these arguments: f(Utf8); there are f(A), f(B)",
+            ),
+            (
+                DataFusionError::Plan(
+                    "Function 'f' user-defined coercion failed with: Error during planning: f() needs a time No function \
+                     matches the given name and argument types 'f(Int64)'. You might need to add explicit type casts."
+                        .into(),
+                ),
+                "f() needs a time",
             ),
             (DataFusionError::Internal("lost".into()), "internal error: lost"),
             (
