@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{Column, DFSchema, DFSchemaRef, internal_err};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, ScalarValue, internal_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::functions_window::rank::{dense_rank_udwf, rank_udwf};
 use datafusion::functions_window::row_number::row_number_udwf;
@@ -236,29 +236,32 @@ fn of_filter(filter: Filter) -> DataFusionResult<Transformed<LogicalPlan>> {
 /// The column of which `condition` says that it is at most a number.
 fn bounded(condition: &Expr) -> Option<(Column, u64)> {
     let column = |expr: &Expr| match expr.clone().unalias() {
-        Expr::Cast(cast) => cast.expr.try_as_col().cloned(),
+        // As a text, 10 is less than 2.
+        Expr::Cast(cast) if cast.field.data_type().is_numeric() => cast.expr.try_as_col().cloned(),
         Expr::Column(column) => Some(column),
         _ => None,
     };
-    let number = |expr: &Expr| {
-        let value = literal(expr)?.cast_to(&DataType::Int64).ok()?;
-        match value {
-            datafusion::scalar::ScalarValue::Int64(Some(number)) => u64::try_from(number).ok(),
-            _ => None,
-        }
+    let number = |expr: &Expr| match literal(expr)?.cast_to(&DataType::Float64).ok()? {
+        ScalarValue::Float64(number) => number.filter(|number| (0.0..MOST_RANKS).contains(number)),
+        _ => None,
     };
+    let upto = |expr: &Expr| Some(number(expr)?.floor() as u64);
+    let below = |expr: &Expr| Some((number(expr)?.ceil() as u64).saturating_sub(1));
     match condition {
-        Expr::Between(between) if !between.negated => Some((column(&between.expr)?, number(&between.high)?)),
+        Expr::Between(between) if !between.negated => Some((column(&between.expr)?, upto(&between.high)?)),
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
-            Operator::LtEq | Operator::Eq if number(right).is_some() => Some((column(left)?, number(right)?)),
-            Operator::Lt => Some((column(left)?, number(right)?.saturating_sub(1))),
-            Operator::GtEq | Operator::Eq => Some((column(right)?, number(left)?)),
-            Operator::Gt => Some((column(right)?, number(left)?.saturating_sub(1))),
+            Operator::LtEq | Operator::Eq if upto(right).is_some() => Some((column(left)?, upto(right)?)),
+            Operator::Lt => Some((column(left)?, below(right)?)),
+            Operator::GtEq | Operator::Eq => Some((column(right)?, upto(left)?)),
+            Operator::Gt => Some((column(right)?, below(left)?)),
             _ => None,
         },
         _ => None,
     }
 }
+
+/// Whole numbers below it are exact as floats.
+const MOST_RANKS: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
 
 /// `plan`, whose column `index` is at most `limit`, if that is a rank: only rows with these ranks.
 fn with_limit(plan: &LogicalPlan, index: usize, limit: u64) -> DataFusionResult<Option<LogicalPlan>> {

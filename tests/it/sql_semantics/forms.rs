@@ -463,3 +463,32 @@ async fn distinct_values_of_grouping_sets_know_their_set() {
                   FROM t) GROUP BY CUBE (k, s)";
     assert_eq!(place.both(TABLE, LINES, select).await.len(), 8);
 }
+
+/// As many rows of a key are kept as have such ranks: 2 is below 2.5, and not below 2.
+#[tokio::test]
+async fn ranks_may_be_compared_with_any_number() {
+    let place = Place::new();
+    let lines: String = (0..5).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    let ranked = "SELECT n FROM (SELECT n, row_number() OVER (ORDER BY n) AS r FROM t)";
+    for (condition, rows) in [
+        ("r < 2.5", 2),
+        ("r < 2.0", 1),
+        ("r <= 2.5", 2),
+        ("2.9e0 > r", 2),
+        ("r < 1.5", 1),
+        ("r < 1", 0),
+        ("r < 0.5", 0),
+        ("r BETWEEN 2 AND 3.7", 2),
+        ("CAST(r AS DOUBLE) <= 3.1", 3),
+    ] {
+        let found = place.both("n INT", &lines, &format!("{ranked} WHERE {condition}")).await;
+        assert_eq!(found.len(), rows, "{condition}");
+    }
+    place.put("in/a.json", &lines);
+    let text = format!(
+        "CREATE OR REPLACE UNBOUNDED EXTERNAL TABLE t (n INT) STORED AS JSON LOCATION '$/in/';
+         CREATE EXTERNAL TABLE r STORED AS MEMORY;
+         CREATE STREAMING QUERY q OUTPUT MODE UPDATE TRIGGER ONCE AS INSERT INTO r {ranked} WHERE CAST(r AS VARCHAR) < '2'"
+    );
+    place.error(&text).await;
+}
