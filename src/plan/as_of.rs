@@ -21,7 +21,7 @@ use datafusion::logical_expr::binary::comparison_coercion;
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, Extension, Join, LogicalPlan, LogicalPlanBuilder, Operator,
+    BinaryExpr, Expr, ExprSchemable, Extension, Join, LogicalPlan, LogicalPlanBuilder, Operator, Projection,
     SubqueryAlias, UserDefinedLogicalNodeCore, WindowFrame, lit, when,
 };
 
@@ -87,6 +87,12 @@ fn table_of(plan: &LogicalPlan) -> DataFusionResult<LogicalPlan> {
 const TIME: &str = "__as_of_time";
 const IS_LEFT: &str = "__as_of_left";
 const VERSION: &str = "__as_of_version";
+
+/// Whether `projection` gives rows to such a join, below which those are left out that nothing is joined with. They
+/// move the watermark all the same: the filter is no one's who wrote the query.
+pub(super) fn leaves_rows_out(projection: &Projection) -> bool {
+    projection.schema.has_column_with_unqualified_name(IS_LEFT)
+}
 
 fn newest_versions(join: &Join, versions: &AsOf) -> DataFusionResult<LogicalPlan> {
     if !matches!(join.join_type, JoinType::Inner | JoinType::Left) {

@@ -20,7 +20,7 @@
 //! | `push_down_limit` | a limit counts over the life of the query, and what is below it may leave its rows out in one batch and not in another: **barrier** |
 //! | `push_down_filter` | fixed predicates only: **barrier** under volatile ones, under subqueries, and under those without columns, which go below a global aggregation that gives a row all the same; below a watermark, fixed ones that do not read the event time, as in Spark ([`Watermark`](super::watermark::Watermark)); below `DISTINCT ON`, those of its keys ([`Deduplicate`](super::deduplicate::Deduplicate)) |
 //! | `single_distinct_aggregation_to_group_by` | removed ([`session_state`](super::session_state)) |
-//! | `eliminate_group_by_constant` | the same groups |
+//! | `eliminate_group_by_constant` | the same groups; left alone where two keys have one name ([`group_names`](super::group_names)) |
 //! | `extract_leaf_expressions`, `push_down_leaf_projections`, `optimize_projections` | move columns, not rows; `optimize_projections` drops keys that follow from others, which holds for results that are given once too |
 
 use std::cmp::Ordering;
@@ -36,10 +36,11 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, Extension, Filter, Join, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature, UserDefinedLogicalNodeCore, Volatility,
+    ColumnarValue, Expr, Extension, Filter, Join, LogicalPlan, Projection, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, UserDefinedLogicalNodeCore, Volatility,
 };
 
+use super::as_of::leaves_rows_out;
 use super::bind::reads_stream;
 use super::sessions::groups_by_session;
 use crate::error::Result;
@@ -72,6 +73,7 @@ fn hold_node(node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
             limit.input = Arc::new(Barrier::over(Arc::unwrap_or_clone(limit.input)));
             Ok(Transformed::yes(LogicalPlan::Limit(limit)))
         }
+        LogicalPlan::Projection(projection) if leaves_rows_out(&projection) => hold_rows_left_out(projection),
         // A filter on such a key would evaluate it a second time, to something else.
         LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.iter().any(Expr::is_volatile) => {
             Ok(Transformed::yes(Barrier::over(LogicalPlan::Aggregate(aggregate))))
@@ -102,6 +104,17 @@ fn hold_filter(filter: Filter) -> DataFusionResult<Transformed<LogicalPlan>> {
         Some(held) => LogicalPlan::Filter(Filter::try_new(held, input)?),
         None => Arc::unwrap_or_clone(input),
     }))
+}
+
+/// The filter right below `projection` does not go below the watermark.
+fn hold_rows_left_out(mut projection: Projection) -> DataFusionResult<Transformed<LogicalPlan>> {
+    let LogicalPlan::Filter(filter) = projection.input.as_ref() else {
+        return Ok(Transformed::no(LogicalPlan::Projection(projection)));
+    };
+    let mut filter = filter.clone();
+    filter.input = Arc::new(Barrier::over(Arc::unwrap_or_clone(filter.input)));
+    projection.input = Arc::new(LogicalPlan::Filter(filter));
+    Ok(Transformed::yes(LogicalPlan::Projection(projection)))
 }
 
 /// The parts of a condition that may not move to one of the sides are made to need both.

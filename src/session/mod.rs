@@ -41,8 +41,8 @@ pub use writer::DataStreamWriter;
 use crate::error::{Error, Result};
 use crate::functions::{JsonOperators, all_functions, json_functions};
 use crate::plan::{
-    AggregatesOfStatistics, BatchEventTime, Corrections, SetOperations, StreamTable, Subqueries, TimeZones,
-    with_values,
+    AggregatesOfStatistics, BatchEventTime, Corrections, NamedKeys, SetOperations, StreamTable, Subqueries,
+    TimeZones, with_values,
 };
 use crate::query::{StoredState, StreamingQueryManager, pinned_definition, pinned_tables};
 use crate::sink::file::{ArrowFiles, BoundedWrites};
@@ -323,6 +323,7 @@ fn add_rules(context: &SessionContext) {
         .with_session_id(state.session_id().to_string())
         .with_config(config)
         .with_analyzer_rules(rules)
+        .with_optimizer_rules(NamedKeys::guarded(state.optimizers()))
         .with_physical_optimizer_rules(AggregatesOfStatistics::guarded(state.physical_optimizers()))
         .with_physical_optimizer_rule(Arc::new(BoundedWrites::default()))
         .build();
