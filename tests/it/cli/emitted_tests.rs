@@ -96,7 +96,7 @@ fn what_follows_from_a_batch_is_expected_too() {
     }
     assert_eq!(folder.run(&["run", "job.sql"]).0, 0);
     let (text, _) = emitted(&folder, "2");
-    assert_eq!(below(&text, "--- output q"), [r#"{"start":"2026-01-01T00:01:00","v":2}"#]);
+    assert_eq!(below(&text, "--- output q"), ["start,v", "2026-01-01T00:01:00,2"]);
 }
 
 /// Rows that are not written as a test has them, in directories, of two tables.
