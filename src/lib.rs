@@ -49,6 +49,7 @@ mod options;
 mod plan;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod protobuf;
 mod query;
 mod session;
 pub mod sink;

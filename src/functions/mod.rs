@@ -16,6 +16,7 @@ mod fields;
 mod final_at;
 mod finality;
 mod from_json;
+mod from_messages;
 mod internal;
 mod json;
 mod lengths;
@@ -43,6 +44,7 @@ pub(crate) use field_names::FieldNames;
 pub(crate) use fields::{null_fields, null_safe_field};
 pub(crate) use final_at::final_at;
 pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, is_session, tag_of};
+pub(crate) use from_messages::message_functions;
 pub(crate) use internal::{
     definition_of, described, described_value, starts_of, tagged, window_of, window_start, window_starts,
 };

@@ -39,7 +39,7 @@ pub use user_state::UserState;
 pub use writer::DataStreamWriter;
 
 use crate::error::{Error, Result};
-use crate::functions::{JsonOperators, all_functions, json_functions};
+use crate::functions::{JsonOperators, all_functions, json_functions, message_functions};
 use crate::plan::{
     AggregatesOfStatistics, BatchEventTime, Corrections, NamedKeys, SetOperations, StreamTable, Subqueries,
     TimeZones, with_values,
@@ -151,7 +151,7 @@ impl Session {
         let link = Arc::new(SessionLink(Arc::downgrade(&inner)));
         context.state_ref().write().config_mut().set_extension(link);
         context.state_ref().write().config_mut().set_extension(Arc::<KnownColumns>::default());
-        for function in all_functions().into_iter().chain(json_functions()) {
+        for function in all_functions().into_iter().chain(json_functions()).chain(message_functions()) {
             context.register_udf(function.as_ref().clone());
         }
         add_rules(&context);

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 16] = [
     &FOUNDATION,
     &["storage"],
     &["checkpoint"],
-    &["types", "memory", "avro", "text"],
+    &["types", "memory", "avro", "protobuf", "text"],
     &["state"],
     &["source", "sink"],
     &["postgres"],

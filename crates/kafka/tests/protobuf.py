@@ -1,10 +1,11 @@
 """Describes a message in the file DESCRIPTORS, and writes some with Confluent's own serializer:
-`write SERVERS REGISTRY TOPIC DESCRIPTORS`. Prints what they have, as the test prints rows."""
+`write SERVERS REGISTRY TOPIC DESCRIPTORS`; or reads 300 without a frame: `read SERVERS REGISTRY TOPIC DESCRIPTORS`.
+Prints what they have, as the test prints rows."""
 
 import datetime
 import sys
 
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
@@ -59,11 +60,6 @@ pool = descriptor_pool.Default()
 pool.Add(files[2])
 Row = message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Row"))
 
-serialize = ProtobufSerializer(Row, SchemaRegistryClient({"url": registry}), {"use.deprecated.format": False})
-context = SerializationContext(topic, MessageField.VALUE)
-producer = Producer({"bootstrap.servers": servers})
-
-
 def text(value):
     if value is None:
         return "null"
@@ -77,6 +73,31 @@ def text(value):
         return "{" + ", ".join(f"{k}: {text(v)}" for k, v in value.items()) + "}"
     return str(value)
 
+
+def show(row):
+    has = row.HasField
+    mood = {0: "UP", 3: "DOWN"}.get(row.mood, str(row.mood))
+    columns = [row.i32, row.i64, row.u32, row.u64, row.s32, row.s64, row.f32, row.sf64, row.d, row.f, row.b, row.s]
+    columns += [row.raw, mood, list(row.packed), list(row.names), {"x": row.inner.x} if has("inner") else None]
+    columns += [[{"x": inner.x} for inner in row.inners], dict(row.counts), row.maybe if has("maybe") else None]
+    columns += ["1969-12-31T23:59:59.250" if has("at") else None, row.w.value if has("w") else None, row.last]
+    assert not has("at") or (row.at.seconds, row.at.nanos) == (-1, 250000000)
+    print("|".join(map(text, columns)))
+
+
+if what == "read":
+    consumer = Consumer(
+        {"bootstrap.servers": servers, "group.id": "read", "auto.offset.reset": "earliest", "isolation.level": "read_committed"}
+    )
+    consumer.subscribe([topic])
+    for _ in range(300):
+        show(Row.FromString(consumer.poll(30).value()))
+    consumer.close()
+    sys.exit()
+
+serialize = ProtobufSerializer(Row, SchemaRegistryClient({"url": registry}), {"use.deprecated.format": False})
+context = SerializationContext(topic, MessageField.VALUE)
+producer = Producer({"bootstrap.servers": servers})
 
 for i in range(300):
     row = Row(last=i)
@@ -99,11 +120,5 @@ for i in range(300):
         row.at.FromDatetime(datetime.datetime(1969, 12, 31, 23, 59, 59, 250000))
         row.w.value = i % 4
     producer.produce(topic, serialize(row, context), partition=0)
-    has = row.HasField
-    mood = {0: "UP", 3: "DOWN"}.get(row.mood, str(row.mood))
-    columns = [row.i32, row.i64, row.u32, row.u64, row.s32, row.s64, row.f32, row.sf64, row.d, row.f, row.b, row.s]
-    columns += [row.raw, mood, list(row.packed), list(row.names), {"x": row.inner.x} if has("inner") else None]
-    columns += [[{"x": inner.x} for inner in row.inners], dict(row.counts), row.maybe if has("maybe") else None]
-    columns += ["1969-12-31T23:59:59.250" if has("at") else None, row.w.value if has("w") else None, row.last]
-    print("|".join(map(text, columns)))
+    show(row)
 producer.flush()

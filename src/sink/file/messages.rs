@@ -10,11 +10,12 @@ use super::avro::AvroEncoding;
 use super::encode::{FormatEncoding, LineFormat};
 use super::layout::Layout;
 use super::options::encoding;
+use super::protobuf::{PROTOBUF, ProtobufEncoding};
 use crate::error::{Error, Result};
 use crate::options::Options;
 
 /// How rows become the bytes of messages: `json`, `csv`, `text` or (feature `avro`) `avro`, with the options that the
-/// format has for files. For sinks that write bytes.
+/// format has for files, or `protobuf`. For sinks that write bytes.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -36,6 +37,7 @@ pub struct MessageEncoder {
 #[derive(Debug, Clone)]
 enum MessageEncoding {
     Lines(LineFormat),
+    Protobuf(ProtobufEncoding),
     #[cfg(feature = "avro")]
     Avro(Box<AvroEncoding>),
 }
@@ -46,6 +48,7 @@ impl MessageEncoder {
         "json",
         "csv",
         "text",
+        PROTOBUF,
         #[cfg(feature = "avro")]
         "avro",
     ];
@@ -66,6 +69,12 @@ impl MessageEncoder {
             "json" => OutputFormat::Json,
             "csv" => OutputFormat::Csv,
             "text" => OutputFormat::Text,
+            PROTOBUF => {
+                let mut rest = options.clone();
+                let protobuf = ProtobufEncoding::parse(schema, &mut rest)?;
+                rest.deny_unknown("protobuf messages", &["descFilePath", "messageName"])?;
+                return Ok(Self { format: MessageEncoding::Protobuf(protobuf) });
+            }
             #[cfg(feature = "avro")]
             "avro" => {
                 let mut rest = options.clone();
@@ -105,6 +114,7 @@ impl MessageEncoder {
     pub fn encode(&self, rows: &RecordBatch) -> Result<BinaryArray> {
         let format = match &self.format {
             MessageEncoding::Lines(format) => format,
+            MessageEncoding::Protobuf(protobuf) => return protobuf.encode(rows),
             #[cfg(feature = "avro")]
             MessageEncoding::Avro(avro) => return avro.encode(rows),
         };
@@ -145,7 +155,7 @@ impl MessageEncoder {
     #[cfg(feature = "avro")]
     pub fn avro_schema(&self) -> Option<&str> {
         match &self.format {
-            MessageEncoding::Lines(_) => None,
+            MessageEncoding::Lines(_) | MessageEncoding::Protobuf(_) => None,
             MessageEncoding::Avro(avro) => Some(&avro.schema),
         }
     }

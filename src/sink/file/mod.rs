@@ -12,6 +12,7 @@ mod messages;
 mod names;
 mod options;
 mod partition;
+mod protobuf;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -313,7 +313,41 @@ async fn confluents_protobuf_is_read() {
     let frame = crate::support::table(&session, broker, &options).await;
     let found = read(frame, &tempfile::tempdir().unwrap()).await.unwrap();
     assert_eq!(found.len(), 300);
-    for (found, expected) in found.iter().zip(expected) {
+    for (found, expected) in found.iter().zip(&expected) {
         assert_eq!(found, expected);
     }
+
+    // Written by us, and read by Protobuf's own library.
+    let (into, checkpoint) = (broker.topic("protobuf-written", 1, &[]).await, tempfile::tempdir().unwrap());
+    let frame = crate::support::table(&session, broker, &options).await.unwrap();
+    let query = frame
+        .write_stream()
+        .format("kafka")
+        .option("kafka.bootstrap.servers", broker.servers())
+        .option("topic", &into)
+        .option("value.format", "protobuf")
+        .option("descFilePath", descriptors.to_str().unwrap())
+        .option("messageName", "t.Row")
+        .option("checkpointLocation", checkpoint.path().to_str().unwrap())
+        .trigger(Trigger::AvailableNow);
+    query.start(None).await.unwrap().await_termination().await.unwrap();
+    let output = Command::new(&python)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/protobuf.py"))
+        .args(["read", &broker.servers(), &registry.url(), &into, descriptors.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut read: Vec<&str> = text.lines().collect();
+    read.sort_unstable();
+    assert_eq!(read, expected);
+
+    // The raw bytes of a column.
+    let plain = crate::support::table(&session, broker, &[("subscribe", into.as_str())]).await.unwrap();
+    let call = format!("from_protobuf(value, 'Row', '{}') AS row", descriptors.display());
+    let frame =
+        plain.select_exprs(&[call.as_str()]).unwrap().select_exprs(&["row['last'] AS l", "row['s'] AS s"]);
+    let found =
+        crate::support::until_now(frame.unwrap(), tempfile::tempdir().unwrap().path().to_str().unwrap());
+    assert_eq!(found.await.unwrap().len(), 300);
 }

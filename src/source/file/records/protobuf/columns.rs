@@ -11,8 +11,8 @@ use datafusion::arrow::array::{
 use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields as ArrowFields};
 
-use super::descriptor::{FieldInfo, Kind, Message, Names, Types};
-use super::wire::{Fields, Raw, fixed32, fixed64, varint};
+use crate::protobuf::descriptor::{FieldInfo, Kind, Message, Names, TIMESTAMP, Types, wrapped};
+use crate::protobuf::wire::{Fields, Raw, fixed32, fixed64, varint};
 
 /// Messages within one another, at most.
 const MAX_DEPTH: usize = 50;
@@ -245,22 +245,10 @@ impl Values {
     }
 
     fn of_message(name: &str, types: &Types, wanted: Option<&DataType>, depth: usize) -> Outcome<Self> {
-        if name == "google.protobuf.Timestamp" {
+        if name == TIMESTAMP {
             return Ok(Values::Time(TimestampNanosecondBuilder::new()));
         }
-        let wrapped = match name {
-            "google.protobuf.DoubleValue" => Some(Kind::Double),
-            "google.protobuf.FloatValue" => Some(Kind::Float),
-            "google.protobuf.Int64Value" => Some(Kind::Int64),
-            "google.protobuf.UInt64Value" => Some(Kind::UInt64),
-            "google.protobuf.Int32Value" => Some(Kind::Int32),
-            "google.protobuf.UInt32Value" => Some(Kind::UInt32),
-            "google.protobuf.BoolValue" => Some(Kind::Bool),
-            "google.protobuf.StringValue" => Some(Kind::Text),
-            "google.protobuf.BytesValue" => Some(Kind::Bytes),
-            _ => None,
-        };
-        if let Some(kind) = wrapped {
+        if let Some(kind) = wrapped(name) {
             return Ok(Values::Wrapped(Box::new(Self::of_kind(&kind, types, None, depth)?)));
         }
         let fields = match wanted {

@@ -1,8 +1,6 @@
 //! Messages of Protobuf's, by a description of their types.
 
 mod columns;
-mod descriptor;
-mod wire;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,28 +11,24 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 
 use self::columns::Group;
-use self::descriptor::Types;
-use self::wire::varint;
 use super::columns::RecordColumns;
 use super::decoder::{MessageDecoder, Salvaged, reason};
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::protobuf::wire::varint;
+use crate::protobuf::{Description, MESSAGE};
 use crate::source::file::fitting::{fits, positions};
 use crate::source::file::values::{ValueRules, type_name};
 
 /// What the format is called.
 pub(super) const PROTOBUF: &str = "protobuf";
 
-const FILE: &str = "descFilePath";
-const MESSAGE: &str = "messageName";
 const FRAMED: &str = "confluentFraming";
 
 /// What messages are.
 #[derive(Debug, Clone)]
 pub(super) struct ProtobufMessages {
-    types: Arc<Types>,
-    /// In full.
-    name: String,
+    description: Description,
     /// Whether messages begin with the number of a schema and the place of their type in it.
     is_framed: bool,
 }
@@ -44,32 +38,19 @@ impl ProtobufMessages {
     pub(super) fn parse(options: &mut Options) -> Result<Self> {
         let is_framed = options.flag(FRAMED, false)?;
         options.take(FRAMED);
-        let (Some(path), Some(name)) = (options.take(FILE), options.take(MESSAGE)) else {
-            return Err(Error::Invalid(format!(
-                "protobuf messages do not say what they consist of: {FILE} is the file that protoc \
-                 --include_imports --descriptor_set_out=FILE writes, and {MESSAGE} the name of the message in it"
-            )));
-        };
-        let set = std::fs::read(&path)
-            .map_err(|error| Error::option(FILE, &path, format!("it cannot be read: {error}")))?;
-        let types = Types::parse(&set).map_err(|reason| {
-            let expected = "expected what protoc --include_imports --descriptor_set_out writes";
-            Error::option(FILE, &path, format!("{expected}: {reason}"))
-        })?;
-        let (full, _) = types.find(&name).map_err(|reason| Error::option(MESSAGE, &name, reason))?;
-        let name = full.to_string();
-        Ok(Self { types: Arc::new(types), name, is_framed })
+        Ok(Self { description: Description::parse(options)?, is_framed })
     }
 
     /// The columns that messages have.
     pub(super) fn columns(&self) -> Result<SchemaRef> {
-        let group = self.group(None).map_err(|reason| Error::option(MESSAGE, &self.name, reason))?;
+        let group =
+            self.group(None).map_err(|reason| Error::option(MESSAGE, &self.description.name, reason))?;
         Ok(Arc::new(Schema::new(group.fields().clone())))
     }
 
     /// Fails if a column cannot be made of what messages have.
     pub(super) fn check(&self, columns: &Fields) -> Result<()> {
-        let wrong = |reason| Error::option(MESSAGE, &self.name, reason);
+        let wrong = |reason| Error::option(MESSAGE, &self.description.name, reason);
         let group = self.group(Some(columns)).map_err(wrong)?;
         for (field, place) in columns.iter().zip(self.places(&group, columns).map_err(wrong)?) {
             let Some(place) = place else {
@@ -99,7 +80,12 @@ impl ProtobufMessages {
     }
 
     fn group(&self, wanted: Option<&Fields>) -> std::result::Result<Group, String> {
-        Group::new(self.types.message(&self.name)?, &self.types, wanted, 0)
+        Group::new(
+            self.description.types.message(&self.description.name)?,
+            &self.description.types,
+            wanted,
+            0,
+        )
     }
 
     fn places(&self, group: &Group, wanted: &Fields) -> std::result::Result<Vec<Option<usize>>, String> {

@@ -2,7 +2,7 @@
 
 /// The value of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Raw<'a> {
+pub(crate) enum Raw<'a> {
     /// Of as many bytes as it needs.
     Varint(u64),
     Fixed64(u64),
@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 100;
 const ENDS: &str = "it ends inside of a field";
 
 /// The next number, and what follows.
-pub(super) fn varint(data: &[u8]) -> Result<(u64, &[u8]), &'static str> {
+pub(crate) fn varint(data: &[u8]) -> Result<(u64, &[u8]), &'static str> {
     let mut value = 0;
     for (index, byte) in data.iter().enumerate().take(10) {
         value |= u64::from(byte & 0x7f) << (7 * index);
@@ -29,23 +29,23 @@ pub(super) fn varint(data: &[u8]) -> Result<(u64, &[u8]), &'static str> {
 }
 
 /// Eight or four bytes, the lowest first.
-pub(super) fn fixed64(data: &[u8]) -> Result<(u64, &[u8]), &'static str> {
+pub(crate) fn fixed64(data: &[u8]) -> Result<(u64, &[u8]), &'static str> {
     let (bytes, rest) = data.split_first_chunk().ok_or(ENDS)?;
     Ok((u64::from_le_bytes(*bytes), rest))
 }
 
-pub(super) fn fixed32(data: &[u8]) -> Result<(u32, &[u8]), &'static str> {
+pub(crate) fn fixed32(data: &[u8]) -> Result<(u32, &[u8]), &'static str> {
     let (bytes, rest) = data.split_first_chunk().ok_or(ENDS)?;
     Ok((u32::from_le_bytes(*bytes), rest))
 }
 
 /// The fields of a message, in the order in which they come; a number may come again.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(message: &'a [u8]) -> Self {
+    pub(crate) fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
 

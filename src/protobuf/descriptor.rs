@@ -7,26 +7,28 @@ use super::wire::{Fields, Raw};
 
 /// A message type.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Message {
-    pub(super) fields: Vec<FieldInfo>,
+pub(crate) struct Message {
+    pub(crate) fields: Vec<FieldInfo>,
     /// It is an entry of a map, with key and value.
-    pub(super) is_entry: bool,
+    pub(crate) is_entry: bool,
 }
 
 /// A field of a message.
 #[derive(Debug, Clone, Default)]
-pub(super) struct FieldInfo {
-    pub(super) name: String,
-    pub(super) number: u32,
-    pub(super) is_repeated: bool,
+pub(crate) struct FieldInfo {
+    pub(crate) name: String,
+    pub(crate) number: u32,
+    pub(crate) is_repeated: bool,
     /// Whether a message tells one that is not there from one that has the value zero.
-    pub(super) has_presence: bool,
-    pub(super) kind: Kind,
+    pub(crate) has_presence: bool,
+    /// Whether a message without it is none (of `proto2`).
+    pub(crate) is_required: bool,
+    pub(crate) kind: Kind,
 }
 
 /// The type of a field.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Double,
     Float,
     Int64,
@@ -51,18 +53,18 @@ pub(super) enum Kind {
 }
 
 /// The names of an enum's values.
-pub(super) type Names = Arc<BTreeMap<i32, String>>;
+pub(crate) type Names = Arc<BTreeMap<i32, String>>;
 
 /// All types of some files.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Types {
+pub(crate) struct Types {
     messages: HashMap<String, Message>,
     enums: HashMap<String, Names>,
 }
 
 impl Types {
     /// Those of a descriptor set.
-    pub(super) fn parse(set: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(set: &[u8]) -> Result<Self, String> {
         let mut types = Self::default();
         for field in Fields::new(set) {
             if let (1, Raw::Bytes(file)) = field? {
@@ -76,7 +78,7 @@ impl Types {
     }
 
     /// The message `name`, in full or as far as there is no other, and its full name.
-    pub(super) fn find(&self, name: &str) -> Result<(&str, &Message), String> {
+    pub(crate) fn find(&self, name: &str) -> Result<(&str, &Message), String> {
         let name = name.trim_start_matches('.');
         if let Some((name, message)) = self.messages.get_key_value(name) {
             return Ok((name, message));
@@ -97,13 +99,13 @@ impl Types {
         }
     }
 
-    pub(super) fn message(&self, name: &str) -> Result<&Message, String> {
+    pub(crate) fn message(&self, name: &str) -> Result<&Message, String> {
         self.messages.get(name).ok_or_else(|| {
             format!("the message '{name}' is missing in it. Let protoc include imports (--include_imports)")
         })
     }
 
-    pub(super) fn names(&self, name: &str) -> Result<Names, String> {
+    pub(crate) fn names(&self, name: &str) -> Result<Names, String> {
         self.enums.get(name).cloned().ok_or_else(|| {
             format!("the enum '{name}' is missing in it. Let protoc include imports (--include_imports)")
         })
@@ -178,7 +180,9 @@ impl FieldInfo {
         for part in Fields::new(bytes) {
             match part? {
                 (3, Raw::Varint(number)) => field.number = number as u32,
-                (4, Raw::Varint(label)) => field.is_repeated = label == 3,
+                (4, Raw::Varint(label)) => {
+                    (field.is_required, field.is_repeated) = (label == 2, label == 3);
+                }
                 (5, Raw::Varint(number)) => kind = number,
                 (6, Raw::Bytes(name)) => of = text(name)?.trim_start_matches('.').to_string(),
                 // In a oneof, or optional.
@@ -209,6 +213,25 @@ impl FieldInfo {
         };
         Ok(field)
     }
+}
+
+/// A time, which is a timestamp in columns.
+pub(crate) const TIMESTAMP: &str = "google.protobuf.Timestamp";
+
+/// What is in a message around one value, which in columns is that value.
+pub(crate) fn wrapped(message: &str) -> Option<Kind> {
+    Some(match message.strip_prefix("google.protobuf.")? {
+        "DoubleValue" => Kind::Double,
+        "FloatValue" => Kind::Float,
+        "Int64Value" => Kind::Int64,
+        "UInt64Value" => Kind::UInt64,
+        "Int32Value" => Kind::Int32,
+        "UInt32Value" => Kind::UInt32,
+        "BoolValue" => Kind::Bool,
+        "StringValue" => Kind::Text,
+        "BytesValue" => Kind::Bytes,
+        _ => return None,
+    })
 }
 
 /// The field 1, which in descriptors is the name.
