@@ -168,6 +168,10 @@ pub struct SourceOffset {
     /// the source has nothing new in this batch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entries: Vec<Box<RawValue>>,
+    /// The parts of the stream that had more rows than the batch was to have, if the source has parts whose event
+    /// times are watched apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<String>,
 }
 
 /// `commits/<batch>`: the batch is done. Written after every row of it is durable in the sink's
@@ -229,8 +233,9 @@ impl OffsetsRecord {
         if let Some(let_go) = &commit.let_go {
             self.batch_watermark_ms = let_go.batch_watermark_ms;
             let ends = let_go.ends.iter().cloned();
-            self.sources =
-                ends.map(|end| SourceOffset { start: Value::Null, end, entries: Vec::new() }).collect();
+            self.sources = ends
+                .map(|end| SourceOffset { start: Value::Null, end, entries: Vec::new(), behind: Vec::new() })
+                .collect();
         }
         self
     }
@@ -247,6 +252,23 @@ pub struct StreamTime {
     /// For how long there had been no row, in milliseconds; 0 unless idle streams are left behind.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub idle_ms: i64,
+    /// How far each part of the stream has come that its watermark waits for, if there are any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, GroupTime>,
+}
+
+/// How far the event time of a part of a stream has come, in [`StreamTime::groups`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GroupTime {
+    /// The greatest event time seen, in milliseconds since the epoch; `null` before the first.
+    pub newest_ms: Option<i64>,
+    /// For how long there had been no row, in milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub idle_ms: i64,
+    /// Whether there were rows that no batch has had.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub behind: bool,
 }
 
 fn is_zero(number: &i64) -> bool {

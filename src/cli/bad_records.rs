@@ -62,6 +62,8 @@ struct BadRecord {
     line: Option<u64>,
     /// …or of another format, where the record is told as JSON.
     row: Option<u64>,
+    /// …or in a partition of a topic.
+    offset: Option<u64>,
     record: String,
     reason: String,
     /// How its file is read.
@@ -205,8 +207,16 @@ impl Place {
     }
 }
 
-/// Fails if the records of `file` were no text, which alone can be put into a file again as it is.
+/// Fails if the records of `file` were of no file, or no text, which alone can be put into a file again as it is.
 fn check_is_text(file: &BadFile) -> Result<(), Exit> {
+    if let Some((record, offset)) = file.records.iter().find_map(|record| Some((record, record.offset?))) {
+        return Err(Exit::failed(format!(
+            "the records in '{}' are messages of {}, which are there at their offsets ({offset} and others) as long as the \
+             topic keeps them, and cannot be fed back from here. Send them to the topic again, mended, or read them there \
+             by another query, and remove '{0}'; nothing was fed back",
+            file.name, record.path
+        )));
+    }
     match file.records.iter().find(|record| record.row.is_some()) {
         None => Ok(()),
         Some(record) => Err(Exit::failed(format!(
@@ -264,7 +274,7 @@ fn table(files: &[BadFile]) -> Result<RecordBatch, Error> {
         ("query", text(&|file, _| file.query.clone())),
         ("batch", number(&|file, _| file.batch)),
         ("path", text(&|_, record| record.path.clone())),
-        ("line", number(&|_, record| record.line.or(record.row).unwrap_or_default())),
+        ("line", number(&|_, record| record.line.or(record.row).or(record.offset).unwrap_or_default())),
         ("record", text(&|_, record| record.record.clone())),
         ("reason", text(&|_, record| record.reason.clone())),
     ])?)

@@ -37,4 +37,5 @@ pub(crate) mod static_scan;
 mod task;
 pub(crate) mod top_n;
 pub(crate) mod watermark;
+pub(crate) mod watermark_groups;
 pub(crate) mod workers;

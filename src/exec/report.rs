@@ -20,6 +20,8 @@ pub(crate) struct TaskReport {
     pub(crate) rows: BTreeMap<usize, u64>,
     /// What was seen of the event time, by watermark.
     pub(crate) event_times: BTreeMap<usize, EventTimeSummary>,
+    /// The newest event times of the groups of a stream, in milliseconds, by watermark.
+    pub(crate) group_times: BTreeMap<usize, BTreeMap<String, i64>>,
     /// How many rows had no event time, by watermark.
     pub(crate) untimed: BTreeMap<usize, u64>,
     /// What was seen of the rows that are observed.
@@ -52,6 +54,15 @@ pub(crate) enum Finished {
 }
 
 impl TaskReport {
+    /// Adds the newest event times of groups, in milliseconds, that passed a watermark.
+    pub(crate) fn add_group_times(&mut self, watermark: usize, newest_ms: BTreeMap<String, i64>) {
+        let known = self.group_times.entry(watermark).or_default();
+        for (group, newest_ms) in newest_ms {
+            let known = known.entry(group).or_insert(newest_ms);
+            *known = newest_ms.max(*known);
+        }
+    }
+
     /// Adds what another task has to say; gives what the operators of its stage did.
     pub(crate) fn absorb(&mut self, other: TaskReport) -> Vec<Measured> {
         for (source, rows) in other.rows {
@@ -60,6 +71,9 @@ impl TaskReport {
         for (watermark, seen) in other.event_times {
             let known = self.event_times.entry(watermark).or_default();
             *known = known.and(seen);
+        }
+        for (watermark, newest_ms) in other.group_times {
+            self.add_group_times(watermark, newest_ms);
         }
         for (watermark, rows) in other.untimed {
             *self.untimed.entry(watermark).or_default() += rows;

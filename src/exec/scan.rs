@@ -3,7 +3,10 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::array::{
+    ArrayRef, DictionaryArray, Int32Array, RecordBatch, RecordBatchOptions, StringArray,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::internal_err;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -11,7 +14,10 @@ use datafusion::physical_plan::{EmptyRecordBatchStream, ExecutionPlan, Execution
 
 use super::node::{Behaviour, map_rows};
 use super::task::Task;
-use crate::source::SourceScan;
+use crate::source::{SourceScan, watermark_group};
+
+/// The column with the part of the stream that a row is in, see [`StreamScan::with_groups`].
+pub(crate) const WATERMARK_GROUP: &str = "__watermark_group";
 
 /// Reads the new rows of one source: those that the batch names.
 pub(crate) struct StreamScan {
@@ -19,6 +25,10 @@ pub(crate) struct StreamScan {
     description: String,
     scan: Arc<dyn SourceScan>,
     partitions: usize,
+    /// The columns.
+    schema: SchemaRef,
+    /// Whether the last of them is [`WATERMARK_GROUP`].
+    gives_groups: bool,
     /// The plan that reads this batch, made by the first partition to be executed.
     reader: Mutex<Option<Arc<dyn ExecutionPlan>>>,
 }
@@ -30,7 +40,26 @@ impl StreamScan {
         scan: Arc<dyn SourceScan>,
         partitions: usize,
     ) -> Self {
-        Self { source_index, description, scan, partitions, reader: Mutex::new(None) }
+        let (schema, reader) = (scan.schema(), Mutex::new(None));
+        Self { source_index, description, scan, partitions, schema, gives_groups: false, reader }
+    }
+
+    /// The same with one more column, in which part of the stream each row is, if the source says so.
+    pub(crate) fn with_groups(&self) -> Option<Self> {
+        if !self.scan.has_watermark_groups() {
+            return None;
+        }
+        let own = self.scan.schema();
+        let names = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+        let mut fields: Vec<_> = own.fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new(WATERMARK_GROUP, names, true)));
+        let schema = Arc::new(Schema::new_with_metadata(fields, own.metadata().clone()));
+        let (description, scan) = (self.description.clone(), Arc::clone(&self.scan));
+        Some(Self {
+            schema,
+            gives_groups: true,
+            ..Self::new(self.source_index, description, scan, self.partitions)
+        })
     }
 
     /// Which source it reads.
@@ -71,7 +100,7 @@ impl Behaviour for StreamScan {
     }
 
     fn describe(&self) -> String {
-        let schema = self.scan.schema();
+        let schema = &self.schema;
         let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         let details = match self.scan.details() {
             details if details.is_empty() => details,
@@ -81,7 +110,7 @@ impl Behaviour for StreamScan {
     }
 
     fn schema(&self) -> SchemaRef {
-        self.scan.schema()
+        Arc::clone(&self.schema)
     }
 
     fn partitions(&self, _: usize) -> usize {
@@ -90,7 +119,11 @@ impl Behaviour for StreamScan {
 
     fn fresh(&self) -> Option<Self> {
         let (description, scan) = (self.description.clone(), Arc::clone(&self.scan));
-        Some(Self::new(self.source_index, description, scan, self.partitions))
+        Some(Self {
+            schema: Arc::clone(&self.schema),
+            gives_groups: self.gives_groups,
+            ..Self::new(self.source_index, description, scan, self.partitions)
+        })
     }
 
     fn execute(
@@ -107,17 +140,47 @@ impl Behaviour for StreamScan {
         if partition >= reader.output_partitioning().partition_count() {
             return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema())));
         }
-        let source = self.source_index;
+        let (source, groups) = (self.source_index, self.gives_groups.then(|| self.schema()));
+        let schema = self.scan.schema();
+        let is_plain = !self.scan.has_watermark_groups();
         map_rows(Some(&reader), partition, context, self.schema(), move |rows| {
             task.add_rows(source, rows.num_rows());
-            Ok(rows)
+            match &groups {
+                Some(groups) => with_group(&rows, groups),
+                None if is_plain => Ok(rows),
+                // What is said of the group is for nobody above.
+                None => with_schema(&rows, &schema, rows.columns().to_vec()),
+            }
         })
     }
 }
 
+/// `rows` with the group that they say that they are in as one more column; null if they do not say it.
+fn with_group(rows: &RecordBatch, schema: &SchemaRef) -> DataFusionResult<RecordBatch> {
+    let key = watermark_group(rows).map(|_| 0);
+    let names = StringArray::from_iter_values(watermark_group(rows));
+    let keys: Int32Array = match key {
+        Some(key) => vec![key; rows.num_rows()].into(),
+        None => Int32Array::new_null(rows.num_rows()),
+    };
+    let groups: ArrayRef = Arc::new(DictionaryArray::try_new(keys, Arc::new(names))?);
+    let mut columns = rows.columns().to_vec();
+    columns.push(groups);
+    with_schema(rows, schema, columns)
+}
+
+fn with_schema(
+    rows: &RecordBatch,
+    schema: &SchemaRef,
+    columns: Vec<ArrayRef>,
+) -> DataFusionResult<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}
+
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{Int64Array, RecordBatch};
+    use datafusion::arrow::array::Int64Array;
     use datafusion::common::stats::Precision;
     use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
     use datafusion::prelude::SessionContext;

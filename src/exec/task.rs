@@ -19,6 +19,7 @@ use super::report::{Finished, TaskReport};
 use super::room::Space;
 use super::row_buffer::{HeldRows, RowBuffer};
 use crate::error::{Error, Result};
+use crate::source::BatchNumber;
 
 /// What a stateful operator gave, by state partition.
 pub(crate) type Results = Arc<[HeldRows]>;
@@ -70,7 +71,8 @@ impl Task {
     /// A light context for this task, in the session of `session`; functions and formats are already
     /// resolved in the plan.
     pub(crate) fn context(self: &Arc<Self>, session: &TaskContext) -> Arc<TaskContext> {
-        let config = session.session_config().clone().with_extension(Arc::clone(self));
+        let number = Arc::new(BatchNumber(self.batch.identity.batch_id));
+        let config = session.session_config().clone().with_extension(Arc::clone(self)).with_extension(number);
         Arc::new(TaskContext::new(
             None,
             session.session_id(),
@@ -115,6 +117,11 @@ impl Task {
     /// Notes what a partition of an observation has seen.
     pub(crate) fn add_observed(&self, observation: usize, partition: usize, observed: Observed) {
         self.notes().report.observed.insert((observation, partition), observed);
+    }
+
+    /// Notes the newest event times of groups that passed a watermark.
+    pub(crate) fn add_group_times(&self, watermark: usize, newest_ms: BTreeMap<String, i64>) {
+        self.notes().report.add_group_times(watermark, newest_ms);
     }
 
     /// Counts late rows of an operator, and keeps them if they are to be kept.

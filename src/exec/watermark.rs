@@ -1,10 +1,11 @@
 //! Watching the event time go by.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef, TimeUnit};
 use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -15,7 +16,7 @@ use super::node::{Behaviour, map_rows};
 use super::task::Task;
 
 /// Passes rows on, and notes their event times for the next watermark.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct EventTimeWatermark {
     /// Which of the query's watermarks it is, from 0.
     pub(crate) index: usize,
@@ -24,6 +25,8 @@ pub(crate) struct EventTimeWatermark {
     /// As in the plan, for `EXPLAIN`.
     pub(crate) delay_ms: i64,
     pub(crate) schema: SchemaRef,
+    /// The source whose groups the rows are in: the input then has one more column with these.
+    pub(crate) groups_of: Option<usize>,
 }
 
 impl Behaviour for EventTimeWatermark {
@@ -32,7 +35,8 @@ impl Behaviour for EventTimeWatermark {
     }
 
     fn describe(&self) -> String {
-        format!("column={}, delay={} ms", self.column, self.delay_ms)
+        let groups = if self.groups_of.is_some() { ", by group" } else { "" };
+        format!("column={}, delay={} ms{groups}", self.column, self.delay_ms)
     }
 
     fn schema(&self) -> SchemaRef {
@@ -55,16 +59,60 @@ impl Behaviour for EventTimeWatermark {
 }
 
 impl EventTimeWatermark {
+    /// The same over an input with one more column, the groups of the rows, which are of `source`.
+    pub(crate) fn with_groups(self, source: usize) -> Self {
+        Self { groups_of: Some(source), ..self }
+    }
+
     fn watch(&self, batch: RecordBatch, task: &Task) -> DataFusionResult<RecordBatch> {
         let times = self.column.evaluate(&batch)?.into_array(batch.num_rows())?;
-        let seen = summary(&times)?;
+        let seen = match self.groups_of {
+            None => summary(&times)?,
+            Some(_) => {
+                let (seen, newest_ms) = summary_by_group(&times, batch.column(batch.num_columns() - 1))?;
+                task.add_group_times(self.index, newest_ms);
+                seen
+            }
+        };
         task.add_event_times(self.index, seen, (batch.num_rows() as u64).saturating_sub(seen.count));
         // The input's columns, with the mark on the event time. `with_schema` would refuse to change a
         // mark that the input has already: one that says that this is no event time.
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let (schema, columns) = (Arc::clone(&self.schema), batch.columns().to_vec());
+        let schema = Arc::clone(&self.schema);
+        let columns = batch.columns()[..schema.fields().len()].to_vec();
         Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
     }
+}
+
+/// What [`summary`] says, and the newest time of each group, in milliseconds. Rows of a group come together.
+fn summary_by_group(
+    times: &ArrayRef,
+    groups: &ArrayRef,
+) -> DataFusionResult<(EventTimeSummary, BTreeMap<String, i64>)> {
+    let groups = groups.as_dictionary::<Int32Type>();
+    let (keys, names) = (groups.keys(), groups.values().as_string::<i32>());
+    let key = |row: usize| keys.is_valid(row).then(|| keys.value(row));
+    if names.len() == 1 && keys.null_count() == 0 {
+        // As they come from the source.
+        let seen = summary(times)?;
+        let newest = seen.max_ms().map(|newest_ms| (names.value(0).to_string(), newest_ms));
+        return Ok((seen, newest.into_iter().collect()));
+    }
+    let (mut all, mut newest) = (EventTimeSummary::default(), BTreeMap::new());
+    let mut from = 0;
+    while from < times.len() {
+        let until = (from + 1..times.len()).find(|row| key(*row) != key(from)).unwrap_or(times.len());
+        let seen = summary(&times.slice(from, until - from))?;
+        all = all.and(seen);
+        if let (Some(name), Some(newest_ms)) =
+            (key(from).and_then(|key| usize::try_from(key).ok()), seen.max_ms())
+        {
+            let known = newest.entry(names.value(name).to_string()).or_insert(newest_ms);
+            *known = newest_ms.max(*known);
+        }
+        from = until;
+    }
+    Ok((all, newest))
 }
 
 /// Count, extremes and sum of timestamps of any unit.
@@ -117,10 +165,21 @@ fn summary_of(times: &[i64]) -> EventTimeSummary {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{
-        TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray,
+        DictionaryArray, TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray,
     };
 
     use super::*;
+
+    #[test]
+    fn the_newest_time_of_each_group_is_known() {
+        let times: ArrayRef =
+            Arc::new(TimestampSecondArray::from(vec![Some(5), Some(9), Some(7), None, Some(1)]));
+        let names = [Some("a"), Some("a"), Some("b"), Some("c"), None];
+        let groups: ArrayRef = Arc::new(names.into_iter().collect::<DictionaryArray<Int32Type>>());
+        let (all, newest) = summary_by_group(&times, &groups).unwrap();
+        assert_eq!((all.count, all.max), (4, 9_000_000));
+        assert_eq!(newest, BTreeMap::from([("a".to_string(), 9_000), ("b".to_string(), 7_000)]));
+    }
 
     #[test]
     fn every_unit_is_counted_in_microseconds() {

@@ -33,6 +33,8 @@ use crate::exec::run::BatchWidth;
 use crate::exec::scan::StreamScan;
 use crate::exec::stages::Stages;
 use crate::exec::stateful::{Expires, Stateful};
+use crate::exec::watermark::EventTimeWatermark;
+use crate::exec::watermark_groups::carry_groups;
 use crate::sink::{OutputMode, Sink, SinkDistribution};
 use crate::source::{Moment, Source, SourceBatch, SourceProvider, SourceScan};
 
@@ -58,6 +60,8 @@ pub(crate) struct StreamingPlan {
     operators: Vec<OperatorDefinition>,
     expires: Vec<Expires>,
     watermarks: Vec<WatermarkDelay>,
+    /// By watermark, the sources whose rows are in groups there.
+    grouped: BTreeMap<usize, usize>,
     waits_for_watermark: bool,
     late_filters: Vec<(usize, SchemaRef)>,
     /// By number.
@@ -138,6 +142,7 @@ impl StreamingPlan {
             operators: Vec::new(),
             expires: Vec::new(),
             watermarks,
+            grouped: BTreeMap::new(),
             waits_for_watermark,
             late_filters: Vec::new(),
             observations,
@@ -145,6 +150,7 @@ impl StreamingPlan {
         // Planned even if it cannot be kept, so that an error shows before the query starts.
         let small = prepared.create(&prepared.small.state).await?;
         prepared.scans = scans_of(&small);
+        prepared.grouped = grouped_watermarks_of(&small);
         let mut operators = operators_of(&small);
         operators.sort_by_key(|(operator, _)| *operator);
         prepared.late_filters = late_filters_of(&small);
@@ -193,6 +199,16 @@ impl StreamingPlan {
         metrics.collect()
     }
 
+    /// The source whose groups a watermark watches, if it does.
+    pub(crate) fn source_of_groups(&self, watermark: usize) -> Option<usize> {
+        self.grouped.get(&watermark).copied()
+    }
+
+    /// Whether a watermark watches groups of `source`.
+    pub(crate) fn watches_groups_of(&self, source: usize) -> bool {
+        self.grouped.values().any(|grouped| *grouped == source)
+    }
+
     /// Whether a watermark that advances is worth a batch without new rows.
     pub(crate) fn waits_for_watermark(&self) -> bool {
         self.waits_for_watermark
@@ -233,6 +249,7 @@ impl StreamingPlan {
         let plan = state.query_planner().create_physical_plan(&self.logical, state).await?;
         let plan = with_types(plan, &self.schema)?;
         let many = plan.output_partitioning().partition_count() > 1;
+        let plan = carry_groups(plan)?;
         if many && self.sink.distribution() == SinkDistribution::Single {
             return Ok(Arc::new(CoalescePartitionsExec::new(plan)));
         }
@@ -256,6 +273,12 @@ impl StreamingPlan {
 fn scans_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, Arc<dyn SourceScan>)> {
     let own = Node::<StreamScan>::of(plan).map(|scan| (scan.source_index(), Arc::clone(scan.scan())));
     own.into_iter().chain(plan.children().into_iter().flat_map(scans_of)).collect()
+}
+
+fn grouped_watermarks_of(plan: &Arc<dyn ExecutionPlan>) -> BTreeMap<usize, usize> {
+    let own = Node::<EventTimeWatermark>::of(plan);
+    let own = own.and_then(|watermark| Some((watermark.index, watermark.groups_of?)));
+    own.into_iter().chain(plan.children().into_iter().flat_map(grouped_watermarks_of)).collect()
 }
 
 fn operators_of(plan: &Arc<dyn ExecutionPlan>) -> Vec<(usize, (OperatorDefinition, Expires))> {

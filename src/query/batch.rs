@@ -16,12 +16,12 @@ use tracing::{Instrument, debug_span};
 use super::handle::QueryShared;
 use super::late_rows::LateRows;
 use super::settings::FLUSH_ON_END;
-use super::watermark::WatermarkTracker;
+use super::watermark::{SeenTimes, WatermarkTracker};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::records::{CommitRecord, LateRecord, OffsetsRecord};
 use crate::error::{Error, Result};
 use crate::exec::batch::Batch;
-use crate::exec::event_time::{EventTimeSummary, Watermarks};
+use crate::exec::event_time::Watermarks;
 use crate::exec::report::TaskReport;
 use crate::exec::room::Space;
 use crate::exec::run::BatchRun;
@@ -155,7 +155,7 @@ impl BatchRunner {
             time_ms: record.batch_timestamp_ms,
             is_first: self.state.is_new(),
         });
-        let Staged { report, observed, prepared, late, state } = match self
+        let Staged { mut report, observed, prepared, late, state } = match self
             .compute(&batch, record.batch_timestamp_ms, stopwatch)
             .instrument(debug_span!("addBatch"))
             .await
@@ -179,10 +179,15 @@ impl BatchRunner {
             }
         };
         stopwatch.lap("addBatch");
-        let seen: Vec<EventTimeSummary> = (0..self.plan.watermarks().len())
-            .map(|watermark| report.event_times.get(&watermark).copied().unwrap_or_default())
-            .collect();
-        tracker.advance(&seen);
+        let seen = |watermark| SeenTimes {
+            all: report.event_times.get(&watermark).copied().unwrap_or_default(),
+            groups_ms: report.group_times.remove(&watermark).unwrap_or_default(),
+            behind: self
+                .plan
+                .source_of_groups(watermark)
+                .map_or_else(Vec::new, |source| record.sources[source].behind.clone()),
+        };
+        tracker.advance(&(0..self.plan.watermarks().len()).map(seen).collect::<Vec<_>>());
         let commit = CommitRecord {
             batch_id: record.batch_id,
             query_id: (record.batch_id == 0).then_some(self.shared.id),

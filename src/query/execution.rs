@@ -282,10 +282,12 @@ impl Execution {
             conf,
             sources: inputs
                 .iter()
-                .map(|input| SourceOffset {
+                .enumerate()
+                .map(|(source, input)| SourceOffset {
                     start: if self.next_batch == 0 { input.start.clone() } else { Value::Null },
                     end: input.end.clone(),
                     entries: input.entries.clone(),
+                    behind: self.groups_behind(source),
                 })
                 .collect(),
         };
@@ -303,6 +305,15 @@ impl Execution {
             several => self.runner.shared.set_status(&several.join(", "), false, true),
         }
         try_join_all(self.runner.sources.iter().map(|source| source.plan(admission))).await
+    }
+
+    /// The watermark groups of a source that have rows behind the batch that was planned.
+    fn groups_behind(&self, source: usize) -> Vec<String> {
+        if self.reads && self.runner.plan.watches_groups_of(source) {
+            self.runner.sources[source].groups_behind()
+        } else {
+            Vec::new()
+        }
     }
 
     /// A batch that reads on from the last one, and nothing.
@@ -355,6 +366,11 @@ impl Execution {
         if !self.runner.plan.waits_for_watermark() {
             return false;
         }
+        let behind: Vec<Vec<String>> = (0..self.runner.plan.watermarks().len())
+            .map(|watermark| self.runner.plan.source_of_groups(watermark))
+            .map(|source| source.map_or_else(Vec::new, |source| self.groups_behind(source)))
+            .collect();
+        self.tracker.note_behind(behind.iter().map(Vec::as_slice));
         self.tracker.leave_idle_behind();
         self.is_flushing || self.tracker.global_ms() != self.last_watermark_ms
     }

@@ -169,6 +169,9 @@ impl Launch {
         let streams = last.map_or_else(Vec::new, |commit| commit.streams.clone());
         let resumed = resume(&sources, recovered).await?;
         let mut tracker = request.state.tracker(&conf, &plan)?;
+        if request.trigger.ends() {
+            tracker.wait_for_no_group();
+        }
         tracker.resume(resumed.watermark_ms, &streams, request.clock.elapsed());
         // Rows without state only pass through, however many there are.
         let pool = session.runtime_env().memory_pool.as_ref();

@@ -27,6 +27,7 @@ mod timers;
 mod totals;
 mod trigger;
 mod watermark;
+mod watermark_groups;
 
 pub use crate::exec::measured::OperatorMetrics;
 pub use handle::{StopMode, StreamingQuery};

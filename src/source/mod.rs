@@ -4,6 +4,7 @@
 //! [`Source`] from it, which remembers how far this query has read. A source plans batches by
 //! offsets and, for a planned scan, opens exactly the rows of one batch.
 
+mod batch_number;
 pub mod file;
 mod generated;
 pub mod memory;
@@ -14,6 +15,7 @@ mod offset;
 pub mod rate;
 pub mod rate_micro_batch;
 pub mod socket;
+mod watermark_group;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -30,11 +32,18 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use url::Url;
 
+pub(crate) use batch_number::BatchNumber;
+pub use batch_number::batch_number;
 #[cfg(feature = "avro")]
 pub use file::WriterSchemas;
-pub use file::{MessageFormat, MessageReader, ReadMessages, retried_name};
+pub use file::{
+    BadMessage, BadMessageFiles, BadMessageWriter, BadMessages, MessageFormat, MessageReader, ReadMessages,
+    retried_name,
+};
 pub(crate) use moment::Moment;
 pub use offset::{OffsetSource, OffsetTable};
+pub use watermark_group::in_watermark_group;
+pub(crate) use watermark_group::watermark_group;
 
 use crate::checkpoint::records::{ColumnDefinition, SourceDefinition};
 use crate::clock::Clock;
@@ -167,6 +176,13 @@ pub trait Source: Debug + Send + Sync {
         None
     }
 
+    /// Of the parts of the stream whose event times are watched apart
+    /// ([`SourceScan::has_watermark_groups`]), those that have rows behind the batch that [`Source::plan`] gave last:
+    /// nobody may take these for late because others are further. Sorted.
+    fn groups_behind(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The newest offset the source knows of, for the progress; `null` if unknown.
     fn latest_offset(&self) -> Value;
 
@@ -232,6 +248,13 @@ pub trait SourceScan: Debug + Send + Sync {
     /// Whether `batch` is so small that one partition reads it best.
     fn is_small(&self, batch: &SourceBatch) -> bool {
         let _ = batch;
+        false
+    }
+
+    /// Whether each batch of rows says to which part of the stream it belongs
+    /// ([`in_watermark_group`]): one that has an order of its own, such as a partition of a topic. The watermark then
+    /// waits for each of them, so that rows of a slow one are not late because others are further.
+    fn has_watermark_groups(&self) -> bool {
         false
     }
 

@@ -74,8 +74,12 @@ fn entries(source: usize, batch: u64) -> Vec<Box<RawValue>> {
 
 /// A plan that shows which run made it.
 fn offsets(run: u128, batch: u64) -> OffsetsRecord {
-    let source =
-        |source, end| SourceOffset { start: serde_json::Value::Null, end, entries: entries(source, batch) };
+    let source = |source, end| SourceOffset {
+        start: serde_json::Value::Null,
+        end,
+        entries: entries(source, batch),
+        behind: Vec::new(),
+    };
     OffsetsRecord {
         batch_id: batch,
         batch_timestamp_ms: 1_000 + batch as i64,

@@ -11,7 +11,7 @@ use tidemill::arrow::array::{
 use tidemill::arrow::buffer::BooleanBuffer;
 use tidemill::arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, SchemaRef, TimeUnit};
 use tidemill::datafusion::catalog::Session;
-use tidemill::source::{MessageFormat, MessageReader};
+use tidemill::source::{BadMessage, MessageFormat, MessageReader};
 use tidemill::{Error, Options, Result};
 
 use super::formats::{AVRO, Formats};
@@ -21,6 +21,9 @@ use super::registry::Registered;
 
 /// The column that has what a message has beside the columns of its formats.
 pub(super) const METADATA: &str = "_metadata";
+
+/// The option that says where malformed messages go.
+const BAD_RECORDS: &str = "badRecordsPath";
 
 const NANOS_PER_MILLI: i64 = 1_000_000;
 
@@ -76,7 +79,19 @@ impl Chunk {
             let bytes = ends.last().zip(ends.first()).map_or(0, |(last, first)| last - first);
             usize::try_from(bytes).unwrap_or(0)
         };
-        data(0) + data(1) + self.rows.num_rows() * 32
+        data(0) + data(1) + self.header_bytes() + self.rows.num_rows() * 32
+    }
+
+    fn header_bytes(&self) -> usize {
+        let Some(headers) = self.rows.columns().get(HEADERS).map(|headers| headers.as_list::<i32>()) else {
+            return 0;
+        };
+        let (entries, ends) = (headers.values().as_struct(), headers.value_offsets());
+        let Some((first, last)) = ends.first().zip(ends.last()) else { return 0 };
+        let values = entries.column(1).as_binary::<i32>().value_offsets();
+        let bytes = values[*last as usize] - values[*first as usize];
+        // Each has a name too, which is short.
+        usize::try_from(bytes + (last - first) * 32).unwrap_or(0)
     }
 
     /// The same without messages before `offset`; `None` if there is nothing else.
@@ -104,6 +119,12 @@ impl Chunk {
     }
 }
 
+/// Which column of a chunk has the headers, if there are any.
+const HEADERS: usize = 5;
+
+/// So many bytes are in a chunk, but for those of its last message: offsets into them are numbers of 32 bits.
+const MOST_BYTES: usize = 64 << 20;
+
 /// Gathers messages of one partition, in the order of their offsets.
 pub(super) struct ChunkBuilder {
     keys: BinaryBuilder,
@@ -112,6 +133,7 @@ pub(super) struct ChunkBuilder {
     timestamps: TimestampNanosecondBuilder,
     types: Int32Builder,
     headers: Option<ListBuilder<StructBuilder>>,
+    bytes: usize,
 }
 
 impl ChunkBuilder {
@@ -124,6 +146,7 @@ impl ChunkBuilder {
             timestamps: TimestampNanosecondBuilder::new(),
             types: Int32Builder::new(),
             headers: with_headers.then(headers),
+            bytes: 0,
         }
     }
 
@@ -131,7 +154,13 @@ impl ChunkBuilder {
         self.offsets.values_slice().is_empty()
     }
 
+    /// Whether what comes next is to go into another one.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= MOST_BYTES
+    }
+
     pub(super) fn add(&mut self, message: &Taken) {
+        self.bytes += message.key().map_or(0, <[u8]>::len) + message.value().map_or(0, <[u8]>::len);
         self.keys.append_option(message.key());
         self.values.append_option(message.value());
         self.offsets.append_value(message.offset());
@@ -144,6 +173,7 @@ impl ChunkBuilder {
         let mut count = 0;
         message.headers(|name, value| {
             count += 1;
+            self.bytes += name.count_bytes() + value.map_or(0, <[u8]>::len);
             if let Some(names) = entries.field_builder::<StringBuilder>(0) {
                 names.append_value(name.to_string_lossy());
             }
@@ -274,9 +304,14 @@ impl Columns {
         }
         let registered = formats.registry(options)?;
         let registered = registered.map(Registered::new);
+        // Of the key as of the value.
+        let aside = options.get(BAD_RECORDS);
         let decoding = |format: Option<&String>, part: &str, fields: Vec<_>| {
             let Some(format) = format.filter(|_| !fields.is_empty()) else { return Ok(None) };
             let (columns, mut options) = (Schema::new(fields), formats.options_of(part));
+            if let Some(path) = aside.filter(|_| format != "raw") {
+                options.set(BAD_RECORDS, path);
+            }
             match &registered {
                 Some(registered) if format == AVRO => {
                     // It names the columns of a table that was given none.
@@ -305,6 +340,13 @@ impl Columns {
     /// Spark's columns.
     fn raw(given: Option<&SchemaRef>, options: &Options, with_headers: bool) -> Result<Self> {
         options.deny_unknown("the kafka source", &known_options())?;
+        if let Some(path) = options.get(BAD_RECORDS) {
+            return Err(Error::option(
+                BAD_RECORDS,
+                path,
+                "without value.format or key.format no message is malformed",
+            ));
+        }
         let schema = Arc::new(Schema::new(raw_fields(with_headers)));
         let is_own = |field: &Field| {
             schema.field_with_name(field.name()).is_ok_and(|own| own.data_type() == field.data_type())
@@ -448,16 +490,18 @@ impl Maker {
         }
     }
 
-    /// The rows of `chunk`, which is of `partition`.
-    pub(super) fn make(&mut self, partition: &Partition, chunk: &Chunk) -> Result<RecordBatch> {
+    /// The rows of `chunk`, which is of `partition`, and the messages that are to be put aside.
+    pub(super) fn make(&mut self, partition: &Partition, chunk: &Chunk) -> Result<(RecordBatch, Vec<Aside>)> {
         let count = chunk.rows.num_rows();
-        let read = |reading: &mut Option<Reading>, column: usize| match reading {
+        let mut aside = Vec::new();
+        let mut read = |reading: &mut Option<Reading>, column: usize| match reading {
             None => Ok(None),
             Some(Reading::Raw) => Ok(Some((vec![Arc::clone(chunk.rows.column(column))], Vec::new()))),
             Some(Reading::Format(reader) | Reading::Registered(reader)) => {
                 let place = |row: usize| format!("{partition}, offset {}", chunk.offsets().value(row));
                 let read = reader.read(chunk.rows.column(column).as_binary::<i32>(), place)?;
                 self.malformed.all.fetch_add(read.malformed, Ordering::Relaxed);
+                aside.extend(read.aside.into_iter().map(|bad| Aside { column, bad }));
                 Ok::<_, Error>(Some((read.rows.columns().to_vec(), read.dropped)))
             }
         };
@@ -497,7 +541,27 @@ impl Maker {
             });
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+        aside.sort_by_key(|aside| aside.bad.position);
+        Ok((rows, aside))
+    }
+}
+
+/// A message of a chunk whose key or value is malformed.
+#[derive(Debug)]
+pub(super) struct Aside {
+    /// Which of both, as a column of the chunk.
+    column: usize,
+    bad: BadMessage,
+}
+
+impl Aside {
+    /// Where the message is, what is malformed, and what is wrong with that.
+    pub(super) fn of<'a>(&self, chunk: &'a Chunk) -> (i64, &'a [u8], String) {
+        let row = self.bad.position;
+        let part = if self.column == 0 { "key, " } else { "" };
+        let bytes = chunk.rows.column(self.column).as_binary::<i32>().value(row);
+        (chunk.offsets().value(row), bytes, format!("{part}{}", self.bad.reason))
     }
 }
 

@@ -322,7 +322,8 @@ impl Shared {
             let is_same = |(topic, partition, _): &(usize, Partition, ChunkBuilder)| {
                 *topic == handle && partition.id == id
             };
-            if !building.as_ref().is_some_and(is_same) {
+            let has_room = |(_, _, builder): &(usize, Partition, ChunkBuilder)| !builder.is_full();
+            if !building.as_ref().is_some_and(|building| is_same(building) && has_room(building)) {
                 self.add(building.take());
                 let Some(topic) = taken.topic() else {
                     if let Kind::Error(error) = taken.kind() {

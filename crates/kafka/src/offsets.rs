@@ -12,6 +12,13 @@ pub(super) struct Partition {
     pub(super) id: i32,
 }
 
+impl Partition {
+    /// As Kafka's tools write it: the topic and the number. Names of topics have only characters that paths may have.
+    pub(super) fn short_name(&self) -> String {
+        format!("{}-{}", self.topic, self.id)
+    }
+}
+
 impl fmt::Display for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "topic '{}', partition {}", self.topic, self.id)

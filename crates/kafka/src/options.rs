@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use regex::Regex;
 use tidemill::serde_json::{self, Value};
+use tidemill::source::BadMessages;
 use tidemill::{Error, Options, Result};
 
 use super::client::ClientOptions;
@@ -33,6 +34,7 @@ pub(super) const OPTIONS: &[&str] = &[
     "key.format",
     "value.format",
     "key.fields",
+    "badRecordsPath",
 ];
 
 /// Properties of the client that the source sets itself.
@@ -245,6 +247,8 @@ pub(super) struct SourceOptions {
     pub(super) poll_timeout: Duration,
     pub(super) retries: u64,
     pub(super) retry_interval: Duration,
+    /// Where malformed messages go.
+    pub(super) bad_messages: Option<BadMessages>,
 }
 
 impl SourceOptions {
@@ -298,6 +302,7 @@ impl SourceOptions {
             poll_timeout: Duration::from_millis(millis("kafkaConsumer.pollTimeoutMs", 120_000)?),
             retries: options.parse("fetchOffset.numRetries", "a whole number")?.unwrap_or(3),
             retry_interval: Duration::from_millis(millis("fetchOffset.retryIntervalMs", 10)?),
+            bad_messages: BadMessages::parse(options)?,
         })
     }
 

@@ -14,12 +14,13 @@ use tidemill::datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use tidemill::datafusion::physical_plan::ExecutionPlan;
 use tidemill::datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use tidemill::datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use tidemill::source::{SourceBatch, SourceScan};
+use tidemill::source::{BadMessageFiles, BadMessageWriter, SourceBatch, SourceScan, in_watermark_group};
+use tidemill::uuid::Uuid;
 use tidemill::{Error, Result};
 use tokio::sync::Notify;
 
 use super::admission::{between, deal, split};
-use super::columns::{Columns, Maker, Malformed};
+use super::columns::{Aside, Chunk, Columns, Maker, Malformed};
 use super::control::{Control, failed};
 use super::lane::{Lane, Missing};
 use super::offsets::{Offsets, Partition, Range};
@@ -129,6 +130,7 @@ pub(super) struct Counts {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: Arc<SourceOptions>,
+    pub(super) query_id: Uuid,
     pub(super) lanes: Lanes,
     pub(super) control: Control,
     pub(super) counts: Counts,
@@ -224,9 +226,13 @@ impl SourceScan for Scan {
         Arc::clone(&self.schema)
     }
 
-    fn read(&self, batch: &SourceBatch, _: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
+    fn read(&self, batch: &SourceBatch, context: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
         let parts = if self.is_small(batch) { 1 } else { self.partitions };
-        let ranges = split(ranges_of(batch)?, parts);
+        let bad = self.shared.options.bad_messages.as_ref();
+        let bad = bad.map(|place| place.of_batch(self.shared.query_id, context)).transpose()?;
+        let ranges = ranges_of(batch)?;
+        // What is put aside of a partition is one file.
+        let ranges = if bad.is_some() { ranges } else { split(ranges, parts) };
         let partitions = deal(ranges, parts).into_iter().map(|ranges| {
             Arc::new(Reader {
                 shared: Arc::clone(&self.shared),
@@ -234,6 +240,7 @@ impl SourceScan for Scan {
                 wanted: self.wanted.clone(),
                 schema: Arc::clone(&self.schema),
                 ranges,
+                bad: bad.clone(),
             }) as Arc<dyn PartitionStream>
         });
         let plan = StreamingTableExec::try_new(
@@ -245,6 +252,10 @@ impl SourceScan for Scan {
             None,
         )?;
         Ok(Arc::new(plan))
+    }
+
+    fn has_watermark_groups(&self) -> bool {
+        true
     }
 
     fn is_small(&self, batch: &SourceBatch) -> bool {
@@ -260,6 +271,8 @@ struct Reader {
     wanted: Vec<usize>,
     schema: SchemaRef,
     ranges: Vec<Range>,
+    /// Where malformed messages go.
+    bad: Option<BadMessageFiles>,
 }
 
 impl PartitionStream for Reader {
@@ -274,6 +287,8 @@ impl PartitionStream for Reader {
             maker,
             ranges: self.ranges.clone().into_iter(),
             current: None,
+            bad: self.bad.clone(),
+            aside: None,
         });
         let rows = match reading {
             Ok(reading) => stream::try_unfold(reading, |mut reading| async move {
@@ -292,6 +307,9 @@ struct Reading {
     ranges: std::vec::IntoIter<Range>,
     /// What is left of the range that is being read.
     current: Option<(Range, Arc<Lane>)>,
+    bad: Option<BadMessageFiles>,
+    /// Where those of the range go, as soon as there are any.
+    aside: Option<BadMessageWriter>,
 }
 
 impl Reading {
@@ -300,6 +318,9 @@ impl Reading {
             let (range, lane) = match self.current.take() {
                 Some(current) => current,
                 None => {
+                    if let Some(writer) = self.aside.take() {
+                        writer.finish().await?;
+                    }
                     let Some(range) = self.ranges.next() else { return Ok(None) };
                     let lane = self.shared.lanes.lane(&range.partition)?;
                     (range, lane)
@@ -337,8 +358,25 @@ impl Reading {
             counts.rows.fetch_add(chunk.rows.num_rows() as u64, Ordering::Relaxed);
             counts.bytes.fetch_add(chunk.bytes() as u64, Ordering::Relaxed);
             self.maker.prepare(&chunk).await?;
-            return self.maker.make(&partition, &chunk).map(Some);
+            let (rows, aside) = self.maker.make(&partition, &chunk)?;
+            self.put_aside(&partition, &chunk, &aside).await?;
+            return in_watermark_group(&rows, &partition.short_name()).map(Some);
         }
+    }
+
+    /// Writes malformed messages to where they are to go.
+    async fn put_aside(&mut self, partition: &Partition, chunk: &Chunk, aside: &[Aside]) -> Result<()> {
+        let Some(bad) = self.bad.as_ref().filter(|_| !aside.is_empty()) else { return Ok(()) };
+        let writer = match &mut self.aside {
+            Some(writer) => writer,
+            none => none.insert(bad.writer(&partition.short_name())?),
+        };
+        let of = format!("kafka:{}/{}", partition.topic, partition.id);
+        for aside in aside {
+            let (offset, message, reason) = aside.of(chunk);
+            writer.write(&of, offset, message, &reason).await?;
+        }
+        Ok(())
     }
 
     /// Reads what is left of a range next.

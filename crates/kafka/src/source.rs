@@ -56,6 +56,8 @@ struct Progress {
     planned: Option<Duration>,
     /// Whether there is less than a batch is to have at least.
     is_waiting: bool,
+    /// The partitions of which the last batch did not take everything, by their watermark groups.
+    behind: Vec<String>,
 }
 
 impl KafkaSource {
@@ -67,7 +69,8 @@ impl KafkaSource {
         let group = options.group(context.query_id);
         let control = Control::new(&options, &group)?;
         let lanes = Lanes::new(Arc::clone(&options), group);
-        let shared = Shared { options, lanes, control, counts: Counts::default() };
+        let query_id = context.query_id;
+        let shared = Shared { options, query_id, lanes, control, counts: Counts::default() };
         Ok(Self {
             columns,
             shared: Arc::new(shared),
@@ -308,7 +311,16 @@ impl Source for KafkaSource {
         for (partition, from) in &next.0 {
             self.shared.lanes.lane(partition)?.expect(partition, *from);
         }
-        self.take(&self.admit(there, admission))
+        let batch = self.take(&self.admit(there, admission))?;
+        let behind = between(&self.next_offsets(), &ends);
+        let mut behind: Vec<String> = behind.iter().map(|range| range.partition.short_name()).collect();
+        behind.sort_unstable();
+        self.progress().behind = behind;
+        Ok(batch)
+    }
+
+    fn groups_behind(&self) -> Vec<String> {
+        self.progress().behind.clone()
     }
 
     fn is_waiting(&self) -> bool {

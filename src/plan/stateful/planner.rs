@@ -182,7 +182,10 @@ impl Planning<'_> {
         match self.node.kind.clone() {
             Kind::Watermark { index, delay_ms } => {
                 let column = self.expression()?;
-                Ok(Node::over(self.input, EventTimeWatermark { index, column, delay_ms, schema }))
+                Ok(Node::over(
+                    self.input,
+                    EventTimeWatermark { index, column, delay_ms, schema, groups_of: None },
+                ))
             }
             Kind::LateFilter { operator } => {
                 let expiry = self.expression()?;

@@ -67,7 +67,10 @@ use self::pattern::FilePattern;
 #[cfg(feature = "avro")]
 pub use self::records::WriterSchemas;
 pub(crate) use self::records::json::JsonValues;
-pub use self::records::{MessageFormat, MessageReader, ReadMessages, retried_name};
+pub use self::records::{
+    BadMessage, BadMessageFiles, BadMessageWriter, BadMessages, MessageFormat, MessageReader, ReadMessages,
+    retried_name,
+};
 use self::records::{csv, json};
 use self::sniff::sniff;
 use self::source::FileStreamSource;

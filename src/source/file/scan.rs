@@ -230,7 +230,10 @@ impl FileScan {
         let filter = self.table.options().path_glob_filter.as_deref();
         let read = ReadAs::new(self.table.spec(), self.table.pattern(), input.selection(), filter);
         let batch = (self.query_id.to_string(), number);
-        Ok(Some((BadRecordFiles { store: location.store_url().clone(), directory, batch, read }, store)))
+        Ok(Some((
+            BadRecordFiles { store: location.store_url().clone(), directory, batch, read: Some(read) },
+            store,
+        )))
     }
 
     /// Whether the file can be read in parts.

@@ -54,6 +54,7 @@ fn plan(batch: u64) -> OffsetsRecord {
             start: serde_json::Value::Null,
             end: json!({ "logOffset": if batch < 3 { 0 } else { 1 } }),
             entries,
+            behind: Vec::new(),
         }],
     }
 }

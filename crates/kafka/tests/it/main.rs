@@ -1,6 +1,7 @@
 //! Tests with a real broker, which `tests/services/kafka` starts. Where it cannot, they say that they are skipped.
 
 mod avro;
+mod bad_records;
 mod conformance;
 mod formats;
 mod kills;
@@ -8,3 +9,4 @@ mod messages;
 mod sink;
 mod source;
 mod support;
+mod watermarks;

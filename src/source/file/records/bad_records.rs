@@ -96,8 +96,8 @@ pub(in crate::source::file) struct BadRecordFiles {
     pub(in crate::source::file) directory: Path,
     /// The query and the batch.
     pub(in crate::source::file) batch: (String, u64),
-    /// How the input files are read.
-    pub(in crate::source::file) read: ReadAs,
+    /// How the input files are read, if it is files.
+    pub(in crate::source::file) read: Option<ReadAs>,
 }
 
 impl BadRecordFiles {
@@ -110,7 +110,8 @@ impl BadRecordFiles {
         let path = format!("{}/{relative}.json", self.directory);
         let path = Path::parse(&path)
             .map_err(|error| Error::option("badRecordsPath", &path, format!("it is no path: {error}")))?;
-        let read = self.read.of(relative, (&self.batch.0, self.batch.1));
+        let read =
+            self.read.as_ref().map_or(Value::Null, |read| read.of(relative, (&self.batch.0, self.batch.1)));
         Ok(BadRecordWriter { name: format!("{}{path}", self.store.as_str()), store, path, read, file: None })
     }
 }
@@ -122,6 +123,10 @@ pub(in crate::source::file) enum Place {
     Line(u64),
     /// Of a binary file, which has no text: the record is told as a JSON object.
     Row(u64),
+    /// Of a queue.
+    Offset(i64),
+    /// Of a queue, and told as hexadecimal digits because it is no text.
+    BinaryOffset(i64),
 }
 
 /// Writes the malformed records of one input file. The file appears, whole, with
@@ -144,12 +149,16 @@ impl BadRecordWriter {
         reason: &str,
     ) -> Result<()> {
         let (unit, number) = match place {
-            Place::Line(number) => ("line", number),
-            Place::Row(number) => ("row", number),
+            Place::Line(number) => ("line", Value::from(number)),
+            Place::Row(number) => ("row", number.into()),
+            Place::Offset(number) | Place::BinaryOffset(number) => ("offset", number.into()),
         };
         let mut text = json!({"path": file, unit: number, "record": record, "reason": reason});
         if self.read.as_object().is_some_and(|rules| !rules.is_empty()) {
             text["read"] = self.read.clone();
+        }
+        if matches!(place, Place::BinaryOffset(_)) {
+            text["encoding"] = "hex".into();
         }
         let mut text = text.to_string();
         text.push('\n');

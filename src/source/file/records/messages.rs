@@ -13,6 +13,7 @@ use datafusion::catalog::Session;
 
 #[cfg(feature = "avro")]
 use super::avro::{AvroMessages, WriterSchemas};
+use super::bad_messages::BadMessage;
 use super::columns::RecordColumns;
 use super::csv::CsvDecoder;
 use super::debezium::{self, DEBEZIUM};
@@ -29,7 +30,7 @@ use crate::source::file::layout::Layout;
 use crate::source::file::options::{ParseMode, SourceOptions};
 
 /// Options of files that say something of messages too.
-const OPTIONS: &[&str] = &["mode", "columnNameOfCorruptRecord"];
+const OPTIONS: &[&str] = &["mode", "columnNameOfCorruptRecord", "badRecordsPath"];
 
 /// How many messages are tried together once a batch of them turned out to hold a malformed one.
 const TRY_TOGETHER: usize = 64;
@@ -58,6 +59,8 @@ pub struct MessageFormat {
     spec: Arc<FormatSpec>,
     layout: Arc<Layout>,
     mode: ParseMode,
+    /// Whether whoever reads messages writes the malformed ones elsewhere.
+    sets_aside: bool,
     /// Whether messages are Debezium's.
     is_change: bool,
     protobuf: Option<ProtobufMessages>,
@@ -74,6 +77,9 @@ pub struct ReadMessages {
     pub dropped: Vec<usize>,
     /// How many messages are malformed, whether they are rows or not.
     pub malformed: u64,
+    /// The malformed ones, if the option `badRecordsPath` says that they are to be written elsewhere, which is for
+    /// whoever reads them to do ([`BadMessages`](super::BadMessages)).
+    pub aside: Vec<BadMessage>,
 }
 
 impl MessageFormat {
@@ -88,8 +94,8 @@ impl MessageFormat {
         "avro",
     ];
 
-    /// Reads messages of `format` as `columns`. `options` are those of the format, `mode` and
-    /// `columnNameOfCorruptRecord`.
+    /// Reads messages of `format` as `columns`. `options` are those of the format, `mode`,
+    /// `columnNameOfCorruptRecord` and `badRecordsPath`.
     ///
     /// # Errors
     /// If there is no such format, if it cannot give a column, or if an option is unknown, not valid or one of
@@ -228,7 +234,7 @@ impl MessageFormat {
                 return Err(Error::option(option, value, "it is for files; messages are plain UTF-8"));
             }
         }
-        let SourceOptions { mode, corrupt_record_column, .. } = SourceOptions::parse(&own)?;
+        let SourceOptions { mode, corrupt_record_column, bad_records_path, .. } = SourceOptions::parse(&own)?;
         if is_change {
             debezium::check(columns, &corrupt_record_column)?;
         }
@@ -238,6 +244,7 @@ impl MessageFormat {
             spec: Arc::new(spec),
             layout: Arc::new(layout),
             mode,
+            sets_aside: bad_records_path.is_some(),
             is_change,
             protobuf: None,
             #[cfg(feature = "avro")]
@@ -257,15 +264,22 @@ impl MessageFormat {
         if self.mode != ParseMode::default() {
             options.insert("mode".into(), format!("{:?}", self.mode).to_uppercase());
         }
+        if self.sets_aside {
+            options.insert("badRecordsPath".into(), "in use".into());
+        }
         #[cfg(feature = "avro")]
         options.extend(self.avro.iter().flat_map(AvroMessages::row_options));
         options
     }
 
-    /// Whether there may be messages without a row: malformed ones with `mode` = `DROPMALFORMED`, and those without a
-    /// value that Debezium sends behind a deletion.
+    /// Whether there may be messages without a row: malformed ones with `mode` = `DROPMALFORMED` or a
+    /// `badRecordsPath`, and those without a value that Debezium sends behind a deletion.
     pub fn leaves_out(&self) -> bool {
-        self.mode == ParseMode::DropMalformed || self.is_change
+        self.leaves_malformed_out() || self.is_change
+    }
+
+    fn leaves_malformed_out(&self) -> bool {
+        self.mode == ParseMode::DropMalformed || self.sets_aside
     }
 
     /// A reader that gives the columns at the positions `wanted`.
@@ -274,7 +288,7 @@ impl MessageFormat {
     /// If there is no such column.
     pub fn reader(&self, wanted: &[usize]) -> Result<MessageReader> {
         // Messages that are left out must be the same ones whichever columns are asked for.
-        let judge_all = self.mode == ParseMode::DropMalformed;
+        let judge_all = self.leaves_malformed_out();
         let (layout, apart) = (&self.layout, self.layout.apart());
         let columns = RecordColumns::new(layout.schema(), apart, layout.required(), wanted, judge_all)?;
         let columns = Arc::new(columns);
@@ -305,7 +319,8 @@ impl MessageFormat {
             }
             _ => Box::new(JsonDecoder::new(&columns, values, strangers(), batch_size)?),
         };
-        Ok(MessageReader { columns, decoder, mode: self.mode, is_change: self.is_change })
+        let (mode, sets_aside, is_change) = (self.mode, self.sets_aside, self.is_change);
+        Ok(MessageReader { columns, decoder, mode, sets_aside, is_change })
     }
 }
 
@@ -314,6 +329,7 @@ pub struct MessageReader {
     columns: Arc<RecordColumns>,
     decoder: Box<dyn MessageDecoder>,
     mode: ParseMode,
+    sets_aside: bool,
     is_change: bool,
 }
 
@@ -340,7 +356,7 @@ impl MessageReader {
         };
         let positions: Vec<usize> = (0..messages.len()).filter(|row| messages.is_valid(*row)).collect();
         let records: Vec<Range<usize>> = positions.iter().map(|position| range(*position)).collect();
-        let mut read = Careful { dropped: Vec::new(), kept: 0 };
+        let mut read = Careful::default();
         let rows = match self.decode(raw, &records) {
             Ok(rows) => self.columns.good(&rows)?,
             Err(_) => {
@@ -357,7 +373,7 @@ impl MessageReader {
             0 => rows,
             _ => with_null_rows(&rows, messages, &read.dropped)?,
         };
-        Ok(ReadMessages { rows, dropped: read.dropped, malformed })
+        Ok(ReadMessages { rows, dropped: read.dropped, malformed, aside: read.aside })
     }
 
     /// One row for each of `records`.
@@ -414,10 +430,16 @@ impl MessageReader {
             ParseMode::FailFast => {
                 let (column, why) = salvaged
                     .map_or_else(|_| (None, reason(error)), |salvaged| (salvaged.column, salvaged.reason));
+                if self.sets_aside {
+                    let of = column.map_or_else(String::new, |column| format!("column '{column}': "));
+                    read.dropped.push(position);
+                    read.aside.push(BadMessage { position, reason: format!("{of}{why}") });
+                    return Ok(None);
+                }
                 let column = column.map_or_else(String::new, |column| format!(", column '{column}'"));
                 Err(Error::Invalid(format!(
                     "malformed message at {}{column}: {}. Set the option mode to PERMISSIVE to have nulls in its \
-                     place, or to DROPMALFORMED to leave such messages out",
+                     place, to DROPMALFORMED to leave such messages out, or badRecordsPath to write them elsewhere",
                     place(position),
                     shorten(&why)
                 )))
@@ -435,8 +457,10 @@ impl MessageReader {
 }
 
 /// What was found while reading with care.
+#[derive(Default)]
 struct Careful {
     dropped: Vec<usize>,
+    aside: Vec<BadMessage>,
     kept: u64,
 }
 

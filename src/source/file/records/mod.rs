@@ -6,6 +6,7 @@
 
 #[cfg(feature = "avro")]
 mod avro;
+mod bad_messages;
 mod bad_records;
 mod bytes;
 mod columns;
@@ -38,6 +39,7 @@ use object_store::ObjectStore;
 
 #[cfg(feature = "avro")]
 pub use self::avro::WriterSchemas;
+pub use self::bad_messages::{BadMessage, BadMessageFiles, BadMessageWriter, BadMessages};
 pub use self::bad_records::retried_name;
 pub(super) use self::bad_records::{BadRecordFiles, BadRecordWriter, Place, ReadAs};
 pub(super) use self::bytes::ByteSource;
