@@ -1,5 +1,5 @@
-//! Jobs between topics, killed at any moment. `TIDEMILL_KILLS` says how often (8 otherwise); with `TIDEMILL_BIN` it is
-//! the command that is killed.
+//! Jobs between topics, killed at any moment. `TIDEMILL_KILLS` says how often (8 otherwise; 200 come with a million
+//! records); with `TIDEMILL_BIN` it is the command that is killed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,10 @@ use crate::support::{Broker, producer, send};
 
 const PARTITIONS: i32 = 4;
 const KEYS: usize = 50;
+/// So many numbers a minute of event time.
+const A_MINUTE: usize = 600;
+/// So many numbers for each time that something is killed, at least.
+const A_KILL: usize = 5000;
 
 /// What runs a script as a process of its own: the command that `TIDEMILL_BIN` names, or this test binary, which has
 /// all of it but the command line.
@@ -59,8 +63,8 @@ struct Job {
 }
 
 impl Job {
-    /// Copies the topic `from` to `copies`, and counts by key into `counts`.
-    fn new(servers: &str, [from, copies, counts]: [&str; 3]) -> Self {
+    /// Copies the topic `from` to `copies`, counts by key into `counts`, and by minute into `minutes`.
+    fn new(servers: &str, [from, copies, counts, minutes]: [&str; 4]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let script = directory.path().join("job.sql");
         let checkpoint = |name: &str| directory.path().join(name).display().to_string();
@@ -70,18 +74,24 @@ impl Job {
             )
         };
         let text = format!(
-            "CREATE UNBOUNDED EXTERNAL TABLE numbers (n BIGINT) STORED AS KAFKA OPTIONS (
+            "CREATE UNBOUNDED EXTERNAL TABLE numbers (n BIGINT, at TIMESTAMP, WATERMARK FOR at AS at - INTERVAL '1 second')
+             STORED AS KAFKA OPTIONS (
                  'kafka.bootstrap.servers' '{servers}', 'subscribe' '{from}', 'startingOffsets' 'earliest',
                  'value.format' 'json', 'maxOffsetsPerTrigger' '3000');
              CREATE EXTERNAL TABLE copies {});
              CREATE EXTERNAL TABLE counts {}, 'key.format' 'json');
+             CREATE EXTERNAL TABLE minutes {});
              CREATE STREAMING QUERY copy CHECKPOINT LOCATION '{}' AS INSERT INTO copies SELECT n FROM numbers;
              CREATE STREAMING QUERY count OUTPUT MODE UPDATE CHECKPOINT LOCATION '{}'
-                 AS INSERT INTO counts SELECT n % {KEYS} AS k, count(*) AS c FROM numbers GROUP BY n % {KEYS};",
+                 AS INSERT INTO counts SELECT n % {KEYS} AS k, count(*) AS c FROM numbers GROUP BY n % {KEYS};
+             CREATE STREAMING QUERY minute CHECKPOINT LOCATION '{}'
+                 AS INSERT INTO minutes SELECT min(n) AS first, count(*) AS c FROM numbers GROUP BY window(at, '1 minute');",
             sink(copies),
             sink(counts),
+            sink(minutes),
             checkpoint("copy"),
-            checkpoint("count")
+            checkpoint("count"),
+            checkpoint("minute")
         );
         std::fs::write(&script, text).unwrap();
         Self { script, _directory: directory }
@@ -104,21 +114,32 @@ fn kills() -> u32 {
     std::env::var("TIDEMILL_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(8)
 }
 
-/// Numbers from 0 on, until it is told to stop; gives how many.
-fn feed(broker: &Broker, topic: &str, is_over: &AtomicBool) -> usize {
+fn message(number: usize) -> String {
+    let seconds = number * 60 / A_MINUTE;
+    let (day, rest) = (seconds / 86_400 + 1, seconds % 86_400);
+    format!(
+        "{{\"n\":{number},\"at\":\"2026-01-{day:02}T{:02}:{:02}:{:02}\"}}",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+/// Numbers from 0 on, `least` at least, until it is told to stop; gives how many.
+fn feed(broker: &Broker, topic: &str, least: usize, is_over: &AtomicBool) -> usize {
     let producer = producer(broker, None);
     let mut sent = 0;
-    while !is_over.load(Ordering::Relaxed) || sent < 4 * 500 {
+    while !is_over.load(Ordering::Relaxed) || sent < least {
         let partition = (sent / 500) as i32 % PARTITIONS;
-        send(&producer, topic, partition, (sent..sent + 500).map(|number| format!("{{\"n\":{number}}}")));
+        send(&producer, topic, partition, (sent..sent + 500).map(message));
         sent += 500;
         std::thread::sleep(Duration::from_millis(40));
     }
     sent
 }
 
-/// Every number once in `copies`, and the last count of every key right.
-fn check(broker: &Broker, copies: &str, counts: &str, sent: usize) {
+/// Every number once in `copies`, the last count of every key right, and every minute that is over once in `minutes`.
+fn check(broker: &Broker, [copies, counts, minutes]: [&str; 3], sent: usize) {
     let value = |text: Option<String>| -> tidemill::serde_json::Value {
         tidemill::serde_json::from_str(&text.unwrap()).unwrap()
     };
@@ -137,6 +158,17 @@ fn check(broker: &Broker, copies: &str, counts: &str, sent: usize) {
     }
     let expected: BTreeMap<u64, u64> = (0..KEYS as u64).map(|key| (key, (sent / KEYS) as u64)).collect();
     assert_eq!(last, expected);
+    let mut found: Vec<(u64, u64)> = broker
+        .read(minutes)
+        .into_iter()
+        .map(|read| value(read.value))
+        .map(|row| (row["first"].as_u64().unwrap(), row["c"].as_u64().unwrap()))
+        .collect();
+    found.sort_unstable();
+    // The watermark is a second behind the last number.
+    let over = (sent - 1 - A_MINUTE / 60) / A_MINUTE;
+    let expected: Vec<_> = (0..over).map(|minute| ((minute * A_MINUTE) as u64, A_MINUTE as u64)).collect();
+    assert_eq!(found, expected, "minutes of {sent}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,10 +177,11 @@ async fn nothing_is_lost_and_nothing_is_twice_when_the_command_is_killed() {
     let from = broker.topic("kill-from", PARTITIONS, &[]).await;
     let (copies, counts) =
         (broker.topic("kill-copies", 2, &[]).await, broker.topic("kill-counts", 1, &[]).await);
-    let job = Job::new(&broker.servers(), [&from, &copies, &counts]);
+    let minutes = broker.topic("kill-minutes", 2, &[]).await;
+    let job = Job::new(&broker.servers(), [&from, &copies, &counts, &minutes]);
     let is_over = AtomicBool::new(false);
     let sent = std::thread::scope(|scope| {
-        let feeding = scope.spawn(|| feed(broker, &from, &is_over));
+        let feeding = scope.spawn(|| feed(broker, &from, kills() as usize * A_KILL, &is_over));
         for kill in 0..kills() {
             let mut child = job.start();
             // From the start on to the middle of the tenth batch or so.
@@ -160,7 +193,7 @@ async fn nothing_is_lost_and_nothing_is_twice_when_the_command_is_killed() {
         feeding.join().unwrap()
     });
     job.finish();
-    check(broker, &copies, &counts, sent);
+    check(broker, [&copies, &counts, &minutes], sent);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,15 +201,16 @@ async fn nothing_is_lost_and_nothing_is_twice_when_the_broker_is_killed() {
     let Some(mut broker) = Broker::start() else { return };
     let from = broker.topic("from", PARTITIONS, &[]).await;
     let (copies, counts) = (broker.topic("copies", 2, &[]).await, broker.topic("counts", 1, &[]).await);
-    let job = Job::new(&broker.servers(), [&from, &copies, &counts]);
-    let sent = feed(&broker, &from, &AtomicBool::new(true));
+    let minutes = broker.topic("minutes", 2, &[]).await;
+    let job = Job::new(&broker.servers(), [&from, &copies, &counts, &minutes]);
+    let sent = feed(&broker, &from, 2000, &AtomicBool::new(true));
     let mut more = sent;
     for kill in 0..kills().div_ceil(4) {
         let mut child = job.start();
         std::thread::sleep(Duration::from_millis(1500 + u64::from(kill * 619 % 1500)));
         broker.restart();
         let producer = producer(&broker, None);
-        send(&producer, &from, 0, (more..more + 1000).map(|number| format!("{{\"n\":{number}}}")));
+        send(&producer, &from, 0, (more..more + 1000).map(message));
         more += 1000;
         std::thread::sleep(Duration::from_millis(1000));
         // It goes on by itself, or ended with an error.
@@ -184,5 +218,5 @@ async fn nothing_is_lost_and_nothing_is_twice_when_the_broker_is_killed() {
         child.wait().unwrap();
     }
     job.finish();
-    check(&broker, &copies, &counts, more);
+    check(&broker, [&copies, &counts, &minutes], more);
 }
