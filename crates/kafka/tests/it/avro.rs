@@ -347,7 +347,7 @@ async fn confluents_protobuf_is_read() {
     let call = format!("from_protobuf(value, 'Row', '{}') AS row", descriptors.display());
     let frame =
         plain.select_exprs(&[call.as_str()]).unwrap().select_exprs(&["row['last'] AS l", "row['s'] AS s"]);
-    let found =
-        crate::support::until_now(frame.unwrap(), tempfile::tempdir().unwrap().path().to_str().unwrap());
+    let checkpoint = tempfile::tempdir().unwrap();
+    let found = crate::support::until_now(frame.unwrap(), checkpoint.path().to_str().unwrap());
     assert_eq!(found.await.unwrap().len(), 300);
 }

@@ -11,7 +11,7 @@ async fn numbers(
     options: &[(&str, &str)],
 ) -> tidemill::Result<DataFrame> {
     let columns = Schema::new(vec![Field::new("n", DataType::Int64, true)]);
-    let mut reader = session.read_stream().format("kafka").schema(columns.into());
+    let mut reader = session.read_stream().format("kafka").schema(std::sync::Arc::new(columns));
     reader = reader.option("kafka.bootstrap.servers", broker.servers()).option("startingOffsets", "earliest");
     for (name, value) in options {
         reader = reader.option(*name, value);
@@ -31,7 +31,8 @@ fn aside(directory: &std::path::Path) -> Vec<(String, tidemill::serde_json::Valu
         let name = path.strip_prefix(directory).unwrap().components().skip(1);
         let name: Vec<_> = name.map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
         for line in std::fs::read_to_string(&path).unwrap().lines() {
-            found.push((name.join("/"), tidemill::serde_json::from_str(line).unwrap()));
+            let record: tidemill::serde_json::Value = tidemill::serde_json::from_str(line).unwrap();
+            found.push((name.join("/"), record));
         }
     }
     found.sort_by_key(|(name, record)| (name.clone(), record["offset"].as_i64()));

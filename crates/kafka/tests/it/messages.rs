@@ -295,10 +295,10 @@ mod protobuf {
 }
 
 mod functions {
-    use crate::support::{sql, texts};
+    use crate::support::{session, texts};
 
     async fn rows(query: &str) -> Result<Vec<String>, String> {
-        let frame = sql().query(query).await.map_err(|error| error.to_string())?;
+        let frame = session().query(query).await.map_err(|error| error.to_string())?;
         frame.collect().await.map(|batches| texts(&batches)).map_err(|error| error.to_string())
     }
 

@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tidemill::prelude::*;
-use tidemill::sql::SqlSession;
 
-use crate::support::{Broker, batches_until_now, producer, send, sql, texts};
+use crate::support::{Broker, batches_until_now, producer, send, session, texts};
 
 /// Times of a message per second, from a minute on.
 fn minute(from: usize, count: usize) -> impl Iterator<Item = String> {
@@ -18,21 +17,19 @@ fn minute(from: usize, count: usize) -> impl Iterator<Item = String> {
 
 /// Counts by minute of a topic whose rows may be a second late, as a table called `minutes`; every partition gives a
 /// batch a few rows.
-async fn minutes(sql: &SqlSession, broker: &Broker, topic: &str, (most, filter): (&str, &str)) -> DataFrame {
+async fn minutes(session: &Session, broker: &Broker, topic: &str, (most, filter): (&str, &str)) -> DataFrame {
     let script = format!(
         "CREATE UNBOUNDED EXTERNAL TABLE t (at TIMESTAMP, WATERMARK FOR at AS at - INTERVAL '1 second')
          STORED AS KAFKA OPTIONS ('kafka.bootstrap.servers' '{}', 'subscribe' '{topic}', 'startingOffsets' 'earliest',
              'value.format' 'json', 'maxOffsetsPerTrigger' '{most}')",
         broker.servers()
     );
-    for statement in sql.parse(&script).unwrap() {
-        sql.execute(&statement).await.unwrap();
-    }
+    session.sql(&script).await.unwrap();
     let query = format!(
         "SELECT window.start AS minute, count(*) AS hits FROM t {filter}
          GROUP BY window(at, '1 minute')"
     );
-    sql.query(&query).await.unwrap()
+    session.query(&query).await.unwrap()
 }
 
 /// One partition is an hour ahead of the other, and read at the same pace: without watermarks of their own all rows of
@@ -45,8 +42,8 @@ async fn rows_of_a_partition_that_is_behind_are_not_late() {
     send(&producer, &topic, 0, minute(60, 300));
     send(&producer, &topic, 1, minute(0, 300));
     for filter in ["", "WHERE at IS NOT NULL AND extract(second FROM at) < 60"] {
-        let (sql, checkpoint) = (sql(), tempfile::tempdir().unwrap());
-        let frame = minutes(&sql, broker, &topic, ("50", filter)).await;
+        let (session, checkpoint) = (session(), tempfile::tempdir().unwrap());
+        let frame = minutes(&session, broker, &topic, ("50", filter)).await;
         let batches = batches_until_now(frame, checkpoint.path().to_str().unwrap()).await.unwrap();
         assert!(batches.len() >= 12, "{}", batches.len());
         let mut rows: Vec<String> = batches.into_values().flatten().collect();
@@ -75,16 +72,17 @@ async fn a_restart_does_not_forget_which_partition_is_behind() {
     let mut runs = 0;
     loop {
         runs += 1;
-        let sql = sql();
+        let session = session();
         let (into, left) = (Arc::clone(&found), AtomicUsize::new(3));
-        let query = minutes(&sql, broker, &topic, ("50", "")).await.write_stream().foreach_batch(
+        let query = minutes(&session, broker, &topic, ("50", "")).await.write_stream().foreach_batch(
             move |rows, batch| {
                 let (into, stop) = (Arc::clone(&into), left.fetch_sub(1, Ordering::SeqCst) == 1);
                 async move {
                     if stop {
                         return Err(tidemill::Error::Invalid(format!("batch {batch} is interrupted")));
                     }
-                    into.lock().unwrap().extend(texts(&rows.collect().await?));
+                    let rows = texts(&rows.collect().await?);
+                    into.lock().unwrap().extend(rows);
                     Ok(())
                 }
             },
@@ -114,16 +112,17 @@ async fn a_partition_that_has_dried_up_does_not_stall_the_others() {
     let checkpoint = tempfile::tempdir().unwrap();
     let found: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
     let into = Arc::clone(&found);
-    let (sql, began) = (sql(), Instant::now());
-    let query =
-        minutes(&sql, broker, &topic, ("100000", "")).await.write_stream().foreach_batch(move |rows, _| {
+    let (session, began) = (session(), Instant::now());
+    let query = minutes(&session, broker, &topic, ("100000", "")).await.write_stream().foreach_batch(
+        move |rows, _| {
             let into = Arc::clone(&into);
             async move {
                 let rows = texts(&rows.collect().await?);
                 into.lock().unwrap().extend(rows.into_iter().map(|row| (Instant::now(), row)));
                 Ok(())
             }
-        });
+        },
+    );
     let query = query.option("checkpointLocation", checkpoint.path().to_str().unwrap());
     let query = query.option("watermarkIdleTimeout", "3 seconds").start(None).await.unwrap();
     let mut rows = Vec::new();
@@ -131,7 +130,7 @@ async fn a_partition_that_has_dried_up_does_not_stall_the_others() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         rows = found.lock().unwrap().clone();
     }
-    query.stop().await.unwrap();
+    query.stop(StopMode::Finish).await.unwrap();
     let texts: Vec<&str> = rows.iter().map(|(_, row)| row.as_str()).collect();
     assert_eq!(texts, ["2026-01-01T00:00:00|10", "2026-01-01T01:00:00|60", "2026-01-01T01:01:00|60"]);
     assert!(rows[0].0 - began >= Duration::from_secs(3), "it was waited for");
