@@ -217,3 +217,26 @@ fn records_are_fed_back_in_files_like_those_of_the_source() {
         "a pattern as the location"
     );
 }
+
+/// Messages are shown as records of files are, and are still where they came from.
+#[test]
+fn messages_of_topics_are_shown_and_not_fed_back() {
+    let folder = Folder::new();
+    let aside = concat!(
+        r#"{"path":"kafka:clicks/3","offset":0,"record":"oops","reason":"column 'id': no number"}"#,
+        "\n",
+        r#"{"path":"kafka:clicks/3","offset":17,"record":"ff00","reason":"no UTF-8","encoding":"hex"}"#,
+        "\n"
+    );
+    let place = "bad/0198b7a3-0000-7000-8000-000000000000/4/clicks-3.json";
+    folder.write(place, aside);
+    let listed = run(&folder, &["bad-records", "list", "bad", "--format", "ndjson"]);
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines.len(), 2, "{listed}");
+    assert!(lines[0].contains("kafka:clicks/3") && lines[0].contains("\"line\":0"), "{listed}");
+    assert!(lines[1].contains("\"line\":17") && lines[1].contains("ff00"), "{listed}");
+    let (code, _, err) = folder.run(&["bad-records", "retry", "bad"]);
+    assert!(code == 1 && err.contains("messages of kafka:clicks/3"), "{err}");
+    assert!(err.contains("nothing was fed back"), "{err}");
+    assert_eq!(std::fs::read_to_string(folder.0.path().join(place)).unwrap(), aside);
+}
