@@ -226,7 +226,7 @@ async fn latency(broker: &Broker, place: &Path) -> Outcome<()> {
         let fed = feeding.join().unwrap_or_else(|_| Err("the feeder has failed".into()));
         fed.and(times)
     })?;
-    query.stop().await?;
+    query.stop(StopMode::Finish).await?;
     let at = |percent: usize| times[(times.len() - 1) * percent / 100];
     for ((percent, name), bar) in [(50, "p50"), (99, "p99")].into_iter().zip(LATENCY) {
         let verdict = if at(percent) <= bar { "ok" } else { "MISSED" };
