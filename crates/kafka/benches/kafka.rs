@@ -250,8 +250,13 @@ fn feed(servers: &str, topic: &str, is_over: &AtomicBool) -> Outcome<()> {
             let value = format!("{{\"id\":{},\"ms\":{sent}}}", micros());
             let partition = i32::try_from(sent % PARTITIONS as u64)?;
             let record = BaseRecord::<(), str>::to(topic).payload(&value).partition(partition);
-            producer.send(record).map_err(|(error, _)| error)?;
-            sent += 1;
+            match producer.send(record) {
+                Ok(()) => sent += 1,
+                // A broker that cannot keep up shows in the times.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => break,
+                Err((error, _)) => return Err(error.into()),
+            }
+            producer.poll(Duration::ZERO);
         }
         producer.poll(Duration::ZERO);
         std::thread::sleep(Duration::from_micros(500));
