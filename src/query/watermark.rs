@@ -180,10 +180,11 @@ impl WatermarkTracker {
 
     /// Whether a group is not waited for any more.
     fn leave_groups_behind(&mut self) -> bool {
-        let (idle_ms, now_ms) = (self.group_idle_ms, self.now_ms);
-        self.streams
-            .iter_mut()
-            .fold(false, |left, stream| stream.groups.leave_idle_behind(idle_ms, now_ms) || left)
+        let mut left = false;
+        for stream in &mut self.streams {
+            left |= stream.groups.leave_idle_behind(self.group_idle_ms, self.now_ms);
+        }
+        left
     }
 
     /// In how long the next stream becomes idle, seen from the beginning of the trigger.
