@@ -249,11 +249,6 @@ async fn keys_may_be_casts_of_other_keys() {
             "SELECT CAST(d AS BIGINT) AS i, d, max(a) AS m FROM t WHERE k = 1 GROUP BY d, CAST(d AS BIGINT)",
             &["0 0.00 2", "1 1.50 1"][..],
         ),
-        (
-            "SELECT i, sum(n) AS n FROM (SELECT CAST(a AS INT) AS i, a, count(*) AS n FROM t GROUP BY CAST(a AS INT), a) \
-             GROUP BY i HAVING i > 2",
-            &["7 1", "9 1"][..],
-        ),
     ] {
         assert_eq!(both(select).await, expected, "{select}");
     }
