@@ -137,7 +137,8 @@ pub(crate) async fn stage_source(
 /// the epoch, and whether there is a checkpoint: there is none before the first batch.
 ///
 /// # Errors
-/// As [`stage_replay`].
+/// [`Error::Invalid`] if the files of the batch, or of the one before it, are not there any more, or if it was let
+/// go; [`Error::CheckpointDamaged`] if one is damaged.
 pub async fn stage_test(from: &dyn Storage, to: &dyn Storage, batch: u64, id: Uuid) -> Result<(i64, bool)> {
     let mut stored = Stored::read(from, batch).await?;
     let time_ms = stored.planned.batch_timestamp_ms;
