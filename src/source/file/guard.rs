@@ -28,7 +28,7 @@ use super::fit::FileColumns;
 use super::format::{Format, FormatSpec};
 use super::judge::{Judge, JudgedFile};
 use super::layout::as_planned;
-use super::parquet::CheckedFiles;
+use super::parquet::{CheckedFiles, PartPlanner};
 use super::pinned::{BatchFiles, PinnedStore};
 use super::rescued::with_file;
 
@@ -105,7 +105,7 @@ impl FileSource for GuardedSource {
         partition: usize,
     ) -> DataFusionResult<Box<dyn Morselizer>> {
         let store = self.pin(store);
-        let mut by_compression: Vec<(FileCompressionType, Box<dyn Morselizer>)> = Vec::with_capacity(1);
+        let mut by_compression: Vec<(FileCompressionType, Arc<dyn Morselizer>)> = Vec::with_capacity(1);
         for file in config.file_groups.iter().flat_map(|group| group.iter()) {
             let compression = self.spec.compression_of(file.path().as_ref());
             if by_compression.iter().any(|(known, _)| *known == compression) {
@@ -124,10 +124,13 @@ impl FileSource for GuardedSource {
                 }
                 None => self.inner.create_morselizer(Arc::clone(&store), &config, partition)?,
             };
-            by_compression.push((compression, inner));
+            by_compression.push((compression, Arc::from(inner)));
         }
+        // From elsewhere, whatever is read of a group would be fetched for each part.
+        let footers = self.footers.clone().filter(|_| self.files.location().is_local());
         Ok(Box::new(GuardedMorselizer {
             by_compression,
+            parts: footers.map(|footers| CheckedFiles::new(store, Some(footers))),
             files: Arc::clone(&self.files),
             spec: Arc::clone(&self.spec),
             schema: self.with_nulls(config.projected_schema()?.as_ref()),
@@ -205,7 +208,9 @@ impl FileSource for GuardedSource {
 }
 
 struct GuardedMorselizer {
-    by_compression: Vec<(FileCompressionType, Box<dyn Morselizer>)>,
+    by_compression: Vec<(FileCompressionType, Arc<dyn Morselizer>)>,
+    /// Where footers are of Parquet files that are read in several parts.
+    parts: Option<CheckedFiles>,
     files: Arc<BatchFiles>,
     spec: Arc<FormatSpec>,
     schema: SchemaRef,
@@ -236,7 +241,14 @@ impl Morselizer for GuardedMorselizer {
         let (_, inner) = prepared.ok_or_else(|| {
             DataFusionError::Internal(format!("no reader was prepared for '{}'", guard.path))
         })?;
-        match contained(|| inner.plan_file(file)) {
+        let planned = match (&self.parts, &self.spec.format) {
+            (Some(parts), Format::Parquet(options)) if file.range.is_some() => {
+                let hint = options.global.metadata_size_hint;
+                Ok(Box::new(PartPlanner::new(parts.clone(), file, hint, Arc::clone(inner))) as _)
+            }
+            _ => contained(|| inner.plan_file(file)),
+        };
+        match planned {
             Ok(planner) => Ok(Box::new(GuardedPlanner { inner: Some(planner), guard })),
             Err(error) => {
                 guard.judge(error)?;

@@ -246,7 +246,10 @@ impl FileScan {
         }
         match &spec.format {
             Format::Json(_) | Format::Text => true,
-            Format::Csv(_, dialect) => dialect.has_line_records(),
+            // A part of it can be found only by looking at what comes before.
+            Format::Csv(_, dialect) => {
+                dialect.has_line_records() || (dialect.has_quotes_alone() && self.table.location().is_local())
+            }
             Format::Parquet(_) => true,
             // Others would have to be fetched whole for each part.
             Format::Arrow => self.table.location().is_local(),

@@ -44,7 +44,10 @@ pub(super) fn batch(range: std::ops::Range<i64>) -> RecordBatch {
 }
 
 pub(super) fn parquet(rows: &RecordBatch, rows_per_group: usize) -> Vec<u8> {
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(rows_per_group)).build();
+    parquet_with(rows, WriterProperties::builder().set_max_row_group_row_count(Some(rows_per_group)).build())
+}
+
+pub(super) fn parquet_with(rows: &RecordBatch, properties: WriterProperties) -> Vec<u8> {
     let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).unwrap();
     writer.write(rows).unwrap();
     writer.into_inner().unwrap()

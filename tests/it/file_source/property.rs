@@ -127,14 +127,23 @@ pub(super) fn read_csv(line: &[u8]) -> Option<String> {
 }
 
 async fn dropped(format: &str, bytes: &[u8], batch_size: usize, partitions: usize) -> Vec<String> {
+    let lines = [("header", "false"), ("multiLine", "false")];
+    let options = if format == "csv" { &lines[..] } else { &[] };
+    dropped_of(format, options, bytes, batch_size, partitions).await
+}
+
+async fn dropped_of(
+    format: &str,
+    options: &[(&str, &str)],
+    bytes: &[u8],
+    batch_size: usize,
+    partitions: usize,
+) -> Vec<String> {
     let input = Input::new();
     set(&input.session, "datafusion.execution.batch_size", &batch_size.to_string());
     set(&input.session, "datafusion.optimizer.repartition_file_min_size", "1");
     input.write("f", 1, bytes);
-    let mut options = vec![("mode", "DROPMALFORMED")];
-    if format == "csv" {
-        options.extend([("header", "false"), ("multiLine", "false")]);
-    }
+    let options = [options, &[("mode", "DROPMALFORMED")]].concat();
     let reader = input.source(format, &ab(), &options).await;
     let batch = reader.plan().await;
     reader.read_with(&batch, None, partitions).await.unwrap()
@@ -189,6 +198,25 @@ proptest! {
             let read = block_on(dropped(format, &bytes, batch_size, partitions));
             prop_assert_eq!(&read, &naive, "{}: {:?}", format, String::from_utf8_lossy(&bytes));
         }
+    }
+
+    /// Where a file is cut whose values hold line breaks, nothing is lost and nothing comes twice, however damaged
+    /// it is.
+    #[test]
+    fn parts_of_a_file_have_the_rows_of_the_whole(
+        values in prop::collection::vec((any::<Option<i64>>(), "[ -~äß\n\r]{0,20}"), 0..40),
+        damages in prop::collection::vec(damage(), 0..8),
+        escape in any::<bool>(),
+        batch_size in 1_usize..20,
+        partitions in 2_usize..9,
+    ) {
+        let mut bytes = quoted_csv_file(&values);
+        damages.iter().for_each(|damage| apply(&mut bytes, damage));
+        let options = [("header", "false"), ("escape", "\\")];
+        let options = if escape { &options[..] } else { &options[..1] };
+        let whole = block_on(dropped_of("csv", options, &bytes, batch_size, 1));
+        let parts = block_on(dropped_of("csv", options, &bytes, batch_size, partitions));
+        prop_assert_eq!(whole, parts, "{:?}", String::from_utf8_lossy(&bytes));
     }
 
     /// In FAILFAST mode, what can be read is what others read, and what they cannot read is an error.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use datafusion::datasource::MemTable;
+use datafusion::parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use datafusion::physical_plan::ExecutionPlanProperties;
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
@@ -16,6 +17,7 @@ use tidemill::source::file::FileTable;
 use tidemill::source::{Admission, SourceContext};
 use url::Url;
 
+use super::formats::{batch, parquet_with};
 use super::{Input, QUERY, Reader, ab, execute, expected, json_lines, schema, set};
 
 /// Lets the smallest files be cut.
@@ -181,6 +183,52 @@ async fn partitions_one_after_the_other_give_the_files_in_order() {
                 }
             }
             assert_eq!(rows, (0..next).collect::<Vec<_>>(), "{partitions} partitions");
+        }
+    }
+}
+
+/// One file is work for all cores, also if its values hold line breaks, or it is one group of rows.
+#[tokio::test]
+async fn a_file_is_read_by_all_partitions() {
+    let properties =
+        || WriterProperties::builder().set_data_page_row_count_limit(50).set_write_batch_size(50);
+    let group = |properties: WriterPropertiesBuilder| parquet_with(&batch(0..1000), properties.build());
+    let lines: String = (0..1000).map(|a| format!("{a},\"row {a}\"\r\n")).collect();
+    let broken: String = (0..1000).map(|a| format!("{a},\"row\n{a}\"\n")).collect();
+    for (format, content) in [
+        ("csv", lines.into_bytes()),
+        ("csv", broken.into_bytes()),
+        ("parquet", group(properties())),
+        (
+            "parquet",
+            group(properties().set_dictionary_enabled(false).set_writer_version(WriterVersion::PARQUET_2_0)),
+        ),
+        ("parquet", group(properties().set_offset_index_disabled(true))),
+        ("parquet", group(properties().set_max_row_group_row_count(Some(300)))),
+    ] {
+        let input = Input::new();
+        cut_everything(&input);
+        input.write("f", 1, content);
+        let options: &[(&str, &str)] = if format == "csv" { &[("header", "false")] } else { &[] };
+        let reader = input.source(format, &ab(), options).await;
+        let planned = reader.plan().await;
+        for partitions in [1, 2, 3, 4, 7] {
+            let plan =
+                reader.scan(Some(&vec![0]), &[], partitions).read(&planned, &reader.context()).unwrap();
+            assert_eq!(plan.output_partitioning().partition_count(), partitions);
+            let mut rows: Vec<i64> = Vec::new();
+            for partition in 0..partitions {
+                let stream = plan.execute(partition, reader.context()).unwrap();
+                let before = rows.len();
+                for batch in stream.try_collect::<Vec<_>>().await.unwrap() {
+                    rows.extend(batch.column(0).as_primitive::<Int64Type>().values());
+                }
+                let (share, read) = (1000 / partitions, rows.len() - before);
+                assert!(read * 3 > share * 2 && read * 2 < share * 3, "{format}: {read} of {share} rows");
+            }
+            assert_eq!(rows, (0..1000).collect::<Vec<_>>(), "{format} in {partitions} partitions");
+            let both = reader.read_with(&planned, None, partitions).await.unwrap();
+            assert_eq!(both.len(), 1000);
         }
     }
 }

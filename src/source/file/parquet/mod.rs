@@ -11,6 +11,8 @@ mod files;
 mod footer;
 mod format;
 mod pages;
+mod part;
+mod part_planner;
 mod thrift;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +22,7 @@ use datafusion::parquet::errors::ParquetError;
 pub(super) use files::CheckedFiles;
 pub(super) use format::CheckedFormat;
 pub(crate) use format::ParquetFiles;
+pub(super) use part_planner::PartPlanner;
 
 type Result<T> = std::result::Result<T, ParquetError>;
 

@@ -14,11 +14,11 @@ use crate::error::{Error, Result};
 /// The options of CSV files that decide how they are read.
 #[derive(Debug, Clone)]
 pub(in crate::source::file) struct CsvDialect {
-    delimiter: u8,
-    quote: u8,
-    escape: Option<u8>,
+    pub(super) delimiter: u8,
+    pub(super) quote: u8,
+    pub(super) escape: Option<u8>,
     comment: Option<u8>,
-    terminator: Option<u8>,
+    pub(super) terminator: Option<u8>,
     has_header: bool,
     enforce_schema: bool,
     truncated_rows: bool,
@@ -75,6 +75,11 @@ impl CsvDialect {
     /// Whether every line is a record, so that a file can be read in parts.
     pub(in crate::source::file) fn has_line_records(&self) -> bool {
         self.line_records
+    }
+
+    /// Whether it can be told by the quotes before it where a record begins. Those in comments are none.
+    pub(in crate::source::file) fn has_quotes_alone(&self) -> bool {
+        self.comment.is_none()
     }
 
     /// Whether records with too few fields are good: the missing ones are null.

@@ -14,6 +14,7 @@ pub(super) mod csv;
 mod csv_dialect;
 mod csv_fields;
 mod csv_infer;
+mod csv_parts;
 mod debezium;
 mod decoder;
 pub(super) mod json;
@@ -27,13 +28,14 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 use datafusion_datasource::projection::{ProjectionOpener, SplitProjection};
-use datafusion_datasource::{PartitionedFile, TableSchema};
+use datafusion_datasource::{FileRange, PartitionedFile, TableSchema};
 use futures::StreamExt;
 use object_store::ObjectStore;
 
@@ -45,7 +47,9 @@ pub(super) use self::bad_records::{BadRecordFiles, BadRecordWriter, Place, ReadA
 pub(super) use self::bytes::ByteSource;
 use self::columns::RecordColumns;
 use self::csv::CsvDecoder;
+use self::csv_dialect::CsvDialect;
 pub(super) use self::csv_infer::infer_csv;
+use self::csv_parts::whole_records;
 use self::decoder::RecordDecoder;
 pub(super) use self::decoder::{no_value, shorten};
 use self::json::{DocumentDecoder, JsonDecoder};
@@ -228,6 +232,16 @@ impl RecordOpener {
         if bytes > SMALL || compressed { batch_size } else { batch_size.min(bytes / SHORTEST_RECORD + 1) }
     }
 
+    /// The dialect of `file` if it is cut, and its lines need not be records.
+    fn cut(&self, file: &PartitionedFile) -> Option<Arc<CsvDialect>> {
+        match &self.source.rules.spec.format {
+            Format::Csv(_, dialect) if file.range.is_some() && !dialect.has_line_records() => {
+                Some(Arc::clone(dialect))
+            }
+            _ => None,
+        }
+    }
+
     fn terminator(&self) -> u8 {
         match &self.source.rules.spec.format {
             Format::Csv(_, dialect) => dialect.terminator(),
@@ -239,6 +253,7 @@ impl RecordOpener {
 impl FileOpener for RecordOpener {
     fn open(&self, file: PartitionedFile) -> DataFusionResult<FileOpenFuture> {
         let decoder = self.decoder(&file)?;
+        let cut = self.cut(&file);
         let compression = self.source.rules.spec.compression_of(file.path().as_ref());
         let encoding = self.source.rules.spec.encoding;
         let files = Arc::clone(&self.source.files);
@@ -246,7 +261,7 @@ impl FileOpener for RecordOpener {
         let bad_records = self.source.bad_records.as_ref();
         let bad_records =
             bad_records.map(|(place, store)| place.writer(Arc::clone(store), relative)).transpose()?;
-        let context = ReaderContext {
+        let mut context = ReaderContext {
             store: Arc::clone(&self.store),
             files: Arc::clone(&files),
             found: Arc::clone(&self.source.found),
@@ -260,9 +275,9 @@ impl FileOpener for RecordOpener {
             file,
         };
         Ok(Box::pin(async move {
-            let (store, file) = (&context.store, &context.file);
-            let bytes = match ByteSource::open(store, file, compression, context.terminator).await {
-                Ok(bytes) => bytes.written_in(encoding),
+            let bytes = match opened(&mut context, cut, compression).await {
+                Ok(Some(bytes)) => bytes.written_in(encoding),
+                Ok(None) => return Ok(futures::stream::empty().boxed()),
                 Err(error) => match files.judge(context.file.path(), error) {
                     Some(error) => return Err(error.into()),
                     None => return Ok(futures::stream::empty().boxed()),
@@ -276,6 +291,23 @@ impl FileOpener for RecordOpener {
             Ok(rows.boxed())
         }))
     }
+}
+
+/// Opens a file, or the records that begin in a part of one, if there are any. `cut`: the dialect of a part whose
+/// lines need not be records.
+async fn opened(
+    context: &mut ReaderContext,
+    cut: Option<Arc<CsvDialect>>,
+    compression: FileCompressionType,
+) -> DataFusionResult<Option<ByteSource>> {
+    if let Some(dialect) = cut {
+        let records = whole_records(&dialect, &context.store, &context.file).await?;
+        if records.is_empty() {
+            return Ok(None);
+        }
+        context.file.range = Some(FileRange { start: records.start as i64, end: records.end as i64 });
+    }
+    ByteSource::open(&context.store, &context.file, compression, context.terminator).await.map(Some)
 }
 
 /// Gives rows under the schema of the scan.
