@@ -24,7 +24,7 @@ use futures::future::BoxFuture;
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::footer::{check_bytes, check_groups, check_indexes, chunk_range};
-use super::{Result, contained, damaged, pages};
+use super::{Result, contained, damaged, floats, pages};
 
 /// The files of a store.
 #[derive(Clone)]
@@ -77,7 +77,9 @@ impl CheckedFiles {
     fn known(&self, file: &ObjectMeta) -> Option<Arc<ParquetMetaData>> {
         let entry = self.footers.as_ref()?.get(&file.location).filter(|entry| entry.is_valid_for(file))?;
         let metadata = entry.file_metadata.as_any().downcast_ref::<CachedParquetMetaData>()?;
-        Some(Arc::clone(metadata.parquet_metadata()))
+        let metadata = metadata.parquet_metadata();
+        // Others may have put it there.
+        (!floats::are_told(metadata)).then(|| Arc::clone(metadata))
     }
 
     async fn footer(&self, file: &ObjectMeta, hint: Option<usize>) -> Result<ParquetMetaData> {
@@ -107,7 +109,7 @@ impl CheckedFiles {
         check_bytes(&description, size)?;
         let metadata = contained(|| ParquetMetaDataReader::decode_metadata(&description))?;
         check_groups(&metadata, size)?;
-        Ok(metadata)
+        floats::untold(metadata)
     }
 
     async fn with_indexes(

@@ -11,6 +11,9 @@ use datafusion::common::{GetExt, Statistics};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::file_format::parquet::{ParquetFormat, ParquetFormatFactory};
 use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
+use datafusion::datasource::physical_plan::parquet::metadata::{
+    DFParquetMetadata, ordering_from_parquet_metadata,
+};
 use datafusion::datasource::physical_plan::{
     FileScanConfig, FileScanConfigBuilder, FileSinkConfig, FileSource, ParquetSource,
 };
@@ -26,6 +29,9 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::{CheckedFiles, damaged};
+
+/// Page indexes are of use, and not needed.
+const OPTIONAL: PageIndexPolicy = PageIndexPolicy::Optional;
 
 /// DataFusion's Parquet files, looked over before they are read.
 #[derive(Debug, Default)]
@@ -61,6 +67,16 @@ impl CheckedFormat {
         Self(format)
     }
 
+    /// Files whose footers are kept where DataFusion finds them.
+    fn checked(&self, state: &dyn Session, store: &Arc<dyn ObjectStore>) -> CheckedFiles {
+        let cache = state.runtime_env().cache_manager.get_file_metadata_cache();
+        CheckedFiles::new(Arc::clone(store), Some(cache))
+    }
+
+    fn hint(&self) -> Option<usize> {
+        self.0.metadata_size_hint()
+    }
+
     /// Reads what `files` say of themselves into the cache that DataFusion finds it in.
     async fn look_over(
         &self,
@@ -68,11 +84,9 @@ impl CheckedFormat {
         store: &Arc<dyn ObjectStore>,
         files: &[ObjectMeta],
     ) -> Result<()> {
-        let cache = state.runtime_env().cache_manager.get_file_metadata_cache();
-        let (checked, hint) =
-            (CheckedFiles::new(Arc::clone(store), Some(cache)), self.0.metadata_size_hint());
+        let checked = self.checked(state, store);
         let at_once = state.config_options().execution.meta_fetch_concurrency.get();
-        let looks = files.iter().map(|file| checked.metadata(file, hint, PageIndexPolicy::Optional).boxed());
+        let looks = files.iter().map(|file| checked.metadata(file, self.hint(), OPTIONAL).boxed());
         let looks: Vec<BoxFuture<'_, _>> = looks.collect();
         futures::stream::iter(looks)
             .buffered(at_once)
@@ -115,8 +129,8 @@ impl FileFormat for CheckedFormat {
         schema: SchemaRef,
         object: &ObjectMeta,
     ) -> Result<Statistics> {
-        self.look_over(state, store, std::slice::from_ref(object)).await?;
-        self.0.infer_stats(state, store, schema, object).await
+        let metadata = self.checked(state, store).metadata(object, self.hint(), OPTIONAL).await?;
+        DFParquetMetadata::statistics_from_parquet_metadata(&metadata, &schema)
     }
 
     async fn infer_ordering(
@@ -126,8 +140,8 @@ impl FileFormat for CheckedFormat {
         schema: SchemaRef,
         object: &ObjectMeta,
     ) -> Result<Option<LexOrdering>> {
-        self.look_over(state, store, std::slice::from_ref(object)).await?;
-        self.0.infer_ordering(state, store, schema, object).await
+        let metadata = self.checked(state, store).metadata(object, self.hint(), OPTIONAL).await?;
+        ordering_from_parquet_metadata(&metadata, &schema)
     }
 
     async fn infer_stats_and_ordering(
@@ -137,8 +151,9 @@ impl FileFormat for CheckedFormat {
         schema: SchemaRef,
         object: &ObjectMeta,
     ) -> Result<FileMeta> {
-        self.look_over(state, store, std::slice::from_ref(object)).await?;
-        self.0.infer_stats_and_ordering(state, store, schema, object).await
+        let metadata = self.checked(state, store).metadata(object, self.hint(), OPTIONAL).await?;
+        let statistics = DFParquetMetadata::statistics_from_parquet_metadata(&metadata, &schema)?;
+        Ok(FileMeta::new(statistics).with_ordering(ordering_from_parquet_metadata(&metadata, &schema)?))
     }
 
     async fn create_physical_plan(

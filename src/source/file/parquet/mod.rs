@@ -8,6 +8,7 @@
 
 mod delta;
 mod files;
+mod floats;
 mod footer;
 mod format;
 mod pages;
