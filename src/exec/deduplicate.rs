@@ -11,7 +11,7 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use super::batch::Batch;
 use super::keyed_rows::{Gathered, KeyedRows};
-use super::operator::{OperatorCounters, columns, computed_by};
+use super::operator::{OperatorCounters, columns, computed_by, window_times};
 use super::row_buffer::RowBuffer;
 use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
@@ -84,6 +84,7 @@ impl StatefulWork for StatefulDeduplicate {
         let details = [
             ("keys".to_string(), columns(keys())),
             ("definitions".to_string(), computed_by(keys())),
+            ("windowTimes".to_string(), window_times(keys())),
             ("withinWatermark".to_string(), (*within_watermark).into()),
         ];
         vec![OperatorDefinition { name: name.into(), details: details.into() }]

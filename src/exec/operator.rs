@@ -9,7 +9,7 @@ use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::PhysicalExpr;
 use serde_json::{Value, json};
 
-use crate::functions::{WINDOWS, definition_of};
+use crate::functions::{WINDOWS, definition_of, windows_by_of};
 use crate::types::recorded;
 
 /// What one stateful operator did in a batch.
@@ -52,9 +52,22 @@ impl fmt::Display for OperatorId {
 
 /// What columns are computed by, of those that say so, as the definition of an operator records it.
 pub(crate) fn computed_by<'a>(fields: impl IntoIterator<Item = &'a Field>) -> Value {
+    described(fields, definition_of)
+}
+
+/// The times that rows are in windows by, of the columns that hold the windows, as the definition of an operator
+/// records them.
+pub(crate) fn window_times<'a>(fields: impl IntoIterator<Item = &'a Field>) -> Value {
+    described(fields, windows_by_of)
+}
+
+fn described<'a>(
+    fields: impl IntoIterator<Item = &'a Field>,
+    described: impl Fn(&Field) -> Option<&str>,
+) -> Value {
     let mut found: Vec<String> = Vec::new();
     for field in fields {
-        let Some(definition) = definition_of(field) else { continue };
+        let Some(definition) = described(field) else { continue };
         // Names that begin so are given here, and tell nobody anything.
         let text = match field.name().starts_with("__") {
             true => definition.to_string(),

@@ -21,7 +21,7 @@ use super::batch::Batch;
 use super::codec::RowCodec;
 use super::groups::Groups;
 use super::keyed_rows::{Gathered, KeyedRows};
-use super::operator::{OperatorCounters, columns, computed_by};
+use super::operator::{OperatorCounters, columns, computed_by, window_times};
 use super::row_buffer::RowBuffer;
 use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
@@ -103,6 +103,7 @@ impl StatefulWork for StatefulSessions {
             ("columns".to_string(), columns(value_fields.iter().map(AsRef::as_ref))),
             ("functions".to_string(), partials.definition().unwrap_or_default()),
             ("definitions".to_string(), computed_by(fields())),
+            ("windowTimes".to_string(), window_times(fields())),
             ("forgotten".to_string(), if delay.is_some() { "by time" } else { "never" }.into()),
         ];
         vec![OperatorDefinition { name: "sessions".into(), details: details.into() }]

@@ -17,7 +17,7 @@ use super::batch::Batch;
 use super::codec::RowCodec;
 use super::groups::Groups;
 use super::keyed_rows::{Gathered, KeyedRows};
-use super::operator::{OperatorCounters, columns, computed_by, event_time};
+use super::operator::{OperatorCounters, columns, computed_by, event_time, window_times};
 use super::row_buffer::RowBuffer;
 use super::sort_column::{ARRIVAL, SortColumn, arrival};
 use super::stateful::{Counters, StatefulWork, Tables};
@@ -95,6 +95,7 @@ impl StatefulWork for StatefulTopN {
             ("rank".to_string(), rank.to_string().into()),
             ("limit".to_string(), (*limit).into()),
             ("definitions".to_string(), computed_by(stored())),
+            ("windowTimes".to_string(), window_times(stored())),
             ("eventTime".to_string(), event_time(expiry)),
         ];
         vec![OperatorDefinition { name: "topN".into(), details: details.into() }]

@@ -18,12 +18,14 @@ use super::windows::{WINDOWS, Windows, start_field, window_fields, windows_from}
 /// The key of the field metadata that says what the values of a column are computed by. State in which they are
 /// kept means something else if that changes.
 const DEFINITION: &str = "tidemill.definition";
+/// The time that rows are in windows by.
+const WINDOWS_BY: &str = "tidemill.windowsBy";
 
 /// What an internal function does with its only argument.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Operation {
     /// From a time to the start of its window.
-    Start(Windows),
+    Start(TimedWindows),
     /// From a time to a list of the starts of its windows.
     Starts(Windows),
     /// From the start of a window of this many microseconds to the window.
@@ -31,14 +33,32 @@ enum Operation {
     /// Nothing, but the schema says that its values are final when this says.
     Tag(Option<Finality>),
     /// Nothing, but the schema says that its values are the starts of these windows.
-    Mark(Windows),
+    Mark(TimedWindows),
     /// Nothing, but the schema says what its values are computed by.
     Describe(String),
 }
 
-/// The start of the window of `windows`, which tumble, that `time` is in.
-pub(crate) fn window_start(time: Expr, windows: Windows) -> Expr {
-    call(format!("window_start[{}us]", windows.size), Operation::Start(windows), time)
+/// Windows, and the time that rows are in them by, as the query has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct TimedWindows {
+    windows: Windows,
+    by: String,
+}
+
+impl TimedWindows {
+    fn new(windows: Windows, by: &Expr) -> Self {
+        Self { windows, by: by.to_string() }
+    }
+
+    fn entries(&self) -> [(String, String); 2] {
+        [(WINDOWS.into(), self.windows.to_string()), (WINDOWS_BY.into(), self.by.clone())]
+    }
+}
+
+/// The start of the window of `windows`, which tumble, that `time` is in; `by` is what the query has for it.
+pub(crate) fn window_start(time: Expr, windows: Windows, by: &Expr) -> Expr {
+    let name = format!("window_start[{}us]", windows.size);
+    call(name, Operation::Start(TimedWindows::new(windows, by)), time)
 }
 
 /// A list of the starts of the windows that `time` is in, the newest first.
@@ -62,9 +82,9 @@ pub(crate) fn tagged(value: Expr, finality: Option<Finality>) -> Expr {
     call(name, Operation::Tag(finality), value)
 }
 
-/// `value`, whose column says that it holds the starts of `windows`.
-pub(crate) fn starts_of(value: Expr, windows: Windows) -> Expr {
-    call(format!("starts_of[{windows}]"), Operation::Mark(windows), value)
+/// `value`, whose column says that it holds the starts of `windows` by the time `by`.
+pub(crate) fn starts_of(value: Expr, windows: Windows, by: &Expr) -> Expr {
+    call(format!("starts_of[{windows}]"), Operation::Mark(TimedWindows::new(windows, by)), value)
 }
 
 /// `value`, whose column says what it is computed by, however many subqueries are between it and what is
@@ -85,6 +105,11 @@ pub(crate) fn described_value(function: &ScalarFunction) -> Option<&Expr> {
 /// What the values of a column are computed by, if its schema says so.
 pub(crate) fn definition_of(field: &Field) -> Option<&str> {
     field.metadata().get(DEFINITION).map(String::as_str)
+}
+
+/// The time that rows are by in the windows whose starts a column holds, if its schema says so.
+pub(crate) fn windows_by_of(field: &Field) -> Option<&str> {
+    field.metadata().get(WINDOWS_BY).map(String::as_str)
 }
 
 fn call(name: String, operation: Operation, argument: Expr) -> Expr {
@@ -119,7 +144,7 @@ impl ScalarUDFImpl for Internal {
         let is_event_time = tag_of(argument) == Some(Finality::at_once());
         let after = |size: i64| Finality::After(Span::micros(size));
         let (data_type, tag) = match &self.operation {
-            Operation::Start(windows) => {
+            Operation::Start(TimedWindows { windows, .. }) => {
                 (windows.time_type(from)?, is_event_time.then(|| after(windows.size)))
             }
             Operation::Starts(windows) => (DataType::List(start_field(windows.time_type(from)?)), None),
@@ -137,14 +162,14 @@ impl ScalarUDFImpl for Internal {
                 all.extend(metadata);
                 return Ok(Arc::new(argument.as_ref().clone().with_metadata(all)));
             }
-            Operation::Mark(windows) => return Ok(with_entry(argument, WINDOWS, windows.to_string())),
+            Operation::Mark(windows) => return Ok(with_entries(argument, windows.entries())),
             Operation::Describe(definition) => {
-                return Ok(with_entry(argument, DEFINITION, definition.clone()));
+                return Ok(with_entries(argument, [(DEFINITION.to_string(), definition.clone())]));
             }
         };
         let mut metadata = tag.map_or_else(HashMap::new, |tag| Finality::metadata(Some(&tag)));
         if let Operation::Start(windows) = &self.operation {
-            metadata.insert(WINDOWS.into(), windows.to_string());
+            metadata.extend(windows.entries());
         }
         Ok(Arc::new(Field::new(&self.name, data_type, argument.is_nullable()).with_metadata(metadata)))
     }
@@ -154,7 +179,9 @@ impl ScalarUDFImpl for Internal {
             return internal_err!("{} takes one argument", self.name);
         };
         match &self.operation {
-            Operation::Start(windows) => on_arrays(&argument, |times| windows.newest(times)),
+            Operation::Start(TimedWindows { windows, .. }) => {
+                on_arrays(&argument, |times| windows.newest(times))
+            }
             Operation::Starts(windows) => on_arrays(&argument, |times| Ok(Arc::new(windows.all(times)?))),
             Operation::Window(size) => on_arrays(&argument, |starts| windows_from(starts, *size)),
             Operation::Tag(_) | Operation::Mark(_) | Operation::Describe(_) => Ok(argument),
@@ -162,9 +189,9 @@ impl ScalarUDFImpl for Internal {
     }
 }
 
-/// `field` whose metadata has one entry more, or another one.
-fn with_entry(field: &Field, key: &str, value: String) -> FieldRef {
+/// `field` whose metadata has these entries more, or others.
+fn with_entries(field: &Field, entries: impl IntoIterator<Item = (String, String)>) -> FieldRef {
     let mut metadata = field.metadata().clone();
-    metadata.insert(key.into(), value);
+    metadata.extend(entries);
     Arc::new(field.clone().with_metadata(metadata))
 }

@@ -47,6 +47,7 @@ pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, is_sess
 pub(crate) use from_messages::message_functions;
 pub(crate) use internal::{
     definition_of, described, described_value, starts_of, tagged, window_of, window_start, window_starts,
+    windows_by_of,
 };
 pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;

@@ -232,7 +232,9 @@ impl Starts {
         let (start, size) = match called {
             Some(call) => match sliding {
                 Some(sliding) if sliding.call == call => (sliding.start(), call.windows.size),
-                _ => (window_start(event_time_of(&call, schema)?, call.windows), call.windows.size),
+                _ => {
+                    (window_start(event_time_of(&call, schema)?, call.windows, &call.time), call.windows.size)
+                }
             },
             None => match window_size(&unaliased, schema) {
                 Some(size) => {
@@ -267,7 +269,11 @@ struct Sliding {
 impl Sliding {
     fn start(&self) -> Expr {
         let finality = Finality::After(Span::micros(self.call.windows.size));
-        let column = starts_of(Expr::Column(Column::new_unqualified(&self.column)), self.call.windows);
+        let column = starts_of(
+            Expr::Column(Column::new_unqualified(&self.column)),
+            self.call.windows,
+            &self.call.time,
+        );
         if self.is_event_time { tagged(column, Some(finality)) } else { column }
     }
 }
@@ -327,7 +333,7 @@ pub(crate) fn with_window_columns(
     let (input, sliding) = expand_input(input.into(), std::slice::from_ref(&call))?;
     let start = match &sliding {
         Some(sliding) => sliding.start(),
-        None => window_start(event_time_of(&call, input.schema())?, windows),
+        None => window_start(event_time_of(&call, input.schema())?, windows, &call.time),
     };
     let window = window_of(start.clone(), windows.size);
     let definition = windows_by(windows, &call.time);
@@ -358,7 +364,8 @@ pub(crate) fn with_cumulative_window_columns(
     // Windows that slide end where these do, but go on beyond.
     let sliding = with_window_columns(input, time.clone(), windows)?;
     let definition = format!("{} in steps of {slide}us", windows_by(whole, &time));
-    let start = window_start(event_time_of(&WindowCall { time, windows: whole }, sliding.schema())?, whole);
+    let call = WindowCall { time, windows: whole };
+    let start = window_start(event_time_of(&call, sliding.schema())?, whole, &call.time);
     let end = get_field(window_of(start.clone(), size), WINDOW_END);
     let columns = sliding.schema().columns();
     let added = columns.len() - 3;

@@ -152,6 +152,39 @@ const STORIES: &[Story] = &[
     },
     Story {
         mode: "UPDATE",
+        query: "SELECT k, window(t, '10 seconds') AS w, count(*) AS n FROM a GROUP BY k, window(t, '10 seconds')",
+        refused: &[(
+            "SELECT k, window(t + INTERVAL '3 seconds', '10 seconds') AS w, count(*) AS n FROM a \
+             GROUP BY k, window(t + INTERVAL '3 seconds', '10 seconds')",
+            "window time 'window_start: a.t' of stateful operator 0 (aggregate) is gone",
+        )],
+        fine: &[
+            "SELECT k, window(x.t, '10 seconds') AS w, count(*) AS n FROM a x GROUP BY k, window(x.t, '10 seconds')",
+        ],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT w, count(*) AS n FROM (SELECT window(t, '10 seconds', '5 seconds')['start'] AS w FROM a) GROUP BY w",
+        refused: &[(
+            "SELECT w, count(*) AS n FROM (SELECT window(t + INTERVAL '3 seconds', '10 seconds', '5 seconds')['start'] AS w FROM a) \
+             GROUP BY w",
+            "a.t",
+        )],
+        fine: &[],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT window_start, count(*) AS n FROM TUMBLE(TABLE (SELECT *, t + INTERVAL '3 seconds' AS u FROM a), \
+                DESCRIPTOR(t), INTERVAL '10' SECOND) GROUP BY window_start",
+        refused: &[(
+            "SELECT window_start, count(*) AS n FROM TUMBLE(TABLE (SELECT *, t + INTERVAL '3 seconds' AS u FROM a), \
+             DESCRIPTOR(u), INTERVAL '10' SECOND) GROUP BY window_start",
+            "window time",
+        )],
+        fine: &[],
+    },
+    Story {
+        mode: "UPDATE",
         query: "SELECT e, count(*) AS n FROM (SELECT w['end'] AS e FROM (SELECT window(t, '10 seconds') AS w FROM a)) GROUP BY e",
         refused: &[
             (

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::exec::batch::Batch;
 use crate::exec::groups::{Groups, Reordered};
 use crate::exec::keyed_rows::{Gathered, KeyedRows};
-use crate::exec::operator::{OperatorCounters, columns, computed_by, event_time};
+use crate::exec::operator::{OperatorCounters, columns, computed_by, event_time, window_times};
 use crate::exec::row_buffer::RowBuffer;
 use crate::exec::stateful::{Counters, StatefulWork, Tables};
 use crate::sink::OutputMode;
@@ -69,6 +69,7 @@ impl StatefulWork for StatefulAggregate {
             ("aggregates".to_string(), partials.definition().unwrap_or_default()),
             ("groupingSets".to_string(), partials.grouping_sets()),
             ("definitions".to_string(), computed_by(keys())),
+            ("windowTimes".to_string(), window_times(keys())),
             ("eventTime".to_string(), event_time(expiry)),
         ];
         vec![OperatorDefinition { name: "aggregate".into(), details: details.into() }]

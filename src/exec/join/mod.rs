@@ -27,7 +27,7 @@ use self::work::JoinWork;
 use super::batch::Batch;
 use super::codec::RowCodec;
 use super::keyed_rows::Gathered;
-use super::operator::{columns, computed_by};
+use super::operator::{columns, computed_by, window_times};
 use super::row_buffer::RowBuffer;
 use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
@@ -133,6 +133,7 @@ impl JoinSide {
             ("forgotten".to_string(), if expiry.is_some() { "by time" } else { "never" }.into()),
             ("nullsEqual".to_string(), (*nulls_equal).into()),
             ("definitions".to_string(), computed_by(stored())),
+            ("windowTimes".to_string(), window_times(stored())),
         ];
         Ok(OperatorDefinition { name: format!("join{side}"), details: details.into() })
     }

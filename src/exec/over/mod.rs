@@ -26,7 +26,7 @@ pub(crate) use functions::{Function, Manner};
 use super::batch::Batch;
 use super::codec::RowCodec;
 use super::keyed_rows::Gathered;
-use super::operator::{columns, computed_by, event_time};
+use super::operator::{columns, computed_by, event_time, window_times};
 use super::row_buffer::RowBuffer;
 use super::sort_column::SortColumn;
 use super::stateful::{Counters, StatefulWork, Tables};
@@ -157,6 +157,7 @@ impl StatefulWork for StatefulOver {
         let functions: Value = functions.iter().map(|function| json!({"name": function.name()})).collect();
         let common = [
             ("definitions".to_string(), computed_by(stored())),
+            ("windowTimes".to_string(), window_times(stored())),
             ("eventTime".to_string(), event_time(Some(expiry))),
         ];
         let details = [

@@ -24,7 +24,7 @@ use crate::exec::batch::Batch;
 use crate::exec::codec::RowCodec;
 use crate::exec::groups::Groups;
 use crate::exec::keyed_rows::{Gathered, KeyedRows};
-use crate::exec::operator::{OperatorCounters, columns, computed_by};
+use crate::exec::operator::{OperatorCounters, columns, computed_by, window_times};
 use crate::exec::row_buffer::RowBuffer;
 use crate::exec::stateful::{Counters, Expires, StatefulWork, Tables};
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
@@ -82,11 +82,13 @@ impl StatefulWork for StatefulTransform {
         let fields = || key_schema.fields().iter().map(AsRef::as_ref);
         let keys = || ("keys".to_string(), columns(fields()));
         let computed = || ("definitions".to_string(), computed_by(fields()));
+        let times = || ("windowTimes".to_string(), window_times(fields()));
         let mode = || ("timeMode".to_string(), Value::from(mode.name()));
         let variables = processor.variables().iter().map(|variable| variable.definition.clone()).collect();
         let state = [
             keys(),
             computed(),
+            times(),
             mode(),
             ("encoding".into(), ENCODING.into()),
             ("variables".into(), variables),
