@@ -5,16 +5,20 @@
 //! step. So a reader that lists the directory sees the old files or the new ones. One that has listed it before
 //! and opens a file after is told that there is no such file, and has to list again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use datafusion::config::TableParquetOptions;
 use datafusion::dataframe::DataFrameWriteOptions;
-use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use tidemill::storage::{exchange_directories, resolve_location};
-use tidemill::{Error, parse_bytes};
+use tidemill::{Error, Session, parse_bytes};
+use url::Url;
 use uuid::Uuid;
 
 use super::ProgressMode;
@@ -249,6 +253,9 @@ impl Compaction<'_> {
                 merge_parquet(&from, &to).await?;
             } else {
                 let header = self.options.csv_header && extension.ends_with("csv");
+                if header {
+                    check_headers(&from)?;
+                }
                 append(&from, &to, header).map_err(|error| failed("merge into", &to, error))?;
             }
             let synced = fs::File::open(&to).and_then(|file| file.sync_all());
@@ -302,13 +309,41 @@ fn grouped(mut files: Vec<Small>, target: u64) -> Vec<Vec<Small>> {
     groups
 }
 
+/// The first line of a CSV file, with its end.
+fn header_of(content: &[u8]) -> &[u8] {
+    let end = content.iter().position(|byte| *byte == b'\n').map_or(content.len(), |end| end + 1);
+    &content[..end]
+}
+
+/// Fails unless the files have the same header: the values of one would come under the names of another.
+fn check_headers(files: &[PathBuf]) -> Result<(), Exit> {
+    let header = |path: &PathBuf| {
+        let content = fs::read(path).map_err(|error| failed("read", path, error))?;
+        Ok::<_, Exit>(String::from_utf8_lossy(header_of(&content)).trim_end().to_string())
+    };
+    let Some((first, others)) = files.split_first() else { return Ok(()) };
+    let expected = header(first)?;
+    for other in others {
+        let found = header(other)?;
+        if found != expected {
+            return Err(Exit::failed(format!(
+                "'{}' begins with '{found}' and '{}' with '{expected}', so they cannot be one file: nothing was \
+                 changed in that directory",
+                other.display(),
+                first.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The files one behind the other; of headers only the first.
 fn append(from: &[PathBuf], to: &Path, header: bool) -> std::io::Result<()> {
     let mut out = fs::File::create(to)?;
     for (index, path) in from.iter().enumerate() {
         let content = fs::read(path)?;
         let skipped = match header && index > 0 {
-            true => content.iter().position(|byte| *byte == b'\n').map_or(content.len(), |end| end + 1),
+            true => header_of(&content).len(),
             false => 0,
         };
         out.write_all(&content[skipped..])?;
@@ -325,18 +360,20 @@ fn append(from: &[PathBuf], to: &Path, header: bool) -> std::io::Result<()> {
 
 async fn merge_parquet(from: &[PathBuf], to: &Path) -> Result<(), Exit> {
     // One partition, so that rows stay in their order.
-    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-    let paths: Vec<String> = from.iter().map(|path| path.display().to_string()).collect();
+    let mut config = SessionConfig::new().with_target_partitions(1);
+    // Columns stay what they are.
+    config.options_mut().execution.parquet.schema_force_view_types = false;
+    let session = Session::from(SessionContext::new_with_config(config));
     let read = async || {
-        let frame = context.read_parquet(paths.clone(), ParquetReadOptions::default()).await?;
+        let frame = parquet_rows(session.context(), from).await?;
         let rows = frame.clone().count().await?;
         let mut parquet = TableParquetOptions::default();
         parquet.global.compression = Some("zstd(3)".into());
         let write = DataFrameWriteOptions::new().with_single_file_output(true);
         let path = to.display().to_string();
         frame.write_parquet(&path, write, Some(parquet)).await?;
-        let written = context.read_parquet(path, ParquetReadOptions::default()).await?.count().await?;
-        Ok::<_, datafusion::error::DataFusionError>((rows, written))
+        let written = parquet_rows(session.context(), &[to.to_path_buf()]).await?.count().await?;
+        Ok::<_, DataFusionError>((rows, written))
     };
     let (rows, written) = read().await.map_err(Error::from)?;
     if rows != written {
@@ -346,6 +383,26 @@ async fn merge_parquet(from: &[PathBuf], to: &Path) -> Result<(), Exit> {
         )));
     }
     Ok(())
+}
+
+/// The rows of `files`, which are looked over as those of streams are. (`SessionContext::read_parquet` does not ask the
+/// session how.)
+async fn parquet_rows(context: &SessionContext, files: &[PathBuf]) -> DataFusionResult<DataFrame> {
+    let state = context.state();
+    let no_url = |path: &PathBuf| DataFusionError::Execution(format!("'{}' is no path", path.display()));
+    let urls = files
+        .iter()
+        .map(|path| ListingTableUrl::try_new(Url::from_file_path(path).map_err(|()| no_url(path))?, None));
+    let urls = urls.collect::<DataFusionResult<Vec<_>>>()?;
+    let format =
+        state.get_file_format_factory("parquet").map(|parquet| parquet.create(&state, &HashMap::new()));
+    let format =
+        format.ok_or_else(|| DataFusionError::Execution("this build reads no Parquet files".into()))??;
+    let table = ListingTableConfig::new_with_multi_paths(urls)
+        .with_listing_options(ListingOptions::new(format))
+        .infer_schema(&state)
+        .await?;
+    context.read_table(Arc::new(ListingTable::try_new(table)?))
 }
 
 #[cfg(test)]

@@ -10,10 +10,9 @@ use datafusion::common::{ScalarValue, exec_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::functions::datetime;
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
-use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl};
 
+use super::inner::described_by_inner;
 use super::units::unit_nanos;
 use super::windows::Ticks;
 
@@ -31,17 +30,7 @@ struct DateBin {
 }
 
 impl ScalarUDFImpl for DateBin {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn signature(&self) -> &Signature {
-        self.inner.signature()
-    }
-
-    fn return_type(&self, types: &[DataType]) -> DataFusionResult<DataType> {
-        self.inner.return_type(types)
-    }
+    described_by_inner!();
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
         if let Some(bins) = bins(&args.args)? {
@@ -57,10 +46,6 @@ impl ScalarUDFImpl for DateBin {
 
     fn output_ordering(&self, input: &[ExprProperties]) -> DataFusionResult<SortProperties> {
         self.inner.output_ordering(input)
-    }
-
-    fn documentation(&self) -> Option<&Documentation> {
-        self.inner.documentation()
     }
 }
 

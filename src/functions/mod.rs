@@ -17,6 +17,7 @@ mod final_at;
 mod finality;
 mod from_json;
 mod from_messages;
+mod inner;
 mod internal;
 mod json;
 mod lengths;

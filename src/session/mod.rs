@@ -46,7 +46,7 @@ use crate::plan::{
 };
 use crate::query::{StoredState, StreamingQueryManager, pinned_definition, pinned_tables};
 use crate::sink::file::{ArrowFiles, BoundedWrites};
-use crate::source::file::{KnownColumns, ParquetFiles};
+use crate::source::file::{CheckedScans, KnownColumns, ParquetFiles};
 use crate::storage::{Durability, Storage, resolve_location};
 use formats::Formats;
 use state_function::StateTableFunction;
@@ -326,6 +326,7 @@ fn add_rules(context: &SessionContext) {
         .with_optimizer_rules(NamedKeys::guarded(state.optimizers()))
         .with_physical_optimizer_rules(AggregatesOfStatistics::guarded(state.physical_optimizers()))
         .with_physical_optimizer_rule(Arc::new(BoundedWrites::default()))
+        .with_physical_optimizer_rule(Arc::new(CheckedScans::new(Arc::clone(state.runtime_env()))))
         .build();
     state.config_mut().options_mut().catalog.create_default_catalog_and_schema = makes_catalog;
     let arrow = state.get_file_format_factory("arrow");

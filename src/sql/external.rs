@@ -166,7 +166,7 @@ impl ExternalTable {
             "parquet" => self.declared().is_some() || has_mode(),
             _ => false,
         };
-        converts && self.command.locations.len() == 1
+        converts && !self.command.locations.is_empty()
     }
 
     async fn snapshot(&self, state: &SessionState) -> Result<Arc<dyn TableProvider>> {
@@ -188,11 +188,15 @@ impl ExternalTable {
         for (name, value) in [("minFileAge", "0 seconds"), ("allowMissingPath", "true")] {
             options.set(name, value);
         }
-        let location = self.location().unwrap_or_default();
-        let partitions = self.partitioned_by().to_vec();
-        let table =
-            FileTable::resolve(&self.format, location, self.declared(), partitions, options, state).await?;
-        Ok(Arc::new(SnapshotTable::new(table)))
+        let mut tables = Vec::with_capacity(self.command.locations.len());
+        for location in &self.command.locations {
+            let partitions = self.partitioned_by().to_vec();
+            let (declared, options) = (self.declared(), options.clone());
+            let table =
+                FileTable::resolve(&self.format, location, declared, partitions, options, state).await?;
+            tables.push(table);
+        }
+        Ok(Arc::new(SnapshotTable::try_new(tables)?))
     }
 
     /// Has `table` read in place of files.

@@ -8,12 +8,17 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use datafusion::arrow::buffer::Buffer;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::ipc::convert::fb_to_schema;
 use datafusion::arrow::ipc::reader::{FileReader, StreamDecoder, read_footer_length};
-use datafusion::arrow::ipc::{CompressionType, Message, MessageHeader, root_as_footer, root_as_message};
+use datafusion::arrow::ipc::{
+    CompressionType, Message, MessageHeader, MetadataVersion, root_as_footer, root_as_message,
+};
 use datafusion::arrow::record_batch::RecordBatch;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::batches::{Batches, Choose, Input, Part};
 
@@ -29,6 +34,33 @@ pub(super) fn read(
     let is_file = input.read_exact(&mut magic).is_ok() && &magic == FILE_MAGIC;
     input.seek(SeekFrom::Start(0))?;
     if is_file { read_file(input, choose, part) } else { read_stream(input, choose, part) }
+}
+
+/// The columns of a file or stream, which the message at its beginning describes. (DataFusion takes a damaged file for a
+/// stream, and makes room for as much as the letters at its beginning are as a number.)
+pub(super) async fn schema_of(store: &dyn ObjectStore, file: &ObjectMeta) -> Result<Schema, ArrowError> {
+    const FIRST_BYTES: u64 = 64 << 10;
+    let external = |error| ArrowError::ExternalError(Box::new(error));
+    let head = store.get_range(&file.location, 0..file.size.min(FIRST_BYTES)).await.map_err(external)?;
+    let mut at = if head.starts_with(FILE_MAGIC) { FILE_MAGIC.len().next_multiple_of(8) } else { 0 };
+    let word = |at: usize| head.get(at..at + 4).and_then(|word| <[u8; 4]>::try_from(word).ok());
+    if word(at) == Some(CONTINUATION) {
+        at += 4;
+    }
+    let no_schema = || ArrowError::IpcError("it holds no schema".into());
+    let length = word(at).map(u32::from_le_bytes).filter(|length| *length > 0).ok_or_else(no_schema)?;
+    let start = at as u64 + 4;
+    let end = start + u64::from(length);
+    if end > file.size {
+        return Err(outside("its schema"));
+    }
+    let bytes = match head.get(start as usize..end as usize) {
+        Some(bytes) => Bytes::copy_from_slice(bytes),
+        None => store.get_range(&file.location, start..end).await.map_err(external)?,
+    };
+    let message = message(&bytes)?;
+    check_version(message.version())?;
+    message.header_as_schema().map(fb_to_schema).ok_or_else(no_schema)
 }
 
 fn read_file(mut input: Input, choose: Choose<'_>, part: Part) -> Result<(SchemaRef, Batches), ArrowError> {
@@ -61,6 +93,7 @@ fn check_blocks(input: &mut Input) -> Result<(), ArrowError> {
     input.read_exact(&mut bytes)?;
     let footer = root_as_footer(&bytes)
         .map_err(|error| ArrowError::IpcError(format!("the footer cannot be read: {error}")))?;
+    check_version(footer.version())?;
     let mut spans = Vec::new();
     let of = |kind, blocks: Option<_>| blocks.into_iter().flatten().map(move |block| (kind, block));
     let dictionaries = of(MessageHeader::DictionaryBatch, footer.dictionaries());
@@ -78,8 +111,16 @@ fn check_blocks(input: &mut Input) -> Result<(), ArrowError> {
         input.read_exact(&mut message)?;
         // The message follows its length, with a mark before it or not.
         let start = if message.starts_with(&CONTINUATION) { 8 } else { 4 };
-        let message = message.get(start..).unwrap_or_default();
-        let found = check_message(input, message, body, body_length)?;
+        let bytes = message.get(start..).unwrap_or_default();
+        let said =
+            message.get(start - 4..start).and_then(|said| said.try_into().ok()).map(i32::from_le_bytes);
+        if said.and_then(|said| usize::try_from(said).ok()) != Some(bytes.len()) {
+            return Err(ArrowError::IpcError("a message and the footer say different lengths of it".into()));
+        }
+        if u64::try_from(self::message(bytes)?.bodyLength()).ok() != Some(body_length) {
+            return Err(ArrowError::IpcError("a batch and the footer say different lengths of it".into()));
+        }
+        let found = check_message(input, bytes, body, body_length)?;
         // Arrow's reader passes over those that it does not expect, and over the rows in them.
         if found != kind {
             return Err(unexpected(found));
@@ -177,6 +218,17 @@ fn message(bytes: &[u8]) -> Result<Message<'_>, ArrowError> {
     root_as_message(bytes).map_err(|error| ArrowError::IpcError(format!("a message cannot be read: {error}")))
 }
 
+/// Fails unless the format is known, as it has been since Arrow 0.8.
+fn check_version(version: MetadataVersion) -> Result<(), ArrowError> {
+    match version {
+        MetadataVersion::V4 | MetadataVersion::V5 => Ok(()),
+        MetadataVersion(other) => Err(ArrowError::IpcError(format!("its version {other} is not known"))),
+    }
+}
+
+/// Buffers begin at multiples of this.
+const ALIGNMENT: u64 = 8;
+
 /// Which kind of message it is.
 fn check_message(
     input: &mut Input,
@@ -185,16 +237,27 @@ fn check_message(
     body_length: u64,
 ) -> Result<MessageHeader, ArrowError> {
     let message = message(bytes)?;
+    check_version(message.version())?;
     let batch = message
         .header_as_record_batch()
         .or_else(|| message.header_as_dictionary_batch().and_then(|d| d.data()));
     let Some(batch) = batch else { return Ok(message.header_type()) };
+    for node in batch.nodes().into_iter().flatten() {
+        // Arrow's reader takes a negative number of nulls for none, and gives values in their places.
+        if !(0..=node.length()).contains(&node.null_count()) {
+            let (nulls, values) = (node.null_count(), node.length());
+            return Err(ArrowError::IpcError(format!("{nulls} of {values} values are said to be null")));
+        }
+    }
     let codec = batch.compression().map(|compression| compression.codec());
     for buffer in batch.buffers().into_iter().flatten() {
         let (offset, length) = (u64::try_from(buffer.offset()), u64::try_from(buffer.length()));
         let (Ok(offset), Ok(length)) = (offset, length) else { return Err(outside("a buffer")) };
         if offset.checked_add(length).is_none_or(|end| end > body_length) {
             return Err(outside("a buffer"));
+        }
+        if !offset.is_multiple_of(ALIGNMENT) {
+            return Err(ArrowError::IpcError(format!("a buffer begins at byte {offset}, where none can be")));
         }
         if let Some(codec) = codec.filter(|_| length > 0) {
             let mut head = [0; 32];

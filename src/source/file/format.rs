@@ -10,7 +10,6 @@ use datafusion::common::config::{
 };
 use datafusion::common::parsers::CompressionTypeVariant;
 use datafusion::datasource::file_format::FileFormat;
-use datafusion::datasource::file_format::arrow::ArrowFormat;
 #[cfg(feature = "avro")]
 use datafusion::datasource::file_format::avro::AvroFormat;
 use datafusion::datasource::file_format::csv::CsvFormat;
@@ -155,7 +154,7 @@ impl FormatSpec {
         }
     }
 
-    /// DataFusion's format, to infer schemas with; `None` for text, whose schema is fixed.
+    /// DataFusion's format, to infer schemas with; `None` for text, whose schema is fixed, and Arrow, which says it itself.
     pub(super) fn datafusion(&self, compression: FileCompressionType) -> Option<Arc<dyn FileFormat>> {
         let variant: CompressionTypeVariant = compression.into();
         Some(match &self.format {
@@ -171,10 +170,9 @@ impl FormatSpec {
                 let format = ParquetFormat::default().with_options(options.as_ref().clone());
                 Arc::new(CheckedFormat::new(format))
             }
-            Format::Arrow => Arc::new(ArrowFormat),
             #[cfg(feature = "avro")]
             Format::Avro => Arc::new(AvroFormat),
-            Format::Text => return None,
+            Format::Arrow | Format::Text => return None,
         })
     }
 

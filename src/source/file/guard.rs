@@ -28,6 +28,7 @@ use super::fit::FileColumns;
 use super::format::{Format, FormatSpec};
 use super::judge::{Judge, JudgedFile};
 use super::layout::as_planned;
+use super::panics;
 use super::parquet::{CheckedFiles, PartPlanner};
 use super::pinned::{BatchFiles, PinnedStore};
 use super::rescued::with_file;
@@ -339,8 +340,7 @@ fn without_panics(
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> DataFusionError {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    DataFusionError::Execution(format!("it is damaged: {}", text.unwrap_or("its reader gave up")))
+    DataFusionError::Execution(panics::reason(panic))
 }
 
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Finding out the columns when the user gives none.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
@@ -10,11 +11,13 @@ use datafusion::datasource::file_format::file_compression_type::FileCompressionT
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::type_coercion::binary::binary_numeric_coercion;
 use datafusion_datasource::PartitionedFile;
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 
+use super::arrow_ipc;
 use super::format::{Format, FormatSpec};
 use super::location::FileLocation;
+use super::panics;
 use super::partitions::{TypeInference, partitions_of};
 use super::pattern::FilePattern;
 use super::pinned::PinnedStore;
@@ -174,22 +177,41 @@ impl Inference<'_> {
     async fn schema_of(&self, compression: FileCompressionType, files: &[ObjectMeta]) -> Result<Schema> {
         let store: Arc<dyn ObjectStore> =
             Arc::new(PinnedStore::of_any(Arc::clone(&self.store), self.location));
-        let Some(format) = self.spec.datafusion(compression) else {
-            return Ok(Schema::empty());
-        };
-        if let Ok(schema) = format.infer_schema(self.session, &store, files).await {
-            return Ok(schema.as_ref().clone());
+        if let Ok(schema) = self.infer(compression, &store, files).await {
+            return Ok(schema);
         }
         // Either one of them cannot be read, and DataFusion does not say which, or they differ.
         let mut schemas = Vec::with_capacity(files.len());
         for file in files {
-            let inferred = format.infer_schema(self.session, &store, std::slice::from_ref(file)).await;
+            let inferred = self.infer(compression, &store, std::slice::from_ref(file)).await;
             if inferred.is_err() && self.ignores_corrupt {
                 continue;
             }
             schemas.push(inferred.map_err(|error| self.columns_unknown(file, &error))?);
         }
         Ok(Schema::new(merge_fields(schemas.iter().flat_map(|schema| schema.fields()))))
+    }
+
+    /// The columns of `files`, whose readers may panic about one that is damaged.
+    async fn infer(
+        &self,
+        compression: FileCompressionType,
+        store: &Arc<dyn ObjectStore>,
+        files: &[ObjectMeta],
+    ) -> DataFusionResult<Schema> {
+        let inferred = async {
+            if let Format::Arrow = self.spec.format {
+                let mut schemas = Vec::with_capacity(files.len());
+                for file in files {
+                    schemas.push(arrow_ipc::schema_of(store.as_ref(), file).await?);
+                }
+                return Ok::<_, DataFusionError>(Schema::try_merge(schemas)?);
+            }
+            let Some(format) = self.spec.datafusion(compression) else { return Ok(Schema::empty()) };
+            Ok(format.infer_schema(self.session, store, files).await?.as_ref().clone())
+        };
+        let inferred = AssertUnwindSafe(inferred).catch_unwind().await;
+        inferred.unwrap_or_else(|panic| Err(DataFusionError::Execution(panics::reason(panic.as_ref()))))
     }
 
     fn columns_unknown(&self, file: &ObjectMeta, error: &DataFusionError) -> Error {

@@ -28,6 +28,7 @@ mod listing;
 mod location;
 mod nested;
 mod options;
+mod panics;
 mod parquet;
 mod partitions;
 mod pattern;
@@ -62,7 +63,7 @@ pub(crate) use self::known::KnownColumns;
 use self::layout::{Layout, RESCUED_COLUMN};
 use self::location::{FileLocation, Selection};
 use self::options::{CleanSource, Evolution, ParseMode, SourceOptions};
-pub(crate) use self::parquet::ParquetFiles;
+pub(crate) use self::parquet::{CheckedScans, ParquetFiles};
 use self::pattern::FilePattern;
 #[cfg(feature = "avro")]
 pub use self::records::WriterSchemas;

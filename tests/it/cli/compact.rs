@@ -206,3 +206,34 @@ fn a_kill_at_any_call_loses_no_row() {
     }
     assert!(killed > 8, "it was killed {killed} times only");
 }
+
+/// Values of one file must not come under the names of another's columns.
+#[test]
+fn csv_files_with_other_headers_are_not_put_together() {
+    let folder = Folder::new();
+    folder.write("out/a.csv", "id,k\n1,a\n");
+    folder.write("out/b.csv", "k,id\nb,2\n");
+    let (code, _, err) = folder.run(&["compact", "out"]);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("'id,k'") && err.contains("'k,id'") && err.contains("b.csv"), "{err}");
+    assert_eq!(files(&folder), ["a.csv", "b.csv"]);
+    folder.write("out/b.csv", "id,k\r\n2,b\r\n");
+    run(&folder, &["compact", "out"]);
+    let there = files(&folder);
+    assert_eq!(there.len(), 1, "{there:?}");
+    let merged = std::fs::read_to_string(folder.0.path().join("out").join(&there[0])).unwrap();
+    assert_eq!(merged, "id,k\n1,a\n2,b\r\n");
+}
+
+/// A damaged file is not made part of a good one.
+#[test]
+fn damaged_files_are_not_put_together() {
+    let folder = Folder::new();
+    let copy = "COPY (SELECT 1 AS a, 'x' AS b) TO 'out/a.parquet' STORED AS PARQUET";
+    run(&folder, &["sql", "-c", copy]);
+    std::fs::write(folder.0.path().join("out/b.parquet"), crate::file_source::with_fewer_values()).unwrap();
+    let (code, _, err) = folder.run(&["compact", "out"]);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("have 59 values, and its footer says 60"), "{err}");
+    assert_eq!(files(&folder), ["a.parquet", "b.parquet"]);
+}

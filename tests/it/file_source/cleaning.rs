@@ -1,7 +1,16 @@
 //! Cleaning up, and directories that a Spark sink wrote.
 
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::json;
+use tidemill::Options;
 use tidemill::source::Admission;
+use tidemill::source::file::FileTable;
+use url::Url;
 
 use super::{Input, ab, expected, json_lines, paths};
 
@@ -66,6 +75,62 @@ async fn another_file_of_the_same_size_and_time_stays() {
             assert_eq!((names(&input, "in").as_str(), names(&input, "done").as_str()), ("a", ""));
             assert_eq!(std::fs::read_to_string(input.path("in/a")).unwrap(), json_lines(2..3));
         }
+    }
+}
+
+/// On a store it is the tag that tells the file that was read from one of the same size that came in the same
+/// millisecond, also after a restart.
+#[tokio::test]
+async fn another_object_of_the_same_size_stays() {
+    for clean in ["delete", "archive"] {
+        let input = Input::new();
+        let store = Arc::new(InMemory::new());
+        input
+            .session
+            .register_object_store(&Url::parse("memory://bucket/").unwrap(), Arc::clone(&store) as _);
+        let put = async |name: &str, rows| {
+            store.put(&ObjectPath::from(name), json_lines(rows).into()).await.unwrap();
+        };
+        let names = async || {
+            let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
+            let mut names: Vec<String> =
+                listed.into_iter().map(|object| object.location.to_string()).collect();
+            names.sort();
+            names.join(" ")
+        };
+        let mut options = vec![("cleanSource", clean)];
+        if clean == "archive" {
+            options.push(("sourceArchiveDir", "memory://bucket/done"));
+        }
+        put("in/a", 0..1).await;
+        put("in/b", 1..2).await;
+        let options: Options = options.into_iter().collect();
+        let state = input.session.state();
+        let provider =
+            FileTable::resolve("json", "memory://bucket/in", Some(ab()), Vec::new(), options, &state)
+                .await
+                .unwrap();
+        let mut reader = input.reader(&provider);
+        let batch = reader.plan().await;
+        assert_eq!(reader.read(&batch).await.unwrap(), expected(0..2));
+        assert!(batch.entries.iter().all(|entry| entry.get().contains("\"e\":")), "its tag is remembered");
+        put("in/a", 2..3).await;
+        for restarts in [false, true] {
+            if restarts {
+                reader = input.reader(&provider);
+                reader.source.restore(batch.end.clone(), batch.entries.clone()).await.unwrap();
+            }
+            reader.source.commit(&batch).await.unwrap();
+            let left = if clean == "archive" { "done/b in/a" } else { "in/a" };
+            assert_eq!(names().await, left, "{clean}");
+            let kept = store.get(&ObjectPath::from("in/a")).await.unwrap().bytes().await.unwrap();
+            assert_eq!(kept, json_lines(2..3).as_bytes());
+        }
+        // It is a new file, and is cleaned up once it is read.
+        let second = reader.plan().await;
+        assert_eq!(reader.read(&second).await.unwrap(), expected(2..3));
+        reader.source.commit(&second).await.unwrap();
+        assert_eq!(names().await, if clean == "archive" { "done/a done/b" } else { "" });
     }
 }
 

@@ -1,12 +1,14 @@
 //! Parquet and Arrow files of every type, and damaged ones, beside pyarrow, a reader that shares no code with ours:
-//! what both read is the same, and what it refuses is refused.
+//! what both read is the same, and what it refuses is refused, or the damage lies where it decides no value: all rows
+//! are those of the intact file. If several bytes are damaged, that holds for each of them alone: one may decide no value,
+//! and another change one in a way that nobody can notice.
 //!
-//! Where Python has no pyarrow the tests say so and pass. `TIDEMILL_PYTHON` names another Python,
-//! `TIDEMILL_MUTATIONS` another number of files than 300, and `TIDEMILL_DIFFERENCES` a file to tell of what only
-//! we refuse.
+//! Where Python has no pyarrow the tests say so and pass. `TIDEMILL_PYTHON` names another Python, and
+//! `TIDEMILL_MUTATIONS` another number of files than 300.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -17,8 +19,8 @@ use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::basic::{Compression, Encoding, ZstdLevel};
 use datafusion::parquet::file::properties::{WriterProperties, WriterVersion};
 
-use super::Input;
 use super::mutated::{read_mutated, rounds};
+use super::{Input, ab};
 
 fn batch(range: std::ops::Range<i64>) -> RecordBatch {
     let a = Int64Array::from_iter(range.clone().map(|a| (a % 7 != 3).then_some(a * 1_000_003)));
@@ -37,54 +39,105 @@ fn python() -> Option<String> {
     None
 }
 
+/// What we read of a file.
+fn read(format: &str, content: &[u8]) -> Read {
+    let input = Input::new();
+    input.write("f", 1, content);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let read = runtime.block_on(async { input.source(format, &ab(), &[]).await.all().await });
+    read.map_err(|error| error.to_string())
+}
+
+/// What is read of a file, or why it is not.
+type Read = Result<Vec<String>, String>;
+
+/// What pyarrow reads of the files of a folder, by name.
+fn read_with_pyarrow(python: &str, format: &str, folder: &Path) -> BTreeMap<String, Read> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/file_source/read_with_pyarrow.py");
+    let output = Command::new(python).arg(script).arg(format).arg(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let read = lines.lines().map(|line| {
+        let read: serde_json::Value = serde_json::from_str(line).unwrap();
+        let rows = serde_json::from_value(read["rows"].clone()).map_err(|_| read["error"].to_string());
+        (read["file"].as_str().unwrap().to_string(), rows)
+    });
+    read.collect()
+}
+
+/// How what we read of a damaged file differs from what pyarrow reads; `intact` is what both read of the intact one.
+fn difference(ours: &Read, theirs: &Read, intact: &[String]) -> Option<String> {
+    match (ours, theirs) {
+        // It is damaged, after all.
+        (Err(_), _) => None,
+        (Ok(ours), Ok(theirs)) if ours == theirs => None,
+        (Ok(ours), Err(_)) if ours == intact => None,
+        (Ok(ours), Ok(theirs)) => {
+            let first = ours.iter().zip(theirs).find(|(ours, theirs)| ours != theirs);
+            Some(format!("{} rows, by pyarrow {}: {first:?}", ours.len(), theirs.len()))
+        }
+        (Ok(ours), Err(error)) => Some(format!("{} rows, by pyarrow {error}", ours.len())),
+    }
+}
+
+/// `damaged` with one of the bytes in which it differs from `whole`, for each of them; none if it has another length.
+fn each_alone(whole: &[u8], damaged: &[u8]) -> Vec<(usize, Vec<u8>)> {
+    if whole.len() != damaged.len() {
+        return Vec::new();
+    }
+    let places = (0..whole.len()).filter(|at| whole[*at] != damaged[*at]);
+    let alone = |at: usize| {
+        let mut content = whole.to_vec();
+        content[at] = damaged[at];
+        (at, content)
+    };
+    places.map(alone).collect()
+}
+
 /// Mutates `content`, and compares what is read.
 fn compare(format: &'static str, content: &[u8]) {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let ours: std::cell::RefCell<BTreeMap<String, Result<Vec<String>, String>>> = Default::default();
+    let ours: RefCell<BTreeMap<String, Read>> = RefCell::default();
     read_mutated(format, content, &[], |round, content, read| {
-        let name = format!("{round:06}");
-        std::fs::write(folder.path().join(&name), content).unwrap();
-        ours.borrow_mut().insert(name, read.map_err(|error| error.to_string()));
+        // It is not taken before it has content.
+        if !content.is_empty() {
+            let name = format!("{round:06}");
+            std::fs::write(folder.path().join(&name), content).unwrap();
+            ours.borrow_mut().insert(name, read.map_err(|error| error.to_string()));
+        }
     });
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/file_source/read_with_pyarrow.py");
-    let output = Command::new(python).arg(script).arg(format).arg(folder.path()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let theirs = String::from_utf8(output.stdout).unwrap();
-    let mut differences = Vec::new();
-    let mut only_ours_refuses = Vec::new();
-    let mut count = 0;
-    for line in theirs.lines() {
-        let theirs: serde_json::Value = serde_json::from_str(line).unwrap();
-        let name = theirs["file"].as_str().unwrap();
-        let rows: Option<Vec<String>> = serde_json::from_value(theirs["rows"].clone()).ok();
-        match (&ours.borrow()[name], rows) {
-            (Ok(ours), Some(theirs)) if *ours == theirs => {}
-            (Err(_), None) => {}
-            (Err(error), Some(_)) => only_ours_refuses.push(format!("{format} {name}: {error}")),
-            (Ok(ours), theirs_rows) => {
-                let why = match &theirs_rows {
-                    Some(rows) => {
-                        let first = ours.iter().zip(rows).find(|(ours, theirs)| ours != theirs);
-                        format!("{first:?}, {} rows", rows.len())
-                    }
-                    None => theirs["error"].to_string(),
-                };
-                differences
-                    .push(format!("{format} {name}: {} rows read by us, by pyarrow: {why}", ours.len()));
-            }
-        }
-        count += 1;
+    let (ours, intact) = (ours.into_inner(), read(format, content).unwrap());
+    let theirs = read_with_pyarrow(&python, format, folder.path());
+    assert!(theirs.keys().eq(ours.keys()));
+    let mut different = BTreeMap::new();
+    for (name, ours) in &ours {
+        let Some(how) = difference(ours, &theirs[name], &intact) else { continue };
+        different.insert(name.clone(), how);
     }
-    assert_eq!(count, ours.borrow().len());
-    if let Ok(path) = std::env::var("TIDEMILL_DIFFERENCES") {
-        let mut file = std::fs::File::options().append(true).create(true).open(path).unwrap();
-        only_ours_refuses.iter().chain(&differences).for_each(|line| writeln!(file, "{line}").unwrap());
-        if !differences.is_empty() {
-            writeln!(file, "kept in {}", folder.keep().display()).unwrap();
+    // Those that each of their damaged bytes explains.
+    let alone = tempfile::tempdir().unwrap();
+    let mut ours_alone = BTreeMap::new();
+    for name in different.keys() {
+        let damaged = std::fs::read(folder.path().join(name)).unwrap();
+        for (at, single) in each_alone(content, &damaged) {
+            let single_name = format!("{name}-{at}");
+            std::fs::write(alone.path().join(&single_name), &single).unwrap();
+            ours_alone.insert(single_name, read(format, &single));
         }
     }
-    assert!(differences.is_empty(), "{} of {count}:\n{}", differences.len(), differences.join("\n"));
+    let theirs_alone = read_with_pyarrow(&python, format, alone.path());
+    different.retain(|name, _| {
+        let mut singles =
+            ours_alone.iter().filter(|(single, _)| single.split('-').next() == Some(name)).peekable();
+        singles.peek().is_none()
+            || singles.any(|(single, ours)| difference(ours, &theirs_alone[single], &intact).is_some())
+    });
+    if different.is_empty() {
+        return;
+    }
+    let told: Vec<String> = different.iter().map(|(name, how)| format!("{format} {name}: {how}")).collect();
+    panic!("{} of {} in {}:\n{}", told.len(), ours.len(), folder.keep().display(), told.join("\n"));
 }
 
 fn parquet(properties: WriterProperties) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 mod cleaning;
 mod compared;
+mod doors;
 mod formats;
 mod listing;
 mod malformed;
@@ -213,6 +214,11 @@ fn ab() -> SchemaRef {
 /// A Parquet file that says that it has more than there is memory for.
 pub(crate) fn with_many_lengths() -> Vec<u8> {
     parquet_sizes::with_many_lengths()
+}
+
+/// A Parquet file that says that it has more values than it has.
+pub(crate) fn with_fewer_values() -> Vec<u8> {
+    parquet_sizes::with_fewer_values()
 }
 
 /// The paths of the files of a batch.

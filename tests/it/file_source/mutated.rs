@@ -2,8 +2,10 @@
 //!
 //! 300 files a format; `TIDEMILL_MUTATIONS` asks for another number.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
+
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 
 use serde_json::value::RawValue;
 use tidemill::{Error, Result};
@@ -49,6 +51,12 @@ pub(super) fn mutated(content: &[u8], round: u64) -> Vec<u8> {
         }
     }
     content
+}
+
+/// Whether something of it is there, and its end is not.
+fn is_cut(content: &[u8], round: u64) -> bool {
+    // Without content it is not read before it has some.
+    round % 6 == 0 && !content.is_empty()
 }
 
 /// Reads every mutation, each within a minute, and gives the results to `judge`.
@@ -150,8 +158,8 @@ fn are_whole_batches(rows: &[String], per_batch: i64) -> bool {
 #[test]
 fn parquet_files() {
     let content = parquet(&batch(0..50), 20);
-    read_mutated("parquet", &content, &[], |round, _, read| {
-        assert!(round % 6 != 0 || read.is_err(), "{round}: a cut file is no file");
+    read_mutated("parquet", &content, &[], |round, content, read| {
+        assert!(!is_cut(content, round) || read.is_err(), "{round}: a cut file is no file");
     });
     read_mutated("parquet", &content, &[("ignoreCorruptFiles", "true")], |round, _, read| {
         let rows = read.unwrap();
@@ -175,15 +183,122 @@ fn arrow_files() {
     let lz4 = compressed(CompressionType::LZ4_FRAME);
     for content in [ipc_file(&batches), ipc_stream(&batches), zstd, lz4] {
         let is_file = content.starts_with(b"ARROW1");
-        read_mutated("arrow", &content, &[], |round, _, read| {
+        read_mutated("arrow", &content, &[], |round, content, read| {
             // The mark of a stream's end is not needed, so that one that is cut behind a batch is whole.
             let may_end_there = !is_file && read.as_ref().is_ok_and(|rows| are_whole_batches(rows, 10));
-            assert!(round % 6 != 0 || read.is_err() || may_end_there, "{round}: {read:?}");
+            assert!(!is_cut(content, round) || read.is_err() || may_end_there, "{round}: {read:?}");
         });
         read_mutated("arrow", &content, &[("ignoreCorruptFiles", "true")], |round, _, read| {
             let rows = read.unwrap();
             assert!(round % 6 != 0 || are_whole_batches(&rows, 10), "{round}: {rows:?}");
         });
+    }
+}
+
+/// `whole` with `change` made to one of its batches, for each of them: it is given the file, where the message
+/// begins and where the field of this number of its table is.
+fn with_changed_messages(
+    whole: &[u8],
+    change: impl Fn(&mut [u8], datafusion::arrow::ipc::Message<'_>, usize),
+) -> Vec<Vec<u8>> {
+    use datafusion::arrow::ipc::{MessageHeader, root_as_message};
+    let marks = whole.windows(4).enumerate().filter(|(_, word)| *word == [0xff; 4]);
+    let mut changed = Vec::new();
+    for start in marks.map(|(at, _)| at + 8) {
+        let Ok(message) = root_as_message(&whole[start..]) else { continue };
+        if message.header_type() == MessageHeader::RecordBatch {
+            let mut content = whole.to_vec();
+            change(&mut content, message, start);
+            changed.push(content);
+        }
+    }
+    changed
+}
+
+/// A file or stream that has a message of another kind in the place of its first batch.
+pub(super) fn with_another_message(whole: &[u8]) -> Vec<u8> {
+    use datafusion::arrow::ipc::MessageHeader;
+    let changed = with_changed_messages(whole, |content, message, start| {
+        let kind = message._tab.loc() + usize::from(message._tab.vtable().get(6));
+        assert_eq!(content[start + kind], MessageHeader::RecordBatch.0);
+        content[start + kind] = MessageHeader::Tensor.0;
+    });
+    changed.into_iter().next().unwrap()
+}
+
+/// What a batch says of itself that Arrow's reader believes, and gives other values for.
+#[tokio::test]
+async fn arrow_batches_that_say_what_cannot_be() {
+    let rows = |index: i64| {
+        let texts = (0..10).map(|a| (a != 3).then(|| format!("row {}", index + a)));
+        let columns: [(&str, ArrayRef); 2] = [
+            ("a", Arc::new(Int64Array::from_iter_values(index..index + 10))),
+            ("b", Arc::new(StringArray::from_iter(texts))),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
+    };
+    // The place of a structure among the bytes of its message.
+    let within = |content: &[u8], start: usize, bytes: &[u8]| {
+        start + content[start..].windows(bytes.len()).position(|found| found == bytes).unwrap()
+    };
+    for whole in [ipc_file(&[rows(0), rows(10)]), ipc_stream(&[rows(0), rows(10)])] {
+        let nulls = with_changed_messages(&whole, |content, message, start| {
+            let node = *message.header_as_record_batch().unwrap().nodes().unwrap().get(1);
+            assert_eq!((node.length(), node.null_count()), (10, 1));
+            let at = within(content, start, &[10_i64.to_le_bytes(), 1_i64.to_le_bytes()].concat());
+            content[at + 8..at + 16].fill(0xff);
+        });
+        let places = with_changed_messages(&whole, |content, message, start| {
+            let buffers = message.header_as_record_batch().unwrap().buffers().unwrap();
+            let values = buffers.get(1);
+            let bytes = [values.offset().to_le_bytes(), values.length().to_le_bytes()].concat();
+            let at = within(content, start, &bytes);
+            content[at] += 1;
+        });
+        let versions = with_changed_messages(&whole, |content, message, start| {
+            let version = message._tab.loc() + usize::from(message._tab.vtable().get(4));
+            content[start + version] = 24;
+        });
+        for (damaged, expected) in [
+            (nulls, "-1 of 10 values are said to be null"),
+            (places, "where none can be"),
+            (versions, "its version 24 is not known"),
+        ] {
+            assert_eq!(damaged.len(), 2);
+            for content in damaged {
+                let input = Input::new();
+                input.write("f", 1, content);
+                let error = input.source("arrow", &ab(), &[]).await.all().await.unwrap_err();
+                assert!(error.to_string().contains(expected), "{error}");
+            }
+        }
+    }
+}
+
+/// Whoever asks for the columns of damaged files is told them, or that the file is damaged.
+#[tokio::test]
+async fn columns_are_told_or_the_file_is_named() {
+    let batches: Vec<_> = (0..2).map(|index| batch(index * 10..index * 10 + 10)).collect();
+    let mut files = vec![
+        ("arrow", ipc_file(&batches)),
+        ("arrow", ipc_stream(&batches)),
+        ("parquet", parquet(&batches[0], 5)),
+    ];
+    #[cfg(feature = "avro")]
+    files.push(("avro", super::formats::avro(&batches[0])));
+    let input = Input::new();
+    for (format, whole) in files {
+        for round in 0..rounds() {
+            let content = mutated(&whole, round);
+            if content.is_empty() {
+                continue;
+            }
+            input.write("f", round, content);
+            if let Err(error) = input.resolve(format, "", None, &[]).await {
+                assert!(matches!(error, Error::InputFile { .. }), "{format} {round}: {error:?}");
+                assert!(error.to_string().contains(&input.text("f")), "{format} {round}: {error}");
+            }
+        }
     }
 }
 

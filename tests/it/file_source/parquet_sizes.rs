@@ -3,6 +3,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use bytes::Bytes;
 use datafusion::arrow::array::{
     ArrayRef, BooleanArray, Decimal128Array, FixedSizeBinaryArray, Float64Array, Int32Array, Int64Array,
     ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
@@ -10,6 +11,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{Field, Int64Type};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::basic::{Compression, Encoding};
+use datafusion::parquet::file::metadata::ParquetMetaDataReader;
 use datafusion::parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use tidemill::Error;
 use tidemill::sql::{SqlOutcome, SqlSession};
@@ -57,7 +59,7 @@ async fn refused(content: &[u8]) -> [String; 2] {
     [reason, queried.unwrap_err()]
 }
 
-async fn rows_of(query: String) -> Result<Vec<String>, String> {
+pub(super) async fn rows_of(query: String) -> Result<Vec<String>, String> {
     let sql = SqlSession::new(tidemill::Session::new());
     let mut outcomes = sql.run(&query).await.map_err(|error| error.to_string())?;
     let Some(SqlOutcome::Rows(frame)) = outcomes.pop() else { return Err("no rows".into()) };
@@ -90,15 +92,54 @@ async fn more_lengths_than_values_are_no_lengths() {
     }
 }
 
+/// Parquet's reader of texts takes what there is, and so other texts.
 #[tokio::test]
-async fn pages_with_fewer_values_than_the_footer_says() {
-    let content = written(&batch(0..60), plain(Encoding::PLAIN));
+async fn a_text_repeats_no_more_than_the_one_before_it_has() {
+    for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+        let properties = plain(Encoding::DELTA_BYTE_ARRAY).set_writer_version(version);
+        let mut content = written(&batch(0..60), properties);
+        let first = lengths(&content) + 1;
+        assert_eq!(content[first], 0, "the first text repeats nothing");
+        content[first] = 2;
+        for reason in refused(&content).await {
+            assert!(reason.contains("a text repeats 1 of the 0 bytes before it"), "{reason}");
+        }
+    }
+}
+
+/// With a dictionary nobody looks there, so that it is not seen that the description is damaged.
+#[tokio::test]
+async fn values_begin_where_their_column_is() {
+    let content = written(&batch(0..60), WriterProperties::builder());
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&Bytes::from(content.clone())).unwrap();
+    let column = metadata.row_group(0).column(0);
+    let values_at = column.data_page_offset();
+    assert!(column.dictionary_page_offset().is_some_and(|dictionary| dictionary < values_at));
+    // As a field of 64 bits, zigzag, in two bytes.
+    let varint = |value: i64| [(value << 1) as u8 | 0x80, (value >> 6) as u8];
+    let footer = content.len() - 8 - footer_length(&content);
+    let at = footer + place(&content[footer..], &[&[0x26], &varint(values_at)[..]].concat());
+    let mut outside = content.clone();
+    outside[at + 1] ^= 1;
+    outside[at + 2] = 0x7f;
+    for reason in refused(&outside).await {
+        assert!(reason.contains("the values of column 'a' are not where the column is"), "{reason}");
+    }
+}
+
+/// A file whose pages have 59 values, of which its footer says that they are 60: Parquet's reader gives 59.
+pub(super) fn with_fewer_values() -> Vec<u8> {
+    let mut content = written(&batch(0..60), plain(Encoding::PLAIN));
     // A data page of version 1 has 60 values, zigzag, in PLAIN.
     let page = [0x2c, 0x15, 120, 0x15, 0x00];
     let at = content.windows(page.len()).position(|found| found == page).unwrap();
-    let mut fewer = content.clone();
-    fewer[at + 2] = 118;
-    for reason in refused(&fewer).await {
+    content[at + 2] = 118;
+    content
+}
+
+#[tokio::test]
+async fn pages_with_fewer_values_than_the_footer_says() {
+    for reason in refused(&with_fewer_values()).await {
         assert!(
             reason.contains("the pages of column 'a' have 59 values, and its footer says 60"),
             "{reason}"
@@ -233,7 +274,10 @@ fn damaged_files_of_all_encodings_are_errors_or_rows() {
                 }
                 let query = format!("SELECT * FROM read_parquet('{}')", input.text("f"));
                 // DataFusion's own scan may panic in a task, which is contained.
-                let queried = runtime.block_on(async { tokio::spawn(rows_of(query)).await });
+                let queried = runtime.block_on(async { tokio::spawn(rows_of(query.clone())).await });
+                // Filters are pushed down, and then other parts of the file are read, in another way.
+                let filtered = format!("{query} WHERE longs >= 0 AND b > ''");
+                let _ = runtime.block_on(async { tokio::spawn(rows_of(filtered)).await });
                 if let (Ok(read), Ok(Ok(queried))) = (read, queried) {
                     assert_eq!(read, queried, "{way} {round}");
                 }

@@ -1,8 +1,9 @@
 //! Opens files whose footers, indexes and pages are looked over.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
@@ -21,6 +22,7 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion_datasource::PartitionedFile;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::footer::{check_bytes, check_groups, check_indexes, chunk_range};
@@ -32,6 +34,8 @@ pub(in crate::source::file) struct CheckedFiles {
     store: Arc<dyn ObjectStore>,
     /// Keeps footers of files that are opened several times.
     footers: Option<Arc<FileMetadataCache>>,
+    /// The files that are open. DataFusion lets one reader read the footer and another, if there are filters, the pages.
+    open: Arc<Mutex<HashMap<Path, Weak<Opened>>>>,
 }
 
 impl fmt::Debug for CheckedFiles {
@@ -45,7 +49,7 @@ impl CheckedFiles {
         store: Arc<dyn ObjectStore>,
         footers: Option<Arc<FileMetadataCache>>,
     ) -> Self {
-        Self { store, footers }
+        Self { store, footers, open: Arc::default() }
     }
 
     /// What a file says of itself. `hint`: how many bytes from its end are asked for first.
@@ -58,6 +62,10 @@ impl CheckedFiles {
         let known = self.known(file);
         let has_indexes =
             |known: &ParquetMetaData| known.column_index().is_some() && known.offset_index().is_some();
+        if let Some(known) = &known {
+            // Others may have read it without looking.
+            check_groups(known, file.size)?;
+        }
         let metadata = match known {
             Some(known) if indexes == PageIndexPolicy::Skip || has_indexes(&known) => return Ok(known),
             Some(known) => known,
@@ -72,6 +80,10 @@ impl CheckedFiles {
             footers.put(&file.location, CachedFileMetadataEntry::new(file.clone(), entry));
         }
         Ok(metadata)
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Path, Weak<Opened>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self, file: &ObjectMeta) -> Option<Arc<ParquetMetaData>> {
@@ -144,10 +156,10 @@ impl ParquetFileReaderFactory for CheckedFiles {
         let plain = DefaultParquetFileReaderFactory::new(Arc::clone(&self.store));
         Ok(Box::new(CheckedFile {
             bytes: plain.create_reader(partition, file, hint, metrics)?,
+            opened: self.open().get(&object.location).and_then(Weak::upgrade),
             files: self.clone(),
             object,
             hint,
-            opened: None,
         }))
     }
 }
@@ -177,10 +189,32 @@ struct CheckedFile {
     files: CheckedFiles,
     object: ObjectMeta,
     hint: Option<usize>,
-    opened: Option<Opened>,
+    opened: Option<Arc<Opened>>,
+}
+
+impl CheckedFile {
+    fn note(&mut self, metadata: &Arc<ParquetMetaData>) -> Arc<Opened> {
+        let opened = Arc::new(Opened::new(Arc::clone(metadata)));
+        let mut open = self.files.open();
+        open.retain(|_, other| other.strong_count() > 0);
+        open.insert(self.object.location.clone(), Arc::downgrade(&opened));
+        drop(open);
+        self.opened = Some(Arc::clone(&opened));
+        opened
+    }
+
+    /// What its bytes are compared with: there are none that are not.
+    async fn opened(&mut self) -> Result<Arc<Opened>> {
+        if let Some(opened) = &self.opened {
+            return Ok(Arc::clone(opened));
+        }
+        let metadata = self.files.metadata(&self.object, self.hint, PageIndexPolicy::Skip).await?;
+        Ok(self.note(&metadata))
+    }
 }
 
 /// What is known of a file whose footer was read.
+#[derive(Debug)]
 struct Opened {
     metadata: Arc<ParquetMetaData>,
     /// Where the columns of its groups are, in this order, and which they are.
@@ -194,7 +228,8 @@ impl Opened {
             let ranges = rows.columns().iter().enumerate();
             chunks.extend(ranges.filter_map(|(column, chunk)| Some((chunk_range(chunk)?, group, column))));
         }
-        chunks.sort_unstable_by_key(|(range, ..)| range.start);
+        // Of columns that begin at the same place, all but the last are empty.
+        chunks.sort_unstable_by_key(|(range, ..)| (range.start, range.end));
         Self { metadata, chunks }
     }
 
@@ -205,8 +240,11 @@ impl Opened {
             return Ok(());
         };
         // What is no part of a column are page indexes and filters.
-        if range.end > chunk.end || range.is_empty() {
+        if range.start >= chunk.end || range.is_empty() {
             return Ok(());
+        }
+        if range.end > chunk.end {
+            return Err(damaged("a page lies outside of its column"));
         }
         pages::check(self.metadata.row_group(*group).column(*column), bytes, range == chunk)
     }
@@ -215,11 +253,10 @@ impl Opened {
 impl AsyncFileReader for CheckedFile {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         async move {
+            let opened = self.opened().await?;
             let bytes = self.bytes.get_bytes(range.clone()).await?;
-            if let Some(opened) = &self.opened {
-                check_indexes(&opened.metadata, range.start, &bytes)?;
-                opened.check(&range, &bytes)?;
-            }
+            check_indexes(&opened.metadata, range.start, &bytes)?;
+            opened.check(&range, &bytes)?;
             Ok(bytes)
         }
         .boxed()
@@ -227,11 +264,10 @@ impl AsyncFileReader for CheckedFile {
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
+            let opened = self.opened().await?;
             let bytes = self.bytes.get_byte_ranges(ranges.clone()).await?;
-            if let Some(opened) = &self.opened {
-                for (range, bytes) in ranges.iter().zip(&bytes) {
-                    opened.check(range, bytes)?;
-                }
+            for (range, bytes) in ranges.iter().zip(&bytes) {
+                opened.check(range, bytes)?;
             }
             Ok(bytes)
         }
@@ -250,7 +286,7 @@ impl AsyncFileReader for CheckedFile {
                 (None, None) => PageIndexPolicy::Skip,
             };
             let metadata = self.files.metadata(&self.object, self.hint, indexes).await?;
-            self.opened = Some(Opened::new(Arc::clone(&metadata)));
+            self.note(&metadata);
             Ok(metadata)
         }
         .boxed()

@@ -49,9 +49,17 @@ pub(super) fn check_groups(metadata: &ParquetMetaData, size: u64) -> Result<()> 
     for group in metadata.row_groups() {
         rows = rows.saturating_add(group.num_rows());
         for column in group.columns() {
-            chunk_range(column).filter(|range| range.end <= size).ok_or_else(|| {
+            let chunk = chunk_range(column).filter(|range| range.end <= size).ok_or_else(|| {
                 damaged(format!("column '{}' lies outside of it", column.column_path().string()))
             })?;
+            // Where there is a dictionary the place is not used.
+            let values_at = u64::try_from(column.data_page_offset()).ok();
+            if values_at.is_none_or(|at| !(chunk.start..=chunk.end).contains(&at)) {
+                return Err(damaged(format!(
+                    "the values of column '{}' are not where the column is",
+                    column.column_path().string()
+                )));
+            }
             let (values, group_rows) = (column.num_values(), group.num_rows());
             let is_flat = column.column_descr().max_rep_level() == 0;
             if group_rows < 0 || values < group_rows || (is_flat && values != group_rows) {

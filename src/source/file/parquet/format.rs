@@ -14,10 +14,7 @@ use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
 use datafusion::datasource::physical_plan::parquet::metadata::{
     DFParquetMetadata, ordering_from_parquet_metadata,
 };
-use datafusion::datasource::physical_plan::{
-    FileScanConfig, FileScanConfigBuilder, FileSinkConfig, FileSource, ParquetSource,
-};
-use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::physical_plan::{FileScanConfig, FileSinkConfig, FileSource};
 use datafusion::error::Result;
 use datafusion::parquet::file::metadata::PageIndexPolicy;
 use datafusion::physical_expr::{LexOrdering, LexRequirement};
@@ -28,7 +25,8 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 
-use super::{CheckedFiles, damaged};
+use super::scans::checked;
+use super::{CheckedFiles, panicked};
 
 /// Page indexes are of use, and not needed.
 const OPTIONAL: PageIndexPolicy = PageIndexPolicy::Optional;
@@ -119,7 +117,7 @@ impl FileFormat for CheckedFormat {
         self.look_over(state, store, objects).await?;
         // The columns that Arrow has put beside those of Parquet may be damaged, which is found out by panicking.
         let inferred = AssertUnwindSafe(self.0.infer_schema(state, store, objects)).catch_unwind().await;
-        inferred.unwrap_or_else(|_| Err(damaged("its columns cannot be understood").into()))
+        inferred.unwrap_or_else(|panic| Err(panicked(panic.as_ref()).into()))
     }
 
     async fn infer_stats(
@@ -162,14 +160,7 @@ impl FileFormat for CheckedFormat {
         config: FileScanConfig,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = self.0.create_physical_plan(state, config).await?;
-        let scan = plan.downcast_ref::<DataSourceExec>().and_then(|scan| scan.downcast_to_file_source());
-        let Some((scan, parquet)): Option<(_, &ParquetSource)> = scan else { return Ok(plan) };
-        let runtime = state.runtime_env();
-        let footers = runtime.cache_manager.get_file_metadata_cache();
-        let files = CheckedFiles::new(runtime.object_store(&scan.object_store_url)?, Some(footers));
-        let parquet = parquet.clone().with_parquet_file_reader_factory(Arc::new(files));
-        let scan = FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(parquet)).build();
-        Ok(DataSourceExec::from_data_source(scan))
+        Ok(checked(&plan, state.runtime_env())?.unwrap_or(plan))
     }
 
     async fn create_writer_physical_plan(

@@ -14,8 +14,10 @@ mod format;
 mod pages;
 mod part;
 mod part_planner;
+mod scans;
 mod thrift;
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use datafusion::parquet::errors::ParquetError;
@@ -24,13 +26,19 @@ pub(super) use files::CheckedFiles;
 pub(super) use format::CheckedFormat;
 pub(crate) use format::ParquetFiles;
 pub(super) use part_planner::PartPlanner;
+pub(crate) use scans::CheckedScans;
+
+use super::panics;
 
 type Result<T> = std::result::Result<T, ParquetError>;
 
 /// Some of what is wrong with a file is found out by panicking.
 fn contained<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
-    let read = catch_unwind(AssertUnwindSafe(read));
-    read.unwrap_or_else(|_| Err(damaged("what it says of itself cannot be understood")))
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> ParquetError {
+    ParquetError::General(panics::reason(panic))
 }
 
 /// The file is damaged in this way.

@@ -8,8 +8,9 @@ use datafusion::parquet::column::page::{Page, PageReader};
 use datafusion::parquet::file::metadata::ColumnChunkMetaData;
 use datafusion::parquet::file::serialized_reader::SerializedPageReader;
 
+use super::delta::{self, Delta};
 use super::thrift::{Kind, Reader};
-use super::{Result, damaged, delta};
+use super::{Result, damaged};
 
 /// Fails if the pages `bytes` of `column` cannot be what their heads say; `is_whole`: they are all of them.
 pub(super) fn check(column: &ColumnChunkMetaData, bytes: &Bytes, is_whole: bool) -> Result<()> {
@@ -30,9 +31,9 @@ pub(super) fn check(column: &ColumnChunkMetaData, bytes: &Bytes, is_whole: bool)
             if head.values < 0 || values > expected {
                 return Err(contradiction(column, values));
             }
-            if let Some(prefixed) = head.has_delta_lengths() {
+            if let Some(kind) = head.delta() {
                 let start = bytes.len() - rest.len();
-                check_lengths(column, bytes.slice(start..start + length), prefixed)?;
+                check_differences(column, bytes.slice(start..start + length), kind)?;
             }
         }
         rest = reader.rest();
@@ -125,18 +126,19 @@ impl Head {
         Err(damaged(format!("a dictionary of {bytes} bytes is said to have {values} entries")))
     }
 
-    /// Whether lengths come before its values, and whether those are of what is not repeated from the one before.
-    fn has_delta_lengths(&self) -> Option<bool> {
-        match self.encoding {
-            encoding if encoding == Encoding::DELTA_LENGTH_BYTE_ARRAY as i64 => Some(false),
-            encoding if encoding == Encoding::DELTA_BYTE_ARRAY as i64 => Some(true),
-            _ => None,
-        }
+    /// What its values are, if they are encoded as differences.
+    fn delta(&self) -> Option<Delta> {
+        let encodings = [
+            (Encoding::DELTA_BINARY_PACKED, Delta::Numbers),
+            (Encoding::DELTA_LENGTH_BYTE_ARRAY, Delta::Texts),
+            (Encoding::DELTA_BYTE_ARRAY, Delta::Suffixes),
+        ];
+        encodings.into_iter().find(|(encoding, _)| *encoding as i64 == self.encoding).map(|(_, kind)| kind)
     }
 }
 
-/// Fails if the page, the first of `bytes`, has more lengths than values.
-fn check_lengths(column: &ColumnChunkMetaData, bytes: Bytes, prefixed: bool) -> Result<()> {
+/// Fails if the page, the first of `bytes`, has more differences than values, or fewer bytes than they take.
+fn check_differences(column: &ColumnChunkMetaData, bytes: Bytes, kind: Delta) -> Result<()> {
     let alone = column
         .clone()
         .into_builder()
@@ -165,7 +167,7 @@ fn check_lengths(column: &ColumnChunkMetaData, bytes: Bytes, prefixed: bool) -> 
         Some(Page::DictionaryPage { .. }) | None => return Ok(()),
     };
     // Without values there may be nothing at all.
-    if values.is_empty() { Ok(()) } else { delta::check(values, prefixed, u64::from(most)) }
+    if values.is_empty() { Ok(()) } else { delta::check(values, kind, u64::from(most)) }
 }
 
 /// Passes over levels up to `max` in a page of version 1.

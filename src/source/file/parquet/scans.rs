@@ -1,0 +1,76 @@
+//! Scans of DataFusion's whose files are looked over.
+
+use std::sync::Arc;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::Result;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+
+use super::CheckedFiles;
+
+/// Has the files looked over that tables of DataFusion's own read, such as those of
+/// `SessionContext::read_parquet`, which asks no session for the format.
+#[derive(Debug)]
+pub(crate) struct CheckedScans {
+    runtime: Arc<RuntimeEnv>,
+}
+
+impl CheckedScans {
+    /// The rule's name.
+    pub(crate) const NAME: &str = "checked_parquet_scans";
+
+    /// For plans that run in `runtime`.
+    pub(crate) fn new(runtime: Arc<RuntimeEnv>) -> Self {
+        Self { runtime }
+    }
+}
+
+impl PhysicalOptimizerRule for CheckedScans {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let check = |node: Arc<dyn ExecutionPlan>| {
+            Ok(match checked(&node, &self.runtime)? {
+                Some(checked) => Transformed::yes(checked),
+                None => Transformed::no(node),
+            })
+        };
+        plan.transform_up(check).data()
+    }
+
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// The same scan, of files that are looked over; `None` for what is no scan of Parquet files that DataFusion opens
+/// itself.
+pub(super) fn checked(
+    plan: &Arc<dyn ExecutionPlan>,
+    runtime: &RuntimeEnv,
+) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let scan = plan.downcast_ref::<DataSourceExec>().and_then(|scan| scan.downcast_to_file_source());
+    let Some((scan, parquet)): Option<(_, &ParquetSource)> = scan else { return Ok(None) };
+    // What opens files says in no other way what it is.
+    let is_own = |opens: &dyn std::fmt::Debug| {
+        let name = format!("{opens:?}");
+        ["CachedParquetFileReaderFactory", "DefaultParquetFileReaderFactory"]
+            .iter()
+            .any(|own| name.starts_with(own))
+    };
+    if parquet.parquet_file_reader_factory().is_some_and(|opens| !is_own(opens)) {
+        return Ok(None);
+    }
+    let footers = runtime.cache_manager.get_file_metadata_cache();
+    let files = CheckedFiles::new(runtime.object_store(&scan.object_store_url)?, Some(footers));
+    let parquet = parquet.clone().with_parquet_file_reader_factory(Arc::new(files));
+    let scan = FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(parquet)).build();
+    Ok(Some(DataSourceExec::from_data_source(scan)))
+}
