@@ -46,7 +46,8 @@ pub(crate) use final_at::final_at;
 pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, is_session, tag_of};
 pub(crate) use from_messages::message_functions;
 pub(crate) use internal::{
-    definition_of, described, described_value, starts_of, tagged, window_of, window_start, window_starts,
+    definition_of, described, described_value, starts_of, tagged, totals_of, window_of, window_start,
+    window_starts, with_totals,
 };
 pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;

@@ -3,6 +3,7 @@
 mod as_of;
 mod foreign;
 mod forms;
+mod grand_totals;
 mod inserts;
 mod moving;
 mod plans;
