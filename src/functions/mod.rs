@@ -18,6 +18,7 @@ mod finality;
 mod from_json;
 mod from_messages;
 mod internal;
+mod interval_factors;
 mod json;
 mod lengths;
 mod local_date;
@@ -28,6 +29,7 @@ mod session_window;
 mod units;
 mod window;
 mod windows;
+mod written;
 
 pub use session_window::{session_window, session_window_by};
 pub use window::{sliding_window, sliding_window_from, window, window_time};
@@ -49,6 +51,7 @@ pub(crate) use internal::{
     definition_of, described, described_value, starts_of, tagged, totals_of, window_of, window_start,
     window_starts, with_totals,
 };
+pub(crate) use interval_factors::IntervalFactors;
 pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;
 pub(crate) use named_cast::named_cast;
