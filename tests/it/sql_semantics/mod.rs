@@ -1,6 +1,7 @@
 //! What SQL means: how operators bind, which instant, which group, which value.
 
 mod as_of;
+mod conditions;
 mod foreign;
 mod forms;
 mod grand_totals;
