@@ -18,6 +18,7 @@ use super::ProgressMode;
 use super::exit::Exit;
 use super::monitor::Monitor;
 use super::output::{Format, Printer};
+use super::text::count;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CheckpointCommand {
@@ -200,11 +201,11 @@ impl Output {
             return "The sink has nothing of that.".to_string();
         }
         let place = place.map_or(String::new(), |place| format!(" in {place}"));
-        let has = format!("The sink ({format}{place}) has {} rows of that already", self.rows);
+        let has = format!("The sink ({format}{place}) has {} of that already", count(self.rows, "row"));
         match self.files.first() {
             Some(first) => format!(
-                "{has}, in {} files, {first} the first: remove them (--remove-output), or readers see those rows twice.",
-                self.files.len()
+                "{has}, in {}, {first} the first: remove them (--remove-output), or readers see those rows twice.",
+                count(self.files.len() as u64, "file")
             ),
             None if self.rows == 0 => format!("{has}."),
             None => {

@@ -21,7 +21,9 @@ fn said_of(mut error: &DataFusionError) -> Vec<String> {
     loop {
         error = match error {
             DataFusionError::Context(text, inner) => {
-                if text.contains(' ') && !text.contains(" rule '") {
+                let is_of_a_program =
+                    text.contains(" rule '") || text.starts_with("Invalid (non-executable) plan");
+                if text.contains(' ') && !is_of_a_program {
                     said.push(text.clone());
                 }
                 inner
@@ -51,7 +53,7 @@ fn of_root(root: &DataFusionError) -> String {
         other => other.strip_backtrace(),
     };
     let text = front(&text);
-    of_call(text).or_else(|| of_plan(text)).unwrap_or_else(|| text.to_string())
+    of_call(text).or_else(|| of_plan(text)).or_else(|| of_syntax(text)).unwrap_or_else(|| text.to_string())
 }
 
 /// `text` without the places in the program that it comes from.
@@ -106,15 +108,37 @@ fn of_function(said: &str) -> String {
 /// An expression that is where there is no plan for it, whose text is that of a program.
 fn of_plan(text: &str) -> Option<String> {
     let expr = text.strip_prefix("Physical plan does not support logical expression ")?;
-    let kind: String = expr.chars().take_while(|letter| letter.is_alphanumeric()).collect();
+    Some(format!("there is no plan for this query: {} stands where there can be none", words(expr)))
+}
+
+/// A part of a statement that there is no plan for, whose text is that of a program.
+fn of_syntax(text: &str) -> Option<String> {
+    const SEVERAL_ROWS: &str = "Correlated scalar subquery must be aggregated to return at most one row";
+    if text.ends_with(SEVERAL_ROWS) {
+        return Some(
+            "a subquery that stands for one value, and asks for the row outside of it, may give several: aggregate in \
+             it, as in (SELECT max(x) FROM …)"
+                .into(),
+        );
+    }
+    let unsupported =
+        ["Unsupported ast node in sqltorel: ", "Unsupported ast node ", "Unsupported JOIN operator "];
+    let node = unsupported.iter().find_map(|start| text.strip_prefix(start))?;
+    let join = if text.starts_with(unsupported[2]) { " JOIN" } else { "" };
+    Some(format!("{}{join} is not supported", words(node).to_uppercase()))
+}
+
+/// The words of the first name of a program in `text`.
+fn words(text: &str) -> String {
+    let name = text.chars().take_while(|letter| letter.is_alphanumeric());
     let mut words = String::new();
-    for letter in kind.chars() {
+    for letter in name {
         if letter.is_uppercase() && !words.is_empty() {
             words.push(' ');
         }
         words.extend(letter.to_lowercase());
     }
-    Some(format!("there is no plan for this query: {words} stands where there can be none"))
+    words
 }
 
 #[cfg(test)]
@@ -162,6 +186,14 @@ mod tests {
                         .into(),
                 ),
                 "there is no plan for this query: outer reference column stands where there can be none",
+            ),
+            (
+                DataFusionError::NotImplemented("Unsupported ast node in sqltorel: AtSign { expr: Value(".into()),
+                "AT SIGN is not supported",
+            ),
+            (
+                DataFusionError::NotImplemented("Unsupported JOIN operator RightArray(On(".into()),
+                "RIGHT ARRAY JOIN is not supported",
             ),
         ] {
             assert_eq!(in_words(&error), expected);

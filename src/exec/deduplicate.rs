@@ -13,7 +13,7 @@ use super::batch::Batch;
 use super::keyed_rows::{Gathered, KeyedRows};
 use super::operator::{OperatorCounters, columns, computed_by, window_times};
 use super::row_buffer::RowBuffer;
-use super::stateful::{Counters, StatefulWork, Tables};
+use super::stateful::{Counters, Expires, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 
@@ -88,6 +88,10 @@ impl StatefulWork for StatefulDeduplicate {
             ("withinWatermark".to_string(), (*within_watermark).into()),
         ];
         vec![OperatorDefinition { name: name.into(), details: details.into() }]
+    }
+
+    fn expires(&self) -> Vec<Expires> {
+        vec![Expires::Unseen]
     }
 
     fn run(

@@ -24,6 +24,8 @@ use crate::state::{RowBytes, StateTable, hash_key};
 pub(crate) enum Expires {
     /// By the watermark, which is.
     ByWatermark,
+    /// By the watermark, which is, and nothing is given for them then.
+    Unseen,
     /// By the watermark, and what then happens may let others wait for it.
     WakingByWatermark,
     /// By the time of the batch, whenever there is one.

@@ -10,6 +10,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{DataType, FieldRef, Float16Type, Float32Type, Float64Type};
 use datafusion::common::{internal_err, plan_err};
 use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -100,6 +101,13 @@ impl ScalarUDFImpl for Canonical {
 
     fn is_strict(&self) -> bool {
         true
+    }
+
+    fn evaluate_bounds(&self, input: &[&Interval]) -> DataFusionResult<Interval> {
+        match input {
+            [values] => Interval::make_unbounded(&values.data_type()),
+            _ => internal_err!("canonical takes one argument"),
+        }
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {

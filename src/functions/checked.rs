@@ -17,11 +17,14 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::common::internal_err;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature, Volatility,
 };
 use datafusion::physical_expr_common::datum::apply;
+
+use super::written::written;
 
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,7 +62,7 @@ pub(crate) fn checked_binary(expr: &BinaryExpr, data_type: &DataType) -> Option<
     if !is_arithmetic || !is_checked(data_type) {
         return None;
     }
-    let text = Expr::BinaryExpr(expr.clone()).human_display().to_string();
+    let text = written(&Expr::BinaryExpr(expr.clone()));
     let arguments = vec![expr.left.as_ref().clone(), expr.right.as_ref().clone()];
     Some(call(Operation::Binary(operator), text, data_type, arguments))
 }
@@ -69,7 +72,7 @@ pub(crate) fn checked_negation(value: &Expr, data_type: &DataType) -> Option<Exp
     if !is_checked(data_type) {
         return None;
     }
-    let text = Expr::Negative(Box::new(value.clone())).human_display().to_string();
+    let text = written(&Expr::Negative(Box::new(value.clone())));
     Some(call(Operation::Negate, text, data_type, vec![value.clone()]))
 }
 
@@ -180,6 +183,10 @@ impl ScalarUDFImpl for Checked {
 
     fn is_strict(&self) -> bool {
         true
+    }
+
+    fn evaluate_bounds(&self, _: &[&Interval]) -> DataFusionResult<Interval> {
+        Interval::make_unbounded(&self.data_type)
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {

@@ -11,12 +11,14 @@ use datafusion::common::{DFSchema, internal_err};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::expr::Cast;
+use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature, Volatility,
 };
 
 use super::checked::{Operation, is_checked, unchecked};
+use super::written::written;
 
 /// As many operations as are worth a function of their own each: optimisations know them then.
 const FEW: usize = 16;
@@ -226,7 +228,7 @@ impl CheckedTree {
     /// What the step at `at` computes, in the user's words.
     fn text(&self, at: usize) -> String {
         let expr = expression(&self.steps[..=at], &self.leaves);
-        expr.map_or_else(String::new, |expr| as_written(&expr).human_display().to_string())
+        expr.map_or_else(String::new, |expr| written(&as_written(&expr)))
     }
 
     fn compute(&self, args: &[ColumnarValue]) -> DataFusionResult<ColumnarValue> {
@@ -279,6 +281,10 @@ impl ScalarUDFImpl for CheckedTree {
 
     fn is_strict(&self) -> bool {
         true
+    }
+
+    fn evaluate_bounds(&self, _: &[&Interval]) -> DataFusionResult<Interval> {
+        Interval::make_unbounded(&self.data_type)
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {

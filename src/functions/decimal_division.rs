@@ -12,6 +12,7 @@ use datafusion::arrow::datatypes::{
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{ScalarValue, internal_err};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature, Volatility, cast,
@@ -19,6 +20,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr_common::datum::apply;
 
 use super::checked::overflow;
+use super::written::written;
 
 /// The fewest digits that a quotient has behind the point, unless it has none before it to spare.
 const LEAST_SCALE: i16 = 6;
@@ -41,7 +43,7 @@ pub(crate) fn decimal_division(
         Box::new(divisor.clone()),
     ));
     let function = Division {
-        text: text.human_display().to_string(),
+        text: written(&text),
         precision,
         scale,
         signature: Signature::any(2, Volatility::Immutable),
@@ -216,6 +218,10 @@ impl ScalarUDFImpl for Division {
 
     fn is_strict(&self) -> bool {
         true
+    }
+
+    fn evaluate_bounds(&self, _: &[&Interval]) -> DataFusionResult<Interval> {
+        Interval::make_unbounded(&self.data_type())
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {

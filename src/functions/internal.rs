@@ -21,6 +21,9 @@ const DEFINITION: &str = "tidemill.definition";
 /// The time that rows are in windows by.
 const WINDOWS_BY: &str = "tidemill.windowsBy";
 
+/// The key of the field metadata that says which numbers of grouping sets stand for grand totals.
+const TOTALS: &str = "tidemill.totals";
+
 /// What an internal function does with its only argument.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Operation {
@@ -36,6 +39,8 @@ enum Operation {
     Mark(TimedWindows),
     /// Nothing, but the schema says what its values are computed by.
     Describe(String),
+    /// Nothing, but the schema says which of its values, apart by commas, stand for grand totals.
+    Totals(String),
 }
 
 /// Windows, and the time that rows are in them by, as the query has it.
@@ -91,6 +96,20 @@ pub(crate) fn starts_of(value: Expr, windows: Windows, by: &Expr) -> Expr {
 /// kept of it: its name does not.
 pub(crate) fn described(value: Expr, definition: String) -> Expr {
     call(format!("is[{definition}]"), Operation::Describe(definition), value)
+}
+
+/// `number` of a grouping set, whose column says which numbers are of sets without keys: these have a group even where
+/// there are no rows.
+pub(crate) fn with_totals(number: Expr, totals: &[i32]) -> Expr {
+    let totals: Vec<String> = totals.iter().map(i32::to_string).collect();
+    let totals = totals.join(",");
+    call(format!("totals[{totals}]"), Operation::Totals(totals), number)
+}
+
+/// The numbers of grouping sets without keys, if `field` holds numbers of sets.
+pub(crate) fn totals_of(field: &Field) -> Vec<i32> {
+    let totals = field.metadata().get(TOTALS).map_or("", String::as_str);
+    totals.split(',').filter_map(|total| total.parse().ok()).collect()
 }
 
 /// What `function` is called with, if it only says what that is computed by.
@@ -166,6 +185,7 @@ impl ScalarUDFImpl for Internal {
             Operation::Describe(definition) => {
                 return Ok(with_entries(argument, [(DEFINITION.to_string(), definition.clone())]));
             }
+            Operation::Totals(totals) => return Ok(with_entry(argument, TOTALS, totals.clone())),
         };
         let mut metadata = tag.map_or_else(HashMap::new, |tag| Finality::metadata(Some(&tag)));
         if let Operation::Start(windows) = &self.operation {
@@ -184,7 +204,9 @@ impl ScalarUDFImpl for Internal {
             }
             Operation::Starts(windows) => on_arrays(&argument, |times| Ok(Arc::new(windows.all(times)?))),
             Operation::Window(size) => on_arrays(&argument, |starts| windows_from(starts, *size)),
-            Operation::Tag(_) | Operation::Mark(_) | Operation::Describe(_) => Ok(argument),
+            Operation::Tag(_) | Operation::Mark(_) | Operation::Describe(_) | Operation::Totals(_) => {
+                Ok(argument)
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ mod from_json;
 mod from_messages;
 mod inner;
 mod internal;
+mod interval_factors;
 mod json;
 mod lengths;
 mod local_date;
@@ -29,6 +30,7 @@ mod session_window;
 mod units;
 mod window;
 mod windows;
+mod written;
 
 pub use session_window::{session_window, session_window_by};
 pub use window::{sliding_window, sliding_window_from, window, window_time};
@@ -47,9 +49,10 @@ pub(crate) use final_at::final_at;
 pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, is_session, tag_of};
 pub(crate) use from_messages::message_functions;
 pub(crate) use internal::{
-    definition_of, described, described_value, starts_of, tagged, window_of, window_start, window_starts,
-    windows_by_of,
+    definition_of, described, described_value, starts_of, tagged, totals_of, window_of, window_start,
+    window_starts, windows_by_of, with_totals,
 };
+pub(crate) use interval_factors::IntervalFactors;
 pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;
 pub(crate) use named_cast::named_cast;

@@ -6,11 +6,13 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::internal_err;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::expr::Cast;
+use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 use super::checked_tree::as_written;
+use super::written::written;
 
 /// `cast` of values of type `from` as one that names itself in its errors; `None` if it does not fail, or is of a
 /// constant, whose place in the script is known.
@@ -19,7 +21,7 @@ pub(crate) fn named_cast(cast: &Cast, from: &DataType) -> Option<Expr> {
     if !may_fail(from, to) || cast.expr.column_refs().is_empty() || !cast.field.metadata().is_empty() {
         return None;
     }
-    let text = format!("CAST({} AS {})", as_written(&cast.expr).human_display(), name_of(to));
+    let text = format!("CAST({} AS {})", written(&as_written(&cast.expr)), name_of(to));
     let signature = Signature::any(1, Volatility::Immutable);
     let function = NamedCast { text, data_type: to.clone(), signature };
     Some(ScalarUDF::new_from_impl(function).call(vec![cast.expr.as_ref().clone()]))
@@ -125,6 +127,10 @@ impl ScalarUDFImpl for NamedCast {
 
     fn is_strict(&self) -> bool {
         true
+    }
+
+    fn evaluate_bounds(&self, _: &[&Interval]) -> DataFusionResult<Interval> {
+        Interval::make_unbounded(&self.data_type)
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {

@@ -25,6 +25,7 @@ use datafusion::logical_expr::{
     SubqueryAlias, UserDefinedLogicalNodeCore, WindowFrame, lit, when,
 };
 
+use super::bind::reads_stream;
 use super::event_time::event_time_key;
 use crate::functions::described;
 
@@ -99,6 +100,13 @@ fn newest_versions(join: &Join, versions: &AsOf) -> DataFusionResult<LogicalPlan
         return plan_err!("a {} join FOR SYSTEM_TIME AS OF. {USAGE}, or LEFT JOIN", join.join_type);
     }
     let right = table_of(&join.right)?;
+    if reads_stream(&join.left) != reads_stream(&right) {
+        return plan_err!(
+            "FOR SYSTEM_TIME AS OF joins two unbounded tables, or two bounded ones: when the versions in a bounded \
+             table have come cannot be told apart from when rows of a stream do. Read both by CREATE UNBOUNDED EXTERNAL \
+             TABLE; or leave FOR SYSTEM_TIME AS OF out, and each batch is joined with the rows that the table has then"
+        );
+    }
     let both = Both::of(join, &right, versions)?;
     let version_type = both.version().get_type(both.right.schema())?;
     let rows = LogicalPlanBuilder::from(both.rows_of_left(&version_type, join.join_type)?)

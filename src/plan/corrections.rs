@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use super::sortable_keys::with_sortable_keys;
 use super::values::rewrite_expressions;
 use crate::functions::{local_date, named_cast, null_fields, null_safe_field, part_of_any_time};
 
@@ -39,6 +40,10 @@ fn correct(node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
         }
         node => node,
     };
+    with_sortable_keys(node)?.transform_data(correct_expressions)
+}
+
+fn correct_expressions(node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
     let is_filter = matches!(node, LogicalPlan::Filter(_));
     rewrite_expressions(node, &|expr, schema| {
         expr.transform_up(|expr| {

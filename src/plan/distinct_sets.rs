@@ -1,19 +1,21 @@
 //! Aggregates over distinct values with grouping sets, each set on its own copy of the rows.
 //!
 //! What is distinct is another thing in every set. So a row becomes one for each set, with the keys of the others null
-//! and the number of the set beside them, and the sets become one group by all of these.
+//! and the number of the set beside them, and the sets become one group by all of these. The set without keys is a
+//! group where there are no rows, too; the column of numbers says which that is.
 
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{Column, ScalarValue, UnnestOptions, internal_err, plan_err};
+use datafusion::common::{Column, JoinType, ScalarValue, UnnestOptions, internal_err, plan_err};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, GroupingSet, LogicalPlan, LogicalPlanBuilder, Projection, lit, when,
+    Aggregate, EmptyRelation, Expr, ExprSchemable, GroupingSet, LogicalPlan, LogicalPlanBuilder, Projection,
+    lit, when,
 };
 
 use super::window_calls::unused_name;
-use crate::functions::described;
+use crate::functions::{described, totals_of, with_totals};
 
 const SET: &str = "__set";
 
@@ -87,7 +89,13 @@ pub(super) fn with_sets_apart(aggregate: Aggregate) -> DataFusionResult<LogicalP
         names.push(name);
     }
     let definition = format!("grouping sets {}", listed.join(", "));
-    keys.push(described(Expr::Column(number.clone()), definition).alias(&number.name));
+    let totals: Vec<i32> =
+        (0_i32..).zip(&sets).filter(|(_, set)| set.is_empty()).map(|(number, _)| number).collect();
+    let of_set = match totals.is_empty() {
+        true => Expr::Column(number.clone()),
+        false => with_totals(Expr::Column(number.clone()), &totals),
+    };
+    keys.push(described(of_set, definition).alias(&number.name));
     let asked: Vec<Option<Expr>> = aggregate
         .aggr_expr
         .iter()
@@ -116,6 +124,61 @@ pub(super) fn with_sets_apart(aggregate: Aggregate) -> DataFusionResult<LogicalP
     let columns = columns.collect::<DataFusionResult<Vec<_>>>()?;
     Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(LogicalPlan::Aggregate(plain)))?))
 }
+
+/// `aggregate`, as a batch query over all rows at once, with the groups of sets without keys where there are no rows;
+/// `None` if it has no such set.
+pub(super) fn with_grand_totals(aggregate: &Aggregate) -> DataFusionResult<Option<LogicalPlan>> {
+    let fields = aggregate.schema.iter();
+    let found = fields.map(|(qualifier, field)| (Column::from((qualifier, field)), totals_of(field)));
+    let Some((number, totals)) = found.into_iter().find(|(_, totals)| !totals.is_empty()) else {
+        return Ok(None);
+    };
+    let mut plan = LogicalPlan::Aggregate(aggregate.clone());
+    for total in totals {
+        plan = with_grand_total(plan, aggregate, &number, total)?;
+    }
+    Ok(Some(plan))
+}
+
+/// `plan`, which has the columns of `aggregate`, with a row of the set `total` if there is none.
+fn with_grand_total(
+    plan: LogicalPlan,
+    aggregate: &Aggregate,
+    number: &Column,
+    total: i32,
+) -> DataFusionResult<LogicalPlan> {
+    let none = EmptyRelation { produce_one_row: false, schema: Arc::clone(aggregate.input.schema()) };
+    let none = LogicalPlanBuilder::from(LogicalPlan::EmptyRelation(none))
+        .aggregate(Vec::<Expr>::new(), aggregate.aggr_expr.clone())?
+        .build()?;
+    let name = |index: usize| format!("__of_no_rows_{index}");
+    let results = none.schema().columns().into_iter().enumerate();
+    let results = results.map(|(index, column)| Expr::Column(column).alias(name(index)));
+    let columns: Vec<Expr> = results.chain([lit(total).alias(TOTAL)]).collect();
+    let none = LogicalPlanBuilder::from(none).project(columns)?.build()?;
+    let of_total = Expr::Column(Column::new_unqualified(TOTAL));
+    let keys = aggregate.schema.fields().len() - aggregate.aggr_expr.len();
+    let columns = aggregate.schema.iter().enumerate().map(|(index, (qualifier, field))| {
+        let column = Column::from((qualifier, field));
+        let given = Expr::Column(column.clone());
+        let is_missing = || Expr::Column(number.clone()).is_null();
+        let value = match index.checked_sub(keys) {
+            None if column == *number => when(is_missing(), of_total.clone()).otherwise(given)?,
+            None => return Ok(given),
+            Some(result) => {
+                when(is_missing(), Expr::Column(Column::new_unqualified(name(result)))).otherwise(given)?
+            }
+        };
+        Ok(value.alias_qualified(qualifier.cloned(), field.name()))
+    });
+    let columns = columns.collect::<DataFusionResult<Vec<_>>>()?;
+    LogicalPlanBuilder::from(plan)
+        .join_on(none, JoinType::Full, [Expr::Column(number.clone()).eq(of_total)])?
+        .project(columns)?
+        .build()
+}
+
+const TOTAL: &str = "__total";
 
 /// What `function` gives if it is `grouping(key, …)`: a bit for each key, which is set where the key is not in the set
 /// of that `number`.

@@ -36,12 +36,16 @@ fn of_join(join: &Join) -> DataFusionResult<Option<LogicalPlan>> {
     if keeps_all && !join.filter.as_ref().is_none_or(is_always) {
         return plan_err!("LEFT JOIN UNNEST(…) is for all rows: write ON true, and WHERE behind it");
     }
-    let Some(rows) = beside(subquery, &join.left, &left, keeps_all)? else { return Ok(None) };
+    let table = Table::of(&join.left, has_one_of(subquery, &left)?)?;
+    let Some(rows) = beside(subquery, &table, keeps_all)? else { return Ok(None) };
     let inner = subquery.schema().columns().into_iter();
     let right = inner.zip(join.right.schema().iter()).map(|(inner, (qualifier, field))| {
         Expr::Column(inner).alias_qualified(qualifier.cloned(), field.name())
     });
-    let columns: Vec<Expr> = left.into_iter().map(Expr::Column).chain(right).collect();
+    let own = table.columns.iter().zip(left);
+    let own = own
+        .map(|(column, Column { relation, name, .. })| named(Expr::Column(column.clone()), relation, &name));
+    let columns: Vec<Expr> = own.chain(right).collect();
     let rows = LogicalPlanBuilder::from(rows).project(columns)?;
     Some(match join.filter.clone() {
         Some(filter) => rows.filter(filter)?.build(),
@@ -59,35 +63,76 @@ fn subquery(plan: &LogicalPlan) -> Option<&LogicalPlan> {
     }
 }
 
-/// `plan`, which is for one row, computed for the rows of `table` and with its `columns` before its own.
-fn beside(
-    plan: &LogicalPlan,
-    table: &LogicalPlan,
-    columns: &[Column],
-    keeps_all: bool,
-) -> DataFusionResult<Option<LogicalPlan>> {
+/// The rows that something is computed for.
+struct Table {
+    rows: LogicalPlan,
+    /// Its columns as they are called in the query, and as they are called here.
+    names: Vec<Column>,
+    columns: Vec<Column>,
+}
+
+impl Table {
+    /// `plan`, whose columns have other names if what is computed beside them `has_one_of` theirs.
+    fn of(plan: &LogicalPlan, has_one_of: bool) -> DataFusionResult<Self> {
+        let (rows, names) = (plan.clone(), plan.schema().columns());
+        if !has_one_of {
+            return Ok(Self { rows, columns: names.clone(), names });
+        }
+        let other = |index: usize| format!("__beside_{index}");
+        let renamed = names.iter().enumerate();
+        let renamed = renamed.map(|(index, column)| Expr::Column(column.clone()).alias(other(index)));
+        let rows = LogicalPlan::Projection(Projection::try_new(renamed.collect(), Arc::new(rows))?);
+        Ok(Self { columns: rows.schema().columns(), rows, names })
+    }
+
+    /// `expr` with columns of the row itself in place of those of another table.
+    fn of_the_row(&self, expr: Expr) -> DataFusionResult<Expr> {
+        let replaced = expr.transform(|expr| match expr {
+            Expr::OuterReferenceColumn(_, column) => {
+                let place = self.names.iter().position(|name| *name == column);
+                let column = place.map_or(column, |place| self.columns[place].clone());
+                Ok(Transformed::yes(Expr::Column(column)))
+            }
+            expr => Ok(Transformed::no(expr)),
+        })?;
+        Ok(replaced.data)
+    }
+}
+
+/// Whether a part of `plan` has a column that is called as one of `columns`, of whatever table.
+fn has_one_of(plan: &LogicalPlan, columns: &[Column]) -> DataFusionResult<bool> {
+    plan.exists(|node| {
+        let mut names = node.schema().fields().iter().map(|field| field.name());
+        Ok(names.any(|name| columns.iter().any(|column| column.name == *name)))
+    })
+}
+
+/// `plan`, which is for one row, computed for the rows of `table` and with their columns before its own.
+fn beside(plan: &LogicalPlan, table: &Table, keeps_all: bool) -> DataFusionResult<Option<LogicalPlan>> {
     match plan {
-        LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, .. }) => Ok(Some(table.clone())),
+        LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, .. }) => {
+            Ok(Some(table.rows.clone()))
+        }
         LogicalPlan::Projection(projection) => {
-            let Some(input) = beside(&projection.input, table, columns, keeps_all)? else { return Ok(None) };
+            let Some(input) = beside(&projection.input, table, keeps_all)? else { return Ok(None) };
             let names = projection.schema.iter();
             let own = projection.expr.iter().zip(names).map(|(expr, (qualifier, field))| {
-                let expr = of_the_row(expr.clone().unalias())?;
+                let expr = table.of_the_row(expr.clone().unalias())?;
                 Ok(named(expr, qualifier.cloned(), field.name()))
             });
             let own = own.collect::<DataFusionResult<Vec<_>>>()?;
-            let all = columns.iter().cloned().map(Expr::Column).chain(own).collect();
+            let all = table.columns.iter().cloned().map(Expr::Column).chain(own).collect();
             Ok(Some(LogicalPlan::Projection(Projection::try_new(all, Arc::new(input))?)))
         }
         // It would leave rows out that are to be kept.
         LogicalPlan::Filter(_) if keeps_all => Ok(None),
         LogicalPlan::Filter(filter) => {
-            let Some(input) = beside(&filter.input, table, columns, keeps_all)? else { return Ok(None) };
-            let predicate = of_the_row(filter.predicate.clone())?;
+            let Some(input) = beside(&filter.input, table, keeps_all)? else { return Ok(None) };
+            let predicate = table.of_the_row(filter.predicate.clone())?;
             Ok(Some(LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?)))
         }
         LogicalPlan::Unnest(unnest) => {
-            let Some(input) = beside(&unnest.input, table, columns, keeps_all)? else { return Ok(None) };
+            let Some(input) = beside(&unnest.input, table, keeps_all)? else { return Ok(None) };
             // A row without elements is joined with none, or with nulls.
             let options = unnest.options.clone().with_preserve_nulls(keeps_all);
             let lists = unnest.exec_columns.clone();
@@ -125,13 +170,4 @@ fn named(expr: Expr, qualifier: Option<TableReference>, name: &str) -> Expr {
         Expr::Column(column) if column.relation == qualifier && column.name == name => expr,
         _ => expr.alias_qualified(qualifier, name),
     }
-}
-
-/// `expr` with columns of the row itself in place of those of another table.
-fn of_the_row(expr: Expr) -> DataFusionResult<Expr> {
-    let replaced = expr.transform(|expr| match expr {
-        Expr::OuterReferenceColumn(_, column) => Ok(Transformed::yes(Expr::Column(column))),
-        expr => Ok(Transformed::no(expr)),
-    })?;
-    Ok(replaced.data)
 }

@@ -50,6 +50,7 @@ fn has_subqueries(plan: &LogicalPlan) -> DataFusionResult<bool> {
                     Expr::ScalarSubquery(subquery) => reads_stream(&subquery.subquery),
                     Expr::InSubquery(condition) => reads_stream(&condition.subquery.subquery),
                     Expr::Exists(condition) => reads_stream(&condition.subquery.subquery),
+                    Expr::SetComparison(condition) => reads_stream(&condition.subquery.subquery),
                     _ => false,
                 };
                 Ok(TreeNodeRecursion::Continue)

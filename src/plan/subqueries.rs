@@ -4,16 +4,17 @@
 //! `NOT IN` alone is what a filter asks for, its join knows the nulls of one pair of columns; with a constant on
 //! the left, nulls are left out below the join, and in a correlated subquery those of other columns count, too.
 //! Anywhere else null is taken for false, and so `NOT IN` for true. Here the former become `NOT EXISTS`, and the
-//! latter a `CASE` that counts; so does what stands in a column of the result, for which DataFusion has no plan.
+//! latter a `CASE` that counts; so does what stands in a column of the result, for which DataFusion has no plan. What
+//! stands in a group, a sort or a window function is a column below it.
 
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ScalarValue, Spans, internal_err};
+use datafusion::common::{Column, DFSchema, ScalarValue, Spans, internal_err, plan_err};
 use datafusion::error::Result as DataFusionResult;
-use datafusion::functions_aggregate::expr_fn::count;
-use datafusion::logical_expr::expr::{Exists, InSubquery};
+use datafusion::functions_aggregate::expr_fn::{count, max, min};
+use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison, SetQuantifier};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
     Aggregate, BinaryExpr, Expr, ExprSchemable, Filter, GroupingSet, Limit, LogicalPlan, LogicalPlanBuilder,
@@ -22,6 +23,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use super::bind::reads_stream;
+use super::computed_below::computed_below;
 use super::values::rewrite_expressions;
 
 /// Puts conditions over subqueries so that they mean the same after optimisation. Comes before types are
@@ -37,12 +39,29 @@ impl AnalyzerRule for Subqueries {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> DataFusionResult<LogicalPlan> {
         plan.transform_up_with_subqueries(|node| match node {
             LogicalPlan::Filter(filter) => of_filter(filter),
-            LogicalPlan::Projection(_) => rewrite_expressions(node, &|expr, schema| {
-                expr.transform_down(|expr| of_value(expr, schema, Place::Column))
-            }),
+            LogicalPlan::Projection(_) => of_columns(node),
+            LogicalPlan::Aggregate(_) | LogicalPlan::Sort(_) | LogicalPlan::Window(_) => {
+                computed_below(node, &is_over_subquery, |columns| of_columns(columns).data())
+            }
             node => Ok(Transformed::no(node)),
         })
         .data()
+    }
+}
+
+/// `node` with conditions over subqueries as values.
+fn of_columns(node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
+    rewrite_expressions(node, &|expr, schema| {
+        expr.transform_down(|expr| of_value(expr, schema, Place::Column))
+    })
+}
+
+/// Whether `expr` is one that DataFusion has no plan for in a group, a sort or a window function.
+fn is_over_subquery(expr: &Expr) -> bool {
+    match expr {
+        Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => true,
+        Expr::ScalarSubquery(subquery) => !subquery.outer_ref_columns.is_empty(),
+        _ => false,
     }
 }
 
@@ -58,7 +77,9 @@ enum Place {
 fn of_filter(filter: Filter) -> DataFusionResult<Transformed<LogicalPlan>> {
     let schema = Arc::clone(filter.input.schema());
     let mut changed = false;
-    let mut conditions = split_conjunction_owned(filter.predicate);
+    let predicate = filter.predicate.transform_down(|expr| Ok(as_in(expr)))?;
+    changed |= predicate.transformed;
+    let mut conditions = split_conjunction_owned(predicate.data);
     for condition in &mut conditions {
         let rewritten = match whole_in(condition) {
             Some((condition, true)) if !is_known_join(condition) => {
@@ -132,7 +153,7 @@ fn of_condition(expr: Expr, schema: &DFSchema) -> DataFusionResult<Transformed<E
 /// `expr`, if it is a condition over a subquery, with each of its three values.
 fn of_value(expr: Expr, schema: &DFSchema, place: Place) -> DataFusionResult<Transformed<Expr>> {
     let done = |expr| Ok(Transformed::new(expr, true, TreeNodeRecursion::Jump));
-    match (expr, place) {
+    match (as_in(expr).data, place) {
         (Expr::IsTrue(condition), Place::Filter) if is_plain_in(&condition) => {
             Ok(Transformed::new(Expr::IsTrue(condition), false, TreeNodeRecursion::Jump))
         }
@@ -145,8 +166,72 @@ fn of_value(expr: Expr, schema: &DFSchema, place: Place) -> DataFusionResult<Tra
             let rows = count_of(Arc::clone(&subquery.subquery), None, subquery.outer_ref_columns)?;
             done(if negated { rows.eq(lit(0_i64)) } else { rows.gt(lit(0_i64)) })
         }
+        (Expr::SetComparison(comparison), Place::Column) => done(compared(comparison)?),
         (expr, _) => Ok(Transformed::no(expr)),
     }
+}
+
+/// `= ANY` as `IN` and `<> ALL` as `NOT IN`, which they are; and the rows of `UNION ALL` under one name: DataFusion takes
+/// each part's for a column of its own.
+fn as_in(expr: Expr) -> Transformed<Expr> {
+    match expr {
+        Expr::InSubquery(mut condition) if matches!(*condition.subquery.subquery, LogicalPlan::Union(_)) => {
+            let rows = LogicalPlanBuilder::from(Arc::clone(&condition.subquery.subquery)).alias(IN);
+            match rows.and_then(LogicalPlanBuilder::build) {
+                Ok(rows) => {
+                    condition.subquery.subquery = Arc::new(rows);
+                    Transformed::yes(Expr::InSubquery(condition))
+                }
+                Err(_) => Transformed::no(Expr::InSubquery(condition)),
+            }
+        }
+        Expr::SetComparison(SetComparison {
+            expr,
+            subquery,
+            op: Operator::Eq,
+            quantifier: SetQuantifier::Any,
+        }) => Transformed::yes(Expr::InSubquery(InSubquery::new(expr, subquery, false))),
+        Expr::SetComparison(SetComparison {
+            expr,
+            subquery,
+            op: Operator::NotEq,
+            quantifier: SetQuantifier::All,
+        }) => Transformed::yes(Expr::InSubquery(InSubquery::new(expr, subquery, true))),
+        expr => Transformed::no(expr),
+    }
+}
+
+/// `value < ANY (…)` and its kin as a value: true, false, or null where it cannot be told. It holds if it does for the
+/// least or the largest of the rows; and for all rows if the opposite holds for none.
+fn compared(comparison: SetComparison) -> DataFusionResult<Expr> {
+    let SetComparison { expr: value, subquery, op, quantifier } = comparison;
+    let (op, negated) = match (quantifier, op.negate()) {
+        (SetQuantifier::Any, _) => (op, false),
+        (SetQuantifier::All, Some(opposite)) => (opposite, true),
+        (SetQuantifier::All, None) => {
+            return plan_err!("{op} ALL (…) of a subquery is nothing that can be told");
+        }
+    };
+    let (rows, column) = rows_and_column(&subquery)?;
+    let outer = || subquery.outer_ref_columns.clone();
+    let with = |extreme: Expr| -> DataFusionResult<Expr> {
+        let extreme = value_of(Arc::clone(&rows), extreme, outer())?;
+        Ok(Expr::BinaryExpr(BinaryExpr::new(value.clone(), op, Box::new(extreme))))
+    };
+    let holds = match op {
+        Operator::Lt | Operator::LtEq => with(max(column.clone()))?,
+        Operator::Gt | Operator::GtEq => with(min(column.clone()))?,
+        Operator::NotEq => with(min(column.clone()))?.or(with(max(column.clone()))?),
+        _ => return plan_err!("{op} ANY (…) of a subquery is nothing that can be told"),
+    };
+    let unknown = || lit(ScalarValue::Boolean(None));
+    let counted = |filter| count_of(Arc::clone(&rows), filter, outer()).map(|rows| rows.gt(lit(0_i64)));
+    let any = when(Expr::IsTrue(Box::new(holds)), lit(true))
+        .when(Expr::Not(Box::new(counted(None)?)), lit(false))
+        .when(value.clone().is_null(), unknown())
+        .when(counted(Some(column.is_null()))?, unknown())
+        .otherwise(lit(false))?;
+    Ok(if negated { Expr::Not(Box::new(any)) } else { any })
 }
 
 fn is_plain_in(condition: &Expr) -> bool {
@@ -203,11 +288,14 @@ fn three_valued(condition: InSubquery, schema: &DFSchema, place: Place) -> DataF
     cases.otherwise(lit(false))
 }
 
+/// What the rows of the subquery of `IN` are called.
+const IN: &str = "__tidemill_in";
+
 /// The rows of the subquery of `IN`, and their column.
 fn rows_and_column(subquery: &Subquery) -> DataFusionResult<(Arc<LogicalPlan>, Expr)> {
     let rows = match subquery.outer_ref_columns.is_empty() {
         // Its columns may be called as those outside.
-        true => LogicalPlanBuilder::from(Arc::clone(&subquery.subquery)).alias("__tidemill_in")?.build()?,
+        true => LogicalPlanBuilder::from(Arc::clone(&subquery.subquery)).alias(IN)?.build()?,
         false => subquery.subquery.as_ref().clone(),
     };
     match rows.schema().columns().into_iter().next() {
@@ -226,11 +314,16 @@ fn count_of(
     if let Some(filter) = filter {
         rows = rows.filter(filter)?;
     }
+    value_of(Arc::new(rows.build()?), count(lit(1_i64)), outer_ref_columns)
+}
+
+/// What `aggregate` gives of all rows of `rows`.
+fn value_of(rows: Arc<LogicalPlan>, aggregate: Expr, outer_ref_columns: Vec<Expr>) -> DataFusionResult<Expr> {
+    let rows = LogicalPlanBuilder::from(rows);
     // Under a name of its own, for others may be counted beside it.
-    let counted = count(lit(1_i64));
     let named =
-        Expr::Column(Column::new_unqualified(counted.schema_name().to_string())).alias("__tidemill_count");
-    let subquery = Arc::new(rows.aggregate(Vec::<Expr>::new(), vec![counted])?.project([named])?.build()?);
+        Expr::Column(Column::new_unqualified(aggregate.schema_name().to_string())).alias("__tidemill_count");
+    let subquery = Arc::new(rows.aggregate(Vec::<Expr>::new(), vec![aggregate])?.project([named])?.build()?);
     Ok(Expr::ScalarSubquery(Subquery { subquery, outer_ref_columns, spans: Spans::new() }))
 }
 

@@ -27,7 +27,7 @@ use super::bind::reads_stream;
 use super::event_time::event_time_key;
 use super::window_calls::unused_name;
 use crate::exec::top_n::Ranking;
-use crate::functions::{described, has_floats, literal, ordered, tag_of, tagged};
+use crate::functions::{canonical, described, has_floats, literal, ordered, tag_of, tagged};
 
 /// The column with the rank.
 const RANK: &str = "__rank";
@@ -101,15 +101,14 @@ impl TopN {
             Ranking::DenseRank => dense_rank_udwf(),
         };
         let mut call = WindowFunction::new(function, Vec::new());
-        call.params.partition_by = self.keys.iter().cloned().map(Expr::Column).collect();
-        let sort = |order: &Order| {
-            // The node keeps columns as they are; its own order is that of all values, as here.
-            let column = Expr::Column(order.column.clone());
-            let has_floats =
-                column.get_type(self.input.schema()).is_ok_and(|data_type| has_floats(&data_type));
-            let column = if has_floats { ordered(column) } else { column };
-            column.sort(!order.descending, order.nulls_first)
+        // The node keeps columns as they are; what is equal and in order to it is so here.
+        let made = |column: &Column, make: fn(Expr) -> Expr| {
+            let column = Expr::Column(column.clone());
+            let data_type = column.get_type(self.input.schema());
+            if data_type.is_ok_and(|data_type| has_floats(&data_type)) { make(column) } else { column }
         };
+        call.params.partition_by = self.keys.iter().map(|key| made(key, canonical)).collect();
+        let sort = |order: &Order| made(&order.column, ordered).sort(!order.descending, order.nulls_first);
         call.params.order_by = self.order.iter().map(sort).collect();
         call.params.window_frame = WindowFrame::new(Some(false));
         let call = Expr::from(call);

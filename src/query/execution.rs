@@ -335,7 +335,7 @@ impl Execution {
         }
         // Timers that call for timers would do so for ever.
         let may_wait = |expires: Expires| match expires {
-            Expires::ByWatermark => true,
+            Expires::ByWatermark | Expires::Unseen => true,
             Expires::WakingByWatermark => !self.has_flushed,
             Expires::ByBatchTime | Expires::WakingByBatchTime => false,
         };

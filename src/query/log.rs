@@ -50,18 +50,26 @@ impl RunLog {
     }
 }
 
+/// `1 row`, `2 rows`.
+fn rows(count: u64) -> String {
+    match count {
+        1 => "1 row".into(),
+        count => format!("{count} rows"),
+    }
+}
+
 fn words(totals: &RunTotals) -> String {
     let mut words = match (totals.batches, totals.last_batch) {
         (0, _) | (_, None) => return "nothing new".into(),
         (1, Some(last)) => format!("batch {last}"),
         (batches, Some(last)) => format!("{batches} batches up to {last}"),
     };
-    words += &format!(", {} rows in", totals.input_rows);
-    if let Some(rows) = totals.output_rows {
-        words += &format!(", {rows} rows out");
+    words += &format!(", {} in", rows(totals.input_rows));
+    if let Some(given) = totals.output_rows {
+        words += &format!(", {} out", rows(given));
     }
     if totals.state_rows > 0 {
-        words += &format!(", {} rows of state", totals.state_rows);
+        words += &format!(", {} of state", rows(totals.state_rows));
     }
     if let Some(watermark) = &totals.watermark {
         words += &format!(", watermark {watermark}");

@@ -8,6 +8,7 @@ use super::batch::{BatchOutcome, BatchRunner};
 use super::progress::{SinkProgress, SourceProgress, StreamingQueryProgress, iso_timestamp, per_second};
 use super::totals::ROWS_WITHOUT_TIME;
 use crate::exec::event_time::EventTimeSummary;
+use crate::exec::stateful::Expires;
 use crate::sink::OutputMode;
 
 /// When a trigger ran and how long it took.
@@ -102,8 +103,8 @@ fn waiting(runner: &BatchRunner, outcome: &BatchOutcome) -> Option<String> {
     if runner.output_mode != OutputMode::Append || !runner.plan.waits_for_watermark() {
         return None;
     }
-    let by_watermark = runner.plan.expiring(|expires| !expires.is_by_batch_time());
-    let first = runner.state.first_expiry(&by_watermark)?;
+    let given = runner.plan.expiring(|expires| !expires.is_by_batch_time() && expires != Expires::Unseen);
+    let first = runner.state.first_expiry(&given)?;
     let first_ms = first.div_euclid(1000).saturating_add(i64::from(first.rem_euclid(1000) > 0));
     let delay_ms = runner.plan.watermarks().iter().map(|watermark| watermark.delay_ms).max()?;
     (outcome.watermark_ms == 0 || first_ms > outcome.watermark_ms).then(|| {

@@ -5,6 +5,7 @@
 
 pub mod ast;
 mod chains;
+mod clauses;
 mod create_table;
 mod diagnostics;
 mod dialect;
@@ -23,11 +24,13 @@ mod partitioned;
 mod phrases;
 mod planning;
 mod prepared;
+mod row_values;
 mod script;
 mod signposts;
 mod streaming;
 mod table_arguments;
 mod tokens;
+mod unnested;
 mod using;
 mod visit;
 mod window_column;

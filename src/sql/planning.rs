@@ -1,6 +1,5 @@
 //! From statements to DataFusion's plans.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -26,6 +25,7 @@ use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Query, Statement as Sql
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::ast::CreateExternalTable;
+use super::clauses::Clauses;
 use super::diagnostics::error_at;
 use super::exponents::with_doubles;
 use super::external::ExternalTable;
@@ -35,8 +35,10 @@ use super::letter_case::{correct_case, names_no_columns};
 use super::named_windows::NamedWindows;
 use super::names::{Names, name_columns, name_results};
 use super::phrases::{Known, rephrase};
+use super::row_values::RowValues;
+use super::unnested::name_elements;
 use super::using::Using;
-use super::visit::visit_statement;
+use super::visit::check_statement;
 use super::window_column::with_calls;
 use crate::error::{Error, Result, in_words};
 use crate::functions::required;
@@ -316,17 +318,15 @@ impl<'a> Planner<'a> {
         self.plan_table(table).await
     }
 
-    async fn plan_in(&self, state: &SessionState, statement: DataFusionStatement) -> Result<LogicalPlan> {
+    async fn plan_in(&self, state: &SessionState, mut statement: DataFusionStatement) -> Result<LogicalPlan> {
+        check_statement(&mut statement, &mut Clauses { at: self.at })?;
         let is_aggregate = |name: &str| state.aggregate_functions().contains_key(&name.to_lowercase());
         let mut statement =
             with_doubles(with_calls(with_group_windows(statement, &is_aggregate), &is_aggregate));
-        if let ControlFlow::Break(error) = visit_statement(&mut statement, &mut Using { at: self.at }) {
-            return Err(error);
-        }
-        if let ControlFlow::Break(error) = visit_statement(&mut statement, &mut NamedWindows { at: self.at })
-        {
-            return Err(error);
-        }
+        check_statement(&mut statement, &mut Using { at: self.at })?;
+        check_statement(&mut statement, &mut NamedWindows { at: self.at })?;
+        check_statement(&mut statement, &mut RowValues { at: self.at })?;
+        name_elements(&mut statement);
         let plan = loop {
             match state.statement_to_plan(statement.clone()).await {
                 Ok(plan) => break plan,

@@ -271,6 +271,24 @@ async fn a_join_that_forgets_nothing_says_so() {
     query.stop(StopMode::Finish).await.unwrap();
 }
 
+/// Rows that are kept for matches are forgotten by the watermark, and give nothing then.
+#[tokio::test]
+async fn only_rows_that_wait_are_waited_for() {
+    for (join, waits) in
+        [("JOIN", false), ("LEFT JOIN", true), ("LEFT SEMI JOIN", false), ("LEFT ANTI JOIN", true)]
+    {
+        let world = World::new();
+        let sql = format!(
+            "SELECT a.id FROM a {join} b ON a.k = b.k AND b.ts BETWEEN a.ts - INTERVAL '5 seconds' AND a.ts + INTERVAL '5 seconds'"
+        );
+        let (_session, query) = world.start(&sql, false).await.unwrap();
+        world.add(&query, &[(1, Some(1), Some(100))], &[(2, Some(2), Some(100))]).await;
+        let progress = query.last_progress().unwrap();
+        assert_eq!(progress.event_time.contains_key("waiting"), waits, "{join}: {:?}", progress.event_time);
+        query.stop(StopMode::Finish).await.unwrap();
+    }
+}
+
 const KINDS: [&str; 12] = [
     "SELECT a.id, b.id AS other FROM a JOIN b ON BOUND",
     "SELECT a.id, b.id AS other FROM a LEFT JOIN b ON BOUND",

@@ -9,8 +9,10 @@
 //! ([`StateLayout::Parts`](partial::StateLayout)); expiry: when the group is final, for groups that
 //! ever are.
 
+mod grand_totals;
 mod partial;
 mod work;
 
+pub(crate) use self::grand_totals::GrandTotals;
 pub(crate) use self::partial::Partials;
 pub(crate) use self::work::StatefulAggregate;

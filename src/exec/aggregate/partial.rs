@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use datafusion::arrow::array::ArrayRef;
+use datafusion::arrow::array::{ArrayRef, BooleanArray, new_null_array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::internal_datafusion_err;
 use datafusion::error::Result as DataFusionResult;
@@ -132,6 +132,24 @@ impl Partials {
             });
         }
         Ok(results)
+    }
+
+    /// The partial results of so many groups without rows, of functions over rows of `input`.
+    pub(crate) fn of_no_rows(&self, groups: usize, input: &Schema) -> DataFusionResult<Vec<ArrayRef>> {
+        let mut none = self.accumulators()?;
+        let all: Vec<usize> = (0..groups).collect();
+        // A row for each that does not pass, as DataFusion has it: a group that is only counted has had a value.
+        let passes = BooleanArray::from(vec![false; groups]);
+        for (function, accumulator) in self.functions.iter().zip(&mut none.accumulators) {
+            let mut arguments = function.expressions();
+            arguments.extend(function.order_bys().iter().map(|order| Arc::clone(&order.expr)));
+            let arguments = arguments
+                .iter()
+                .map(|argument| Ok(new_null_array(&argument.data_type(input)?, groups)))
+                .collect::<DataFusionResult<Vec<_>>>()?;
+            accumulator.update_batch(&arguments, &all, Some(&passes), groups)?;
+        }
+        none.states()
     }
 
     /// Accumulators without any row.

@@ -29,7 +29,7 @@ use super::codec::RowCodec;
 use super::keyed_rows::Gathered;
 use super::operator::{columns, computed_by, window_times};
 use super::row_buffer::RowBuffer;
-use super::stateful::{Counters, StatefulWork, Tables};
+use super::stateful::{Counters, Expires, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
 
 /// What becomes of the rows of one side, beside the pairs that they are in.
@@ -216,6 +216,12 @@ impl StatefulWork for StatefulJoin {
         let [left, right] = &self.sides;
         // The types of the keys were asked for when the sides were planned.
         [left.definition("Left", self), right.definition("Right", self)].into_iter().flatten().collect()
+    }
+
+    fn expires(&self) -> Vec<Expires> {
+        let expires =
+            |side: &JoinSide| if side.role.waits() { Expires::ByWatermark } else { Expires::Unseen };
+        self.sides.iter().map(expires).collect()
     }
 
     fn run(

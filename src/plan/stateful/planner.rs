@@ -20,7 +20,7 @@ use datafusion::physical_planner::{
 use super::join::{JoinNode, PlanningJoin};
 use super::node::{Kind, StreamingNode};
 use super::transform::plan_transform;
-use crate::exec::aggregate::{Partials, StatefulAggregate};
+use crate::exec::aggregate::{GrandTotals, Partials, StatefulAggregate};
 use crate::exec::codec::RowCodec;
 use crate::exec::deduplicate::{Repeated, StatefulDeduplicate};
 use crate::exec::late::LateFilter;
@@ -332,6 +332,7 @@ impl Planning<'_> {
 
     fn aggregate(mut self, operator: usize, mode: OutputMode) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let (partials, schema, input) = self.two_steps()?;
+        let input = GrandTotals::over(input, &partials)?;
         let keys = columns_of(&partials);
         let expiry = self.expressions.pop();
         let work = StatefulAggregate { partials, schema, mode, expiry };

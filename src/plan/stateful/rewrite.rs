@@ -21,6 +21,7 @@ use crate::exec::over::Manner;
 use crate::exec::processor::TimeMode;
 use crate::plan::bind::BoundTable;
 use crate::plan::deduplicate::Deduplicate;
+use crate::plan::distinct_sets::with_grand_totals;
 use crate::plan::event_time::{EventTimeKey, event_time_key};
 use crate::plan::observe::Observe;
 use crate::plan::over::Over;
@@ -101,6 +102,11 @@ impl Rewriter {
         if self.mode == OutputMode::Complete && node.inputs().iter().all(|input| is_whole(input)) {
             if let Some(first) = TopN::of(&node) {
                 return first.in_batch().map(Transformed::yes);
+            }
+            if let LogicalPlan::Aggregate(aggregate) = &node
+                && let Some(plan) = with_grand_totals(aggregate)?
+            {
+                return Ok(Transformed::yes(plan));
             }
             return Ok(Transformed::no(node));
         }

@@ -30,7 +30,7 @@ use equality::Equality;
 use like::LikeEscapes;
 use sql_types::SqlTypes;
 
-use crate::functions::FieldNames;
+use crate::functions::{FieldNames, IntervalFactors};
 
 extensions_options! {
     /// The settings of a session that begin with `tidemill`.
@@ -64,6 +64,7 @@ pub(crate) fn with_values(state: &SessionState) -> SessionState {
     // Before DataFusion's own, which take names as they are written.
     let mut planners = state.expr_planners().to_vec();
     planners.insert(0, Arc::new(FieldNames));
+    planners.insert(0, Arc::new(IntervalFactors));
     let mut config = state.config().clone();
     let options = config.options_mut();
     options.sql_parser.parse_float_as_decimal = true;

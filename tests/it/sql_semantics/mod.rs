@@ -1,8 +1,10 @@
 //! What SQL means: how operators bind, which instant, which group, which value.
 
 mod as_of;
+mod conditions;
 mod foreign;
 mod forms;
+mod grand_totals;
 mod inserts;
 mod moving;
 mod plans;

@@ -267,6 +267,44 @@ async fn there_is_one_order_of_floats() {
     }
 }
 
+/// Where first ranks are taken of a whole result, the keys that they are of are equal as elsewhere.
+#[tokio::test]
+async fn first_ranks_of_groups_are_by_equal_floats() {
+    let place = Place::new();
+    let lines = "{\"k\":\"a\",\"f\":0.0}\n{\"k\":\"b\",\"f\":-0.0}\n{\"k\":\"c\",\"f\":1.5}\n{\"k\":\"d\",\"f\":-0.0}\n";
+    place.put("in/a.json", lines);
+    let groups = "(SELECT k, max(f) AS f FROM t GROUP BY k)";
+    for (number, (select, expected)) in [
+        (format!("SELECT k FROM {groups} QUALIFY row_number() OVER (PARTITION BY f ORDER BY k) = 1"), "a c"),
+        (format!("SELECT k FROM {groups} QUALIFY row_number() OVER (PARTITION BY [f] ORDER BY k) <= 2"), "a b c"),
+        (
+            format!("SELECT k FROM {groups} QUALIFY rank() OVER (PARTITION BY named_struct('f', f) ORDER BY k) = 3"),
+            "d",
+        ),
+        (format!("SELECT DISTINCT ON (f) k FROM {groups} ORDER BY f, k DESC"), "c d"),
+        (format!("SELECT DISTINCT ON ([f]) k FROM {groups} ORDER BY [f], k DESC"), "c d"),
+        (format!("SELECT max(k) AS k FROM {groups} GROUP BY f"), "c d"),
+        (format!("SELECT CAST(count(DISTINCT f) AS VARCHAR) AS k FROM {groups}"), "2"),
+        (
+            format!("SELECT k FROM (SELECT k, count(*) OVER (PARTITION BY f) AS n FROM {groups}) WHERE n = 3"),
+            "a b d",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let streamed = place
+            .rows(&format!(
+                "CREATE OR REPLACE UNBOUNDED EXTERNAL TABLE t (k VARCHAR, f DOUBLE) STORED AS JSON LOCATION '$/in/';
+                 CREATE EXTERNAL TABLE r{number} STORED AS MEMORY;
+                 CREATE STREAMING QUERY q{number} OUTPUT MODE COMPLETE TRIGGER ONCE AS INSERT INTO r{number} {select};
+                 SELECT k FROM r{number}"
+            ))
+            .await;
+        assert_eq!(streamed.join(" "), expected, "{select}");
+    }
+}
+
 /// The texts in the first column.
 fn texts(batches: &[RecordBatch]) -> Vec<String> {
     let of = |batch: &RecordBatch| {

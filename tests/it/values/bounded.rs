@@ -7,6 +7,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties};
+use datafusion::prelude::ParquetReadOptions;
 use half::f16;
 use tidemill::Session;
 use tidemill::sql::{SqlOutcome, SqlSession};
@@ -20,15 +21,19 @@ async fn rows(place: &Place, definition: &str, select: &str) -> Result<Vec<Strin
     let mut outcomes = sql.run(&script).await.map_err(|error| error.to_string())?;
     let Some(SqlOutcome::Rows(frame)) = outcomes.pop() else { return Err("no rows".into()) };
     let batches = frame.collect().await.map_err(|error| tidemill::Error::from(error).to_string())?;
+    Ok(sorted(&batches))
+}
+
+fn sorted(batches: &[RecordBatch]) -> Vec<String> {
     let mut rows = Vec::new();
-    for batch in &batches {
+    for batch in batches {
         for row in 0..batch.num_rows() {
             let values = batch.columns().iter().map(|column| array_value_to_string(column, row).unwrap());
             rows.push(values.collect::<Vec<_>>().join("|"));
         }
     }
     rows.sort();
-    Ok(rows)
+    rows
 }
 
 #[tokio::test]
@@ -181,6 +186,11 @@ async fn what_files_tell_of_floats_hides_none() {
         ];
         for (number, (select, expected)) in questions.into_iter().enumerate() {
             assert_eq!(rows(&place, &table, select).await.unwrap(), expected, "{column}: {select}");
+            let context = Session::new().context().clone();
+            let read = context.read_parquet(place.text(column), ParquetReadOptions::default()).await.unwrap();
+            context.register_table("t", read.into_view()).unwrap();
+            let read = context.sql(select).await.unwrap().collect().await.unwrap();
+            assert_eq!(sorted(&read), expected, "{column}, read by a program: {select}");
             if select.starts_with("SELECT v") {
                 let out = format!("{column}-{number}");
                 let written = format!("STORED AS PARQUET LOCATION '$/{out}/'");

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::Schema;
 use datafusion::common::config::ConfigOptions;
+use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion_datasource::PartitionedFile;
 
 use super::CheckedFiles;
 
@@ -71,6 +74,24 @@ pub(super) fn checked(
     let footers = runtime.cache_manager.get_file_metadata_cache();
     let files = CheckedFiles::new(runtime.object_store(&scan.object_store_url)?, Some(footers));
     let parquet = parquet.clone().with_parquet_file_reader_factory(Arc::new(files));
-    let scan = FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(parquet)).build();
-    Ok(Some(DataSourceExec::from_data_source(scan)))
+    let columns = Arc::clone(parquet.table_schema().table_schema());
+    let groups = scan.file_groups.iter().map(|group| without_largest(group, &columns)).collect();
+    let scan =
+        FileScanConfigBuilder::from(scan.clone()).with_source(Arc::new(parquet)).with_file_groups(groups);
+    Ok(Some(DataSourceExec::from_data_source(scan.build())))
+}
+
+/// `group` whose files do not say how large the largest floats are: NaN, which is left out, is larger.
+fn without_largest(group: &FileGroup, columns: &Schema) -> FileGroup {
+    let untold = |file: &PartitionedFile| {
+        let mut file = file.clone();
+        if let Some(known) = &mut file.statistics {
+            let known = Arc::make_mut(known).column_statistics.iter_mut().zip(columns.fields());
+            known.filter(|(_, column)| column.data_type().is_floating()).for_each(|(known, _)| {
+                known.max_value = Precision::Absent;
+            });
+        }
+        file
+    };
+    FileGroup::new(group.iter().map(untold).collect())
 }
