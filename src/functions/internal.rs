@@ -185,7 +185,9 @@ impl ScalarUDFImpl for Internal {
             Operation::Describe(definition) => {
                 return Ok(with_entries(argument, [(DEFINITION.to_string(), definition.clone())]));
             }
-            Operation::Totals(totals) => return Ok(with_entry(argument, TOTALS, totals.clone())),
+            Operation::Totals(totals) => {
+                return Ok(with_entries(argument, [(TOTALS.to_string(), totals.clone())]));
+            }
         };
         let mut metadata = tag.map_or_else(HashMap::new, |tag| Finality::metadata(Some(&tag)));
         if let Operation::Start(windows) = &self.operation {
