@@ -23,6 +23,8 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use super::batches::{Batches, Choose, Input, Part};
 
 const FILE_MAGIC: &[u8; 6] = b"ARROW1";
+/// Where the first message of a file may begin, and where it begins at the latest: behind zeros.
+const FIRST_MESSAGE: Range<u64> = 8..1024;
 
 /// Opens `input` and gives its columns among those chosen, and its batches with only these columns.
 pub(super) fn read(
@@ -42,7 +44,13 @@ pub(super) async fn schema_of(store: &dyn ObjectStore, file: &ObjectMeta) -> Res
     const FIRST_BYTES: u64 = 64 << 10;
     let external = |error| ArrowError::ExternalError(Box::new(error));
     let head = store.get_range(&file.location, 0..file.size.min(FIRST_BYTES)).await.map_err(external)?;
-    let mut at = if head.starts_with(FILE_MAGIC) { FILE_MAGIC.len().next_multiple_of(8) } else { 0 };
+    let mut at = 0;
+    if head.starts_with(FILE_MAGIC) {
+        at = FIRST_MESSAGE.start as usize;
+        while at < FIRST_MESSAGE.end as usize && head.get(at..at + 8).is_some_and(|word| word == [0; 8]) {
+            at += 8;
+        }
+    }
     let word = |at: usize| head.get(at..at + 4).and_then(|word| <[u8; 4]>::try_from(word).ok());
     if word(at) == Some(CONTINUATION) {
         at += 4;
@@ -132,8 +140,6 @@ fn check_blocks(input: &mut Input) -> Result<(), ArrowError> {
 /// Fails unless the blocks lie one behind the other, and there is none between them that the footer does not
 /// name. Its rows would be lost without a word.
 fn check_names_all(input: &mut Input, mut spans: Vec<Range<u64>>, footer: u64) -> Result<(), ArrowError> {
-    /// Where the first message may begin, and where it begins at the latest: behind zeros.
-    const FIRST_MESSAGE: Range<u64> = 8..1024;
     let mut first = FIRST_MESSAGE.start;
     let mut head = [0; 8];
     while head == [0; 8] && first < footer.min(FIRST_MESSAGE.end) {

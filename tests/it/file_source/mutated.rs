@@ -288,6 +288,9 @@ async fn columns_are_told_or_the_file_is_named() {
     files.push(("avro", super::formats::avro(&batches[0])));
     let input = Input::new();
     for (format, whole) in files {
+        input.write("f", 1, &whole);
+        let table = input.resolve(format, "", None, &[]).await.unwrap();
+        assert_eq!(table.schema().fields().len(), 2, "{format}");
         for round in 0..rounds() {
             let content = mutated(&whole, round);
             if content.is_empty() {
