@@ -6,19 +6,16 @@ use std::sync::Arc;
 use clap::Subcommand;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tidemill::checkpoint::{
-    BatchStatus, BatchSummary, Checkpoint, Copied, Rewinding, back_up, batches, copy, copying, place_of,
-    planned, replan, rewind, rewinding,
+    BatchStatus, BatchSummary, Copied, back_up, batches, copy, copying, planned, replan,
 };
 use tidemill::id::{IdGenerator, RandomIds};
 use tidemill::storage::{DefaultStorageProvider, Durability, Storage, StorageProvider, resolve_location};
-
-use url::Url;
 
 use super::ProgressMode;
 use super::exit::Exit;
 use super::monitor::Monitor;
 use super::output::{Format, Printer};
-use super::text::count;
+use super::rewind;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CheckpointCommand {
@@ -45,8 +42,8 @@ pub(super) enum CheckpointCommand {
     ///
     /// The next start goes on after that batch, with the state and the positions in the sources that the
     /// query had then. What it gives for the batches after it is written again: the command says what the
-    /// sink has of them already. The input must still be there. A run of the query that is still at work is
-    /// ended.
+    /// sink has of them already. The input must still be there. Batches whose files were merged (tidemill compact)
+    /// cannot be gone back over. A run of the query that is still at work is ended.
     Rewind {
         /// The checkpoint's directory or URL
         checkpoint: String,
@@ -104,7 +101,7 @@ pub(super) async fn run(command: &CheckpointCommand) -> Result<(), Exit> {
             }
         }
         CheckpointCommand::Rewind { checkpoint, to, remove_output, dry_run } => {
-            go_back(open(checkpoint)?, *to, *remove_output, *dry_run).await?
+            rewind::run(open(checkpoint)?, *to, *remove_output, *dry_run).await?
         }
         CheckpointCommand::Copy { checkpoint, to: _, backup: _, dry_run: true } => {
             copied("would copy", &copying(open(checkpoint)?.as_ref()).await?)
@@ -132,87 +129,6 @@ fn copied(verb: &str, copied: &Copied) -> String {
     let done =
         last_batch.map_or("no batch is done".into(), |last| format!("batch {last} is the last one done"));
     format!("{verb} {files} files, {bytes} bytes: {done}\n")
-}
-
-/// Goes back to a batch, or says what that would mean.
-async fn go_back(
-    storage: Arc<dyn Storage>,
-    to: u64,
-    remove_output: bool,
-    dry_run: bool,
-) -> Result<String, Exit> {
-    let plan = rewinding(&*storage, to).await?;
-    let Some(last) = plan.undone.last().map(|batch| batch.batch_id) else {
-        return Ok(format!("batch {to} is the last one: there is nothing to go back over\n"));
-    };
-    let metadata = Checkpoint::read_metadata(&*storage).await?;
-    let Some(sink) = metadata.map(|metadata| metadata.definition.sink) else { return Ok(nothing()) };
-    let place = sink.location.as_ref().and_then(|place| place_of(place, storage.url()));
-    let output = Output::of(&plan);
-    let has = output.describe(&sink.format, place.as_ref().map(Url::as_str));
-    let undone = match plan.undone.as_slice() {
-        [one] => format!("batch {}", one.batch_id),
-        _ => format!("the batches {} to {last}", to + 1),
-    };
-    if dry_run {
-        let also =
-            if remove_output && !output.files.is_empty() { " These files would be removed" } else { "" };
-        return Ok(format!("would go back to batch {to}: {undone} would be done again. {has}{also}\n"));
-    }
-    if remove_output && !output.files.is_empty() {
-        let Some(place) = place else {
-            return Err(Exit::usage(
-                "the checkpoint does not say where the output is, so it cannot be removed".to_string(),
-            ));
-        };
-        let storages = DefaultStorageProvider::new(Arc::new(RuntimeEnv::default()));
-        let directory = storages.open(&place, Durability::Disk)?;
-        for file in &output.files {
-            directory.delete(file).await?;
-        }
-    }
-    rewind(storage, RandomIds.next_id(), to).await?;
-    let removed = if remove_output && !output.files.is_empty() { " These files were removed" } else { "" };
-    Ok(format!("went back to batch {to}: the next start does {undone} again. {has}{removed}\n"))
-}
-
-/// What the sink has of the batches that are undone.
-struct Output {
-    /// How many rows, as far as the commits say.
-    rows: u64,
-    batches: usize,
-    /// The files of a file sink, below its directory.
-    files: Vec<String>,
-}
-
-impl Output {
-    fn of(plan: &Rewinding) -> Self {
-        let sinks: Vec<_> = plan.undone.iter().filter_map(|batch| batch.sink.as_ref()).collect();
-        let files = sinks.iter().filter_map(|sink| sink["files"].as_array()).flatten();
-        Self {
-            rows: sinks.iter().filter_map(|sink| sink["numRows"].as_u64()).sum(),
-            batches: sinks.len(),
-            files: files.filter_map(|file| file["to"].as_str().map(ToString::to_string)).collect(),
-        }
-    }
-
-    fn describe(&self, format: &str, place: Option<&str>) -> String {
-        if self.batches == 0 {
-            return "The sink has nothing of that.".to_string();
-        }
-        let place = place.map_or(String::new(), |place| format!(" in {place}"));
-        let has = format!("The sink ({format}{place}) has {} of that already", count(self.rows, "row"));
-        match self.files.first() {
-            Some(first) => format!(
-                "{has}, in {}, {first} the first: remove them (--remove-output), or readers see those rows twice.",
-                count(self.files.len() as u64, "file")
-            ),
-            None if self.rows == 0 => format!("{has}."),
-            None => {
-                format!("{has}: unless it tells repeated batches by their number, it will have them twice.")
-            }
-        }
-    }
 }
 
 fn nothing() -> String {

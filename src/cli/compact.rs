@@ -29,6 +29,8 @@ use super::text::count;
 
 /// Lists, in a directory that has taken the place of another, which files of that one it stands for.
 const STANDS_FOR: &str = ".compacted";
+/// What the names of merged files begin with.
+pub(super) const MERGED: &str = "part-compacted-";
 /// What the sink stages files in.
 const STAGING: &str = ".tidemill";
 
@@ -247,7 +249,7 @@ impl Compaction<'_> {
         let merged: BTreeSet<&str> =
             groups.iter().flat_map(|(_, group)| group.iter().map(|file| file.name.as_str())).collect();
         for (extension, group) in groups {
-            let to = new.join(format!("part-compacted-{}.{extension}", Uuid::new_v4().simple()));
+            let to = new.join(format!("{MERGED}{}.{extension}", Uuid::new_v4().simple()));
             let from: Vec<PathBuf> = group.iter().map(|file| self.directory.join(&file.name)).collect();
             if extension.ends_with("parquet") {
                 merge_parquet(&from, &to).await?;

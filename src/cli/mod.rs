@@ -22,6 +22,7 @@ mod output;
 mod pg;
 mod queries;
 mod replay;
+mod rewind;
 mod settings;
 mod shell;
 mod signals;

@@ -92,7 +92,7 @@ impl Monitor {
         let totals = query.query.totals();
         if totals.batches == 0 {
             return match has_failed {
-                true => format!("{name}: failed, nothing new in {place}"),
+                true => format!("{name}: failed, nothing was written to {place}"),
                 false => format!("{name}: nothing new, {place} is up to date"),
             };
         }

@@ -78,7 +78,7 @@ pub(super) struct Printer {
     pub(super) format: Format,
     /// Tables with a line per value.
     pub(super) expanded: bool,
-    /// The most rows that are printed of a result.
+    /// The most rows that are printed of a result on the terminal: files get all of them, and so do pagers.
     pub(super) limit: Option<u64>,
     /// Instead of standard output.
     pub(super) file: Option<Arc<File>>,
@@ -104,6 +104,7 @@ impl Printer {
     /// Runs a query and prints its rows as they come.
     pub(super) async fn rows(&self, frame: DataFrame) -> Result<Printed, PrintError> {
         let mut printed = Printed::default();
+        let limit = self.limit.filter(|_| self.file.is_none());
         let mut stream = frame.execute_stream().await?;
         let mut table = Table::new(self, stream.schema());
         while let Some(batch) = stream.next().await {
@@ -112,7 +113,7 @@ impl Printer {
                 break;
             }
             printed.rows += batch.num_rows() as u64;
-            let wanted = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(printed.shown));
+            let wanted = limit.map_or(u64::MAX, |limit| limit.saturating_sub(printed.shown));
             let take = batch.num_rows().min(usize::try_from(wanted).unwrap_or(usize::MAX));
             printed.shown += take as u64;
             if take > 0 {

@@ -50,6 +50,7 @@ fn of_root(root: &DataFusionError) -> String {
             let text = error.to_string();
             text.split_once(": ").map_or(text.clone(), |(_, text)| text.to_string())
         }
+        DataFusionError::ObjectStore(error) => of_store(&error.to_string()),
         other => other.strip_backtrace(),
     };
     let text = front(&text);
@@ -74,6 +75,25 @@ fn of_arrow(error: &ArrowError) -> String {
         ArrowError::ExternalError(error) => error.to_string(),
         other => other.to_string(),
     }
+}
+
+/// What a store says, without its own name and the numbers of files that it writes at first.
+fn of_store(text: &str) -> String {
+    let said = match text.split_once(" error: ") {
+        Some((store, said)) if store.starts_with("Generic ") => said,
+        _ => text,
+    };
+    let Some((path, reason)) =
+        said.strip_prefix("Unable to open file ").and_then(|rest| rest.rsplit_once(": "))
+    else {
+        return said.to_string();
+    };
+    let path = match path.rsplit_once('#') {
+        Some((path, number)) if number.bytes().all(|digit| digit.is_ascii_digit()) => path,
+        _ => path,
+    };
+    let reason = reason.split_once(" (os error").map_or(reason, |(reason, _)| reason);
+    format!("'{path}' cannot be opened: {reason}")
 }
 
 /// A call whose arguments are of other types than any function of the name takes.

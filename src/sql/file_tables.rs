@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use datafusion::common::TableReference;
-use datafusion::sql::parser::Statement as DataFusionStatement;
+use datafusion::sql::parser::{CopyToSource, Statement as DataFusionStatement};
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArgOperator, Ident, ObjectName, Spanned, Statement,
     TableAlias, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
@@ -46,19 +46,18 @@ pub(super) fn take_file_tables(statement: &mut DataFusionStatement) -> Result<Ve
     match statement {
         DataFusionStatement::Statement(statement) => take(statement.as_mut()),
         DataFusionStatement::Explain(explain) => take_file_tables(&mut explain.statement),
+        DataFusionStatement::CopyTo(copy) => match &mut copy.source {
+            CopyToSource::Relation(name) => Finder::default().take_name(name),
+            CopyToSource::Query(query) => Finder::default().take(query.as_mut()),
+        },
         _ => Ok(Vec::new()),
     }
 }
 
 fn take(statement: &mut Statement) -> Result<Vec<FileTable>> {
-    let mut finder = Finder::default();
-    if let Statement::ExplainTable { table_name, .. } = statement {
-        finder.describe(table_name)?;
-    }
-    let _ = statement.visit(&mut finder);
-    match finder.error {
-        Some(error) => Err(error),
-        None => Ok(finder.found),
+    match statement {
+        Statement::ExplainTable { table_name, .. } => Finder::default().take_name(table_name),
+        statement => Finder::default().take(statement),
     }
 }
 
@@ -83,13 +82,24 @@ impl VisitorMut for Finder {
 }
 
 impl Finder {
-    /// The table of `DESCRIBE 'in/a.json'`.
-    fn describe(&mut self, name: &mut ObjectName) -> Result<()> {
-        let [part] = name.0.as_slice() else { return Ok(()) };
-        let Some(ident) = part.as_ident().filter(|ident| is_place(ident)).cloned() else { return Ok(()) };
+    /// The tables in `statement` or a query.
+    fn take(mut self, statement: &mut impl VisitMut) -> Result<Vec<FileTable>> {
+        let _ = statement.visit(&mut self);
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(self.found),
+        }
+    }
+
+    /// The table of `DESCRIBE 'in/a.json'` and of `COPY 'in/a.json' TO …`.
+    fn take_name(mut self, name: &mut ObjectName) -> Result<Vec<FileTable>> {
+        let [part] = name.0.as_slice() else { return Ok(Vec::new()) };
+        let Some(ident) = part.as_ident().filter(|ident| is_place(ident)).cloned() else {
+            return Ok(Vec::new());
+        };
         let at = ident.span.start;
         *name = self.hide(&told(&ident.value, at)?, &ident.value, &[], at)?;
-        Ok(())
+        Ok(self.found)
     }
 
     /// The name of the table of these files in the statement.

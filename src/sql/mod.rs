@@ -15,6 +15,7 @@ mod external;
 mod file_tables;
 mod from_first;
 mod group_windows;
+mod keyword_columns;
 mod letter_case;
 mod live;
 mod named_windows;

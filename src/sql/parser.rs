@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use datafusion::sql::parser::{DFParser, DFParserBuilder};
-use datafusion::sql::sqlparser::ast::{ColumnDef, Ident, ObjectName};
+use datafusion::sql::sqlparser::ast::{ColumnDef, Ident, ObjectName, VisitMut};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
@@ -16,9 +16,11 @@ use super::chains::{flatten, flatten_statement, on_a_deep_stack};
 use super::diagnostics::{error_at, expected, from_datafusion_parser, from_parser, suggestion};
 use super::dialect::Corrected;
 use super::from_first::with_select;
+use super::keyword_columns::KeywordColumns;
 use super::script::statements;
 use super::signposts::signpost;
 use super::tokens::{is_significant, is_word, tokenize};
+use super::visit::visit_statement;
 use crate::error::{Error, Result};
 use crate::options::parse_duration;
 use crate::query::Trigger;
@@ -185,6 +187,7 @@ impl<'d> StatementParser<'d> {
             Ok(mut statement) => {
                 self.expect_end("the end of the statement")?;
                 flatten_statement(&mut statement, self.start)?;
+                let _ = visit_statement(&mut statement, &mut KeywordColumns);
                 Ok(Statement::DataFusion(Box::new(statement)))
             }
             Err(error) => Err(self.with_suggestion(from_datafusion_parser(error, self.end))),
@@ -329,6 +332,7 @@ impl<'d> StatementParser<'d> {
         let mut query = self.parse(Parser::parse_query)?;
         self.expect_end("the end of the statement")?;
         flatten(query.as_mut(), self.start)?;
+        let _ = query.visit(&mut KeywordColumns);
         Ok(InsertInto { target, columns, query })
     }
 

@@ -207,7 +207,7 @@ fn a_query_that_fails_is_exit_code_1_and_ends_those_that_would_not() {
     assert_eq!(errors.len(), 1, "{err}");
     assert!(errors[0].contains("streaming query 'broken'") && errors[0].contains("in batch 0"), "{err}");
     assert!(errors[0].contains("in/a.json' at line 2, column 'id'"), "{err}");
-    assert!(err.contains("\nbroken: failed, nothing new in sink"), "{err}");
+    assert!(err.contains("\nbroken: failed, nothing was written to sink"), "{err}");
     assert!(err.contains("\nendless: ") && !err.contains("endless: failed"), "{err}");
 }
 

@@ -19,7 +19,7 @@ Statements end with a semicolon and may span lines. Ctrl-C interrupts a statemen
   \\o [FILE]    write results to a file; without one to the terminal again
   \\x           a line per value, or a table again
   \\format F    table, json, csv or ndjson
-  \\limit N     show at most N rows of a result; 0 for all
+  \\limit N     show at most N rows of a result on the terminal; 0 for all
   \\pager [P]   show results page by page with the program P ($PAGER, or less), or no longer
   \\timing      tell how long statements take, or no longer
   \\q           leave, as quit and exit; streaming queries finish their batch in flight
@@ -56,6 +56,8 @@ pub(super) enum Command<'a> {
     Limit(u64),
     Pager(Option<&'a str>),
     Timing,
+    /// A command that there is, and what it needs.
+    Needs(&'static str, &'static str),
     Unknown,
 }
 
@@ -79,7 +81,12 @@ pub(super) fn parse(line: &str) -> Option<Command<'_>> {
         ("\\o", file) => Command::Output(file),
         ("\\x", None) => Command::Expanded,
         ("\\format", Some(format)) => Command::Format(format),
-        ("\\limit", Some(rows)) => rows.parse().map_or(Command::Unknown, Command::Limit),
+        ("\\limit", rows) => rows.and_then(|rows| rows.replace('_', "").parse().ok()).map_or(
+            Command::Needs("\\limit", "a number of rows, as in \\limit 100; 0 shows all"),
+            Command::Limit,
+        ),
+        ("\\format", None) => Command::Needs("\\format", "one of table, json, csv and ndjson"),
+        ("\\i", None) => Command::Needs("\\i", "the name of a file with statements"),
         ("\\pager", program) => Command::Pager(program),
         ("\\timing", None) => Command::Timing,
         _ => Command::Unknown,
@@ -209,7 +216,7 @@ mod tests {
             ("\\o", Command::Output(None)),
             ("\\o a.csv", Command::Output(Some("a.csv"))),
             ("\\limit 5", Command::Limit(5)),
-            ("\\limit x", Command::Unknown),
+            ("\\limit 1_000", Command::Limit(1000)),
             ("\\l", Command::Unknown),
         ] {
             assert_eq!(parse(line), Some(command), "{line}");

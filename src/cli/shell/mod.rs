@@ -3,6 +3,7 @@
 mod commands;
 mod complete;
 mod console;
+mod keys;
 mod pager;
 mod read;
 
@@ -296,6 +297,7 @@ impl Shell {
                 self.tells_times = !self.tells_times;
                 self.say(if self.tells_times { "times are told" } else { "times are not told" })
             }
+            Command::Needs(name, what) => Err(Error::Invalid(format!("{name} needs {what}")).into()),
             Command::Leave | Command::Include(_) | Command::Unknown => Err(commands::unknown(line).into()),
         }
     }

@@ -1,6 +1,7 @@
 //! Reading statements from the terminal.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
@@ -11,6 +12,7 @@ use super::super::exit::Exit;
 use super::commands;
 use super::complete::{Names, ShellHelper};
 use super::console::Terminal;
+use super::keys::Keys;
 
 type ShellEditor = Editor<ShellHelper, FileHistory>;
 
@@ -23,6 +25,7 @@ pub(super) struct Editing {
     /// Away while a line is read.
     editor: Option<ShellEditor>,
     names: Names,
+    keys: Arc<Keys>,
     /// Whether the editor prints above the line for others.
     prints_above: bool,
 }
@@ -30,6 +33,8 @@ pub(super) struct Editing {
 impl Editing {
     pub(super) fn new() -> Result<Self, Exit> {
         let failed = |error: ReadlineError| Exit::failed(format!("cannot use the terminal: {error}"));
+        // Before the editor looks at what it reads from.
+        let keys = Arc::new(Keys::one_at_a_time());
         let config = Config::builder().completion_type(CompletionType::List).build();
         let mut editor = ShellEditor::with_config(config).map_err(failed)?;
         let names = Names::default();
@@ -38,7 +43,7 @@ impl Editing {
             // There is none before the first use.
             let _ = editor.load_history(&history);
         }
-        Ok(Self { editor: Some(editor), names, prints_above: false })
+        Ok(Self { editor: Some(editor), names, keys, prints_above: false })
     }
 
     /// The names that can be completed.
@@ -74,8 +79,7 @@ impl Editing {
     ) -> Result<Result<String, ReadlineError>, Exit> {
         let failed = |error: String| Exit::failed(format!("cannot read the terminal: {error}"));
         let Some(mut editor) = self.editor.take() else { return Err(failed("it is in use".into())) };
-        // Not before somebody prints: an editor that does passes over keys that come several at a time, until the
-        // next one.
+        // Not before somebody prints.
         if terminal.is_printed_to() && !self.prints_above {
             if let Ok(printer) = editor.create_external_printer() {
                 terminal.print_above_with(printer);
@@ -83,8 +87,9 @@ impl Editing {
             self.prints_above = true;
         }
         terminal.set_typing(true);
+        let keys = Arc::clone(&self.keys);
         let reading = tokio::task::spawn_blocking(move || {
-            let line = editor.readline(prompt);
+            let line = keys.brought_during(|| editor.readline(prompt));
             (editor, line)
         });
         let read = reading.await;

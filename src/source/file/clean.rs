@@ -71,13 +71,18 @@ impl Cleaner {
         if let Action::Keep = self.action {
             return;
         }
-        futures::stream::iter(files.iter().map(|file| self.clean_one(file)))
-            .for_each_concurrent(CONCURRENCY, |cleaned| cleaned)
-            .await;
+        let cleaning: Vec<_> = files.iter().map(|file| self.clean_one(file)).collect();
+        let cleaned: Vec<_> = futures::stream::iter(cleaning).buffer_unordered(CONCURRENCY).collect().await;
+        let failed: Vec<_> = cleaned.into_iter().flatten().collect();
+        // Each start tries again: a line for every file would be very many.
+        if let Some((file, error)) = failed.first() {
+            tracing::warn!(file, %error, files = failed.len(), "could not clean up input files that were read");
+        }
     }
 
-    async fn clean_one(&self, read: &FileEntry<'_>) {
-        let Ok(from) = self.location.object_path(&read.path) else { return };
+    /// Gives the file and what was wrong if it could not be cleaned up.
+    async fn clean_one(&self, read: &FileEntry<'_>) -> Option<(String, object_store::Error)> {
+        let from = self.location.object_path(&read.path).ok()?;
         let file = self.location.display(&from);
         let cleaned = match self.targets(read) {
             Ok(targets) if self.is_disk => self.clean_on_disk(read.version(), &from, targets).await,
@@ -94,8 +99,9 @@ impl Cleaner {
                 file,
                 "did not archive an input file: the archive has other files under its names"
             ),
-            Err(error) => tracing::warn!(file, %error, "could not clean up an input file that was read"),
+            Err(error) => return Some((file, error)),
         }
+        None
     }
 
     /// The names that the file may get in the archive, the first free one of which it gets.

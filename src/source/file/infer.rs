@@ -323,11 +323,41 @@ fn reason(error: &DataFusionError) -> String {
     if text.contains("Expected JSON record to be an object, found Array") {
         return "it holds a JSON array instead of a record per line. Set multiLine to true".into();
     }
+    if let Some(hint) = hint(&text) {
+        return hint;
+    }
     let mut short: String = text.chars().take(LONGEST).collect();
     if short.len() < text.len() {
         short.push('…');
     }
     format!("{short}. Put it right or give the columns")
+}
+
+/// What to do about an error of inference that has a remedy of its own.
+fn hint(text: &str) -> Option<String> {
+    let line = text.rsplit_once(" at line ").map_or("", |(_, line)| line.trim());
+    if text.contains("Encountered UTF-8 error") {
+        let place = if line.is_empty() { String::new() } else { format!(": line {line}") };
+        return Some(format!(
+            "it is not UTF-8{place}. Set encoding to what it is in, such as ISO-8859-1 or UTF-16"
+        ));
+    }
+    if let Some((_, lengths)) =
+        text.split_once("Encountered unequal lengths between records on CSV file. Expected ")
+        && let Some((expected, rest)) = lengths.split_once(' ')
+        && let Some((_, found)) = rest.split_once("found ")
+    {
+        let found = found.split(' ').next().unwrap_or_default();
+        return Some(format!(
+            "line {line} has {found} fields, and the first one has {expected}. Put it right, or set mode to PERMISSIVE or \
+             DROPMALFORMED; comment says what lines begin with that are none, and sep what is between fields"
+        ));
+    }
+    let is_compressed = ["unexpected end of file", "invalid gzip header", "corrupt deflate stream"];
+    is_compressed.iter().any(|sign| text.contains(sign)).then(|| {
+        "it cannot be decompressed. Set compression to uncompressed if only its name says that it is compressed"
+            .to_string()
+    })
 }
 
 fn by_compression(spec: &FormatSpec, files: Vec<ObjectMeta>) -> Vec<(FileCompressionType, Vec<ObjectMeta>)> {

@@ -237,3 +237,40 @@ fn damaged_files_are_not_put_together() {
     assert!(err.contains("have 59 values, and its footer says 60"), "{err}");
     assert_eq!(files(&folder), ["a.parquet", "b.parquet"]);
 }
+
+#[test]
+fn batches_whose_files_were_merged_cannot_be_gone_back_over() {
+    let folder = Folder::new();
+    folder.write("job.sql", &job("JSON", ""));
+    let input =
+        |file: u64| folder.write(&format!("in/{file}.json"), &format!("{{\"id\":{file},\"k\":\"a\"}}\n"));
+    (1..=3).for_each(input);
+    run(&folder, &["run", "job.sql", "--progress", "none"]);
+    run(&folder, &["compact", "out"]);
+    let there = rows(&folder, "JSON", "");
+    for flags in [&["--remove-output"][..], &[], &["--dry-run"], &["--dry-run", "--remove-output"]] {
+        let (code, out, err) = folder.run(&[&["checkpoint", "rewind", "cp", "--to", "0"], flags].concat());
+        assert_eq!((code, out.as_str()), (1, ""), "{flags:?}: {err}");
+        assert!(err.contains("batch 0 cannot be gone back to: 'part-00000-0000000001-"), "{err}");
+        assert!(err.contains("of batch 1 is not there any more, and 'part-compacted-"), "{err}");
+    }
+    run(&folder, &["run", "job.sql", "--progress", "none"]);
+    assert_eq!(rows(&folder, "JSON", ""), there);
+
+    // What came after can be, also when a removal was interrupted; and what is told is so.
+    (4..=6).for_each(input);
+    run(&folder, &["run", "job.sql", "--progress", "none"]);
+    let all = rows(&folder, "JSON", "");
+    let new: Vec<_> = files(&folder).into_iter().filter(|file| !file.contains("compacted")).collect();
+    assert_eq!(new.len(), 3, "{new:?}");
+    std::fs::remove_file(folder.0.path().join("out").join(&new[1])).unwrap();
+    let back = ["checkpoint", "rewind", "cp", "--to", "2", "--remove-output"];
+    let told = run(&folder, &[&back[..], &["--dry-run"]].concat());
+    assert!(told.contains("has 2 rows of that already, in 2 files"), "{told}");
+    assert!(told.contains("1 file with 1 row is not there any more, part-00000-0000000004-"), "{told}");
+    let told = run(&folder, &back);
+    assert!(told.ends_with("These files were removed\n"), "{told}");
+    assert_eq!(rows(&folder, "JSON", ""), there);
+    run(&folder, &["run", "job.sql", "--progress", "none"]);
+    assert_eq!(rows(&folder, "JSON", ""), all);
+}

@@ -103,6 +103,58 @@ fn a_long_result_is_cut_and_an_endless_one_ends_with_ctrl_c() {
 }
 
 #[test]
+fn files_and_pagers_get_all_rows() {
+    let folder = Folder::new();
+    let steps = [
+        ("\\format csv\r", ""),
+        ("\\o all.csv\r", ""),
+        ("select * from generate_series(1, 100);\r", "100 rows ("),
+        ("\\o\r", ""),
+        ("\\format table\r", ""),
+        ("\\limit 5\r", ""),
+        ("\\o all.txt\r", ""),
+        ("select * from generate_series(1, 100);\r", "100 rows ("),
+        ("\\o\r", ""),
+        ("\\pager cat > paged.txt\r", "results go through"),
+        ("select * from generate_series(1, 100);\r", "100 rows ("),
+        ("\\pager\r", "not shown page by page"),
+        ("select * from generate_series(1, 100);\r", "100 rows, 5 shown"),
+        ("\\limit x\r", "\\limit needs a number of rows"),
+        ("\\format\r", "\\format needs one of table"),
+        ("\\i\r", "\\i needs the name of a file"),
+        ("quit\r", ""),
+    ];
+    let Some((code, out)) = in_terminal(&folder, &steps) else { return };
+    assert_eq!(code, 0, "{out}");
+    let lines = |file: &str| std::fs::read_to_string(folder.0.path().join(file)).unwrap().lines().count();
+    assert_eq!((lines("all.csv"), lines("all.txt"), lines("paged.txt")), (101, 104, 104));
+}
+
+#[test]
+fn what_comes_in_one_piece_is_run_to_the_end() {
+    let folder = Folder::new();
+    let steps = [
+        ("select 1 as one;\rselect 2 as two;\r", "| 2   |"),
+        ("select\r 10 +\r 2x\u{1b}[D\u{1b}[3~0 as total;\r", "| 30    |"),
+        ("select 'é' as accent;\r", "| é      |"),
+        ("create unbounded external table ticks stored as rate;\r", ""),
+        ("create external table screen stored as console;\r", ""),
+        (
+            "create streaming query hello trigger processing time '1 hour' as insert into screen select value from ticks;\r",
+            "started",
+        ),
+        ("select 'in one' as piece;\r", "| in one |"),
+        ("select 3 as three;\rselect 4 as four;\r", "| 4    |"),
+        ("stop streaming query hello;\r", ""),
+        ("select 'after it' as piece;\r", "| after it |"),
+        ("exit\r", ""),
+    ];
+    let Some((code, out)) = in_terminal(&folder, &steps) else { return };
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("| 1   |") && out.contains("| 3     |"), "{out}");
+}
+
+#[test]
 fn names_are_completed_and_the_file_of_the_user_is_run_first() {
     let folder = Folder::new();
     folder.write(".tidemillrc", "CREATE TABLE gardens AS VALUES (1, 'roses');\n");

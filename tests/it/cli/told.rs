@@ -243,7 +243,20 @@ fn rows_of_unbounded_tables_and_of_files_can_be_looked_at() {
         let (code, out, err) = folder.run(&["sql", "--format", "csv", "-c", query]);
         assert_eq!((code, out.as_str()), (0, expected), "{query}: {err}");
     }
+    for source in ["(SELECT count(*) AS n FROM 'in/*.json')", "(SELECT count(*) AS n FROM read_json('in/'))"]
+    {
+        let copy = format!("COPY {source} TO 'copied.csv'; SELECT n FROM 'copied.csv'");
+        let (code, out, err) = folder.run(&["sql", "--format", "csv", "-c", &copy]);
+        assert_eq!(code, 0, "{copy}: {err}");
+        assert!(out.ends_with("n\n3\n"), "{copy}: {out}");
+        std::fs::remove_file(folder.0.path().join("copied.csv")).unwrap();
+    }
+    let copy = "COPY 'in/' TO 'all.csv'; SELECT count(*) AS n FROM 'all.csv'";
+    let (code, out, err) = folder.run(&["sql", "--format", "csv", "-c", copy]);
+    assert_eq!(code, 0, "{copy}: {err}");
+    assert!(out.ends_with("n\n3\n"), "{copy}: {out}");
     for (query, message) in [
+        ("COPY (SELECT * FROM 'nowhere/') TO 'x.csv'", "'nowhere/' cannot be read: No such file"),
         ("SELECT * FROM 'nowhere/'", "'nowhere/' cannot be read: No such file"),
         ("SELECT * FROM read_csv(5 + 5)", "expected read_csv('path', option => value, …)"),
         ("SELECT * FROM hist", "table 'hist' not found"),
@@ -252,6 +265,47 @@ fn rows_of_unbounded_tables_and_of_files_can_be_looked_at() {
         assert_eq!(code, 2, "{query}");
         assert!(err.contains(message), "{query}: {err}");
     }
+}
+
+#[test]
+fn columns_that_cannot_be_told_are_told_with_what_helps() {
+    let folder = Folder::new();
+    let bytes = |name: &str, content: &[u8]| std::fs::write(folder.0.path().join(name), content).unwrap();
+    bytes("latin.csv", b"a,b\n1,M\xfcnchen\n");
+    bytes("ragged.csv", b"a,b,c\n1,2,3\n4,5\n");
+    bytes("plain.csv.gz", b"a,b\n1,2\n");
+    for (query, message, remedy, rows) in [
+        ("'latin.csv'", "it is not UTF-8", "encoding => 'ISO-8859-1'", "a,b\n1,München\n"),
+        (
+            "'ragged.csv'",
+            "line 3 has 2 fields, and the first one has 3",
+            "mode => 'DROPMALFORMED'",
+            "a,b,c\n1,2,3\n",
+        ),
+        ("'plain.csv.gz'", "it cannot be decompressed", "compression => 'uncompressed'", "a,b\n1,2\n"),
+    ] {
+        let (code, _, err) = folder.run(&["sql", "-c", &format!("FROM {query}")]);
+        assert_ne!(code, 0, "{query}");
+        let option = remedy.split(' ').next().unwrap();
+        assert!(err.contains(message) && err.contains(option), "{query}: {err}");
+        let (code, out, err) =
+            folder.run(&["sql", "--format", "csv", "-c", &format!("FROM read_csv({query}, {remedy})")]);
+        assert_eq!((code, out.as_str()), (0, rows), "{query}: {err}");
+    }
+}
+
+#[test]
+fn codes_of_digits_are_no_numbers() {
+    let folder = Folder::new();
+    folder.write("in/a.csv", "plz,tel,id,n,x\n01067,0049123,1,0,0.5\n80331,123,02,10,2\n");
+    let rows = "plz,tel,id,n,x\n01067,0049123,1,0,0.5\n80331,123,02,10,2.0\n";
+    let (code, out, err) = folder.run(&["sql", "--format", "csv", "-c", "FROM 'in/a.csv'"]);
+    assert_eq!((code, out.as_str()), (0, rows), "{err}");
+    let (code, _, err) = folder.run(&["etl", "in", "out", "--checkpoint", "cp"]);
+    assert_eq!(code, 0, "{err}");
+    let query = "SELECT plz || tel || id AS codes, n + 1 AS next FROM 'out/' ORDER BY n";
+    let (code, out, err) = folder.run(&["sql", "--format", "csv", "-c", query]);
+    assert_eq!((code, out.as_str()), (0, "codes,next\n0106700491231,1\n8033112302,11\n"), "{err}");
 }
 
 #[test]

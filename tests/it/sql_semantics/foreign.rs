@@ -36,6 +36,35 @@ async fn columns_without_a_name_are_called_what_is_written() {
 }
 
 #[tokio::test]
+async fn columns_that_are_called_as_values_of_sql_are_columns() {
+    let place = Place::new();
+    for word in ["user", "session_user", "current_user", "current_catalog", "current_date", "localtime"] {
+        place.put(&format!("{word}/a.json"), &format!("{{\"{word}\":{{\"name\":\"n\"}},\"id\":1}}\n"));
+        for (select, name) in [("i.#", word), ("upper(i.#.name)", "upper(#.name)")] {
+            let select = format!("SELECT {select} FROM '$/#/' i WHERE i.# IS NOT NULL").replace('#', word);
+            let outcome = place.run(&select).await.swap_remove(0);
+            let SqlOutcome::Rows(frame) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(*frame.schema().field(0).name(), name.replace('#', word), "{select}");
+        }
+    }
+    place
+        .run(
+            "CREATE UNBOUNDED EXTERNAL TABLE input (\"user\" INT, ad INT) STORED AS JSON LOCATION '$/stream/';
+             CREATE EXTERNAL TABLE o STORED AS PARQUET LOCATION '$/out/';",
+        )
+        .await;
+    place.put("stream/a.json", "{\"user\":7,\"ad\":1}\n");
+    place
+        .run(
+            "CREATE STREAMING QUERY q TRIGGER ONCE CHECKPOINT LOCATION '$/cp' AS INSERT INTO o
+             SELECT i.ad, i.user FROM input i",
+        )
+        .await;
+    assert_eq!(place.rows("SELECT \"user\" FROM o").await, ["7"]);
+    assert_eq!(place.rows("CREATE VIEW v AS SELECT i.user FROM o i; SELECT v.user FROM v").await, ["7"]);
+}
+
+#[tokio::test]
 async fn columns_are_found_in_any_case_if_one_is_meant() {
     let place = Place::new();
     place.put(

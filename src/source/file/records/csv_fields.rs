@@ -61,8 +61,9 @@ impl FieldPlan {
         for (column, field) in record.iter().enumerate() {
             if taken.iter().filter(|taken| **taken == Some(column)).count() > 1 {
                 return Err(format!(
-                    "its header names the column '{}' more than once. Put it right in the file, or set \
-                     enforceSchema to true to ignore what headers say and find columns by position",
+                    "its header names the column '{}' more than once. Put it right in the file, or give the table \
+                     all its columns and set enforceSchema to true, which finds them by position and ignores what headers \
+                     say",
                     field.name()
                 ));
             }

@@ -1,7 +1,9 @@
 //! Finding out the columns of CSV files.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::Bytes;
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::Session;
 use datafusion::common::config::CsvOptions;
 use datafusion::datasource::file_format::csv::CsvFormat;
@@ -26,9 +28,58 @@ pub(in crate::source::file) async fn infer_csv(
     tolerant: bool,
 ) -> DataFusionResult<Schema> {
     let format = CsvFormat::default().with_options(options.clone());
-    let records = whole_records(bytes, dialect, tolerant);
+    let codes = Arc::new(Mutex::new(Codes { left: max, is_begun: false, columns: Vec::new() }));
+    let records = whole_records(bytes, dialect, tolerant).inspect_ok(|records| {
+        codes.lock().unwrap_or_else(PoisonError::into_inner).look(records, dialect);
+    });
     let (schema, _) = format.infer_schema_from_stream(session, max, records).await?;
-    Ok(schema)
+    let codes = codes.lock().unwrap_or_else(PoisonError::into_inner);
+    let field = |(index, field): (usize, &Arc<Field>)| match codes.columns.get(index) {
+        Some(true) if field.data_type().is_numeric() => {
+            Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8))
+        }
+        _ => Arc::clone(field),
+    };
+    Ok(Schema::new(schema.fields().iter().enumerate().map(field).collect::<Vec<_>>()))
+}
+
+/// Which columns hold codes of digits, such as `01067`: as a number one would be another one.
+struct Codes {
+    /// How many records are still to be looked at.
+    left: usize,
+    /// Whether the header has been passed.
+    is_begun: bool,
+    columns: Vec<bool>,
+}
+
+impl Codes {
+    fn look(&mut self, records: &[u8], dialect: &CsvDialect) {
+        let skipped = usize::from(!self.is_begun && dialect.has_header());
+        self.is_begun = true;
+        // Most files have none.
+        let may_have = records.windows(2).any(|pair| pair[0] == b'0' && pair[1].is_ascii_digit());
+        if !may_have || self.left == 0 {
+            return;
+        }
+        for record in
+            dialect.split(records, true, self.left.saturating_add(skipped)).into_iter().skip(skipped)
+        {
+            self.left -= 1;
+            for (column, value) in dialect.fields(&records[record]).fields.iter().enumerate() {
+                if is_code(value) {
+                    self.columns.resize(self.columns.len().max(column + 1), false);
+                    self.columns[column] = true;
+                }
+            }
+        }
+    }
+}
+
+/// Whether `value` has a zero before other digits, as no number is written.
+fn is_code(value: &[u8]) -> bool {
+    let digits = value.trim_ascii();
+    let digits = digits.strip_prefix(b"-").or_else(|| digits.strip_prefix(b"+")).unwrap_or(digits);
+    matches!(digits, [b'0', next, ..] if next.is_ascii_digit())
 }
 
 /// The bytes of a file, a few whole records at a time.
@@ -77,4 +128,26 @@ fn sound_records(records: &[u8], dialect: &CsvDialect, width: &mut Option<usize>
         }
     }
     sound
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_before_digits_are_of_codes() {
+        for (value, code) in [
+            ("01067", true),
+            ("-00", true),
+            (" 012", true),
+            ("00.5", true),
+            ("0", false),
+            ("0.5", false),
+            ("10", false),
+            ("", false),
+            ("0x1", false),
+        ] {
+            assert_eq!(is_code(value.as_bytes()), code, "{value}");
+        }
+    }
 }
