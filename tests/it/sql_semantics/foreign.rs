@@ -47,13 +47,13 @@ async fn columns_that_are_called_as_values_of_sql_are_columns() {
             assert_eq!(*frame.schema().field(0).name(), name.replace('#', word), "{select}");
         }
     }
+    place.put("stream/a.json", "{\"user\":7,\"ad\":1}\n");
     place
         .run(
             "CREATE UNBOUNDED EXTERNAL TABLE input (\"user\" INT, ad INT) STORED AS JSON LOCATION '$/stream/';
              CREATE EXTERNAL TABLE o STORED AS PARQUET LOCATION '$/out/';",
         )
         .await;
-    place.put("stream/a.json", "{\"user\":7,\"ad\":1}\n");
     place
         .run(
             "CREATE STREAMING QUERY q TRIGGER ONCE CHECKPOINT LOCATION '$/cp' AS INSERT INTO o
