@@ -24,7 +24,7 @@ pub(super) async fn whole_records(
 ) -> Result<Range<u64>> {
     let (start, end) = file.range();
     let size = file.object_meta.size;
-    let (start, end) = (start.max(0) as u64, (end.max(0) as u64).min(size));
+    let end = end.min(size);
     let mut cuts = Cuts::new(dialect, if end < size { vec![end, start] } else { vec![start] });
     if !cuts.are_found() {
         // As a range, for these are told from those of a file that has changed.
