@@ -1,5 +1,6 @@
 //! `tidemill compact`: many small files become few, and readers see every row once at any time.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -75,9 +76,15 @@ fn files_are_merged_and_rows_stay() {
     }
 }
 
-/// The rows of one listing; `None` if a file was replaced between the listing and its opening.
+/// The rows of one listing; `None` if the directory was replaced while it was listed, or a file between the listing
+/// and its opening.
 fn listed(directory: &Path) -> Option<Vec<String>> {
+    let which = || std::fs::metadata(directory).unwrap().ino();
+    let before = which();
     let names: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    if which() != before {
+        return None;
+    }
     let mut rows = Vec::new();
     for path in names.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
         rows.extend(std::fs::read_to_string(path).ok()?.lines().map(str::to_string));

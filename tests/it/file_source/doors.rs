@@ -87,7 +87,7 @@ fn scripts(bad: &Bad) -> Vec<String> {
             format!("SELECT * FROM read_{format}('$/in/{name}')"),
             format!("SELECT * FROM '$/in/{name}'"),
             format!("FROM '$/in/*.{format}'"),
-            format!("SELECT * FROM '$/in/'"),
+            "SELECT * FROM '$/in/'".to_string(),
             format!("SELECT * FROM (SELECT * FROM '$/in/{name}') AS u WHERE a IN (SELECT a FROM '$/good/{name}')"),
         ]);
     }

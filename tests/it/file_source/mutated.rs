@@ -56,7 +56,7 @@ pub(super) fn mutated(content: &[u8], round: u64) -> Vec<u8> {
 /// Whether something of it is there, and its end is not.
 fn is_cut(content: &[u8], round: u64) -> bool {
     // Without content it is not read before it has some.
-    round % 6 == 0 && !content.is_empty()
+    round.is_multiple_of(6) && !content.is_empty()
 }
 
 /// Reads every mutation, each within a minute, and gives the results to `judge`.
