@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU64;
 
 use super::queue::UnreadFile;
 
@@ -29,15 +30,19 @@ pub(super) struct SeenFiles {
 }
 
 /// A file as it was when it was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 struct Taken {
     modified_ms: i64,
     size: u64,
+    /// Stands for the tag by which a store knows its content, where it has one.
+    tag: Option<NonZeroU64>,
 }
 
 impl Taken {
-    fn of(file: &UnreadFile) -> Self {
-        Self { modified_ms: file.modified_ms, size: file.size }
+    /// Whether both are one file, as far as can be told: what has no tag is told by its size and time.
+    fn is_same(self, other: Self) -> bool {
+        let other_content = self.tag.zip(other.tag).is_some_and(|(one, other)| one != other);
+        (self.modified_ms, self.size) == (other.modified_ms, other.size) && !other_content
     }
 }
 
@@ -77,9 +82,10 @@ impl SeenFiles {
     }
 
     /// The file was taken.
-    pub(super) fn add(&mut self, path: &str, modified_ms: i64, size: u64) {
+    pub(super) fn add(&mut self, path: &str, modified_ms: i64, size: u64, etag: Option<&str>) {
         let hash = self.hash(path);
-        self.files.insert(hash, Taken { modified_ms, size });
+        let taken = Taken { modified_ms, size, tag: self.tag(etag) };
+        self.files.insert(hash, taken);
         self.newest_ms = Some(self.newest_ms.map_or(modified_ms, |newest| newest.max(modified_ms)));
     }
 
@@ -92,7 +98,8 @@ impl SeenFiles {
     /// A file that was taken is another one now, and that was reported.
     pub(super) fn note_change(&mut self, file: &UnreadFile) {
         let hash = self.hash(&file.path);
-        self.files.insert(hash, Taken::of(file));
+        let taken = self.taken(file);
+        self.files.insert(hash, taken);
     }
 
     /// Whether no file of this name was taken, as far as is remembered.
@@ -112,7 +119,7 @@ impl SeenFiles {
         let below = |limit: Option<i64>| limit.is_some_and(|limit| file.modified_ms < limit);
         match self.files.get(&hash) {
             // Names are all that counts, or it is the same file.
-            Some(taken) if self.name_only || *taken == Taken::of(file) => return Novelty::Seen,
+            Some(taken) if self.name_only || taken.is_same(self.taken(file)) => return Novelty::Seen,
             Some(taken) if !below(self.forgotten_before_ms) && !below(self.threshold_ms()) => {
                 return Novelty::Changed { was_empty: taken.size == 0 };
             }
@@ -148,6 +155,15 @@ impl SeenFiles {
         Some(self.newest_ms?.saturating_sub(self.max_age_ms?))
     }
 
+    fn taken(&self, file: &UnreadFile) -> Taken {
+        Taken { modified_ms: file.modified_ms, size: file.size, tag: self.tag(file.etag.as_deref()) }
+    }
+
+    fn tag(&self, etag: Option<&str>) -> Option<NonZeroU64> {
+        let [hasher, _] = &self.hashers;
+        etag.map(|etag| NonZeroU64::new(hasher.hash_one(etag)).unwrap_or(NonZeroU64::MIN))
+    }
+
     /// The hash of a path, or of its last part. Random keys: no choice of names can make two collide.
     pub(super) fn hash(&self, path: &str) -> PathHash {
         let key = if self.name_only { path.rsplit('/').next().unwrap_or(path) } else { path };
@@ -176,12 +192,12 @@ mod tests {
     fn age_is_measured_against_the_newest_file_taken() {
         let mut seen = SeenFiles::new(Some(100), false);
         assert_eq!(seen.judge(&file("old", -1_000_000)), Novelty::New, "nothing was taken yet");
-        seen.add("a", 1000, 1);
+        seen.add("a", 1000, 1, None);
         assert_eq!(seen.judge(&file("a", 1000)), Novelty::Seen);
         assert_eq!(seen.judge(&file("a", 2000)), Novelty::Changed { was_empty: false });
         assert_eq!(seen.judge(&file("b", 900)), Novelty::New);
         assert_eq!(seen.judge(&file("b", 899)), Novelty::TooOld);
-        seen.add("c", 5000, 1);
+        seen.add("c", 5000, 1, None);
         assert_eq!(seen.judge(&file("b", 900)), Novelty::TooOld);
         seen.ignore("b");
         assert_eq!(seen.judge(&file("b", 900)), Novelty::Ignored);
@@ -192,14 +208,14 @@ mod tests {
     #[test]
     fn without_an_age_everything_unseen_is_new() {
         let mut seen = SeenFiles::new(None, false);
-        seen.add("a", i64::MAX, 1);
+        seen.add("a", i64::MAX, 1, None);
         assert_eq!(seen.judge(&file("b", i64::MIN)), Novelty::New);
     }
 
     #[test]
     fn names_only() {
         let mut seen = SeenFiles::new(None, true);
-        seen.add("x/a.json", 1, 1);
+        seen.add("x/a.json", 1, 1, None);
         assert_eq!(seen.judge(&file("y/a.json", 2)), Novelty::Seen);
         assert_eq!(seen.judge(&file("a.json", 2)), Novelty::Seen);
         assert_eq!(seen.judge(&file("y/b.json", 2)), Novelty::New);
@@ -218,7 +234,7 @@ mod tests {
     fn shrinking_changes_no_answer_about_listed_files() {
         let mut seen = SeenFiles::new(Some(10), false);
         for index in 0..20_001 {
-            seen.add(&format!("f{index}"), index, 1);
+            seen.add(&format!("f{index}"), index, 1, None);
         }
         assert!(seen.wants_to_shrink());
         let listed: HashSet<PathHash> = ["f5", "never"].map(|path| seen.hash(path)).into();
@@ -235,22 +251,35 @@ mod tests {
         let mut seen = SeenFiles::new(None, false);
         seen.reserve(1_000_000);
         for index in 0..1_000_000 {
-            seen.files.insert([index, index], Taken { modified_ms: 0, size: 0 });
+            seen.files.insert([index, index], Taken { modified_ms: 0, size: 0, tag: None });
         }
         let bytes = seen.files.capacity() * std::mem::size_of::<(PathHash, Taken)>();
-        assert!(bytes < 64 << 20, "{bytes} bytes");
+        assert!(bytes < 80 << 20, "{bytes} bytes");
     }
 
     #[test]
     fn a_file_that_changed_is_told_from_the_one_that_was_taken() {
         let mut seen = SeenFiles::new(Some(100), false);
-        seen.add("a", 1000, 1);
-        seen.add("empty", 1000, 0);
+        seen.add("a", 1000, 1, None);
+        seen.add("empty", 1000, 0, None);
         let longer = UnreadFile { size: 2, ..file("a", 1000) };
         assert_eq!(seen.judge(&longer), Novelty::Changed { was_empty: false });
         assert_eq!(seen.judge(&file("empty", 1000)), Novelty::Changed { was_empty: true });
         seen.note_change(&longer);
         assert_eq!(seen.judge(&longer), Novelty::Seen);
         assert_eq!(seen.judge(&file("a", 899)), Novelty::TooOld, "an old file was put in its place");
+    }
+    #[test]
+    fn content_is_told_by_its_tag_where_there_is_one() {
+        let mut seen = SeenFiles::new(None, false);
+        let tagged = |tag: &str| UnreadFile { etag: Some(tag.into()), ..file("a", 1000) };
+        seen.add("a", 1000, 1, Some("x"));
+        assert_eq!(seen.judge(&tagged("x")), Novelty::Seen);
+        assert_eq!(seen.judge(&file("a", 1000)), Novelty::Seen);
+        assert_eq!(seen.judge(&tagged("y")), Novelty::Changed { was_empty: false });
+        seen.note_change(&tagged("y"));
+        assert_eq!(seen.judge(&tagged("y")), Novelty::Seen);
+        seen.add("a", 1000, 1, None);
+        assert_eq!(seen.judge(&tagged("x")), Novelty::Seen);
     }
 }

@@ -286,7 +286,7 @@ impl FileStreamSource {
             })
             .collect::<Result<Vec<_>>>()?;
         for file in taken {
-            progress.seen.add(&file.path, file.modified_ms, file.size);
+            progress.seen.add(&file.path, file.modified_ms, file.size, file.etag.as_deref());
         }
         progress.last = Some(progress.last.map_or(0, |last| last + 1));
         let end = offset(progress.last);
@@ -363,7 +363,7 @@ impl Source for FileStreamSource {
             match Entry::parse(raw)? {
                 Entry::File(file) => {
                     newest = newest.max(Some(file.modified_ms));
-                    progress.seen.add(&file.path, file.modified_ms, file.size);
+                    progress.seen.add(&file.path, file.modified_ms, file.size, file.etag.as_deref());
                 }
                 Entry::Forgotten(forgotten) => progress.seen.forget_before(forgotten.before_ms),
             }
@@ -455,7 +455,7 @@ impl Source for FileStreamSource {
     }
 
     async fn new_columns(&self, batch: &SourceBatch) -> Result<Vec<FieldRef>> {
-        if self.table.evolution() != Evolution::AddNewColumns || !self.table.is_inferred {
+        if self.table.evolution() != Evolution::AddNewColumns || !self.table.is_inferred() {
             return Ok(Vec::new());
         }
         let names = self.new_names();
@@ -515,7 +515,7 @@ impl Source for FileStreamSource {
         let tells = match self.table.evolution() {
             Evolution::Warn => true,
             // Of given columns there are as many as were given.
-            Evolution::AddNewColumns => !self.table.is_inferred,
+            Evolution::AddNewColumns => !self.table.is_inferred(),
             Evolution::None | Evolution::Rescue => false,
         };
         if tells {
