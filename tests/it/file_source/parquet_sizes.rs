@@ -11,8 +11,11 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{Field, Int64Type};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::basic::{Compression, Encoding};
+use datafusion::parquet::column::writer::ColumnWriter;
 use datafusion::parquet::file::metadata::ParquetMetaDataReader;
 use datafusion::parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
+use datafusion::parquet::file::writer::SerializedFileWriter;
+use datafusion::parquet::schema::parser::parse_message_type;
 use tidemill::Error;
 use tidemill::sql::{SqlOutcome, SqlSession};
 
@@ -177,6 +180,44 @@ async fn numbers_of_rows_that_contradict_one_another() {
     groups[at + 3..at + 9].copy_from_slice(&[0xfc, 0xff, 0xff, 0xff, 0xff, 0x07]);
     for reason in refused(&groups).await {
         assert!(reason.contains("a list of 2147483647 elements goes beyond its end"), "{reason}");
+    }
+}
+
+/// Some writers make groups without rows, also of tables that have none.
+#[tokio::test]
+async fn groups_without_rows() {
+    let schema =
+        Arc::new(parse_message_type("message rows { optional int64 a; optional binary b (UTF8); }").unwrap());
+    for groups in [&[0][..], &[0, 2], &[2, 0, 1]] {
+        let mut writer =
+            SerializedFileWriter::new(Vec::new(), Arc::clone(&schema), Default::default()).unwrap();
+        let mut expected = Vec::new();
+        for count in groups {
+            let mut group = writer.next_row_group().unwrap();
+            while let Some(mut column) = group.next_column().unwrap() {
+                let levels = vec![1; *count];
+                match column.untyped() {
+                    _ if *count == 0 => {}
+                    ColumnWriter::Int64ColumnWriter(numbers) => {
+                        drop(numbers.write_batch(&vec![7; *count], Some(&levels), None).unwrap());
+                    }
+                    ColumnWriter::ByteArrayColumnWriter(texts) => {
+                        drop(texts.write_batch(&vec!["x".into(); *count], Some(&levels), None).unwrap());
+                    }
+                    _ => unreachable!("the schema has no other columns"),
+                }
+                column.close().unwrap();
+            }
+            group.close().unwrap();
+            expected.extend(vec!["7|x".to_string(); *count]);
+        }
+        let content = writer.into_inner().unwrap();
+        let input = Input::new();
+        input.write("f.parquet", 1, &content);
+        let read = input.source("parquet", &ab(), &[]).await.all().await.unwrap();
+        assert_eq!(read, expected, "{groups:?}");
+        let queried = rows_of(format!("SELECT a, b FROM '{}'", input.text("f.parquet"))).await;
+        assert_eq!(queried, Ok(expected), "{groups:?}");
     }
 }
 
