@@ -121,7 +121,11 @@ impl ExternalTable {
         let readable = match factory {
             _ if self.declared().is_none() && !self.has_files(state).await? => None,
             _ if own => Some(self.snapshot(state).await?),
-            Some(factory) => Some(self.found_by(factory.as_ref(), state).await?),
+            Some(factory) => match self.found_by(factory.as_ref(), state).await {
+                // Files whose columns have other types are read as streams read them: as the wider of two.
+                Err(_) if self.format == "parquet" => Some(self.snapshot(state).await?),
+                found => Some(found?),
+            },
             None => None,
         };
         self.set_readable(readable);

@@ -171,8 +171,9 @@ impl FileSource for GuardedSource {
         self.inner.fmt_extra(format, f)
     }
 
+    /// Files are dealt out by the scan, which knows which of them can be read in parts.
     fn supports_repartitioning(&self) -> bool {
-        self.inner.supports_repartitioning()
+        false
     }
 
     fn try_pushdown_filters(

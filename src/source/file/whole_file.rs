@@ -94,6 +94,11 @@ impl FileSource for WholeFileSource {
         }
     }
 
+    /// Files are dealt out by the scan, which knows which of them can be read in parts.
+    fn supports_repartitioning(&self) -> bool {
+        false
+    }
+
     fn try_pushdown_projection(
         &self,
         projection: &ProjectionExprs,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Float16Array, Float32Array, Float64Array};
+use datafusion::arrow::array::{ArrayRef, Float16Array, Float32Array, Float64Array, Int32Array, Int64Array};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::parquet::arrow::ArrowWriter;
@@ -24,7 +24,7 @@ async fn rows(place: &Place, definition: &str, select: &str) -> Result<Vec<Strin
     Ok(sorted(&batches))
 }
 
-fn sorted(batches: &[RecordBatch]) -> Vec<String> {
+pub(super) fn sorted(batches: &[RecordBatch]) -> Vec<String> {
     let mut rows = Vec::new();
     for batch in batches {
         for row in 0..batch.num_rows() {
@@ -214,4 +214,64 @@ async fn what_files_tell_of_floats_hides_none() {
             }
         }
     }
+}
+
+/// As in a stream over them.
+#[tokio::test]
+async fn columns_are_of_the_widest_type_that_files_have() {
+    let place = Place::new();
+    let numbers: [ArrayRef; 2] =
+        [Arc::new(Int32Array::from(vec![7])), Arc::new(Int64Array::from(vec![1_099_511_627_776]))];
+    for (name, column) in ["a", "b"].into_iter().zip(numbers) {
+        let batch = RecordBatch::try_from_iter_with_nullable([("id", column, true)]).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        place.put(&format!("in/{name}.parquet"), writer.into_inner().unwrap());
+    }
+    let table = "STORED AS PARQUET LOCATION '$/in/'";
+    assert_eq!(rows(&place, table, "SELECT id FROM t").await.unwrap(), ["1099511627776", "7"]);
+    let read = format!("SELECT max(id) FROM read_parquet('{}/in/')", place.text(""));
+    assert_eq!(rows(&place, table, &read).await.unwrap(), ["1099511627776"]);
+}
+
+/// Where a record begins is told by a line feed in lines of UTF-8 only, and not in documents.
+#[tokio::test]
+async fn files_are_read_in_parts_only_where_records_can_be_told() {
+    let place = Place::new();
+    let numbers = 0..400;
+    // The first byte of the letter's second half is a line feed.
+    let wide = |text: String| text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>();
+    let lines = |record: fn(u32) -> String| numbers.clone().map(record).collect::<Vec<_>>();
+    let texts = lines(|n| format!("Ċetta {n}"));
+    place.put("wide/a.csv", wide(texts.join("\n")));
+    place.put("wide_json/a.json", wide(lines(|n| format!("{{\"s\":\"Ċetta {n}\"}}\n")).concat()));
+    place.put("document/a.json", format!("[{}]", lines(|n| format!("{{\"s\":\"Ċetta {n}\"}}")).join(",\n")));
+    place.put("quoted/a.csv", lines(|n| format!("\"Ċetta {n}\",\"x\ny\"\n")).concat());
+    let packed = {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        std::io::Write::write_all(&mut packer, (texts.join("\n") + "\n").as_bytes()).unwrap();
+        packer.finish().unwrap()
+    };
+    place.put("packed/a.csv.gz", packed);
+    let settings = "SET datafusion.execution.target_partitions = 4; SET datafusion.optimizer.repartition_file_min_size = 1";
+    let expected = sorted_texts(&texts);
+    for (columns, directory, options) in [
+        ("s VARCHAR", "CSV LOCATION '$/wide/'", "'encoding' 'UTF-16BE', 'header' 'false'"),
+        ("s VARCHAR", "JSON LOCATION '$/wide_json/'", "'encoding' 'UTF-16BE'"),
+        ("s VARCHAR", "JSON LOCATION '$/wide_json/'", "'encoding' 'UTF-16BE', 'mode' 'DROPMALFORMED'"),
+        ("s VARCHAR", "JSON LOCATION '$/document/'", "'multiLine' 'true'"),
+        ("s VARCHAR", "JSON LOCATION '$/document/'", "'multiLine' 'true', 'mode' 'DROPMALFORMED'"),
+        ("s VARCHAR, x VARCHAR", "CSV LOCATION '$/quoted/'", "'header' 'false', 'multiLine' 'true'"),
+        ("s VARCHAR", "CSV LOCATION '$/packed/'", "'header' 'false'"),
+    ] {
+        let table = format!("({columns}) STORED AS {directory} OPTIONS ({options}); {settings}");
+        let found = rows(&place, &table, "SELECT s FROM t").await;
+        assert_eq!(found.as_ref(), Ok(&expected), "{directory} {options}");
+    }
+}
+
+fn sorted_texts(texts: &[String]) -> Vec<String> {
+    let mut texts = texts.to_vec();
+    texts.sort();
+    texts
 }

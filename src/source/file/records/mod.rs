@@ -171,6 +171,11 @@ impl FileSource for RecordSource {
         self.rules.spec.name
     }
 
+    /// Files are dealt out by the scan, which knows which of them can be read in parts.
+    fn supports_repartitioning(&self) -> bool {
+        false
+    }
+
     fn try_pushdown_projection(
         &self,
         projection: &ProjectionExprs,
