@@ -4,10 +4,13 @@
 //! `max(bids.price)` is `max(b.price)` once the table has an alias. A restart compares meanings, in which
 //! a table is the number of its scan in the plan: `max(#0.price)`.
 
+use std::collections::BTreeSet;
+
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use serde_json::{Value, json};
 
+use super::origins::{CONDITION, Named, origins};
 use crate::checkpoint::records::OperatorDefinition;
 
 /// The field beside `name` that says what it means, if that is something else.
@@ -20,11 +23,34 @@ pub(crate) fn with_meanings(
 ) -> Vec<OperatorDefinition> {
     let tables = tables(plan);
     let aliases = aliases(plan);
+    let origins = origins(plan);
     for operator in &mut operators {
         add_definitions(operator, &aliases);
         operator.details.values_mut().for_each(|detail| add_meanings(detail, &tables));
+        add_origins(operator, &origins, &tables);
     }
     operators
+}
+
+/// Adds what the columns and functions of `operator` are computed from, where their names do not say it.
+fn add_origins(operator: &mut OperatorDefinition, origins: &BTreeSet<Named>, tables: &[(String, usize)]) {
+    const OF: [&str; 6] = ["keys", "columns", "order", "aggregates", "functions", "definitions"];
+    let things = OF.into_iter().filter_map(|key| operator.details.get(key)?.as_array()).flatten();
+    let names = things.filter_map(|thing| thing["name"].as_str());
+    // A session is no key, and so only its definition says what it is called.
+    let names = names.flat_map(|name| [name, name.split(": ").next().unwrap_or(name)]);
+    let names: Vec<&str> = names.chain(operator.name.starts_with("join").then_some(CONDITION)).collect();
+    let known = origins.iter().filter(|origin| names.contains(&origin.label.as_str()));
+    let mut found: Vec<(String, String)> = known
+        .map(|Named { label, name, meaning: from }| {
+            (format!("{}: {from}", meaning(label, tables)), format!("{label}: {name}"))
+        })
+        .collect();
+    // In an order that does not follow what tables are called.
+    found.sort();
+    found.dedup_by(|one, other| one.0 == other.0);
+    let found = found.into_iter().map(|(meaning, name)| json!({"name": name, MEANING: meaning})).collect();
+    operator.details.insert("origins".into(), found);
 }
 
 /// The aggregates and window functions of `plan` that a program has given other names, and what they are.

@@ -24,6 +24,7 @@ mod meaning;
 mod misplaced;
 mod observations;
 pub(crate) mod observe;
+mod origins;
 pub(crate) mod over;
 mod prepared;
 mod result_keys;

@@ -516,6 +516,99 @@ const STORIES: &[Story] = &[
         )],
         fine: &[],
     },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT k, sum(v) AS n, count(DISTINCT s) AS d FROM a GROUP BY k",
+        refused: &[
+            (
+                "SELECT k, sum(CAST(CAST(v AS TINYINT) AS INT)) AS n, count(DISTINCT s) AS d FROM a GROUP BY k",
+                "origin 'sum(a.v): sum(CAST(a.v AS Int8))' of stateful operator 1 (aggregate) is new",
+            ),
+            (
+                "SELECT k, sum(v) AS n, count(DISTINCT s) AS d FROM (SELECT k, v, upper(s) AS s FROM a) a GROUP BY k",
+                "origin 's: upper(a.s)' of stateful operator 0 (distinct) is new",
+            ),
+            (
+                "SELECT k, sum(v) AS n, count(DISTINCT s) AS d FROM (SELECT id AS k, v, s FROM a) a GROUP BY k",
+                "origin 'k: a.id' of stateful operator 1 (aggregate) is new",
+            ),
+            (
+                "SELECT CAST(CAST(k AS TINYINT) AS INT) AS k, sum(v) AS n, count(DISTINCT s) AS d FROM a GROUP BY CAST(CAST(k AS TINYINT) \
+                 AS INT)",
+                "origin 'a.k: CAST(a.k AS Int8)' of stateful operator 1 (aggregate) is new",
+            ),
+        ],
+        fine: &[
+            "SELECT k, sum(CAST(v AS BIGINT)) AS n, count(DISTINCT s) AS d FROM a GROUP BY k",
+            "SELECT k, sum(v) AS n, count(DISTINCT s) AS d FROM (SELECT k, v, s, id + 1 AS more FROM a WHERE id < 9) a GROUP BY k",
+        ],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT k, sum(y) AS n FROM (SELECT k * 2 AS k, v + 1 AS y FROM a) GROUP BY k",
+        refused: &[(
+            "SELECT k, sum(y) AS n FROM (SELECT k * 2 AS k, v + 2 AS y FROM a) GROUP BY k",
+            "origin 'sum(y): sum(a.v + Int64(1))' of stateful operator 0 (aggregate) is gone",
+        )],
+        fine: &[
+            "SELECT k, sum(y) + 1 AS n FROM (SELECT x.k * 2 AS k, x.v + 1 AS y, x.v + 2 AS z FROM a x) GROUP BY k",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT DISTINCT k, v FROM a",
+        refused: &[(
+            "SELECT DISTINCT k, id AS v FROM a",
+            "origin 'v: a.id' of stateful operator 0 (deduplicate) is new",
+        )],
+        fine: &["SELECT DISTINCT k, CAST(v AS INT) AS v FROM a x WHERE id < 99"],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT id FROM a WHERE EXISTS (SELECT 1 FROM b WHERE b.k = a.k AND b.t BETWEEN a.t AND a.t + INTERVAL '5' SECOND)",
+        refused: &[(
+            "SELECT id FROM a WHERE EXISTS (SELECT 1 FROM (SELECT v AS k, t FROM b) b WHERE b.k = a.k AND b.t BETWEEN a.t AND a.t + \
+             INTERVAL '5' SECOND)",
+            "origin 'k: b.v' of stateful operator",
+        )],
+        fine: &[
+            "SELECT id FROM a x WHERE EXISTS (SELECT 1 FROM b y WHERE y.k = x.k AND y.t BETWEEN x.t AND x.t + INTERVAL '5' SECOND)",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT a.id, b.v FROM a JOIN (SELECT k, v, t FROM b) b ON a.k = b.k AND b.t BETWEEN a.t AND a.t + INTERVAL '5' SECOND",
+        refused: &[(
+            "SELECT a.id, b.v FROM a JOIN (SELECT id AS k, v, t FROM b) b ON a.k = b.k AND b.t BETWEEN a.t AND a.t + INTERVAL '5' SECOND",
+            "origin 'k: b.id' of stateful operator",
+        )],
+        fine: &[
+            "SELECT a.id, b.v FROM a JOIN b ON a.k = b.k AND b.t BETWEEN a.t AND a.t + INTERVAL '5' SECOND",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT a.id, b.v FROM a LEFT JOIN b ON a.k = b.k AND b.t BETWEEN a.t - INTERVAL '5' SECOND AND a.t AND b.v > 1",
+        refused: &[(
+            "SELECT a.id, b.v FROM a LEFT JOIN b ON a.k = b.k AND b.t BETWEEN a.t - INTERVAL '5' SECOND AND a.t AND b.v > 2",
+            "origin 'condition: b.v > Int64(1)' of stateful operator 0 (joinLeft) is gone",
+        )],
+        fine: &[
+            "SELECT x.id, y.v + 1 AS v FROM a x LEFT JOIN b y ON x.k = y.k AND y.t BETWEEN x.t - INTERVAL '5' SECOND AND x.t AND y.v > 1 \
+             WHERE x.id < 99",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT k, count(*) AS n FROM (SELECT k, t, CASE WHEN k = 1 THEN '1 second' ELSE '8 seconds' END AS g FROM a) \
+                GROUP BY k, session_window(t, g)",
+        refused: &[(
+            "SELECT k, count(*) AS n FROM (SELECT k, t, CASE WHEN k = 1 THEN '1 second' ELSE '9 seconds' END AS g FROM a) \
+             GROUP BY k, session_window(t, g)",
+            "origin 'session_window: sessions of a.t with gaps of CASE",
+        )],
+        fine: &[],
+    },
 ];
 
 /// The operators in the definition that the checkpoint of `place` has.

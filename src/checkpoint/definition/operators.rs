@@ -82,11 +82,25 @@ fn essence(value: &Value, by_meaning: bool) -> Value {
             let others = fields.iter().filter(|(key, _)| *key != NAME && *key != MEANING);
             let mut essence: Map<String, Value> =
                 others.map(|(key, value)| (key.clone(), essence(value, by_meaning))).collect();
-            essence.extend(name.map(|name| (NAME.to_string(), name.clone())));
+            essence.extend(name.map(|name| (NAME.to_string(), without_numbers(name))));
             Value::Object(essence)
         }
         value => value.clone(),
     }
+}
+
+/// `name` without the numbers that DataFusion gives to what it makes of subqueries: it counts on from plan to plan.
+fn without_numbers(name: &Value) -> Value {
+    let Value::String(text) = name else { return name.clone() };
+    let mut text = text.clone();
+    for generated in ["__correlated_sq_", "__scalar_sq_"] {
+        let mut parts = text.split(generated);
+        let first = parts.next().unwrap_or_default().to_string();
+        let rest =
+            parts.map(|part| format!("{generated}{}", part.trim_start_matches(|c: char| c.is_ascii_digit())));
+        text = std::iter::once(first).chain(rest).collect();
+    }
+    text.into()
 }
 
 /// A thing with a name, such as a key or an aggregate.
@@ -98,9 +112,9 @@ struct Named<'a> {
 impl Named<'_> {
     /// Whether it is the same thing, of which other fields may differ.
     fn is_called_like(&self, other: &Named) -> bool {
-        let meaning = |thing: &Named| thing.fields.get(MEANING).and_then(Value::as_str).map(str::to_string);
-        let meant = |thing: &Named| meaning(thing).unwrap_or_else(|| thing.name.to_string());
-        self.name == other.name || meant(self) == meant(other)
+        let name = |thing: &Named| without_numbers(&thing.name.into());
+        let meaning = |thing: &Named| thing.fields.get(MEANING).map_or_else(|| name(thing), without_numbers);
+        name(self) == name(other) || meaning(self) == meaning(other)
     }
 
     /// The name in quotes and the type, if there is one.
