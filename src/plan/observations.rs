@@ -14,11 +14,14 @@ use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_expr::create_physical_expr;
 
 use super::observe::{Observe, observed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exec::observe::{Observation, ObservedFunction};
 
 /// `plan`, which is optimised, with what computes its observations; these also by number. Those of `before`, the plan
 /// before it was optimised, that no row can ever reach are given, too: of no rows there are metrics as well.
+///
+/// # Errors
+/// If rows reach one of which the optimiser has found that nothing above it needs them: they would not be read.
 pub(super) fn with_observations(
     plan: LogicalPlan,
     before: &LogicalPlan,
@@ -34,10 +37,27 @@ pub(super) fn with_observations(
     })?;
     for observe in observed(before) {
         if !observations.iter().any(|known| known.name == observe.observation_name()) {
+            if session
+                .optimize(observe.input())?
+                .exists(|node| Ok(matches!(node, LogicalPlan::TableScan(_))))?
+            {
+                return Err(unread(observe.observation_name()));
+            }
             observations.push(Arc::new(observation(&observe, session)?));
         }
     }
     Ok((plan.data, observations))
+}
+
+fn unread(name: &str) -> Error {
+    Error::UnsupportedQuery {
+        operator: format!("the observation '{name}'"),
+        reason:
+            "no result can come of its rows (of a condition that is never true, a limit of 0, or a join with \
+                 nothing), so that they would not be read"
+                .into(),
+        advice: "observe the rows above what lets none of them through, or take that away".into(),
+    }
 }
 
 /// What computes the metrics of `observe`. They mean what they would mean in a query of the session.

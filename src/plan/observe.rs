@@ -127,7 +127,11 @@ impl Observe {
         let schema = Arc::new(DFSchema::new_with_metadata(fields, HashMap::new())?);
         let rows = LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema });
         let functions = find_aggregate_exprs(&self.metrics);
-        let aggregate = Aggregate::try_new(Arc::new(rows), Vec::new(), functions.clone())?;
+        // By numbers, because names of functions do not say which casts are in them.
+        let numbered = functions.iter().enumerate();
+        let numbered =
+            numbered.map(|(number, function)| function.clone().alias(format!("__metric_{number}")));
+        let aggregate = Aggregate::try_new(Arc::new(rows), Vec::new(), numbered.collect())?;
         let results: Vec<Column> = aggregate.schema.columns();
         let metrics = self.metrics.iter().cloned().map(|metric| {
             let metric = metric.transform_down(|expr| {

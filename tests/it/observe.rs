@@ -258,6 +258,21 @@ async fn what_cannot_be_observed_is_refused_with_the_reason() {
     assert!(error.contains("'few'") && error.contains("bounded tables alone"), "{error}");
     assert!(!place.path("checkpoint").exists());
 
+    // Rows that nothing is made of are not read, and so cannot be counted.
+    let seen = input(&job, &session).await.observe("seen", vec![rows()]).unwrap();
+    for nothing in [seen.clone().filter(lit(false)).unwrap(), seen.limit(0, Some(0)).unwrap()] {
+        let error = run(nothing, &job).await.unwrap_err().to_string();
+        assert!(error.contains("'seen'") && error.contains("no result can come of its rows"), "{error}");
+    }
+    // There are none of those that never come.
+    let place = Place::new();
+    place.put("in/0.json", id_lines([1]));
+    let (session, job) = (self::session(), Job::new(&place));
+    let recorder = Recorder::of(&session);
+    let frame = input(&job, &session).await.filter(lit(false)).unwrap();
+    run(frame.observe("none", vec![rows()]).unwrap(), &job).await.unwrap();
+    assert_eq!(observed(&recorder.progress(), "none"), [json!({"rows": 0})]);
+
     // An aggregate that does not fit fails the batch, as it would in the query.
     let place = Place::new();
     place.put("in/0.json", id_lines([i64::MAX, 1]));
@@ -282,7 +297,7 @@ async fn sql_observes_with_a_table_function() {
          CREATE STREAMING QUERY q TRIGGER AVAILABLE NOW AS INSERT INTO seen
              SELECT id FROM OBSERVE(TABLE bids, 'input',
                  rows => count(*), bad => count(*) FILTER (WHERE coalesce(price, 0) = 0), \"Total\" => sum(price),
-                 share => count(price)::DOUBLE / count(*), max(id)) AS b
+                 share => count(price)::DOUBLE / count(*), max(id), whole => sum(price::BIGINT)) AS b
              WHERE id > 0;
          CREATE STREAMING QUERY p TRIGGER AVAILABLE NOW AS INSERT INTO seen
              SELECT id FROM OBSERVE(TABLE (SELECT id, abs(id) AS size FROM bids WHERE id <> 2), 'some', m => sum(size))",
@@ -296,7 +311,7 @@ async fn sql_observes_with_a_table_function() {
     let progress = recorder.progress();
     let of = |name: &str| progress.iter().find_map(|progress| progress.observed_metrics.get(name)).unwrap();
     let expected = json!({
-        "rows": 3, "bad": 1, "Total": "12345678901234568.75", "share": 2.0 / 3.0, "max(id)": 2
+        "rows": 3, "bad": 1, "Total": "12345678901234568.75", "share": 2.0 / 3.0, "max(id)": 2, "whole": 12345678901234568_i64
     });
     assert_eq!(json!(of("input")), expected);
     assert_eq!(json!(of("some")), json!({"m": 4}));
