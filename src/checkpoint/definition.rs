@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use url::Url;
 
-use super::records::{ColumnDefinition, Location, QueryDefinition, SinkDefinition, SourceDefinition};
+use super::records::{
+    ColumnDefinition, Location, PARTITIONS, QueryDefinition, SinkDefinition, SourceDefinition,
+};
 use super::same_place;
 use crate::error::{Error, Result};
 
@@ -140,8 +142,12 @@ fn compare_sources(index: usize, old: &SourceDefinition, new: &SourceDefinition,
     compare_columns(&name, &old.columns, &new.columns, found);
     // What had no effect is no difference when it is gone.
     let has_gone = |option: &str| WITHOUT_EFFECT.contains(&option) && !new.options.contains_key(option);
-    let old: BTreeMap<_, _> = old.options.clone().into_iter().filter(|(name, _)| !has_gone(name)).collect();
-    compare_options(&name, &old, &new.options, found);
+    // Which columns are those of directories follows from the columns.
+    let is_compared = |name: &str| name != PARTITIONS && !has_gone(name);
+    let options = |source: &SourceDefinition| -> BTreeMap<String, String> {
+        source.options.clone().into_iter().filter(|(name, _)| is_compared(name)).collect()
+    };
+    compare_options(&name, &options(old), &options(new), found);
 }
 
 /// Options that sources of files took before, and that meant nothing to them.

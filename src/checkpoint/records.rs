@@ -52,6 +52,10 @@ pub struct QueryDefinition {
     pub operators: Vec<OperatorDefinition>,
 }
 
+/// The entry among [`SourceDefinition::options`] that names the columns which directories `column=value` give, as a JSON
+/// array. They stay when no such directory is there any more.
+pub(crate) const PARTITIONS: &str = "partitions";
+
 /// One source of a query.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -78,6 +82,17 @@ impl SourceDefinition {
             inferred: false,
             options: BTreeMap::new(),
         }
+    }
+
+    /// Whether what was there at the first start says which columns there are.
+    pub(crate) fn is_found(&self) -> bool {
+        self.inferred || self.options.contains_key(PARTITIONS)
+    }
+
+    /// Those of the columns that directories give.
+    pub(crate) fn partitions(&self) -> Vec<String> {
+        let recorded = self.options.get(PARTITIONS);
+        recorded.and_then(|recorded| serde_json::from_str(recorded).ok()).unwrap_or_default()
     }
 
     /// Whether the first start of the copy says what it reads.

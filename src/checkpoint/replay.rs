@@ -1,14 +1,16 @@
 //! A checkpoint in which one batch is planned, as it was, and not done: what running it again takes. And one that
 //! ends before the batch, for a test that gives its rows otherwise.
 
+use std::mem::take;
+
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::copy::copy_state;
 use super::read::{self, Failure};
 use super::records::{
-    CommitRecord, CopyOf, HistoryRecord, Metadata, OffsetsRecord, QueryDefinition, SinkDefinition,
-    SourceDefinition,
+    CommitRecord, CopyOf, HistoryRecord, Metadata, OffsetsRecord, PARTITIONS, QueryDefinition,
+    SinkDefinition, SourceDefinition,
 };
 use super::{frame, layout, location};
 use crate::error::{Error, Result};
@@ -151,8 +153,11 @@ pub async fn stage_test(from: &dyn Storage, to: &dyn Storage, batch: u64, id: Uu
     stored.metadata.id = id;
     stored.metadata.copy_of = Some(CopyOf { id: copied, is_new: true });
     for source in &mut stored.metadata.definition.sources {
-        let columns = std::mem::take(&mut source.columns);
-        *source = SourceDefinition { columns, inferred: source.inferred, ..SourceDefinition::to_be_chosen() };
+        let columns = take(&mut source.columns);
+        let mut options = take(&mut source.options);
+        options.retain(|name, _| name == PARTITIONS);
+        let inferred = source.inferred;
+        *source = SourceDefinition { columns, options, inferred, ..SourceDefinition::to_be_chosen() };
     }
     stored.write(from, to, false).await?;
     Ok((time_ms, true))

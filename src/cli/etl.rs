@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use datafusion::arrow::datatypes::SchemaRef;
+use tidemill::checkpoint::inspect;
 use tidemill::sql::{SqlSession, StartedQuery};
+use tidemill::storage::resolve_location;
 use tidemill::{Session, Trigger, guess_format};
 use url::Url;
 
@@ -84,7 +86,11 @@ pub(super) async fn run(options: &EtlOptions) -> Result<(), Exit> {
 
 async fn start(sql: &SqlSession, options: &EtlOptions) -> Result<StartedQuery, Exit> {
     let session = sql.session();
-    let from = input_format(session, options)?;
+    let from = match input_format(session, options) {
+        Ok(format) => format,
+        // All files may have been cleaned up since the first start.
+        Err(exit) => recorded_format(session, options).await.ok_or(exit)?,
+    };
     let mut reader = session.read_stream().format(from).options(options.options.clone());
     if let Some(text) = &options.schema {
         reader = reader.schema(schema(sql, text).await?);
@@ -156,6 +162,13 @@ fn input_format(session: &Session, options: &EtlOptions) -> Result<String, Exit>
             options.input
         ))
     })
+}
+
+/// The format of the input at the first start, if there was one.
+async fn recorded_format(session: &Session, options: &EtlOptions) -> Option<String> {
+    let storage = session.open_storage(&resolve_location(&options.checkpoint).ok()?).ok()?;
+    let found = inspect(storage.as_ref()).await.ok()??;
+    Some(found.definition.sources.first()?.format.clone()).filter(|format| !format.is_empty())
 }
 
 /// Why there is no object store for `location`, if there is none.

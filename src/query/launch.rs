@@ -73,9 +73,9 @@ impl Launch {
         run_id: Uuid,
     ) -> Result<Self> {
         let known = Checkpoint::read_metadata(storage.as_ref()).await?;
-        let is_inferred = bind::sources_of(&plan).iter().any(|it| it.schema_is_inferred());
-        let is_pinned =
-            is_inferred && known.is_some() && (request.is_replay || is_pinned(storage.as_ref()).await?);
+        let is_found = |known: &Metadata| known.definition.sources.iter().any(SourceDefinition::is_found);
+        let is_pinned = known.as_ref().is_some_and(is_found)
+            && (request.is_replay || is_pinned(storage.as_ref()).await?);
         let pinned = known.as_ref().filter(|_| is_pinned);
         let (logical, providers) = pin_inferred_schemas(&plan, pinned)?;
         let keys = result_keys(&logical);

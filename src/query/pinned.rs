@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::FieldRef;
 use datafusion::common::TableReference;
 use datafusion::logical_expr::LogicalPlan;
 
@@ -76,12 +77,16 @@ fn pin(
     known: Option<&SourceDefinition>,
 ) -> Result<Arc<dyn SourceProvider>> {
     let Some(known) = known else { return Ok(Arc::clone(provider)) };
-    if !provider.schema_is_inferred() || !known.inferred {
-        return Ok(Arc::clone(provider));
-    }
     let schema = types::schema(&known.columns)?;
-    if *provider.schema() == *schema {
-        return Ok(Arc::clone(provider));
+    let named = known.partitions();
+    let is_partition = |field: &&FieldRef| named.contains(field.name());
+    let partitions: Vec<FieldRef> = schema.fields().iter().filter(is_partition).cloned().collect();
+    let provider = match partitions.is_empty() {
+        true => Arc::clone(provider),
+        false => provider.with_partitions(&partitions)?.unwrap_or_else(|| Arc::clone(provider)),
+    };
+    if !provider.schema_is_inferred() || !known.inferred || *provider.schema() == *schema {
+        return Ok(provider);
     }
     provider.with_schema(schema)
 }

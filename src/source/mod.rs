@@ -62,6 +62,13 @@ pub trait SourceProvider: Debug + Send + Sync {
     /// The same table with another schema: the one that a checkpoint pinned.
     fn with_schema(&self, schema: SchemaRef) -> Result<Arc<dyn SourceProvider>>;
 
+    /// The same table with these of its columns given by its directories, as a checkpoint recorded them; `None` if they
+    /// are so already, or the user has named others.
+    fn with_partitions(&self, partitions: &[FieldRef]) -> Result<Option<Arc<dyn SourceProvider>>> {
+        let _ = partitions;
+        Ok(None)
+    }
+
     /// Whether a restart may find more columns in the table than there were: nullable ones, that are null in
     /// the rows before.
     fn columns_may_grow(&self) -> bool {

@@ -4,13 +4,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{CopyMode, CopyOptions, ObjectStore, ObjectStoreExt};
 
 use super::FileTable;
-use super::disk;
+use super::archive::{Cleaned, finish, move_across};
+use super::disk::{self, version_on_disk};
 use super::entry::{FileEntry, Version};
 use super::location::FileLocation;
 use crate::storage::disk::{Disk, StdDisk};
@@ -42,17 +42,6 @@ pub(super) enum Action {
     Delete,
     /// It is moved below this directory of the same store, with the path it has below the base.
     Archive(Path),
-}
-
-/// What became of a file.
-#[derive(Debug, PartialEq, Eq)]
-enum Cleaned {
-    /// It is not in the directory any more.
-    Done,
-    /// Another file has come under its name; says how that is told.
-    Replaced(String),
-    /// All its names in the archive are taken by other files.
-    NoRoom,
 }
 
 impl Cleaner {
@@ -93,7 +82,8 @@ impl Cleaner {
             Ok(Cleaned::Done) | Err(object_store::Error::NotFound { .. }) => {}
             Ok(Cleaned::Replaced(how)) => tracing::warn!(
                 file,
-                "did not clean up an input file: what is there is not what was read, for {how}"
+                "did not clean up an input file: what is there is not what was read, for {how}. It is read if its size or \
+                 its time is another one (touch)"
             ),
             Ok(Cleaned::NoRoom) => tracing::warn!(
                 file,
@@ -202,13 +192,16 @@ impl Cleaner {
 }
 
 /// Deletes `from`, or moves it to the first of `targets` that is free, in one step: there is nothing
-/// that an interruption could leave half done.
+/// that an interruption could leave half done. To another file system it is copied.
 fn clean_on_disk(
     disk: &impl Disk,
     read: &Version,
     from: &std::path::Path,
     targets: &[PathBuf],
 ) -> io::Result<Cleaned> {
+    if !targets.is_empty() {
+        finish(disk, from, targets)?;
+    }
     if let Some(how) = read.difference(&version_on_disk(from)?) {
         return Ok(Cleaned::Replaced(how));
     }
@@ -221,6 +214,9 @@ fn clean_on_disk(
         }
         match disk.rename_new(from, target) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                return move_across(disk, read, from, targets);
+            }
             // Some disks cannot refuse.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput) =>
@@ -239,19 +235,6 @@ fn clean_on_disk(
         return Ok(Cleaned::Replaced(how));
     }
     Ok(Cleaned::NoRoom)
-}
-
-fn version_on_disk(path: &std::path::Path) -> io::Result<Version> {
-    let metadata = std::fs::metadata(path)?;
-    let modified_ms = DateTime::<Utc>::from(metadata.modified()?).timestamp_millis();
-    let inode = disk::inode(&metadata);
-    Ok(Version {
-        size: metadata.len(),
-        modified_ms: Some(modified_ms),
-        etag: None,
-        inode: inode.map(|(number, _)| number),
-        changed_ns: inode.map(|(_, changed_ns)| changed_ns),
-    })
 }
 
 #[cfg(test)]

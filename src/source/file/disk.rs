@@ -4,9 +4,12 @@
 use std::fs::File;
 use std::path::{MAIN_SEPARATOR, PathBuf};
 
+use chrono::{DateTime, Utc};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{Attributes, GetOptions, GetResult, GetResultPayload, ObjectMeta, ObjectStore};
+
+use super::entry::Version;
 
 /// Whether `store` is the local disk itself. Another store may stand in its place, and has to be asked.
 pub(super) fn is_read_by(store: &dyn ObjectStore) -> bool {
@@ -66,6 +69,20 @@ pub(super) fn inode(metadata: &std::fs::Metadata) -> Option<(u64, i64)> {
 #[cfg(not(unix))]
 pub(super) fn inode(_: &std::fs::Metadata) -> Option<(u64, i64)> {
     None
+}
+
+/// What tells the file that is there now from others.
+pub(super) fn version_on_disk(path: &std::path::Path) -> std::io::Result<Version> {
+    let metadata = std::fs::metadata(path)?;
+    let modified_ms = DateTime::<Utc>::from(metadata.modified()?).timestamp_millis();
+    let inode = inode(&metadata);
+    Ok(Version {
+        size: metadata.len(),
+        modified_ms: Some(modified_ms),
+        etag: None,
+        inode: inode.map(|(number, _)| number),
+        changed_ns: inode.map(|(_, changed_ns)| changed_ns),
+    })
 }
 
 fn failed(location: &Path, error: std::io::Error) -> object_store::Error {

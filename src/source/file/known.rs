@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use url::Url;
 
 use crate::checkpoint::records::{QueryDefinition, SourceDefinition};
@@ -11,7 +11,7 @@ use crate::checkpoint::{location_of, same_place};
 use crate::error::Result;
 use crate::types;
 
-/// The inferred columns that checkpoints have pinned, as far as the session has been told of them.
+/// The columns that checkpoints have pinned where they were found, as far as the session has been told of them.
 #[derive(Debug, Default)]
 pub(crate) struct KnownColumns(RwLock<Vec<(Url, SourceDefinition)>>);
 
@@ -19,6 +19,10 @@ pub(crate) struct KnownColumns(RwLock<Vec<(Url, SourceDefinition)>>);
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) columns: SchemaRef,
+    /// Whether they were inferred, rather than given but for those of directories.
+    pub(super) is_inferred: bool,
+    /// Those of them that directories give.
+    pub(super) partitions: Vec<(String, DataType)>,
     pub(super) options: BTreeMap<String, String>,
 }
 
@@ -27,8 +31,8 @@ impl KnownColumns {
     pub(crate) fn add(&self, checkpoint: &Url, definition: &QueryDefinition) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(other, _)| other != checkpoint);
-        let inferred = definition.sources.iter().filter(|source| source.inferred);
-        known.extend(inferred.map(|source| (checkpoint.clone(), source.clone())));
+        let found = definition.sources.iter().filter(|source| source.is_found());
+        known.extend(found.map(|source| (checkpoint.clone(), source.clone())));
     }
 
     /// What is known of the table of `format` at `base`: its columns, and the options that decide what its rows
@@ -41,7 +45,11 @@ impl KnownColumns {
                 && source.location.as_ref().is_some_and(|recorded| same_place(recorded, &here))
         });
         let known = |(_, source): &(Url, SourceDefinition)| {
-            Ok(Known { columns: types::schema(&source.columns)?, options: source.options.clone() })
+            let columns = types::schema(&source.columns)?;
+            let given = source.partitions();
+            let given = given.iter().filter_map(|name| columns.field_with_name(name).ok());
+            let partitions = given.map(|field| (field.name().clone(), field.data_type().clone())).collect();
+            Ok(Known { columns, is_inferred: source.inferred, partitions, options: source.options.clone() })
         };
         found.map(known).transpose()
     }

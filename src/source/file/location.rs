@@ -175,8 +175,12 @@ impl FileLocation {
     pub(super) fn object_path(&self, relative: &str) -> Result<Path> {
         let base = self.base.as_ref();
         let path = if base.is_empty() { relative.to_string() } else { format!("{base}/{relative}") };
-        Path::parse(&path)
-            .map_err(|error| Error::Invalid(format!("'{relative}' is no path below a directory: {error}")))
+        Path::parse(&path).map_err(|_| {
+            Error::Invalid(format!(
+                "{relative:?} cannot be the path of an input file: it holds a line break, another control character, \
+                 or '..'. Rename it, or leave it out (pathGlobFilter)"
+            ))
+        })
     }
 
     /// The URL of the file at `relative` below the base.

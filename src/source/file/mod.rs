@@ -3,6 +3,7 @@
 //! The semantics are those of Spark's file source; `docs/spark-differences.md` says where they are
 //! not.
 
+mod archive;
 mod arrow_ipc;
 #[cfg(feature = "avro")]
 mod avro;
@@ -51,8 +52,9 @@ mod whole_file;
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::execution::session_state::SessionState;
+use serde_json::json;
 use url::Url;
 
 use self::clean::Action;
@@ -77,7 +79,7 @@ use self::sniff::sniff;
 use self::source::FileStreamSource;
 use super::{Source, SourceContext, SourceProvider};
 use crate::checkpoint::location_of;
-use crate::checkpoint::records::SourceDefinition;
+use crate::checkpoint::records::{PARTITIONS, SourceDefinition};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::{Storage, path_below};
@@ -141,7 +143,10 @@ pub struct FileTable {
     spec: Arc<FormatSpec>,
     options: SourceOptions,
     layout: Layout,
-    is_inferred: bool,
+    /// The columns that were given, if they were.
+    declared: Option<SchemaRef>,
+    /// Whether the columns that directories give were named, rather than found.
+    names_partitions: bool,
     clean_up: Action,
     bad_records: Option<FileLocation>,
 }
@@ -190,7 +195,9 @@ impl FileTable {
         }
         let filter = options.path_glob_filter.as_deref();
         let pattern = FilePattern::new(location.selection(), filter, options.recursive)?;
-        let known = known(session, spec.name, &location)?.filter(|_| schema.is_none());
+        let known = known(session, spec.name, &location)?;
+        let partitions = known.as_ref().map(|known| known.partitions.clone()).unwrap_or_default();
+        let known = known.filter(|known| known.is_inferred && schema.is_none());
         let tolerant = options.mode != ParseMode::FailFast || options.bad_records_path.is_some();
         let (path, store) = (&location, Arc::clone(&store));
         let ignores_corrupt = options.ignore_corrupt_files;
@@ -215,17 +222,23 @@ impl FileTable {
             tolerant,
             ignores_corrupt,
         };
-        let found = if options.recursive { Vec::new() } else { inference.partition_columns().await? };
+        let are_named = || partitions.iter().map(|(name, _)| name).eq(&partition_columns);
+        let found = match options.recursive {
+            true => Vec::new(),
+            // They stay when no such directory is there any more.
+            false if !partitions.is_empty() && (partition_columns.is_empty() || are_named()) => partitions,
+            false => inference.partition_columns().await?,
+        };
+        let names_partitions = !partition_columns.is_empty();
         let partitions = choose_partitions(partition_columns, found, &location)?;
-        let is_inferred = schema.is_none();
-        let columns = match schema {
+        let columns = match &schema {
             Some(schema) => schema.as_ref().clone(),
             None => match known {
                 Some(known) => known.columns.as_ref().clone(),
                 None => inference.schema().await?,
             },
         };
-        let layout = lay_out(columns, &partitions, &options, &spec, is_inferred)?;
+        let layout = lay_out(columns, &partitions, &options, &spec, schema.is_none())?;
         let pattern = pattern.with_partition_columns(partitions.into_iter().map(|(name, _)| name).collect());
         Ok(Arc::new(Self {
             clean_up: clean_up(&options, &location)?,
@@ -235,7 +248,8 @@ impl FileTable {
             spec: Arc::new(spec),
             options,
             layout,
-            is_inferred,
+            declared: schema,
+            names_partitions,
         }))
     }
 
@@ -262,8 +276,12 @@ impl FileTable {
     /// What happens about columns of files that the table does not have.
     fn evolution(&self) -> Evolution {
         // Whoever gave the columns knows that there may be more.
-        let default = if self.is_inferred { Evolution::Warn } else { Evolution::None };
+        let default = if self.is_inferred() { Evolution::Warn } else { Evolution::None };
         self.options.evolution.unwrap_or(default)
+    }
+
+    fn is_inferred(&self) -> bool {
+        self.declared.is_none()
     }
 
     /// Whether files are new to the table if they have the column, or the field within one, at `path`.
@@ -286,7 +304,8 @@ impl FileTable {
             spec: Arc::clone(&self.spec),
             options: self.options.clone(),
             layout: self.layout.clone(),
-            is_inferred: self.is_inferred,
+            declared: self.declared.clone(),
+            names_partitions: self.names_partitions,
             clean_up: self.clean_up.clone(),
             bad_records: self.bad_records.clone(),
         }
@@ -299,7 +318,7 @@ impl SourceProvider for FileTable {
     }
 
     fn schema_is_inferred(&self) -> bool {
-        self.is_inferred
+        self.is_inferred()
     }
 
     fn with_schema(&self, schema: SchemaRef) -> Result<Arc<dyn SourceProvider>> {
@@ -310,8 +329,29 @@ impl SourceProvider for FileTable {
             .map(|field| (field.name().clone(), field.data_type().clone()))
             .collect();
         let columns = schema.as_ref().clone();
-        let layout = lay_out(columns, &partitions, &self.options, &self.spec, self.is_inferred)?;
+        let layout = lay_out(columns, &partitions, &self.options, &self.spec, self.is_inferred())?;
         Ok(Arc::new(Self { layout, ..self.copy() }))
+    }
+
+    fn with_partitions(&self, partitions: &[FieldRef]) -> Result<Option<Arc<dyn SourceProvider>>> {
+        let names = |fields: &[FieldRef]| fields.iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+        let (known, now) = (names(partitions), self.layout.partitions());
+        if partitions == now || (self.names_partitions && known != names(now)) {
+            return Ok(None);
+        }
+        let columns = match &self.declared {
+            Some(declared) => declared.as_ref().clone(),
+            None => {
+                let is_file = |field: &&FieldRef| now.iter().all(|other| other.name() != field.name());
+                let fields = self.layout.schema().fields().iter().filter(is_file).cloned();
+                Schema::new(fields.collect::<Vec<_>>())
+            }
+        };
+        let typed: Vec<(String, DataType)> =
+            partitions.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
+        let layout = lay_out(columns, &typed, &self.options, &self.spec, self.is_inferred())?;
+        let pattern = self.pattern.clone().with_partition_columns(known);
+        Ok(Some(Arc::new(Self { layout, pattern, ..self.copy() })))
     }
 
     fn columns_may_grow(&self) -> bool {
@@ -345,11 +385,15 @@ impl SourceProvider for FileTable {
     fn definition(&self, checkpoint: &dyn Storage) -> SourceDefinition {
         let mut options = self.spec.row_options.clone();
         options.extend(self.options.row_options());
+        let partitions: Vec<&String> = self.layout.partitions().iter().map(|field| field.name()).collect();
+        if !partitions.is_empty() {
+            options.insert(PARTITIONS.into(), json!(partitions).to_string());
+        }
         SourceDefinition {
             format: self.spec.name.to_string(),
             location: Some(location_of(self.location.base_url(), checkpoint.url())),
             columns: crate::types::columns(self.layout.schema().fields()),
-            inferred: self.is_inferred,
+            inferred: self.is_inferred(),
             options,
         }
     }
@@ -560,19 +604,16 @@ fn outside(option: &str, directory: &str, source: &FileLocation) -> Result<FileL
     if !matches!(parsed.selection(), Selection::Directory) {
         return Err(Error::option(option, directory, "it must be a directory, not a pattern"));
     }
-    if parsed.store_url() == source.store_url() {
-        let (inner, outer) = (parsed.base(), source.base());
-        // What begins with `_` or `.` is not read.
-        let hidden = inner.prefix_match(outer).is_some_and(|mut rest| {
-            rest.any(|part| part.as_ref().starts_with(['_', '.']) && !part.as_ref().contains('='))
-        });
-        if (inner.prefix_matches(outer) && !hidden) || outer.prefix_matches(inner) {
-            return Err(Error::option(
-                option,
-                directory,
-                format!("it must be outside of what the source reads, '{source}'"),
-            ));
-        }
+    let (inner, outer) = (parsed.base_url(), source.base_url());
+    // What begins with `_` or `.` is not read.
+    let is_hidden =
+        |path: &str| path.split('/').any(|part| part.starts_with(['_', '.']) && !part.contains('='));
+    if path_below(outer, inner).is_some_and(|path| !is_hidden(&path)) || path_below(inner, outer).is_some() {
+        return Err(Error::option(
+            option,
+            directory,
+            format!("it must be outside of what the source reads, '{source}'"),
+        ));
     }
     Ok(parsed)
 }
