@@ -47,5 +47,5 @@ pub use recovery::Finding;
 pub use replan::{BatchStatus, BatchSummary, batches, planned, replan};
 pub use replay::stage_test;
 pub(crate) use replay::{stage_replay, stage_source};
-pub use rewind::{Rewinding, UndoneBatch, rewind, rewinding};
+pub use rewind::{RemoveOutput, Rewinding, UndoneBatch, rewind, rewind_with, rewinding};
 pub use verify::{Report, verify};

@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -26,6 +27,8 @@ pub struct UndoneBatch {
     pub batch_id: u64,
     /// What its commit says of the sink, which has its rows; `None` if it was not committed.
     pub sink: Option<Value>,
+    /// By source, what it remembers of the batch: the files of a file source.
+    pub inputs: Vec<Vec<Value>>,
 }
 
 /// What going back to a batch amounts to.
@@ -77,7 +80,13 @@ pub async fn rewinding(storage: &dyn Storage, to: u64) -> Result<Rewinding> {
             true => read::commit(storage, batch_id).await?.map(|commit| commit.sink),
             false => None,
         };
-        undone.push(UndoneBatch { batch_id, sink });
+        let planned = read::offsets(storage, batch_id, metadata.definition.sources.len()).await?;
+        let sources = planned.into_iter().flat_map(|planned| planned.sources);
+        let values = |entries: Vec<Box<RawValue>>| {
+            entries.iter().filter_map(|entry| serde_json::from_str(entry.get()).ok()).collect()
+        };
+        let inputs = sources.map(|source| values(source.entries)).collect();
+        undone.push(UndoneBatch { batch_id, sink, inputs });
     }
     Ok(Rewinding { to, undone, histories, offsets, commits })
 }
@@ -89,6 +98,36 @@ pub async fn rewinding(storage: &dyn Storage, to: u64) -> Result<Rewinding> {
 /// # Errors
 /// As [`rewinding`], and [`Error::ConcurrentQuery`] if a start has come in between.
 pub async fn rewind(storage: Arc<dyn Storage>, run_id: Uuid, to: u64) -> Result<Rewinding> {
+    rewind_with(storage, run_id, to, &KeepOutput).await
+}
+
+/// Removes what a sink has of batches that are undone.
+#[async_trait]
+pub trait RemoveOutput: Send + Sync {
+    /// Removes what the sink has of `batch`. Of what is not there any more nothing has to be removed.
+    async fn remove(&self, batch: &UndoneBatch) -> Result<()>;
+}
+
+struct KeepOutput;
+
+#[async_trait]
+impl RemoveOutput for KeepOutput {
+    async fn remove(&self, _: &UndoneBatch) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// As [`rewind`], and has `output` removed of each batch, the last one first, at a moment at which the batch is planned
+/// and not done: cut off anywhere, the next start does it again.
+///
+/// # Errors
+/// As [`rewind`], and what the removal fails with.
+pub async fn rewind_with(
+    storage: Arc<dyn Storage>,
+    run_id: Uuid,
+    to: u64,
+    output: &dyn RemoveOutput,
+) -> Result<Rewinding> {
     rewinding(&*storage, to).await?;
     let fence = Fence::claim(Arc::clone(&storage), run_id).await?;
     // Once more, now that nobody else goes on.
@@ -97,11 +136,14 @@ pub async fn rewind(storage: Arc<dyn Storage>, run_id: Uuid, to: u64) -> Result<
     for (source, history) in plan.histories.iter().enumerate() {
         history.carry_out(&*storage, source).await?;
     }
-    let newest = plan.undone.last().map_or(to, |batch| batch.batch_id);
-    for batch in (to + 1..=newest).rev() {
+    for undone in plan.undone.iter().rev() {
+        let batch = undone.batch_id;
         if plan.commits.contains(&batch) {
             storage.delete(&layout::commit(batch)).await?;
+            // So that it is durable before anything else is gone.
+            storage.list(layout::COMMITS).await?;
         }
+        output.remove(undone).await?;
         if plan.offsets.contains(&batch) {
             storage.delete(&layout::offsets(batch)).await?;
         }

@@ -4,8 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use tidemill::checkpoint::{Checkpoint, Rewinding, batches, place_of, rewind, rewinding};
+use tidemill::checkpoint::records::{QueryDefinition, SourceDefinition};
+use tidemill::checkpoint::{
+    Checkpoint, RemoveOutput, Rewinding, UndoneBatch, batches, place_of, rewind_with, rewinding,
+};
 use tidemill::id::{IdGenerator, RandomIds};
 use tidemill::storage::{DefaultStorageProvider, Durability, Storage, StorageProvider};
 use url::Url;
@@ -25,10 +29,11 @@ pub(super) async fn run(
     let Some(last) = plan.undone.last().map(|batch| batch.batch_id) else {
         return Ok(format!("batch {to} is the last one: there is nothing to go back over\n"));
     };
-    let metadata = Checkpoint::read_metadata(&*storage).await?;
-    let Some(sink) = metadata.map(|metadata| metadata.definition.sink) else {
+    let Some(metadata) = Checkpoint::read_metadata(&*storage).await? else {
         return Ok("there is no checkpoint\n".to_string());
     };
+    let QueryDefinition { sources, sink, .. } = metadata.definition;
+    refuse_without_input(&plan, &sources, &storage).await?;
     let place = sink.location.as_ref().and_then(|place| place_of(place, storage.url()));
     let mut output = Output::of(&plan);
     let directory = match &place {
@@ -42,7 +47,12 @@ pub(super) async fn run(
         output.look(&**directory).await?;
         output.refuse_merged(place, &*storage, to).await?;
     }
-    let has = output.describe(&sink.format, place.as_ref().map(Url::as_str));
+    let advice = match (dry_run, remove_output) {
+        (_, true) => "",
+        (true, false) => ": remove them (--remove-output), or readers see those rows twice",
+        (false, false) => ": remove them by hand, or readers see those rows twice",
+    };
+    let has = output.describe(&sink.format, place.as_ref().map(Url::as_str), advice);
     let undone = match plan.undone.as_slice() {
         [one] => format!("batch {}", one.batch_id),
         _ => format!("the batches {} to {last}", to + 1),
@@ -52,19 +62,58 @@ pub(super) async fn run(
         let also = if removes { " These files would be removed" } else { "" };
         return Ok(format!("would go back to batch {to}: {undone} would be done again. {has}{also}\n"));
     }
-    if removes {
-        let Some(directory) = directory else {
-            return Err(Exit::usage(
-                "the checkpoint does not say where the output is, so it cannot be removed".to_string(),
-            ));
-        };
-        for file in &output.files {
-            directory.delete(&file.path).await?;
-        }
+    if removes && directory.is_none() {
+        return Err(Exit::usage(
+            "the checkpoint does not say where the output is, so it cannot be removed".to_string(),
+        ));
     }
-    rewind(storage, RandomIds.next_id(), to).await?;
+    let published = Published { directory: directory.filter(|_| removes), files: &output.files };
+    rewind_with(storage, RandomIds.next_id(), to, &published).await?;
     let removed = if removes { " These files were removed" } else { "" };
     Ok(format!("went back to batch {to}: the next start does {undone} again. {has}{removed}\n"))
+}
+
+/// Fails if files that the batches have read are not there any more: their rows would be missing then.
+async fn refuse_without_input(
+    plan: &Rewinding,
+    sources: &[SourceDefinition],
+    checkpoint: &Arc<dyn Storage>,
+) -> Result<(), Exit> {
+    let storages = DefaultStorageProvider::new(Arc::new(RuntimeEnv::default()));
+    let (mut gone, mut first) = (0, None);
+    for (index, source) in sources.iter().enumerate() {
+        let place = source.location.as_ref().and_then(|place| place_of(place, checkpoint.url()));
+        let Some(place) = place else { continue };
+        let files = plan.undone.iter().flat_map(|batch| {
+            let entries = batch.inputs.get(index).into_iter().flatten();
+            let read = entries.filter(|entry| entry["o"] != true);
+            read.filter_map(|entry| Some((batch.batch_id, entry["p"].as_str()?)))
+        });
+        let files: Vec<(u64, &str)> = files.collect();
+        if files.is_empty() {
+            continue;
+        }
+        let directory = storages.open(&place, Durability::Process)?;
+        let folder = |path: &str| path.rsplit_once('/').map_or("", |(folder, _)| folder).to_string();
+        let mut there = BTreeSet::new();
+        for folder in files.iter().map(|(_, path)| folder(path)).collect::<BTreeSet<_>>() {
+            there.extend(directory.list(&folder).await?.into_iter().map(|file| file.path));
+        }
+        for (batch, path) in files.into_iter().filter(|(_, path)| !there.contains(*path)) {
+            gone += 1;
+            first.get_or_insert_with(|| format!("'{path}' of batch {batch} in {place}"));
+        }
+    }
+    match first {
+        None => Ok(()),
+        Some(first) => Err(Exit::failed(format!(
+            "batch {} cannot be gone back to: {} that later batches have read {} not there any more, {first} the first, \
+             and their rows would be missing (cleanSource deletes or archives what was read). Put them back first",
+            plan.to,
+            count(gone, "input file"),
+            if gone == 1 { "is" } else { "are" },
+        ))),
+    }
 }
 
 /// A file that a file sink has published.
@@ -80,6 +129,23 @@ impl OutputFile {
     /// The directory that it is in, below that of the sink.
     fn directory(&self) -> &str {
         self.path.rsplit_once('/').map_or("", |(directory, _)| directory)
+    }
+}
+
+/// The files that are removed, and where they are.
+struct Published<'a> {
+    directory: Option<Arc<dyn Storage>>,
+    files: &'a [OutputFile],
+}
+
+#[async_trait]
+impl RemoveOutput for Published<'_> {
+    async fn remove(&self, batch: &UndoneBatch) -> tidemill::Result<()> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        for file in self.files.iter().filter(|file| file.batch_id == batch.batch_id) {
+            directory.delete(&file.path).await?;
+        }
+        Ok(())
     }
 }
 
@@ -153,7 +219,8 @@ impl Output {
         Ok(())
     }
 
-    fn describe(&self, format: &str, place: Option<&str>) -> String {
+    /// In words. `advice`: what is to become of the files that are there.
+    fn describe(&self, format: &str, place: Option<&str>, advice: &str) -> String {
         if self.batches == 0 {
             return "The sink has nothing of that.".to_string();
         }
@@ -173,7 +240,7 @@ impl Output {
         let has = format!("The sink ({format}{place}) has {} of that already", count(self.rows, "row"));
         match self.files.first() {
             Some(first) => format!(
-                "{has}, in {}, {} the first: remove them (--remove-output), or readers see those rows twice.{gone}",
+                "{has}, in {}, {} the first{advice}.{gone}",
                 count(self.files.len() as u64, "file"),
                 first.path
             ),

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
-use tidemill::checkpoint::{Checkpoint, Copied, back_up, copy, copying, replan, rewind, rewinding, verify};
+use tidemill::checkpoint::{
+    Checkpoint, Copied, RemoveOutput, UndoneBatch, back_up, copy, copying, replan, rewind, rewind_with,
+    rewinding, verify,
+};
 use tidemill::id::{IdGenerator, RandomIds};
 use tidemill::prelude::*;
 use tidemill::storage::{Durability, Storage};
@@ -142,6 +145,43 @@ async fn going_back_may_crash_anywhere() {
             let again = run(&at(job(&place), &place)).await;
             assert!(again.iter().all(|(batch, rows)| batches.get(batch) == Some(rows)));
             assert_eq!(again.len(), 6, "{fault:?} at call {call}");
+        }
+    }
+}
+
+/// The files of a sink.
+struct Files(std::path::PathBuf);
+
+#[async_trait::async_trait]
+impl RemoveOutput for Files {
+    async fn remove(&self, batch: &UndoneBatch) -> tidemill::Result<()> {
+        for file in batch.sink.iter().flat_map(|sink| sink["files"].as_array().unwrap()) {
+            std::fs::remove_file(self.0.join(file["to"].as_str().unwrap())).unwrap();
+        }
+        Ok(())
+    }
+}
+
+/// What the sink has of a batch goes when the batch is planned and not done, so that nothing is lost or there twice.
+#[tokio::test]
+async fn output_is_removed_with_its_batches() {
+    let template = Place::new();
+    (0..6).for_each(|id| template.put(&format!("in/{id}.json"), id_lines([id])));
+    Job::new(&template).files_per_trigger(1).run(&session()).await.unwrap();
+    for fault in Fault::ALL {
+        for call in 0.. {
+            let place = template.copy_of(&["in", "checkpoint", "out"]);
+            let faults = Faults::new(Some(Plan { call, fault }));
+            let url = directory_url(&place.text("checkpoint"));
+            let broken = faults.provider(disks()).open(&url, Durability::Process).unwrap();
+            let ended = rewind_with(broken, RandomIds.next_id(), 1, &Files(place.path("out"))).await;
+            let done = Job::new(&place).files_per_trigger(1).run(&session()).await;
+            done.unwrap_or_else(|error| panic!("{fault:?} at call {call}: {error}"));
+            assert_eq!(place.ids(), (0..6).collect::<Vec<_>>(), "{fault:?} at call {call}");
+            if !faults.fired() {
+                assert!(call > 10 && ended.is_ok(), "{call} calls: {ended:?}");
+                break;
+            }
         }
     }
 }

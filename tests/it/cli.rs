@@ -284,7 +284,7 @@ fn statements_come_from_the_command_line_or_a_pipe() {
         assert_eq!(wait(child), (0, expected.into(), String::new()));
     }
     let mut child = folder.command(&["sql"]).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"SELECT 1;\n SELCT 2").unwrap();
+    child.stdin.take().unwrap().write_all(b"\xef\xbb\xbfSELECT 1;\n SELCT 2").unwrap();
     let (code, _, err) = wait(child);
     assert_eq!(code, 2);
     assert!(
@@ -427,6 +427,53 @@ fn columns_that_were_inferred_stay_when_their_files_are_gone() {
 }
 
 #[test]
+fn a_format_that_was_told_by_files_stays_when_they_are_gone() {
+    let folder = Folder::new();
+    folder.write("in/a.json", "{\"id\":1}\n");
+    let run = || {
+        let clean = ["--option", "cleanSource=delete", "--option", "minFileAge=0s"];
+        folder.run(&[&["etl", "in", "out", "--checkpoint", "checkpoint"], &clean[..]].concat())
+    };
+    assert_eq!(run().0, 0);
+    let (code, _, err) = run();
+    assert!(code == 0 && err.contains("nothing new"), "{err}");
+    let (code, _, err) = folder.run(&["etl", "in", "out", "--checkpoint", "other"]);
+    assert!(code == 2 && err.contains("its format cannot be told"), "{err}");
+}
+
+/// What the directories were at the first start: they may say something else when files were cleaned up.
+#[test]
+fn columns_of_directories_stay_when_the_directories_are_gone() {
+    for (schema, clean) in [("", "delete"), ("id BIGINT", "delete"), ("id BIGINT, p VARCHAR", "off")] {
+        let folder = Folder::new();
+        let run = || {
+            let clean = format!("cleanSource={clean}");
+            let mut args =
+                vec!["etl", "in", "out", "--from", "json", "--checkpoint", "checkpoint", "--option", &clean];
+            if !schema.is_empty() {
+                args.extend(["--schema", schema]);
+            }
+            let (code, _, err) = folder.run(&[&args[..], &["--option", "minFileAge=0s"]].concat());
+            assert_eq!(code, 0, "'{schema}': {err}");
+        };
+        folder.write("in/p=1/a.json", "{\"id\":1}\n");
+        folder.write("in/p=x/a.json", "{\"id\":2}\n");
+        run();
+        for directory in ["p=1", "p=x"] {
+            std::fs::remove_dir_all(folder.0.path().join("in").join(directory)).unwrap();
+        }
+        run();
+        for (id, directory) in [(3, "p=1"), (4, "p=x"), (5, "p=2024-01-01")] {
+            folder.write(&format!("in/{directory}/{id}.json"), &format!("{{\"id\":{id}}}\n"));
+            run();
+        }
+        let (_, out, _) =
+            folder.run(&["sql", "--format", "csv", "-c", "SELECT id, p FROM 'out/' ORDER BY id"]);
+        assert_eq!(out, "id,p\n1,1\n2,x\n3,1\n4,x\n5,2024-01-01\n", "'{schema}'");
+    }
+}
+
+#[test]
 fn the_first_example_of_the_documentation_runs() {
     let folder = Folder::new();
     let document =
@@ -546,6 +593,17 @@ fn a_checkpoint_can_be_gone_back_in_and_copied() {
         "{out}"
     );
     assert!(out.contains("has 2 rows of that already, in 2 files"), "{out}");
+    // What was cleaned up cannot be read again.
+    let (input, aside) = (folder.0.path().join("in/c.json"), folder.0.path().join("c.json"));
+    std::fs::rename(&input, &aside).unwrap();
+    let (code, _, err) = command(&["rewind", "checkpoint", "--to", "0", "--remove-output"]);
+    assert!(
+        code == 1 && err.contains("1 input file that later batches have read is not there any more"),
+        "{err}"
+    );
+    assert!(err.contains("'c.json' of batch 2 in file:///"), "{err}");
+    assert_eq!(names(), "a b c");
+    std::fs::rename(&aside, &input).unwrap();
     let (code, out, err) = command(&["rewind", "checkpoint", "--to", "0", "--remove-output"]);
     assert!(code == 0 && out.starts_with("went back to batch 0: the next start does"), "{out}{err}");
     assert!(out.ends_with("These files were removed\n"), "{out}");
