@@ -46,8 +46,7 @@ impl Layout {
     /// Replaces dictionaries in the files by their values, for formats that cannot hold a
     /// dictionary that changes from batch to batch.
     pub fn without_dictionaries(mut self) -> Self {
-        let fields: Vec<FieldRef> = self.file_schema.fields().iter().map(plain_field).collect();
-        self.file_schema = Arc::new(Schema::new_with_metadata(fields, self.file_schema.metadata().clone()));
+        self.file_schema = plain_schema(&self.file_schema);
         self
     }
 
@@ -134,6 +133,22 @@ fn has_text_form(data_type: &DataType) -> bool {
         | DataType::Null => false,
         other => !other.is_nested(),
     }
+}
+
+/// `schema` with every dictionary replaced by the type of its values.
+pub(super) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
+    let fields: Vec<FieldRef> = schema.fields().iter().map(plain_field).collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+/// `rows` of `schema` as [`plain_schema`] has it.
+pub(super) fn plain_rows(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = rows.columns().iter().zip(schema.fields());
+    let columns =
+        columns.map(|(column, field)| cast_with_options(column, field.data_type(), &CastOptions::default()));
+    let columns = columns.collect::<std::result::Result<_, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }
 
 fn plain_field(field: &FieldRef) -> FieldRef {

@@ -253,6 +253,15 @@ fn fit_list(values: &ArrayRef, wanted: &DataType, rules: &ValueRules) -> Result<
             );
             Ok(Arc::new(lists.map_err(text)?))
         }
+        // These are fitted as lists that are one after the other.
+        (_, DataType::ListView(item)) => {
+            let lists = fit_list(values, &DataType::List(Arc::clone(item)), rules)?;
+            cast_with_options(&lists, wanted, &strict()).map_err(text)
+        }
+        (_, DataType::LargeListView(item)) => {
+            let lists = fit_list(values, &DataType::LargeList(Arc::clone(item)), rules)?;
+            cast_with_options(&lists, wanted, &strict()).map_err(text)
+        }
         // Another kind of list of the same items, which then are fitted.
         (found, wanted) => {
             let item = item_of(found).map(Arc::clone).ok_or_else(|| "it is no list".to_string())?;

@@ -3,14 +3,17 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
-use datafusion::arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
+use datafusion::arrow::array::{
+    ArrayRef, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Int64Type, IntervalUnit, TimeUnit};
 use datafusion::arrow::ipc::writer::{FileWriter, StreamWriter};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, col, lit};
 use tidemill::Error;
 
+use super::parquet_sizes::rows_of;
 use super::{Input, ab, execute, expected, json_lines, rows, schema};
 
 fn compressed(extension: &str, content: &str) -> Vec<u8> {
@@ -464,4 +467,26 @@ async fn avro_files() {
     let inferred = Input::new();
     inferred.write("f.avro", 1, avro(&batch(0..5)));
     assert_eq!(inferred.inferred("avro", &[]).await.all().await.unwrap(), expected(0..5));
+}
+
+/// Their items need not stand one after the other.
+#[tokio::test]
+async fn lists_that_are_views_are_read() {
+    let item = Arc::new(Field::new("item", DataType::Int64, true));
+    let lists = ListArray::from_iter_primitive::<Int64Type, _, _>([
+        Some(vec![Some(1), None]),
+        None,
+        Some(vec![]),
+        Some(vec![Some(4)]),
+    ]);
+    let kinds = [DataType::ListView(Arc::clone(&item)), DataType::LargeListView(item)];
+    for kind in kinds {
+        let views = datafusion::arrow::compute::cast(&lists, &kind).unwrap();
+        let batch = RecordBatch::try_from_iter_with_nullable([("v", views, true)]).unwrap();
+        let input = Input::new();
+        input.write("f.arrow", 1, ipc_file(&[batch]));
+        let query = format!("SELECT v, v[1] AS first FROM '{}'", input.text("f.arrow"));
+        let found = rows_of(query).await.unwrap();
+        assert_eq!(found, ["-|-", "[1, -]|1", "[4]|4", "[]|-"], "{kind}");
+    }
 }

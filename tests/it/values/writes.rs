@@ -7,6 +7,7 @@ use datafusion::dataframe::DataFrameWriteOptions;
 use tidemill::Session;
 use tidemill::sql::{SqlOutcome, SqlSession};
 
+use super::bounded::sorted;
 use crate::support::harness::Place;
 use crate::support::oracle::visible;
 
@@ -89,6 +90,29 @@ async fn a_query_that_fails_leaves_what_was_there() {
             let all: Vec<_> = walkdir::WalkDir::new(place.path("out")).into_iter().flatten().collect();
             assert_eq!(all.iter().filter(|entry| entry.file_type().is_file()).count(), 1, "{all:?}");
         }
+    }
+}
+
+/// A file has one dictionary for a column, and every batch may come with another.
+#[tokio::test]
+async fn dictionaries_that_change_are_written_as_their_values() {
+    for format in ["ARROW", "PARQUET"] {
+        let place = Place::new();
+        std::fs::create_dir(place.path("out")).unwrap();
+        let script = format!(
+            "SET datafusion.execution.batch_size = 2;
+             COPY (SELECT value AS id, arrow_cast(concat('v', value), 'Dictionary(Int32, Utf8)') AS d,
+                       [arrow_cast(concat('w', value), 'Dictionary(Int8, Utf8)')] AS l FROM generate_series(1, 9))
+                 TO '$/out/x' STORED AS {format};
+             CREATE EXTERNAL TABLE t (id BIGINT, d VARCHAR, l VARCHAR[]) STORED AS {format} LOCATION '$/out/x';
+             SELECT id, d, l[1] FROM t ORDER BY id"
+        );
+        let sql = SqlSession::new(Session::new());
+        let mut outcomes = sql.run(&script.replace('$', &place.text(""))).await.unwrap();
+        let Some(SqlOutcome::Rows(frame)) = outcomes.pop() else { panic!("{format}: no rows") };
+        let found = sorted(&frame.collect().await.unwrap());
+        let expected: Vec<String> = (1..10).map(|id| format!("{id}|v{id}|w{id}")).collect();
+        assert_eq!(found, expected, "{format}");
     }
 }
 

@@ -30,6 +30,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::super::encode::{FileEncoding, FormatEncoding};
+use super::super::layout::{plain_rows, plain_schema};
 
 /// DataFusion's Arrow files, written by [`ArrowSink`].
 #[derive(Debug, Default)]
@@ -157,7 +158,9 @@ impl FileSink for ArrowSink {
         let options = IpcWriteOptions::try_new(64, false, MetadataVersion::V5)?
             .try_with_compression(Some(CompressionType::LZ4_FRAME))?;
         let format = FormatEncoding::Arrow(options);
-        let encoding = FileEncoding { schema: get_writer_schema(&self.config), format };
+        // A file has one dictionary for a column, and rows come with one for each batch.
+        let schema = plain_schema(&get_writer_schema(&self.config));
+        let encoding = FileEncoding { schema: Arc::clone(&schema), format };
         let buffer = context.session_config().options().execution.objectstore_writer_buffer_size;
         let mut writers: JoinSet<Result<u64>> = JoinSet::new();
         while let Some((path, mut rows)) = files.recv().await {
@@ -166,11 +169,12 @@ impl FileSink for ArrowSink {
             let mut file = ObjectWriterBuilder::new(plain, &path, Arc::clone(&store))
                 .with_buffer_size(Some(buffer))
                 .build()?;
+            let schema = Arc::clone(&schema);
             writers.spawn(async move {
                 let mut count = 0;
                 while let Some(batch) = rows.recv().await {
                     count += batch.num_rows() as u64;
-                    encoder.write(&batch)?;
+                    encoder.write(&plain_rows(&batch, &schema)?)?;
                     write(&mut file, encoder.take()).await?;
                 }
                 write(&mut file, encoder.finish()?).await?;

@@ -39,9 +39,10 @@ impl StagedStore {
         let mut uploads = self.take().into_iter();
         while let Some(upload) = uploads.next() {
             let published = match upload {
-                Upload::Whole(path, payload, options) => {
-                    self.inner.put_opts(&path, payload, options).await.map(drop)
-                }
+                Upload::Whole(path, payload, options) => match check(self.inner.as_ref(), &path).await {
+                    Ok(()) => self.inner.put_opts(&path, payload, options).await.map(drop),
+                    Err(error) => Err(error),
+                },
                 Upload::Parts(mut parts) => parts.complete().await.map(drop),
             };
             if published.is_err() {
@@ -73,6 +74,26 @@ async fn abort(uploads: impl Iterator<Item = Upload>) {
     }
 }
 
+/// Fails if the directory of `location` takes no files though it is there. `object_store` takes such an error for a
+/// directory that is missing, makes it, and tries again for ever (`LocalFileSystem`, `/proc`).
+async fn check(store: &dyn ObjectStore, location: &Path) -> Result<()> {
+    if !store.to_string().starts_with("LocalFileSystem") {
+        return Ok(());
+    }
+    let path = std::path::Path::new("/").join(location.as_ref());
+    let made = tokio::task::spawn_blocking(move || {
+        let Some(directory) = path.parent().filter(|directory| directory.is_dir()) else { return Ok(()) };
+        match tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(directory) {
+            // Whatever else is wrong is told where the file is written.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(std::io::Error::other(
+                format!("no file can be made in '{}': {error}", directory.display()),
+            )),
+            _ => Ok(()),
+        }
+    });
+    made.await?.map_err(|error| object_store::Error::Generic { store: "disk", source: Box::new(error) })
+}
+
 impl fmt::Display for StagedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
@@ -92,6 +113,7 @@ impl ObjectStore for StagedStore {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
+        check(self.inner.as_ref(), location).await?;
         let parts = self.inner.put_multipart_opts(location, options).await?;
         Ok(Box::new(StagedUpload { parts: Some(parts), held: Arc::clone(&self.held) }))
     }
@@ -149,5 +171,24 @@ impl MultipartUpload for StagedUpload {
             Some(mut parts) => parts.abort().await,
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use object_store::local::LocalFileSystem;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn directories_that_take_no_files_are_told() {
+        let store = LocalFileSystem::new();
+        let error = check(&store, &Path::from("proc/x.csv")).await.unwrap_err().to_string();
+        assert!(error.contains("no file can be made in '/proc'"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        let inside = Path::from_filesystem_path(dir.path()).unwrap();
+        check(&store, &inside.clone().join("x")).await.unwrap();
+        check(&store, &inside.join("new").join("x")).await.unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
