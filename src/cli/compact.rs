@@ -258,6 +258,9 @@ impl Compaction<'_> {
                 if header {
                     check_headers(&from)?;
                 }
+                if extension == "json" {
+                    check_lines(&from)?;
+                }
                 append(&from, &to, header).map_err(|error| failed("merge into", &to, error))?;
             }
             let synced = fs::File::open(&to).and_then(|file| file.sync_all());
@@ -321,7 +324,7 @@ fn header_of(content: &[u8]) -> &[u8] {
 fn check_headers(files: &[PathBuf]) -> Result<(), Exit> {
     let header = |path: &PathBuf| {
         let content = fs::read(path).map_err(|error| failed("read", path, error))?;
-        Ok::<_, Exit>(String::from_utf8_lossy(header_of(&content)).trim_end().to_string())
+        Ok::<_, Exit>(String::from_utf8_lossy(header_of(without_mark(&content))).trim_end().to_string())
     };
     let Some((first, others)) = files.split_first() else { return Ok(()) };
     let expected = header(first)?;
@@ -339,20 +342,47 @@ fn check_headers(files: &[PathBuf]) -> Result<(), Exit> {
     Ok(())
 }
 
-/// The files one behind the other; of headers only the first.
+/// Fails unless the files of JSON have a record a line: documents that stand one behind the other are none.
+fn check_lines(files: &[PathBuf]) -> Result<(), Exit> {
+    for path in files {
+        let content = fs::read(path).map_err(|error| failed("read", path, error))?;
+        let mut lines = without_mark(&content).split(|byte| *byte == b'\n');
+        let first = lines.find(|line| !line.trim_ascii().is_empty());
+        let is_record = |line: &[u8]| {
+            line.trim_ascii().starts_with(b"{")
+                && serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
+        };
+        if first.is_some_and(|first| !is_record(first)) {
+            return Err(Exit::failed(format!(
+                "'{}' does not begin with a JSON object on a line of its own, as in lines of UTF-8, so it cannot be one \
+                 file with others: nothing was changed in that directory",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Without the mark that some writers begin text in UTF-8 with.
+fn without_mark(content: &[u8]) -> &[u8] {
+    content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content)
+}
+
+/// The files one behind the other; of headers only the first, and no marks of UTF-8.
 fn append(from: &[PathBuf], to: &Path, header: bool) -> std::io::Result<()> {
     let mut out = fs::File::create(to)?;
     for (index, path) in from.iter().enumerate() {
-        let content = fs::read(path)?;
-        let skipped = match header && index > 0 {
-            true => header_of(&content).len(),
-            false => 0,
-        };
-        out.write_all(&content[skipped..])?;
         // Compressed files end where they end.
         let is_text = to
             .extension()
             .is_some_and(|extension| extension == "json" || extension == "csv" || extension == "txt");
+        let content = fs::read(path)?;
+        let content = if is_text { without_mark(&content) } else { content.as_slice() };
+        let skipped = match header && index > 0 {
+            true => header_of(content).len(),
+            false => 0,
+        };
+        out.write_all(&content[skipped..])?;
         if is_text && content.last().is_some_and(|last| *last != b'\n') {
             out.write_all(b"\n")?;
         }

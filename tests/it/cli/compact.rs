@@ -232,6 +232,25 @@ fn csv_files_with_other_headers_are_not_put_together() {
     assert_eq!(merged, "id,k\n1,a\n2,b\r\n");
 }
 
+/// What stands one behind the other must be lines.
+#[test]
+fn json_that_is_no_lines_is_not_put_together() {
+    let folder = Folder::new();
+    folder.write("out/a.json", "{\"id\":1}");
+    folder.write("out/b.json", "\u{feff}{\"id\":2}\n");
+    run(&folder, &["compact", "out"]);
+    let there = files(&folder);
+    assert_eq!(there.len(), 1, "{there:?}");
+    let merged = std::fs::read_to_string(folder.0.path().join("out").join(&there[0])).unwrap();
+    assert_eq!(merged, "{\"id\":1}\n{\"id\":2}\n");
+    for other in ["[{\"id\":3}]", "{\n  \"id\": 3\n}\n"] {
+        folder.write("out/z.json", other);
+        let (code, _, err) = folder.run(&["compact", "out"]);
+        assert!(code == 1 && err.contains("z.json' does not begin with a JSON object on a line"), "{err}");
+        assert_eq!(files(&folder).len(), 2);
+    }
+}
+
 /// A damaged file is not made part of a good one.
 #[test]
 fn damaged_files_are_not_put_together() {
