@@ -130,8 +130,8 @@ impl CsvDialect {
         builder.build_decoder()
     }
 
-    /// The tokenizer that Arrow's decoder uses, set up alike.
-    fn tokenizer(&self) -> Reader {
+    /// The tokenizer that Arrow's decoder uses, set up alike. To make one takes longer than to take a record apart.
+    pub(super) fn tokenizer(&self) -> Reader {
         let mut builder = ReaderBuilder::new();
         builder.delimiter(self.delimiter).quote(self.quote).escape(self.escape).comment(self.comment);
         if let Some(terminator) = self.terminator {
@@ -157,13 +157,14 @@ impl CsvDialect {
     /// Where up to `max` whole records are.
     pub(super) fn split(&self, raw: &[u8], end: bool, max: usize) -> Vec<Range<usize>> {
         let mut records = Vec::new();
+        let mut tokenizer = self.tokenizer();
         let mut start = 0;
         while records.len() < max {
             let next = if self.line_records {
                 line_end(raw, start, self.terminator(), end)
             } else {
                 start = self.skip_no_records(raw, start);
-                self.record_end(raw, start, end)
+                record_end(&mut tokenizer, raw, start, end)
             };
             let Some(next) = next else { break };
             if !self.line_records || !self.is_no_record(&raw[start..next]) {
@@ -189,28 +190,14 @@ impl CsvDialect {
         }
     }
 
-    /// Where the record at `start` ends; `None` if that is not known or there is none.
-    fn record_end(&self, raw: &[u8], start: usize, end: bool) -> Option<usize> {
-        let mut tokenizer = self.tokenizer();
-        let (mut output, mut ends) = ([0; 1024], [0; 128]);
-        let mut next = start;
-        while next < raw.len() {
-            let (result, taken, _, _) = tokenizer.read_record(&raw[next..], &mut output, &mut ends);
-            next += taken;
-            match result {
-                ReadRecordResult::Record => return Some(next),
-                ReadRecordResult::End => return None,
-                ReadRecordResult::InputEmpty
-                | ReadRecordResult::OutputFull
-                | ReadRecordResult::OutputEndsFull => {}
-            }
-        }
-        (end && start < raw.len()).then_some(raw.len())
-    }
-
     /// Takes a record apart.
     pub(super) fn fields(&self, record: &[u8]) -> CsvFields {
-        let mut tokenizer = self.tokenizer();
+        self.fields_by(&mut self.tokenizer(), record)
+    }
+
+    /// The same by a `tokenizer` of this dialect, whatever that has read before.
+    pub(super) fn fields_by(&self, tokenizer: &mut Reader, record: &[u8]) -> CsvFields {
+        tokenizer.reset();
         let (mut output, mut ends) = (vec![0; record.len() + 1], vec![0; record.len() + 2]);
         let (mut written, mut ended) = (0, 0);
         let mut closed = false;
@@ -249,7 +236,7 @@ impl CsvDialect {
             return Some((0, Vec::new()));
         }
         let start = self.skip_no_records(raw, 0);
-        let Some(header_end) = self.record_end(raw, start, end) else {
+        let Some(header_end) = record_end(&mut self.tokenizer(), raw, start, end) else {
             return end.then(|| (raw.len(), Vec::new()));
         };
         let fields =
@@ -257,4 +244,23 @@ impl CsvDialect {
         let names = fields.iter().map(|name| String::from_utf8_lossy(name).trim().to_string());
         Some((header_end, names.collect()))
     }
+}
+
+/// Where the record at `start` ends; `None` if that is not known or there is none.
+fn record_end(tokenizer: &mut Reader, raw: &[u8], start: usize, end: bool) -> Option<usize> {
+    tokenizer.reset();
+    let (mut output, mut ends) = ([0; 1024], [0; 128]);
+    let mut next = start;
+    while next < raw.len() {
+        let (result, taken, _, _) = tokenizer.read_record(&raw[next..], &mut output, &mut ends);
+        next += taken;
+        match result {
+            ReadRecordResult::Record => return Some(next),
+            ReadRecordResult::End => return None,
+            ReadRecordResult::InputEmpty
+            | ReadRecordResult::OutputFull
+            | ReadRecordResult::OutputEndsFull => {}
+        }
+    }
+    (end && start < raw.len()).then_some(raw.len())
 }

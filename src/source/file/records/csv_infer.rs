@@ -61,11 +61,14 @@ impl Codes {
         if !may_have || self.left == 0 {
             return;
         }
+        let mut tokenizer = dialect.tokenizer();
         for record in
             dialect.split(records, true, self.left.saturating_add(skipped)).into_iter().skip(skipped)
         {
             self.left -= 1;
-            for (column, value) in dialect.fields(&records[record]).fields.iter().enumerate() {
+            for (column, value) in
+                dialect.fields_by(&mut tokenizer, &records[record]).fields.iter().enumerate()
+            {
                 if is_code(value) {
                     self.columns.resize(self.columns.len().max(column + 1), false);
                     self.columns[column] = true;

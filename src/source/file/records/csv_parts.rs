@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use datafusion::error::Result;
 use datafusion_datasource::PartitionedFile;
-use futures::StreamExt;
 use memchr::{memchr, memchr2};
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::csv_dialect::CsvDialect;
 
+/// How much of a file is looked at at a time.
+const PIECE_BYTES: u64 = 1 << 20;
 const BYTE_ORDER_MARK: [u8; 3] = *b"\xef\xbb\xbf";
 
 /// The bytes of `file` that hold the records which begin in its range.
@@ -27,13 +28,12 @@ pub(super) async fn whole_records(
     let end = end.min(size);
     let mut cuts = Cuts::new(dialect, if end < size { vec![end, start] } else { vec![start] });
     if !cuts.are_found() {
-        // As a range, for these are told from those of a file that has changed.
-        let options = GetOptions { range: Some(GetRange::Bounded(0..size)), ..GetOptions::default() };
-        let mut bytes = store.get_opts(file.path(), options).await?.into_stream();
-        while !cuts.are_found()
-            && let Some(bytes) = bytes.next().await.transpose()?
-        {
-            cuts.pass(&bytes);
+        // In large pieces: a store of files gives small ones otherwise, each from another thread.
+        let mut at = 0;
+        while !cuts.are_found() && at < size {
+            let piece = at..size.min(at + PIECE_BYTES);
+            at = piece.end;
+            cuts.pass(&store.get_range(file.path(), piece).await?);
         }
     }
     let mut found = cuts.found.into_iter().chain(std::iter::repeat(size));

@@ -185,7 +185,14 @@ pub(in crate::source::file) async fn infer(
             match object.observe(&raw[item.clone()]) {
                 Ok(()) => records += 1,
                 Err(_) if tolerant || is_blank(&raw[item.clone()]) => {}
-                Err(broken) => return Err(at_line(&raw, item.start, reason_of(Flaw::Broken(broken)))),
+                Err(broken) => {
+                    let is_cut = !is_document && matches!(broken, Broken::Ended);
+                    let mut reason = reason_of(Flaw::Broken(broken));
+                    if is_cut {
+                        reason += ". If a record has several lines, set multiLine to true";
+                    }
+                    return Err(at_line(&raw, item.start, reason));
+                }
             }
             (at, place) = (item.end, then);
             if records == max {
