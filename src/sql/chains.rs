@@ -206,7 +206,7 @@ fn binary(left: Expr, op: &BinaryOperator, right: Expr) -> Expr {
     Expr::BinaryOp { left: Box::new(left), op: op.clone(), right: Box::new(right) }
 }
 
-fn call(function: &str, arguments: Vec<Expr>) -> Expr {
+pub(super) fn call(function: &str, arguments: Vec<Expr>) -> Expr {
     let argument = |expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(expr));
     let args = arguments.into_iter().map(argument).collect();
     Expr::Function(Function {
@@ -225,6 +225,6 @@ fn call(function: &str, arguments: Vec<Expr>) -> Expr {
     })
 }
 
-fn null() -> Expr {
+pub(super) fn null() -> Expr {
     Expr::Value(Value::Null.into())
 }

@@ -169,11 +169,35 @@ impl Clauses {
                     if let Expr::Rollup(sets) | Expr::Cube(sets) | Expr::GroupingSets(sets) = key {
                         sets.iter_mut().flatten().for_each(|key| name_place(key, &select.projection));
                     }
+                    spell_out(key);
                 }
             }
         }
         ControlFlow::Continue(())
     }
+}
+
+/// `ROLLUP (a, (b, c))` and `CUBE` as their grouping sets, where they have keys that go together.
+fn spell_out(key: &mut Expr) {
+    /// DataFusion makes no more sets than this of a `CUBE`.
+    const MOST_PARTS: usize = 12;
+    let are_together = |parts: &[Vec<Expr>]| parts.iter().any(|part| part.len() != 1);
+    let sets: Vec<Vec<Expr>> = match &*key {
+        Expr::Rollup(parts) if are_together(parts) => {
+            (0..=parts.len()).rev().map(|length| parts[..length].concat()).collect()
+        }
+        Expr::Cube(parts) if are_together(parts) && parts.len() <= MOST_PARTS => {
+            let all = (0..1_usize << parts.len()).rev();
+            let chosen = |set: usize| {
+                let parts =
+                    parts.iter().enumerate().filter(|(index, _)| set >> (parts.len() - 1 - index) & 1 == 1);
+                parts.flat_map(|(_, part)| part.clone()).collect()
+            };
+            all.map(chosen).collect()
+        }
+        _ => return,
+    };
+    *key = Expr::GroupingSets(sets);
 }
 
 /// `2` as the second column of the result.

@@ -159,9 +159,11 @@ fn told(place: &str, at: Location) -> Result<String> {
     guess_format(place).map(str::to_string).ok_or_else(|| {
         let reason = match std::fs::metadata(place) {
             Err(error) if !place.contains(['*', '?', '[']) => format!("'{place}' cannot be read: {error}"),
-            Ok(found) if found.is_dir() && is_empty(place) => {
-                return error_at(format!("there are no files in '{place}'"), at);
-            }
+            Ok(found) if found.is_dir() => match is_empty(place) {
+                Err(error) => return error_at(format!("'{place}' cannot be read: {error}"), at),
+                Ok(true) => return error_at(format!("there are no files in '{place}'"), at),
+                Ok(false) => format!("the format of '{place}' cannot be told"),
+            },
             _ => format!("the format of '{place}' cannot be told"),
         };
         error_at(format!("{reason}; read_json('…'), read_csv('…') and read_parquet('…') name a format"), at)
@@ -169,10 +171,10 @@ fn told(place: &str, at: Location) -> Result<String> {
 }
 
 /// Whether there is nothing in a directory that is no file of a system or a writer.
-fn is_empty(directory: &str) -> bool {
-    let Ok(mut entries) = std::fs::read_dir(directory) else { return false };
+fn is_empty(directory: &str) -> std::io::Result<bool> {
+    let mut entries = std::fs::read_dir(directory)?;
     let is_data = |name: &str| !name.starts_with(['.', '_']);
-    !entries.any(|entry| entry.is_ok_and(|entry| is_data(&entry.file_name().to_string_lossy())))
+    Ok(!entries.any(|entry| entry.is_ok_and(|entry| is_data(&entry.file_name().to_string_lossy()))))
 }
 
 /// Fails if nothing can be read there.

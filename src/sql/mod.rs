@@ -4,6 +4,7 @@
 //! grammar and what statements mean is described in `docs/sql.md`.
 
 pub mod ast;
+mod cast_names;
 mod chains;
 mod clauses;
 mod create_table;

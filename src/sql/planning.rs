@@ -25,6 +25,7 @@ use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Query, Statement as Sql
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::ast::CreateExternalTable;
+use super::cast_names::with_cast_names;
 use super::clauses::Clauses;
 use super::diagnostics::error_at;
 use super::exponents::with_doubles;
@@ -321,6 +322,7 @@ impl<'a> Planner<'a> {
     async fn plan_in(&self, state: &SessionState, mut statement: DataFusionStatement) -> Result<LogicalPlan> {
         check_statement(&mut statement, &mut Clauses { at: self.at })?;
         let is_aggregate = |name: &str| state.aggregate_functions().contains_key(&name.to_lowercase());
+        let statement = with_cast_names(statement, &is_aggregate);
         let mut statement =
             with_doubles(with_calls(with_group_windows(statement, &is_aggregate), &is_aggregate));
         check_statement(&mut statement, &mut Using { at: self.at })?;

@@ -240,6 +240,11 @@ async fn clauses_are_followed_or_refused() {
     let place = Place::new();
     for (select, expected) in [
         ("SELECT k, count(*) AS c FROM t GROUP BY k WITH ROLLUP", vec!["4", "a 2", "b 1", "c 1"]),
+        ("SELECT k, count(*) AS c FROM t GROUP BY ROLLUP ((k, n))", vec!["4", "a 1", "a 1", "b 1", "c 1"]),
+        (
+            "SELECT k, count(*) AS c FROM t GROUP BY CUBE ((k, n), n % 1)",
+            vec!["1", "3", "4", "a 1", "a 1", "a 1", "a 1", "b 1", "b 1", "c 1", "c 1"],
+        ),
         ("SELECT k, count(*) AS c FROM t GROUP BY k WITH CUBE", vec!["4", "a 2", "b 1", "c 1"]),
         ("SELECT k, count(*) AS c FROM t GROUP BY k WITH TOTALS", vec!["4", "a 2", "b 1", "c 1"]),
         ("SELECT k, count(*) AS c FROM t GROUP BY 1 WITH ROLLUP", vec!["4", "a 2", "b 1", "c 1"]),
