@@ -25,9 +25,7 @@ pub(super) async fn run_file(name: &str, options: &JobOptions) -> Result<(), Exi
     }
     let text = tokio::fs::read_to_string(name).await;
     let text = text.map_err(|error| Exit::usage(format!("cannot read '{name}': {error}")))?;
-    // Some editors mark UTF-8 with an invisible character, which is no SQL.
-    let text = text.trim_start_matches('\u{feff}').to_string();
-    run_script(&Script { name: name.to_string(), text }, options).await
+    run_script(&Script { name: name.to_string(), text: without_mark(&text) }, options).await
 }
 
 /// The script that comes through standard input.
@@ -35,7 +33,12 @@ pub(super) async fn run_stdin(options: &JobOptions) -> Result<(), Exit> {
     // Nothing else is going on yet that this could hold up.
     let text = std::io::read_to_string(std::io::stdin());
     let text = text.map_err(|error| Exit::usage(format!("cannot read standard input: {error}")))?;
-    run_script(&Script { name: "standard input".into(), text }, options).await
+    run_script(&Script { name: "standard input".into(), text: without_mark(&text) }, options).await
+}
+
+/// Some editors mark UTF-8 with an invisible character, which is no SQL.
+fn without_mark(text: &str) -> String {
+    text.trim_start_matches('\u{feff}').to_string()
 }
 
 /// Runs statements that were given to the shell.

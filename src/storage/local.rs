@@ -528,8 +528,17 @@ fn parent(path: &Path) -> Result<&Path> {
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.display().to_string();
-    move |error| Error::storage(operation, path, error)
+    let path = path.to_path_buf();
+    move |error| {
+        let file = path.ancestors().skip(1).find(|above| above.is_file());
+        let error = match file.filter(|_| error.kind() == io::ErrorKind::NotADirectory) {
+            Some(file) => {
+                io::Error::new(error.kind(), format!("'{}' is a file, and no directory", file.display()))
+            }
+            None => error,
+        };
+        Error::storage(operation, path.display().to_string(), error)
+    }
 }
 
 /// `None` for what is not there.

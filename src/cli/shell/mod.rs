@@ -141,7 +141,7 @@ impl Shell {
             Some(command) => match self.command(command, text.trim()).await {
                 Ok(()) => {}
                 Err(PrintError::Query(error)) => self.monitor.error(&error.to_string()),
-                Err(PrintError::Output(error)) => return Err(Exit::output(&error)),
+                Err(PrintError::Output(error)) => self.cannot_print(&error)?,
             },
             None => self.statements(&Script { name: "input".into(), text }).await?,
         }
@@ -161,8 +161,10 @@ impl Shell {
                     // Lines keep their numbers.
                     self.statements(&Script { name: name.clone(), text: statements.clone() }).await?;
                     statements = "\n".repeat(statements.lines().count());
-                    if let Err(PrintError::Query(error)) = self.command(command, line.trim()).await {
-                        self.monitor.error(&error.to_string());
+                    match self.command(command, line.trim()).await {
+                        Ok(()) => {}
+                        Err(PrintError::Query(error)) => self.monitor.error(&error.to_string()),
+                        Err(PrintError::Output(error)) => self.cannot_print(&error)?,
                     }
                     statements.push('\n');
                 }
@@ -196,13 +198,26 @@ impl Shell {
                     self.monitor.error(&script.describe(&error, place));
                     return Ok(());
                 }
-                Some(Err(PrintError::Output(error))) => return Err(Exit::output(&error)),
+                Some(Err(PrintError::Output(error))) => {
+                    self.cannot_print(&error)?;
+                    return Ok(());
+                }
                 None => {
                     self.monitor.error("interrupted");
                     return Ok(());
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Tells that a result could not be written. Without standard output there is no shell, but without a file there is.
+    fn cannot_print(&mut self, error: &std::io::Error) -> Result<(), Exit> {
+        if self.printer.file.take().is_none() && self.pager.is_none() {
+            return Err(Exit::output(error));
+        }
+        self.monitor
+            .error(&format!("cannot write the result to its file: {error}. Results are shown here again"));
         Ok(())
     }
 
