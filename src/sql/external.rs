@@ -123,7 +123,9 @@ impl ExternalTable {
             _ if own => Some(self.snapshot(state).await?),
             Some(factory) => match self.found_by(factory.as_ref(), state).await {
                 // Files whose columns have other types are read as streams read them: as the wider of two.
-                Err(_) if self.format == "parquet" => Some(self.snapshot(state).await?),
+                Err(error) if self.format == "parquet" => {
+                    Some(self.snapshot(state).await.map_err(|_| error)?)
+                }
                 found => Some(found?),
             },
             None => None,
