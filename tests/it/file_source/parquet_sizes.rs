@@ -199,10 +199,10 @@ async fn groups_without_rows() {
                 match column.untyped() {
                     _ if *count == 0 => {}
                     ColumnWriter::Int64ColumnWriter(numbers) => {
-                        drop(numbers.write_batch(&vec![7; *count], Some(&levels), None).unwrap());
+                        numbers.write_batch(&vec![7; *count], Some(&levels), None).unwrap();
                     }
                     ColumnWriter::ByteArrayColumnWriter(texts) => {
-                        drop(texts.write_batch(&vec!["x".into(); *count], Some(&levels), None).unwrap());
+                        texts.write_batch(&vec!["x".into(); *count], Some(&levels), None).unwrap();
                     }
                     _ => unreachable!("the schema has no other columns"),
                 }
