@@ -544,6 +544,15 @@ const STORIES: &[Story] = &[
         ],
     },
     Story {
+        mode: "COMPLETE",
+        query: "SELECT k, v, id, count(DISTINCT s) AS n FROM a GROUP BY CUBE((k, v), id)",
+        refused: &[(
+            "SELECT k, v, id, count(DISTINCT s) AS n FROM a GROUP BY CUBE(k, (v, id))",
+            "stateful operator 0 (distinct)",
+        )],
+        fine: &["SELECT k, v, id, count(DISTINCT s) + 1 AS n FROM a WHERE id < 99 GROUP BY CUBE((k, v), id)"],
+    },
+    Story {
         mode: "UPDATE",
         query: "SELECT k, sum(y) AS n FROM (SELECT k * 2 AS k, v + 1 AS y FROM a) GROUP BY k",
         refused: &[(

@@ -89,11 +89,12 @@ fn essence(value: &Value, by_meaning: bool) -> Value {
     }
 }
 
-/// `name` without the numbers that DataFusion gives to what it makes of subqueries: it counts on from plan to plan.
+/// `name` without the numbers that DataFusion gives to what it makes of subqueries and of parts that come twice: it
+/// counts on from plan to plan.
 fn without_numbers(name: &Value) -> Value {
     let Value::String(text) = name else { return name.clone() };
     let mut text = text.clone();
-    for generated in ["__correlated_sq_", "__scalar_sq_"] {
+    for generated in ["__correlated_sq_", "__scalar_sq_", "__common_expr_"] {
         let mut parts = text.split(generated);
         let first = parts.next().unwrap_or_default().to_string();
         let rest =
