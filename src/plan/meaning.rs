@@ -10,7 +10,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use serde_json::{Value, json};
 
-use super::origins::{CONDITION, Named, origins};
+use super::origins::{CONDITION, GROUPING_KEY, Named, origins};
 use crate::checkpoint::records::OperatorDefinition;
 
 /// The field beside `name` that says what it means, if that is something else.
@@ -39,7 +39,11 @@ fn add_origins(operator: &mut OperatorDefinition, origins: &BTreeSet<Named>, tab
     let names = things.filter_map(|thing| thing["name"].as_str());
     // A session is no key, and so only its definition says what it is called.
     let names = names.flat_map(|name| [name, name.split(": ").next().unwrap_or(name)]);
-    let names: Vec<&str> = names.chain(operator.name.starts_with("join").then_some(CONDITION)).collect();
+    let mut names: Vec<&str> = names.collect();
+    // Their conditions are no columns.
+    names.extend(operator.name.starts_with("join").then_some(CONDITION));
+    let is_ours = |name: &&str| ["__key", "__set@", "__common_expr_"].iter().any(|ours| name.contains(ours));
+    names.extend(names.iter().any(is_ours).then_some(GROUPING_KEY));
     let known = origins.iter().filter(|origin| names.contains(&origin.label.as_str()));
     let mut found: Vec<(String, String)> = known
         .map(|Named { label, name, meaning: from }| {

@@ -57,6 +57,9 @@ fn shortened(text: String) -> String {
 /// What is in the name of the function that keeps the last version of a row.
 const AS_OF_VERSION: &str = "__as_of_version";
 
+/// What keys of grouping sets are called whose operators have names of ours for them.
+pub(super) const GROUPING_KEY: &str = "grouping key";
+
 /// What operators of joins call their conditions.
 pub(super) const CONDITION: &str = "condition";
 
@@ -166,11 +169,22 @@ impl Search {
         }
     }
 
+    /// Notes the keys of grouping sets, which have names of ours where sets are kept apart.
+    fn note_grouping_keys(&mut self, keys: &[&Expr], below: &Below) {
+        for key in keys.iter().filter(|key| !below.is_said_by_name(key)) {
+            let Origin { name, meaning } = below.origin(key);
+            self.found.insert(Named { label: GROUPING_KEY.into(), name, meaning });
+        }
+    }
+
     /// Notes what an operator that `plan` becomes may have.
     fn note(&mut self, plan: &LogicalPlan, below: &Below, becomes_join: bool) {
         let exprs: Vec<Expr> = match plan {
             LogicalPlan::Aggregate(aggregate) => {
                 let keys = grouping_set_to_exprlist(&aggregate.group_expr).unwrap_or_default();
+                if matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]) {
+                    self.note_grouping_keys(&keys, below);
+                }
                 keys.into_iter().chain(&aggregate.aggr_expr).cloned().collect()
             }
             LogicalPlan::Join(join) if reads_stream(&join.left) && reads_stream(&join.right) => {

@@ -546,10 +546,16 @@ const STORIES: &[Story] = &[
     Story {
         mode: "COMPLETE",
         query: "SELECT k, v, id, count(DISTINCT s) AS n FROM a GROUP BY CUBE((k, v), id)",
-        refused: &[(
-            "SELECT k, v, id, count(DISTINCT s) AS n FROM a GROUP BY CUBE(k, (v, id))",
-            "stateful operator 0 (distinct)",
-        )],
+        refused: &[
+            (
+                "SELECT k, v, id, count(DISTINCT s) AS n FROM a GROUP BY CUBE(k, (v, id))",
+                "stateful operator 0 (distinct)",
+            ),
+            (
+                "SELECT k, v, id, count(DISTINCT s) AS n FROM (SELECT v AS k, k AS v, id, s FROM a) a GROUP BY CUBE((k, v), id)",
+                "origin 'grouping key: a.v' of stateful operator",
+            ),
+        ],
         fine: &["SELECT k, v, id, count(DISTINCT s) + 1 AS n FROM a WHERE id < 99 GROUP BY CUBE((k, v), id)"],
     },
     Story {
