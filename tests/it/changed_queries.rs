@@ -752,3 +752,32 @@ async fn functions_that_have_other_names_are_known_by_what_they_are() {
     }
     start(sum(col("v")), true).await.unwrap();
 }
+
+/// Columns may be given that were inferred, and the other way about: Arrow has several layouts of text, and state has one.
+#[tokio::test]
+async fn layouts_of_text_are_one_type() {
+    const GIVEN: &str = "(k VARCHAR, v BIGINT)";
+    for columns in [["", GIVEN], [GIVEN, ""]] {
+        let place = Place::new();
+        for (number, columns) in columns.into_iter().enumerate() {
+            place.put(&format!("in/{number}.json"), format!("{{\"k\":\"a\",\"v\":{number}}}\n"));
+            let (input, ck) = (place.text("in"), place.text("ck"));
+            let script = format!(
+                "CREATE UNBOUNDED EXTERNAL TABLE t {columns} STORED AS JSON LOCATION '{input}';
+                 CREATE EXTERNAL TABLE o STORED AS MEMORY;
+                 CREATE STREAMING QUERY q OUTPUT MODE COMPLETE TRIGGER AVAILABLE NOW CHECKPOINT LOCATION '{ck}' AS INSERT INTO o
+                 SELECT k, max(k) AS m, count(DISTINCT k) AS d, sum(v) AS s, count(*) AS n FROM t GROUP BY k;"
+            );
+            let session = session();
+            for outcome in session.sql(&script).await.unwrap() {
+                if let SqlOutcome::Query(started) = outcome {
+                    started.query.await_termination().await.unwrap();
+                }
+            }
+            let found = session.context().table("o").await.unwrap().collect().await.unwrap();
+            let found = pretty_format_batches(&found).unwrap().to_string();
+            let (sum, count) = (number, number + 1);
+            assert!(found.contains(&format!("| a | a | 1 | {sum} | {count} |")), "{found}");
+        }
+    }
+}

@@ -11,6 +11,9 @@ use crate::checkpoint::types::ColumnType;
 const NAME: &str = "name";
 const MEANING: &str = "meaning";
 
+/// The field that says of what type a thing is.
+const DATA_TYPE: &str = "dataType";
+
 /// The state variables of a processor, by name.
 const VARIABLES: &str = "variables";
 
@@ -80,8 +83,11 @@ fn essence(value: &Value, by_meaning: bool) -> Value {
         Value::Object(fields) => {
             let name = fields.get(if by_meaning { MEANING } else { NAME }).or_else(|| fields.get(NAME));
             let others = fields.iter().filter(|(key, _)| *key != NAME && *key != MEANING);
-            let mut essence: Map<String, Value> =
-                others.map(|(key, value)| (key.clone(), essence(value, by_meaning))).collect();
+            let of_field = |(key, value): (&String, &Value)| match key.as_str() {
+                DATA_TYPE => (key.clone(), plain(value)),
+                _ => (key.clone(), essence(value, by_meaning)),
+            };
+            let mut essence: Map<String, Value> = others.map(of_field).collect();
             essence.extend(name.map(|name| (NAME.to_string(), without_numbers(name))));
             Value::Object(essence)
         }
@@ -104,6 +110,12 @@ fn without_numbers(name: &Value) -> Value {
     text.into()
 }
 
+/// The type of the values of `data_type`, of which Arrow has several layouts of text and bytes: state has one.
+fn plain(data_type: &Value) -> Value {
+    let plain = ColumnType::deserialize(data_type).ok().map(|data_type| data_type.plain());
+    plain.and_then(|plain| serde_json::to_value(plain).ok()).unwrap_or_else(|| data_type.clone())
+}
+
 /// A thing with a name, such as a key or an aggregate.
 struct Named<'a> {
     name: &'a str,
@@ -120,7 +132,7 @@ impl Named<'_> {
 
     /// The name in quotes and the type, if there is one.
     fn label(&self) -> String {
-        match self.fields.get("dataType") {
+        match self.fields.get(DATA_TYPE) {
             Some(data_type) => format!("'{}' ({})", self.name, type_text(data_type)),
             None => format!("'{}'", self.name),
         }
@@ -165,13 +177,14 @@ fn compare_fields(owner: &str, noun: &str, old: &Named, new: &Named, found: &mut
     for (key, _) in old.fields.iter().chain(added).filter(|(key, _)| *key != NAME && *key != MEANING) {
         let (was, is) = (old.fields.get(key), new.fields.get(key));
         let (was, is) = (was.unwrap_or(&Value::Null), is.unwrap_or(&Value::Null));
-        if is_same(was, is) {
+        let is_one_type = key == DATA_TYPE && plain(was) == plain(is);
+        if is_one_type || is_same(was, is) {
             continue;
         }
-        let text = if key == "dataType" { type_text } else { text };
+        let text = if key == DATA_TYPE { type_text } else { text };
         let (was, is) = (text(was), text(is));
         found.push(match key.as_str() {
-            "dataType" => format!("{noun} '{}' of {owner} was {was} and is {is}", old.name),
+            DATA_TYPE => format!("{noun} '{}' of {owner} was {was} and is {is}", old.name),
             _ => format!("the {} of {noun} '{}' of {owner} was {was} and is {is}", words(key), old.name),
         });
     }
