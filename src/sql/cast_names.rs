@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement as DataFusionStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, OrderBy, OrderByKind, Query, SetExpr, VisitMut, VisitorMut,
+    Expr, Function, OrderBy, OrderByKind, Query, Select, SetExpr, VisitMut, VisitorMut,
 };
 
 use super::chains::{call, null};
@@ -32,16 +32,32 @@ impl VisitorMut for Queries<'_> {
     type Break = ();
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        self.name(&mut query.body, query.order_by.as_mut());
+        ControlFlow::Continue(())
+    }
+}
+
+impl Queries<'_> {
+    /// Names the functions of each `SELECT` in `body`, by themselves.
+    fn name(&self, body: &mut SetExpr, mut order_by: Option<&mut OrderBy>) {
+        let select = match body {
+            SetExpr::Select(select) => select,
+            // What a union is sorted by are its columns.
+            SetExpr::SetOperation { left, right, .. } => {
+                self.name(left, None);
+                return self.name(right, None);
+            }
+            _ => return,
+        };
         let mut found =
             Functions { is_aggregate: self.is_aggregate, depth: 0, known: Vec::new(), names: false };
-        found.look_at(query);
+        found.look_at(select, order_by.as_deref_mut());
         // Those with fewest casts keep their names.
         found.known.sort_by_key(|known| known.casts);
         if found.known.iter().enumerate().any(|(place, _)| found.before(place) > 0) {
             found.names = true;
-            found.look_at(query);
+            found.look_at(select, order_by);
         }
-        ControlFlow::Continue(())
     }
 }
 
@@ -61,12 +77,11 @@ struct Functions<'a> {
 }
 
 impl Functions<'_> {
-    fn look_at(&mut self, query: &mut Query) {
-        let SetExpr::Select(select) = query.body.as_mut() else { return };
+    fn look_at(&mut self, select: &mut Select, order_by: Option<&mut OrderBy>) {
         let _ = select.projection.visit(self);
         let _ = select.having.visit(self);
         let _ = select.qualify.visit(self);
-        if let Some(OrderBy { kind: OrderByKind::Expressions(keys), .. }) = &mut query.order_by {
+        if let Some(OrderBy { kind: OrderByKind::Expressions(keys), .. }) = order_by {
             let _ = keys.visit(self);
         }
     }

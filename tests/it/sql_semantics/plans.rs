@@ -250,6 +250,11 @@ async fn functions_may_differ_by_casts_alone() {
              count(DISTINCT CAST(d AS BIGINT)) > 0",
             &["1 2 2"],
         ),
+        (
+            "SELECT k, a FROM (SELECT k, a FROM t UNION ALL SELECT k, a FROM t) WHERE a = 9 AND 1 < (SELECT count(*) FROM (SELECT \
+             sum(v) AS s, sum(CAST(v AS DOUBLE)) AS d FROM b UNION ALL SELECT sum(CAST(v AS DOUBLE)), sum(v) FROM b))",
+            &["9", "9"],
+        ),
     ] {
         assert_eq!(both(select).await, expected, "{select}");
     }
