@@ -10,7 +10,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::Result as DataFusionResult;
-use datafusion::logical_expr::expr::{Cast, TryCast};
+use datafusion::logical_expr::expr::{Cast, InSubquery, TryCast};
 use datafusion::logical_expr::utils::{grouping_set_to_exprlist, split_conjunction};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Join, JoinType, LogicalPlan, TableScan};
 
@@ -262,12 +262,15 @@ impl Below<'_> {
     }
 
     /// Whether the name of `expr` says what it is, whatever tables are called: it is of columns of tables under their
-    /// names, without casts.
+    /// names, without casts and subqueries.
     fn is_said_by_name(&self, expr: &Expr) -> bool {
         let expr = self.without_widening(expr.clone().unalias());
-        let has_casts = expr.exists(|part| Ok(matches!(part, Expr::Cast(_) | Expr::TryCast(_))));
+        let hides = |part: &Expr| {
+            matches!(part, Expr::Cast(_) | Expr::TryCast(_) | Expr::ScalarSubquery(_) | Expr::InSubquery(_))
+        };
+        let has_hidden = expr.exists(|part| Ok(hides(part)));
         let is_plain = |column: &&Column| is_column(&self.column(column).meaning, &column.name);
-        !has_casts.unwrap_or(true) && expr.column_refs().iter().all(is_plain)
+        !has_hidden.unwrap_or(true) && expr.column_refs().iter().all(is_plain)
     }
 
     fn origin(&self, expr: &Expr) -> Origin {
@@ -277,16 +280,21 @@ impl Below<'_> {
         }
         let expr = self.without_widening(expr);
         let text = |part: fn(Origin) -> String| {
-            let named = |expr: Expr| Expr::Column(Column::new_unqualified(text_of(expr)));
             let put = expr.clone().transform_up(|expr| {
                 Ok(match &expr {
-                    Expr::Column(column) => {
-                        Transformed::yes(Expr::Column(Column::new_unqualified(part(self.column(column)))))
-                    }
+                    Expr::Column(column) => Transformed::yes(text_column(part(self.column(column)))),
                     Expr::ScalarFunction(call) => match described_value(call) {
                         Some(value) => Transformed::yes(value.clone()),
-                        None => Transformed::yes(named(expr)),
+                        None => Transformed::yes(text_column(text_of(expr))),
                     },
+                    Expr::ScalarSubquery(subquery) => {
+                        Transformed::yes(text_column(format!("({})", given_by(&subquery.subquery, part))))
+                    }
+                    Expr::InSubquery(InSubquery { expr, subquery, negated }) => {
+                        let not = if *negated { " NOT" } else { "" };
+                        let given = given_by(&subquery.subquery, part);
+                        Transformed::yes(text_column(format!("{expr}{not} IN ({given})")))
+                    }
                     _ => Transformed::no(expr),
                 })
             });
@@ -308,6 +316,16 @@ impl Below<'_> {
         });
         plain.map_or(expr, |plain| plain.data)
     }
+}
+
+fn text_column(text: String) -> Expr {
+    Expr::Column(Column::new_unqualified(text))
+}
+
+/// What the columns of a subquery are computed from.
+fn given_by(subquery: &LogicalPlan, part: fn(Origin) -> String) -> String {
+    let columns = Search::default().columns(subquery).unwrap_or_default();
+    columns.into_iter().map(part).collect::<Vec<_>>().join(", ")
 }
 
 /// A function, with what windows and sessions are in the same words however their lengths are written.

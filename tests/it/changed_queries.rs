@@ -544,6 +544,17 @@ const STORIES: &[Story] = &[
         ],
     },
     Story {
+        mode: "UPDATE",
+        query: "SELECT k, sum(m) AS n FROM (SELECT k, (SELECT max(column1) FROM (VALUES (1, 9))) AS m FROM a) GROUP BY k",
+        refused: &[(
+            "SELECT k, sum(m) AS n FROM (SELECT k, (SELECT max(column2) FROM (VALUES (1, 9))) AS m FROM a) GROUP BY k",
+            "origin 'sum(m): sum((max(column1)))' of stateful operator 0 (aggregate) is gone",
+        )],
+        fine: &[
+            "SELECT k, sum(m) AS n FROM (SELECT k, (SELECT max(column1) FROM (VALUES (2, 9))) AS m FROM a x) GROUP BY k",
+        ],
+    },
+    Story {
         mode: "COMPLETE",
         query: "SELECT k, v, id, count(DISTINCT s) AS n FROM a GROUP BY CUBE((k, v), id)",
         refused: &[
