@@ -567,7 +567,10 @@ const STORIES: &[Story] = &[
                 "origin 'grouping key: a.v' of stateful operator",
             ),
         ],
-        fine: &["SELECT k, v, id, count(DISTINCT s) + 1 AS n FROM a WHERE id < 99 GROUP BY CUBE((k, v), id)"],
+        fine: &[
+            "SELECT k, v, id, count(DISTINCT s) + 1 AS n FROM a WHERE id < 99 GROUP BY CUBE((k, v), id)",
+            "SELECT k, v, id, count(DISTINCT s) AS n FROM (SELECT s, v, id, t, k FROM a) a GROUP BY CUBE((k, v), id)",
+        ],
     },
     Story {
         mode: "UPDATE",

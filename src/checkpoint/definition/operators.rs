@@ -95,19 +95,28 @@ fn essence(value: &Value, by_meaning: bool) -> Value {
     }
 }
 
-/// `name` without the numbers that DataFusion gives to what it makes of subqueries and of parts that come twice: it
-/// counts on from plan to plan.
+/// `name` without the numbers that DataFusion gives to what it makes of subqueries and of parts that come twice, which
+/// count on from plan to plan, and without the places of columns where it is of the latter.
 fn without_numbers(name: &Value) -> Value {
     let Value::String(text) = name else { return name.clone() };
     let mut text = text.clone();
-    for generated in ["__correlated_sq_", "__scalar_sq_", "__common_expr_"] {
-        let mut parts = text.split(generated);
-        let first = parts.next().unwrap_or_default().to_string();
-        let rest =
-            parts.map(|part| format!("{generated}{}", part.trim_start_matches(|c: char| c.is_ascii_digit())));
-        text = std::iter::once(first).chain(rest).collect();
+    for generated in ["__correlated_sq_", "__scalar_sq_", COMMON_PART] {
+        text = without_digits_behind(&text, generated);
+    }
+    if [COMMON_PART, "__set@"].iter().any(|generated| text.contains(generated)) {
+        text = without_digits_behind(&text, "@");
     }
     text.into()
+}
+
+/// What DataFusion calls a part of expressions that comes twice.
+const COMMON_PART: &str = "__common_expr_";
+
+fn without_digits_behind(text: &str, mark: &str) -> String {
+    let mut parts = text.split(mark);
+    let first = parts.next().unwrap_or_default().to_string();
+    let rest = parts.map(|part| format!("{mark}{}", part.trim_start_matches(|c: char| c.is_ascii_digit())));
+    std::iter::once(first).chain(rest).collect()
 }
 
 /// The type of the values of `data_type`, of which Arrow has several layouts of text and bytes: state has one.
