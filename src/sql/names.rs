@@ -71,10 +71,15 @@ fn name_items(select: &mut Select, style: Names) {
         .filter_map(|(item, name)| name.clone().or_else(|| given_name(item)))
         .collect();
     for (item, name) in select.projection.iter_mut().zip(names) {
-        // Two of one name keep those that DataFusion gives them, which tell them apart.
-        if let (SelectItem::UnnamedExpr(expr), Some(name)) = (&*item, name)
-            && taken.iter().filter(|other| **other == name).count() == 1
-        {
+        let (SelectItem::UnnamedExpr(expr), Some(name)) = (&*item, name) else { continue };
+        let name = match taken.iter().filter(|other| **other == name).count() {
+            1 => Some(name),
+            // DataFusion's names do not tell a cast from what is cast.
+            _ if cast_column(expr).is_some() => written_name(expr, &tables, style),
+            // Two of one name keep those that DataFusion gives them, which tell them apart.
+            _ => None,
+        };
+        if let Some(name) = name {
             let alias = Ident::with_quote('"', name);
             *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
         }
@@ -120,13 +125,18 @@ fn name_of_item(item: &SelectItem, tables: &[String], style: Names) -> Option<St
     if !is_computed(expr) {
         return cast_column(expr);
     }
+    written_name(expr, tables, style)
+}
+
+/// `expr` as it is written, but for the names of tables.
+fn written_name(expr: &Expr, tables: &[String], style: Names) -> Option<String> {
     let mut plain = expr.clone();
     let _ = plain.visit(&mut WithoutTables { tables });
     let text = plain.to_string();
-    Some(match style {
-        Names::AsWritten => text,
-        Names::ForFiles => plain_name(&text)?,
-    })
+    match style {
+        Names::AsWritten => Some(text),
+        Names::ForFiles => plain_name(&text),
+    }
 }
 
 /// The field that `expr` reads from a struct: its name is that of the column.

@@ -15,6 +15,10 @@ async fn columns_without_a_name_are_called_what_is_written() {
         ("1, price + 1, CAST(price AS VARCHAR)", vec!["1", "price + 1", "price"]),
         ("CAST(CAST(bids.price AS INT) AS VARCHAR), (bidder)::VARCHAR", vec!["price", "bidder"]),
         ("bids.price, bidder", vec!["price", "bidder"]),
+        (
+            "price, CAST(bids.price AS VARCHAR), price::DOUBLE",
+            vec!["price", "CAST(price AS VARCHAR)", "price::DOUBLE"],
+        ),
     ] {
         let outcome =
             place.run(&format!("{table} SELECT {select} FROM bids; DROP TABLE bids")).await.swap_remove(1);
