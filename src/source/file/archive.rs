@@ -37,25 +37,37 @@ pub(super) fn move_across(
         disk.rename_new(&aside, from)?;
         return Ok(Cleaned::Replaced(how));
     }
-    Ok(finish(disk, from, targets)?.unwrap_or(Cleaned::Done))
+    archive(disk, from, targets)
 }
 
-/// Archives what was put aside of `from`; `None` if nothing was.
-pub(super) fn finish(disk: &impl Disk, from: &Path, targets: &[PathBuf]) -> io::Result<Option<Cleaned>> {
+/// Archives what an interrupted [`move_across`] has put aside, if it is the file that was `read`. What is another one,
+/// because it came under the name at the last moment, gets its name back, if that is still free.
+pub(super) fn finish(disk: &impl Disk, read: &Version, from: &Path, targets: &[PathBuf]) -> io::Result<()> {
     let aside = aside(from);
     if !aside.try_exists()? {
-        return Ok(None);
+        return Ok(());
     }
+    let moved = Version { changed_ns: None, ..version_on_disk(&aside)? };
+    match read.difference(&moved) {
+        None => archive(disk, from, targets).map(drop),
+        Some(_) if from.try_exists()? => Ok(()),
+        Some(_) => disk.rename_new(&aside, from),
+    }
+}
+
+/// Archives what was put aside of `from`.
+fn archive(disk: &impl Disk, from: &Path, targets: &[PathBuf]) -> io::Result<Cleaned> {
+    let aside = aside(from);
     for target in targets {
         if copy_to_free(disk, &aside, target)? {
             return match fs::remove_file(&aside) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(Some(Cleaned::Done)),
+                _ => Ok(Cleaned::Done),
             };
         }
     }
     disk.rename_new(&aside, from)?;
-    Ok(Some(Cleaned::NoRoom))
+    Ok(Cleaned::NoRoom)
 }
 
 fn aside(from: &Path) -> PathBuf {
@@ -160,16 +172,34 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let [from, first, second] = ["a", "old/a", "old/a-1"].map(|name| dir.path().join(name));
             let targets = [first.clone(), second.clone()];
-            assert_eq!(finish(&StdDisk, &from, &targets).unwrap(), None);
-            fs::write(aside(&from), "one").unwrap();
+            fs::write(&from, "one").unwrap();
+            let read = version_on_disk(&from).unwrap();
+            finish(&StdDisk, &read, &from, &targets).unwrap();
+            assert_eq!(text(&from), "one", "nothing was put aside");
+            fs::rename(&from, aside(&from)).unwrap();
             fs::write(&from, "new").unwrap();
             if is_copied {
                 fs::create_dir_all(first.parent().unwrap()).unwrap();
                 fs::write(&first, "one").unwrap();
             }
-            assert_eq!(finish(&StdDisk, &from, &targets).unwrap(), Some(Cleaned::Done));
+            finish(&StdDisk, &read, &from, &targets).unwrap();
             assert_eq!((text(&from), text(&first)), ("new".into(), "one".into()));
             assert!(!second.exists() && !aside(&from).exists());
         }
+    }
+    /// It came under the name just before it was put aside, and nobody has read it.
+    #[test]
+    fn what_was_not_read_gets_its_name_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let [from, target] = ["a", "old/a"].map(|name| dir.path().join(name));
+        fs::write(&from, "one").unwrap();
+        let read = version_on_disk(&from).unwrap();
+        fs::write(aside(&from), "another").unwrap();
+        fs::remove_file(&from).unwrap();
+        finish(&StdDisk, &read, &from, std::slice::from_ref(&target)).unwrap();
+        assert_eq!((text(&from), target.exists()), ("another".into(), false));
+        fs::write(aside(&from), "a third").unwrap();
+        finish(&StdDisk, &read, &from, std::slice::from_ref(&target)).unwrap();
+        assert_eq!((text(&from), text(&aside(&from))), ("another".into(), "a third".into()));
     }
 }

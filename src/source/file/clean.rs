@@ -200,7 +200,7 @@ fn clean_on_disk(
     targets: &[PathBuf],
 ) -> io::Result<Cleaned> {
     if !targets.is_empty() {
-        finish(disk, from, targets)?;
+        finish(disk, read, from, targets)?;
     }
     if let Some(how) = read.difference(&version_on_disk(from)?) {
         return Ok(Cleaned::Replaced(how));
