@@ -143,9 +143,9 @@ pub(super) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
 
 /// `rows` of `schema` as [`plain_schema`] has it.
 pub(super) fn plain_rows(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
     let columns = rows.columns().iter().zip(schema.fields());
-    let columns =
-        columns.map(|(column, field)| cast_with_options(column, field.data_type(), &CastOptions::default()));
+    let columns = columns.map(|(column, field)| cast_with_options(column, field.data_type(), &strict));
     let columns = columns.collect::<std::result::Result<_, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
