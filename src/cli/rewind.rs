@@ -93,7 +93,8 @@ async fn refuse_without_input(
         if files.is_empty() {
             continue;
         }
-        let directory = storages.open(&place, Durability::Process)?;
+        // A store that this command knows nothing of cannot be asked.
+        let Ok(directory) = storages.open(&place, Durability::Process) else { continue };
         let folder = |path: &str| path.rsplit_once('/').map_or("", |(folder, _)| folder).to_string();
         let mut there = BTreeSet::new();
         for folder in files.iter().map(|(_, path)| folder(path)).collect::<BTreeSet<_>>() {
