@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::num::NonZeroU64;
 
 use super::queue::UnreadFile;
 
@@ -18,6 +17,8 @@ pub(super) type PathHash = [u64; 2];
 pub(super) struct SeenFiles {
     hashers: [RandomState; 2],
     files: HashMap<PathHash, Taken>,
+    /// What stands for the tags by which a store knows their content, where it has tags.
+    tags: HashMap<PathHash, u64>,
     /// Files that are too old, which were reported.
     ignored: HashSet<PathHash>,
     newest_ms: Option<i64>,
@@ -30,20 +31,10 @@ pub(super) struct SeenFiles {
 }
 
 /// A file as it was when it was taken.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Taken {
     modified_ms: i64,
     size: u64,
-    /// Stands for the tag by which a store knows its content, where it has one.
-    tag: Option<NonZeroU64>,
-}
-
-impl Taken {
-    /// Whether both are one file, as far as can be told: what has no tag is told by its size and time.
-    fn is_same(self, other: Self) -> bool {
-        let other_content = self.tag.zip(other.tag).is_some_and(|(one, other)| one != other);
-        (self.modified_ms, self.size) == (other.modified_ms, other.size) && !other_content
-    }
 }
 
 /// What a listed file is to the source.
@@ -67,6 +58,7 @@ impl SeenFiles {
         Self {
             hashers: [RandomState::new(), RandomState::new()],
             files: HashMap::new(),
+            tags: HashMap::new(),
             ignored: HashSet::new(),
             newest_ms: None,
             max_age_ms,
@@ -84,8 +76,7 @@ impl SeenFiles {
     /// The file was taken.
     pub(super) fn add(&mut self, path: &str, modified_ms: i64, size: u64, etag: Option<&str>) {
         let hash = self.hash(path);
-        let taken = Taken { modified_ms, size, tag: self.tag(etag) };
-        self.files.insert(hash, taken);
+        self.take(hash, Taken { modified_ms, size }, etag);
         self.newest_ms = Some(self.newest_ms.map_or(modified_ms, |newest| newest.max(modified_ms)));
     }
 
@@ -98,8 +89,8 @@ impl SeenFiles {
     /// A file that was taken is another one now, and that was reported.
     pub(super) fn note_change(&mut self, file: &UnreadFile) {
         let hash = self.hash(&file.path);
-        let taken = self.taken(file);
-        self.files.insert(hash, taken);
+        let taken = Taken { modified_ms: file.modified_ms, size: file.size };
+        self.take(hash, taken, file.etag.as_deref());
     }
 
     /// Whether no file of this name was taken, as far as is remembered.
@@ -119,7 +110,7 @@ impl SeenFiles {
         let below = |limit: Option<i64>| limit.is_some_and(|limit| file.modified_ms < limit);
         match self.files.get(&hash) {
             // Names are all that counts, or it is the same file.
-            Some(taken) if self.name_only || taken.is_same(self.taken(file)) => return Novelty::Seen,
+            Some(taken) if self.name_only || self.is_same(hash, taken, file) => return Novelty::Seen,
             Some(taken) if !below(self.forgotten_before_ms) && !below(self.threshold_ms()) => {
                 return Novelty::Changed { was_empty: taken.size == 0 };
             }
@@ -145,6 +136,8 @@ impl SeenFiles {
         if let Some(threshold) = self.threshold_ms() {
             self.files.retain(|hash, taken| taken.modified_ms >= threshold || listed.contains(hash));
             self.files.shrink_to_fit();
+            self.tags.retain(|hash, _| self.files.contains_key(hash));
+            self.tags.shrink_to_fit();
             self.ignored.retain(|hash| listed.contains(hash));
         }
         self.after_shrink = self.files.len();
@@ -155,13 +148,24 @@ impl SeenFiles {
         Some(self.newest_ms?.saturating_sub(self.max_age_ms?))
     }
 
-    fn taken(&self, file: &UnreadFile) -> Taken {
-        Taken { modified_ms: file.modified_ms, size: file.size, tag: self.tag(file.etag.as_deref()) }
+    fn take(&mut self, hash: PathHash, taken: Taken, etag: Option<&str>) {
+        self.files.insert(hash, taken);
+        match etag.map(|etag| self.tag(etag)) {
+            Some(tag) => self.tags.insert(hash, tag),
+            None => self.tags.remove(&hash),
+        };
     }
 
-    fn tag(&self, etag: Option<&str>) -> Option<NonZeroU64> {
+    /// Whether the file is the one that was taken, as far as can be told: what has no tag is told by its size and time.
+    fn is_same(&self, hash: PathHash, taken: &Taken, file: &UnreadFile) -> bool {
+        let tags = self.tags.get(&hash).zip(file.etag.as_deref());
+        (taken.modified_ms, taken.size) == (file.modified_ms, file.size)
+            && tags.is_none_or(|(known, etag)| *known == self.tag(etag))
+    }
+
+    fn tag(&self, etag: &str) -> u64 {
         let [hasher, _] = &self.hashers;
-        etag.map(|etag| NonZeroU64::new(hasher.hash_one(etag)).unwrap_or(NonZeroU64::MIN))
+        hasher.hash_one(etag)
     }
 
     /// The hash of a path, or of its last part. Random keys: no choice of names can make two collide.
@@ -251,10 +255,10 @@ mod tests {
         let mut seen = SeenFiles::new(None, false);
         seen.reserve(1_000_000);
         for index in 0..1_000_000 {
-            seen.files.insert([index, index], Taken { modified_ms: 0, size: 0, tag: None });
+            seen.files.insert([index, index], Taken { modified_ms: 0, size: 0 });
         }
         let bytes = seen.files.capacity() * std::mem::size_of::<(PathHash, Taken)>();
-        assert!(bytes < 80 << 20, "{bytes} bytes");
+        assert!(bytes < 64 << 20, "{bytes} bytes");
     }
 
     #[test]
