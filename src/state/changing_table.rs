@@ -69,6 +69,16 @@ impl StateTable for LiveTable {
         self.rows.put(keys, subkeys, values, expiries)
     }
 
+    fn add(
+        &mut self,
+        keys: &dyn RowBytes,
+        subkeys: &dyn RowBytes,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()> {
+        self.rows.add(keys, subkeys, values, expiries)
+    }
+
     fn remove(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>) -> Result<()> {
         self.rows.remove(keys, subkeys)
     }

@@ -88,6 +88,18 @@ pub trait StateTable: Debug + Send {
         expiries: Option<&[i64]>,
     ) -> Result<()>;
 
+    /// As `put`, for rows that are not there, nor were when the batch began, and of which no two have the same name.
+    /// Each has a subkey. It is the cheaper, the sooner they expire.
+    fn add(
+        &mut self,
+        keys: &dyn RowBytes,
+        subkeys: &dyn RowBytes,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()> {
+        self.put(keys, Some(subkeys), values, expiries)
+    }
+
     /// Removes rows; no error if one does not exist.
     fn remove(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>) -> Result<()>;
 

@@ -160,7 +160,7 @@ impl<'a> JoinWork<'a> {
         let subkeys: ByteRows = kept.iter().map(|row| self.subkey(*row - rows.stored.len())).collect();
         let expiries: Option<Vec<i64>> =
             side.expiry.is_some().then(|| kept.iter().map(|row| rows.expiry(*row)).collect());
-        table.put(&keys, Some(&subkeys), &values, expiries.as_deref())?;
+        table.add(&keys, &subkeys, &values, expiries.as_deref())?;
         self.counters.updated += kept.len() as u64;
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! The rows of a key that have subkeys: a chain of records whose ends meet, in the order in which they came.
 
+use super::recent::At;
 use super::{GROUP, MemoryTable, Name};
 use crate::error::Result;
-use crate::state::arena::Links;
+use crate::state::arena::{Links, Record};
 use crate::state::bytes::RowBytes;
 use crate::state::hash::{hash_key, hash_row};
 use crate::state::index::Place;
@@ -91,6 +92,7 @@ impl MemoryTable {
             let mut rows = self.chains_of(&names);
             // The rows of a key have come one after the other, but in between those of others.
             rows.sort_by_key(|(key, _)| *key);
+            let recent = self.recent.of_keys(&names);
             for (key, name) in names.iter().enumerate() {
                 if let Some(place) = self.place_of(*name) {
                     let record = self.arena.get(place);
@@ -98,7 +100,13 @@ impl MemoryTable {
                 }
                 let from = rows.partition_point(|(of, _)| *of < key);
                 let to = rows.partition_point(|(of, _)| *of <= key);
-                self.visit_chain(start + key, &mut rows[from..to], visit)?;
+                let recent = &recent[recent.partition_point(|(of, _)| *of < key)..];
+                let recent = &recent[..recent.partition_point(|(of, _)| *of <= key)];
+                if recent.is_empty() {
+                    self.visit_chain(start + key, &mut rows[from..to], visit)?;
+                } else {
+                    self.visit_all(start + key, &rows[from..to], recent, visit)?;
+                }
             }
             start = end;
         }
@@ -131,6 +139,26 @@ impl MemoryTable {
         }
         for (_, place) in rows {
             let record = self.arena.get(*place);
+            visit(key, record.subkey, record.value, record.expiry())?;
+        }
+        Ok(())
+    }
+
+    /// The same, with rows of the key that are recent, which mostly came after the others.
+    fn visit_all(
+        &self,
+        key: usize,
+        rows: &[(usize, Place)],
+        recent: &[(usize, At)],
+        visit: &mut VisitKeys<'_>,
+    ) -> Result<()> {
+        let rows = rows.iter().map(|(_, place)| self.arena.get(*place));
+        let mut all: Vec<Record<'_>> =
+            rows.chain(recent.iter().map(|(_, at)| self.recent.record(*at))).collect();
+        if !all.is_sorted_by(|one, other| one.subkey < other.subkey) {
+            all.sort_unstable_by(|one, other| one.subkey.cmp(other.subkey));
+        }
+        for record in all {
             visit(key, record.subkey, record.value, record.expiry())?;
         }
         Ok(())

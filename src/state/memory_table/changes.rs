@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::recent::At;
 use super::{GROUP, MemoryTable};
 use crate::state::bytes::RowBytes;
 use crate::state::change_log::{Change, ChangedRow, ChangedRows, bucket_of};
@@ -18,7 +19,7 @@ pub(crate) struct SortedRows<'a> {
 }
 
 impl MemoryTable {
-    /// All rows by hash, key and subkey.
+    /// All rows by hash, key and subkey, but for those that are recent.
     pub(in crate::state) fn sorted(&self) -> SortedRows<'_> {
         let mut order: Vec<(u64, Place)> = Vec::with_capacity(self.rows as usize);
         order.extend(self.places().map(|place| (hash_key(self.arena.get(place).key), place)));
@@ -54,61 +55,81 @@ struct MemoryChanges<'a> {
     put: Vec<Place>,
     /// The bucket of each of these.
     buckets: Cow<'a, [u8]>,
+    /// Where those are that were added.
+    added: Vec<At>,
+}
+
+/// Which of the changes is meant.
+enum Which {
+    Removed(usize),
+    Put(usize),
+    Added(At),
+}
+
+impl MemoryChanges<'_> {
+    fn which(&self, index: usize) -> Which {
+        let Some(put) = index.checked_sub(self.table.removed.0.len()) else { return Which::Removed(index) };
+        put.checked_sub(self.put.len()).map_or(Which::Put(put), |added| Which::Added(self.added[added]))
+    }
 }
 
 impl ChangedRows for MemoryChanges<'_> {
     fn len(&self) -> usize {
-        self.table.removed.0.len() + self.put.len()
+        self.table.removed.0.len() + self.put.len() + self.added.len()
     }
 
     fn bucket(&self, index: usize) -> u32 {
-        let (keys, _) = &self.table.removed;
-        match index.checked_sub(keys.len()) {
-            None => bucket_of(keys.row(index)),
-            Some(index) => u32::from(self.buckets[index]),
+        match self.which(index) {
+            Which::Removed(index) => bucket_of(self.table.removed.0.row(index)),
+            Which::Put(index) => u32::from(self.buckets[index]),
+            Which::Added(at) => bucket_of(self.table.recent.record(at).key),
         }
     }
 
     fn touch(&self, rows: &[usize]) {
-        let removed = self.table.removed.0.len();
-        let put = rows.iter().filter_map(|row| row.checked_sub(removed));
-        let touched = put.fold(0, |sum, index| sum ^ self.table.arena.touch(self.put[index]));
+        let touched = rows.iter().fold(0, |sum, row| match self.which(*row) {
+            Which::Removed(_) => sum,
+            Which::Put(index) => sum ^ self.table.arena.touch(self.put[index]),
+            Which::Added(at) => sum ^ self.table.recent.touch(at),
+        });
         std::hint::black_box(touched);
     }
 
     fn row(&self, index: usize) -> ChangedRow<'_> {
-        let (keys, subkeys) = &self.table.removed;
-        match index.checked_sub(keys.len()) {
-            None => ChangedRow {
-                key: keys.row(index),
-                subkey: subkeys.row(index),
-                value: &[],
-                change: Change::Removed,
-            },
-            Some(index) => {
-                let record = self.table.arena.get(self.put[index]);
-                let change = Change::Put(record.expiry());
-                ChangedRow { key: record.key, subkey: record.subkey, value: record.value, change }
+        let record = match self.which(index) {
+            Which::Removed(index) => {
+                let (keys, subkeys) = &self.table.removed;
+                return ChangedRow {
+                    key: keys.row(index),
+                    subkey: subkeys.row(index),
+                    value: &[],
+                    change: Change::Removed,
+                };
             }
-        }
+            Which::Put(index) => self.table.arena.get(self.put[index]),
+            Which::Added(at) => self.table.recent.record(at),
+        };
+        let change = Change::Put(record.expiry());
+        ChangedRow { key: record.key, subkey: record.subkey, value: record.value, change }
     }
 }
 
 impl ChangingTable for MemoryTable {
     fn changes(&self) -> Box<dyn ChangedRows + '_> {
+        let added = self.recent.changed();
         if self.arena.lost_marks() == 0 {
             let put = self.put.iter().map(|stamp| stamp.place()).collect();
             let buckets = Cow::Borrowed(self.put_buckets.as_slice());
-            return Box::new(MemoryChanges { table: self, put, buckets });
+            return Box::new(MemoryChanges { table: self, put, buckets, added });
         }
         let put = self.put.iter().zip(&self.put_buckets);
         let alive = put.filter_map(|(stamp, bucket)| Some((self.arena.alive(*stamp)?, *bucket)));
         let (put, buckets): (Vec<Place>, Vec<u8>) = alive.unzip();
-        Box::new(MemoryChanges { table: self, put, buckets: Cow::Owned(buckets) })
+        Box::new(MemoryChanges { table: self, put, buckets: Cow::Owned(buckets), added })
     }
 
     fn changed(&self) -> usize {
-        self.put.len() + self.removed.0.len()
+        self.put.len() + self.removed.0.len() + self.recent.changes()
     }
 
     fn forget_changes(&mut self) {
@@ -122,5 +143,6 @@ impl ChangingTable for MemoryTable {
         self.put_buckets = Vec::new();
         self.arena.forget_lost_marks();
         self.removed = Default::default();
+        self.recent.forget_changes();
     }
 }

@@ -2,9 +2,11 @@
 
 mod chains;
 mod changes;
+mod recent;
 #[cfg(test)]
 mod tests;
 
+use self::recent::Recent;
 use super::arena::{Arena, Record, Stamp};
 use super::bytes::{ByteRows, RowBytes};
 use super::change_log::bucket_of;
@@ -24,12 +26,16 @@ const GROUP: usize = 64;
 ///
 /// There is one place in the index for each row. It is found by the key if the row has no subkey or is the first
 /// of its key, and otherwise by both.
+///
+/// Rows that were added ([`StateTable::add`]) are apart from those as long as they are recent.
 #[derive(Debug)]
 pub struct MemoryTable {
     index: Index,
     arena: Arena,
     expiries: Expiries,
+    /// How many rows there are, but for the recent ones.
     rows: u64,
+    recent: Recent,
     /// Rows that were put since changes were last forgotten, and are marked; some of them may be dead by now.
     put: Vec<Stamp>,
     /// The bucket of each of them.
@@ -45,6 +51,7 @@ impl Default for MemoryTable {
             arena: Arena::default(),
             expiries: Expiries::default(),
             rows: 0,
+            recent: Recent::default(),
             put: Vec::new(),
             put_buckets: Vec::new(),
             removed: Default::default(),
@@ -132,6 +139,15 @@ impl MemoryTable {
         std::hint::black_box(touched);
     }
 
+    /// The same for rows that are to be taken out.
+    fn prepare_to_take_out(&self, stamps: &[Stamp]) {
+        let touched = stamps.iter().fold(0, |sum, stamp| sum ^ self.arena.peek(*stamp));
+        std::hint::black_box(touched);
+        let places = stamps.iter().filter_map(|stamp| self.arena.alive(*stamp));
+        let touched = places.fold(0, |sum, place| sum ^ self.index.touch(self.index.probe(self.slot(place))));
+        std::hint::black_box(touched);
+    }
+
     fn place_of(&self, name: Name<'_>) -> Option<Place> {
         let at = |hash| {
             let is_it = |place| name.is_that_of(self.arena.get(place));
@@ -152,14 +168,10 @@ impl MemoryTable {
 
     fn put_one(&mut self, name: Name<'_>, place: Option<Place>, value: &[u8], expiry: i64) -> Result<()> {
         self.expiries.note(expiry);
-        let Name { key, subkey, hash } = name;
+        let Name { key, subkey, .. } = name;
         let Some(old) = place else {
-            let place = self.arena.add(Record { key, subkey, value, expiry })?;
-            let slot = if subkey.is_empty() { hash } else { self.link(name, place) };
-            self.index.insert(self.index.probe(slot), place);
-            self.expires(expiry, place);
+            let place = self.insert(name, value, expiry)?;
             self.changed(key, place);
-            self.rows += 1;
             return Ok(());
         };
         let before = self.arena.get(old).expiry;
@@ -179,6 +191,68 @@ impl MemoryTable {
         self.changed(key, new);
         self.arena.kill(old);
         Ok(())
+    }
+
+    /// Adds a row that is not there.
+    fn insert(&mut self, name: Name<'_>, value: &[u8], expiry: i64) -> Result<Place> {
+        let Name { key, subkey, hash } = name;
+        let place = self.arena.add(Record { key, subkey, value, expiry })?;
+        let slot = if subkey.is_empty() { hash } else { self.link(name, place) };
+        self.index.insert(self.index.probe(slot), place);
+        self.expires(expiry, place);
+        self.rows += 1;
+        Ok(place)
+    }
+
+    /// Moves the oldest of the recent rows to the others. Whether there were any.
+    fn settle_oldest(&mut self) -> Result<bool> {
+        let mut recent = std::mem::take(&mut self.recent);
+        let settled = recent.take_oldest(GROUP, &mut |rows| {
+            let names: Vec<Name<'_>> = rows.iter().map(|(record, _)| Name::of(*record)).collect();
+            self.prepare(&names);
+            for ((record, is_change), name) in rows.iter().zip(names) {
+                let place = self.insert(name, record.value, record.expiry)?;
+                if *is_change {
+                    self.changed(record.key, place);
+                }
+            }
+            Ok(())
+        });
+        self.recent = recent;
+        settled
+    }
+
+    /// Moves all recent rows to the others.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        while self.settle_oldest()? {}
+        Ok(())
+    }
+
+    /// Removes those of these rows that are recent; `each` is called with the number of each, and whether that is a
+    /// change. How many there were.
+    fn remove_recent(
+        &mut self,
+        keys: &dyn RowBytes,
+        subkeys: Option<&dyn RowBytes>,
+        mut each: impl FnMut(&mut Self, Name<'_>, bool),
+    ) -> usize {
+        let mut removed = 0;
+        for row in 0..keys.len() {
+            if self.recent.is_empty() {
+                break;
+            }
+            let key = keys.row(row);
+            let name = Name { key, subkey: subkey_of(subkeys, row), hash: hash_key(key) };
+            if let Some(at) = self.recent.find(name) {
+                let is_change = self.recent.remove(at);
+                removed += 1;
+                each(self, name, is_change);
+            }
+        }
+        if removed > 0 {
+            self.recent.tidy();
+        }
+        removed
     }
 
     /// A record is at another place, with the links it had.
@@ -238,9 +312,14 @@ impl MemoryTable {
 impl StateTable for MemoryTable {
     fn get(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>, found: &mut Found) -> Result<()> {
         found.clear();
-        self.for_each(keys, subkeys, |table, row, _, place| {
+        self.for_each(keys, subkeys, |table, row, name, place| {
             if let Some(place) = place {
                 found.values.push(table.arena.get(place).value);
+                found.positions.push(row);
+            } else if !table.recent.is_empty()
+                && let Some(at) = table.recent.find(name)
+            {
+                found.values.push(table.recent.record(at).value);
                 found.positions.push(row);
             }
             Ok(())
@@ -297,6 +376,8 @@ impl StateTable for MemoryTable {
         values: &dyn RowBytes,
         expiries: Option<&[i64]>,
     ) -> Result<()> {
+        // What a row is from now on is written down, whatever it was.
+        self.remove_recent(keys, subkeys, |_, _, _| ());
         self.for_each(keys, subkeys, |table, row, name, place| {
             let expiry = expiries.map_or(NEVER, |expiries| expiries[row]);
             table.put_one(name, place, values.row(row), expiry)
@@ -305,7 +386,48 @@ impl StateTable for MemoryTable {
         Ok(())
     }
 
+    fn add(
+        &mut self,
+        keys: &dyn RowBytes,
+        subkeys: &dyn RowBytes,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()> {
+        let Some(expiries) = expiries else {
+            // They are never forgotten.
+            for start in (0..keys.len()).step_by(GROUP) {
+                let rows = start..(start + GROUP).min(keys.len());
+                let name = |row| {
+                    let key = keys.row(row);
+                    Name { key, subkey: subkeys.row(row), hash: hash_key(key) }
+                };
+                let names: Vec<Name<'_>> = rows.clone().map(name).collect();
+                self.prepare(&names);
+                for (row, name) in rows.zip(names) {
+                    self.put_one(name, None, values.row(row), NEVER)?;
+                }
+            }
+            return Ok(());
+        };
+        if self.recent.is_crowded(keys.len()) {
+            self.settle_oldest()?;
+            self.tidy();
+        }
+        expiries.iter().for_each(|expiry| self.expiries.note(*expiry));
+        self.recent.add(keys, subkeys, values, expiries);
+        Ok(())
+    }
+
     fn remove(&mut self, keys: &dyn RowBytes, subkeys: Option<&dyn RowBytes>) -> Result<()> {
+        let recent = self.remove_recent(keys, subkeys, |table, name, is_change| {
+            if is_change {
+                table.removed.0.push(name.key);
+                table.removed.1.push(name.subkey);
+            }
+        });
+        if recent == keys.len() {
+            return Ok(());
+        }
         self.for_each(keys, subkeys, |table, _, name, place| {
             if let Some(place) = place {
                 table.removed.0.push(name.key);
@@ -319,9 +441,14 @@ impl StateTable for MemoryTable {
     }
 
     fn expire(&mut self, upto: i64, visit: &mut Visit<'_>) -> Result<()> {
+        // Those that are changes have never been written down.
+        self.recent.expire(upto, visit)?;
         while let Some((bucket, stamps)) = self.expiries.take(upto) {
             let mut later = Vec::new();
-            for stamp in stamps {
+            for (number, stamp) in stamps.iter().copied().enumerate() {
+                if number.is_multiple_of(GROUP) {
+                    self.prepare_to_take_out(&stamps[number..stamps.len().min(number + GROUP)]);
+                }
                 let Some(place) = self.arena.alive(stamp) else { continue };
                 let record = self.arena.get(place);
                 if record.expiry > upto {
@@ -354,23 +481,28 @@ impl StateTable for MemoryTable {
             let record = self.arena.get(place);
             visit(record.key, record.subkey, record.value, record.expiry())?;
         }
+        for at in self.recent.all() {
+            let record = self.recent.record(at);
+            visit(record.key, record.subkey, record.value, record.expiry())?;
+        }
         Ok(())
     }
 
     fn len(&self) -> u64 {
-        self.rows
+        self.rows + self.recent.len()
     }
 
     fn first_expiry(&self) -> Option<i64> {
-        self.expiries.first()
+        self.expiries.first().into_iter().chain(self.recent.first_expiry()).min()
     }
 
     fn next_expiry(&self) -> Option<i64> {
-        self.expiries.in_order().find_map(|(bucket, stamps)| {
+        let next = self.expiries.in_order().find_map(|(bucket, stamps)| {
             let alive = stamps.iter().filter_map(|stamp| self.arena.alive(*stamp));
             let expiries = alive.map(|place| self.arena.get(place).expiry);
             expiries.filter(|expiry| *expiry != NEVER && Expiries::same(*expiry, bucket)).min()
-        })
+        });
+        next.into_iter().chain(self.recent.next_expiry()).min()
     }
 
     fn last_expiry(&self) -> Option<i64> {
@@ -380,6 +512,7 @@ impl StateTable for MemoryTable {
     fn memory(&self) -> usize {
         let changes = self.put.capacity() * size_of::<Stamp>() + self.put_buckets.capacity();
         let removed = self.removed.0.memory() + self.removed.1.memory();
-        self.index.memory() + self.arena.memory() + self.expiries.memory() + changes + removed
+        let settled = self.index.memory() + self.arena.memory() + self.expiries.memory();
+        settled + self.recent.memory() + changes + removed
     }
 }

@@ -4,12 +4,21 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::state::MapTable;
+use crate::state::change_log::Change;
 use crate::state::changing_table::ChangingTable;
 
 /// A call to a table.
 #[derive(Debug, Clone)]
 enum Call {
     Put(Vec<(u8, u8, Vec<u8>, i64)>),
+    /// Keys, how long their values are, and expiries, of rows with subkeys that nobody had before.
+    Add(Vec<(u8, usize, i64)>),
+    /// Puts rows that were added, counted from the last one, again.
+    PutAdded(Vec<usize>, i64),
+    RemoveAdded(Vec<usize>),
+    GetAdded(Vec<usize>),
+    /// The batch is durable.
+    Commit,
     Remove(Vec<(u8, u8)>),
     Expire(i64),
     Get(Vec<(u8, u8)>),
@@ -24,10 +33,17 @@ fn call(keys: u8, subkeys: u8, plain: u32) -> impl Strategy<Value = Call> {
     let length = prop_oneof![4 => 0usize..3, 1 => Just(200_000)];
     let value = (any::<u8>(), length).prop_map(|(byte, length)| vec![byte; length]);
     let expiry = prop_oneof![4 => 0i64..6_000_000, 1 => Just(NEVER)];
-    let row = (key(), subkey.clone(), value, expiry);
+    let added = (key(), 0usize..3, expiry.clone());
+    let row = (key(), subkey.clone(), value, expiry.clone());
+    let those = || prop::collection::vec(0usize..100, 0..10);
     let name = (key(), subkey);
     prop_oneof![
         4 => prop::collection::vec(row, 0..40).prop_map(Call::Put),
+        4 => prop::collection::vec(added, 0..40).prop_map(Call::Add),
+        1 => (those(), expiry).prop_map(|(those, expiry)| Call::PutAdded(those, expiry)),
+        1 => those().prop_map(Call::RemoveAdded),
+        1 => those().prop_map(Call::GetAdded),
+        2 => Just(Call::Commit),
         1 => prop::collection::vec(name.clone(), 0..40).prop_map(Call::Remove),
         1 => (0i64..3_000_000).prop_map(Call::Expire),
         1 => prop::collection::vec(name, 0..40).prop_map(Call::Get),
@@ -46,12 +62,36 @@ fn subkey(number: u8) -> Vec<u8> {
     vec![number; [2, 126, 127, 128, 300, 1][usize::from(number) % 6] * usize::from(number.min(1))]
 }
 
+fn rows_of(rows: Vec<Vec<u8>>) -> ByteRows {
+    rows.into_iter().collect()
+}
+
 fn keys(names: &[(u8, u8)]) -> (ByteRows, ByteRows) {
     (names.iter().map(|name| key(name.0)).collect(), names.iter().map(|name| subkey(name.1)).collect())
 }
 
-/// What a call gives, sorted; the lowest expiry that may still be put is noted in `upto`.
-fn run(table: &mut dyn StateTable, call: &Call, upto: &mut i64) -> Vec<Row> {
+/// What becomes of a table by the calls to it.
+#[derive(Default)]
+struct Life {
+    /// The highest expiry that may not be put any more.
+    upto: i64,
+    /// The names of rows that were added.
+    added: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Life {
+    /// Names of rows that were added, each once.
+    fn those(&self, which: &[usize]) -> (ByteRows, ByteRows) {
+        let numbers = which.iter().filter(|which| **which < self.added.len());
+        let numbers: BTreeSet<usize> = numbers.map(|which| self.added.len() - 1 - which).collect();
+        let names = numbers.iter().map(|number| &self.added[*number]);
+        (names.clone().map(|name| &name.0).collect(), names.map(|name| &name.1).collect())
+    }
+}
+
+/// What a call gives, sorted.
+fn run(table: &mut dyn StateTable, call: &Call, life: &mut Life) -> Vec<Row> {
+    let upto = &mut life.upto;
     let mut rows: Vec<Row> = Vec::new();
     let finite = |expiry: Option<i64>| expiry.filter(|expiry| *expiry != NEVER);
     match call {
@@ -62,6 +102,37 @@ fn run(table: &mut dyn StateTable, call: &Call, upto: &mut i64) -> Vec<Row> {
             let expiries: Vec<i64> = put.iter().map(|row| row.3.saturating_add(*upto + 1)).collect();
             table.put(&keys, Some(&subkeys), &values, Some(&expiries)).unwrap();
         }
+        Call::Add(added) => {
+            let from = life.added.len();
+            let name = |(number, row): (usize, &(u8, usize, i64))| {
+                (key(row.0), u32::try_from(from + number).unwrap().to_be_bytes().to_vec())
+            };
+            life.added.extend(added.iter().enumerate().map(name));
+            let (keys, subkeys): (Vec<_>, Vec<_>) = life.added[from..].iter().cloned().unzip();
+            let values: ByteRows = added.iter().map(|row| vec![row.0; row.1]).collect();
+            let expiries: Vec<i64> = added.iter().map(|row| row.2.saturating_add(*upto + 1)).collect();
+            table.add(&rows_of(keys), &rows_of(subkeys), &values, Some(&expiries)).unwrap();
+        }
+        Call::PutAdded(which, expiry) => {
+            let expiry = expiry.saturating_add(*upto + 1);
+            let (keys, subkeys) = life.those(which);
+            let values: ByteRows = (0..keys.len()).map(|row| vec![9; row]).collect();
+            table.put(&keys, Some(&subkeys), &values, Some(&vec![expiry; keys.len()])).unwrap();
+        }
+        Call::RemoveAdded(which) => {
+            let (keys, subkeys) = life.those(which);
+            table.remove(&keys, Some(&subkeys)).unwrap();
+        }
+        Call::GetAdded(which) => {
+            let (keys, subkeys) = life.those(which);
+            let mut found = Found::default();
+            table.get(&keys, Some(&subkeys), &mut found).unwrap();
+            for (index, position) in found.positions.iter().enumerate() {
+                let value = found.values.row(index).to_vec();
+                rows.push((keys.row(*position).to_vec(), subkeys.row(*position).to_vec(), value, None));
+            }
+        }
+        Call::Commit => {}
         Call::Remove(names) => {
             let (keys, subkeys) = keys(names);
             table.remove(&keys, Some(&subkeys)).unwrap();
@@ -114,13 +185,40 @@ fn all(table: &mut dyn StateTable) -> Vec<Row> {
     rows
 }
 
-/// Compares a table with a map after every call, and their rows at the end.
+/// Makes in `durable` what a batch has changed.
+fn make_durable(table: &mut MemoryTable, durable: &mut MapTable, expired: i64) {
+    let changes = table.changes();
+    assert!(changes.len() <= ChangingTable::changed(table));
+    for index in 0..changes.len() {
+        let row = changes.row(index);
+        assert_eq!(changes.bucket(index), bucket_of(row.key));
+        let (keys, subkeys) = (rows_of(vec![row.key.to_vec()]), rows_of(vec![row.subkey.to_vec()]));
+        match row.change {
+            Change::Removed => durable.remove(&keys, Some(&subkeys)).unwrap(),
+            Change::Put(expiry) => {
+                let expiries = [expiry.unwrap_or(NEVER)];
+                let values = rows_of(vec![row.value.to_vec()]);
+                durable.put(&keys, Some(&subkeys), &values, Some(&expiries)).unwrap();
+            }
+        }
+    }
+    drop(changes);
+    durable.expire(expired, &mut |_, _, _, _| Ok(())).unwrap();
+    table.forget_changes();
+}
+
+/// Compares a table with a map after every call, and their rows at the end; also what is written down of its changes.
 fn check(calls: Vec<Call>) -> std::result::Result<(), TestCaseError> {
-    let (mut table, mut map) = (MemoryTable::default(), MapTable::default());
-    let (mut upto, mut same) = (0, 0);
+    let (mut table, mut map, mut durable) =
+        (MemoryTable::default(), MapTable::default(), MapTable::default());
+    let (mut life, mut same) = (Life::default(), Life::default());
     for call in calls {
-        let found = run(&mut table, &call, &mut upto);
+        let found = run(&mut table, &call, &mut life);
         prop_assert_eq!(found, run(&mut map, &call, &mut same));
+        if matches!(call, Call::Commit) {
+            make_durable(&mut table, &mut durable, life.upto);
+            prop_assert_eq!(all(&mut durable), all(&mut map));
+        }
         prop_assert_eq!(table.len(), map.len());
         prop_assert_eq!(table.last_expiry(), map.last_expiry());
         if let Some(first) = map.first_expiry() {
@@ -166,9 +264,15 @@ fn a_row_takes_little_more_than_its_bytes() {
 #[test]
 fn a_row_with_a_subkey_takes_at_most_half_more_than_its_bytes_and_24_more() {
     const ROWS: u64 = 200_000;
-    for (per_key, value, expires) in
-        [(1, 18, false), (1, 40, true), (8, 40, true), (1000, 27, true), (ROWS, 18, true)]
-    {
+    for (per_key, value, expires, added) in [
+        (1, 18, false, false),
+        (1, 40, true, false),
+        (8, 40, true, false),
+        (1000, 27, true, false),
+        (ROWS, 18, true, false),
+        (1, 18, true, true),
+        (1000, 40, true, true),
+    ] {
         let mut table = MemoryTable::default();
         let empty = table.memory();
         for (batch, from) in (0..ROWS).step_by(10_000).enumerate() {
@@ -181,7 +285,11 @@ fn a_row_with_a_subkey_takes_at_most_half_more_than_its_bytes_and_24_more() {
             let subkeys: ByteRows = rows.clone().map(subkey).collect();
             let values: ByteRows = rows.clone().map(|_| vec![7; value]).collect();
             let expiries: Vec<i64> = rows.map(|row| row as i64 * 1000).collect();
-            table.put(&keys, Some(&subkeys), &values, expires.then_some(expiries.as_slice())).unwrap();
+            let expiries = expires.then_some(expiries.as_slice());
+            match added {
+                true => table.add(&keys, &subkeys, &values, expiries).unwrap(),
+                false => table.put(&keys, Some(&subkeys), &values, expiries).unwrap(),
+            }
             table.forget_changes();
         }
         let (memory, bytes) = (table.memory() - empty, ROWS as usize * (9 + 12 + value));

@@ -333,6 +333,7 @@ impl SpillTable {
 
     fn spill(&mut self) -> Result<()> {
         self.finish_merging()?;
+        self.memory.settle()?;
         let is_oldest = self.runs.is_empty();
         let count = usize::try_from(self.memory.len()).unwrap_or(usize::MAX);
         let mut writer = RunWriter::new(&self.disk, count, self.chunk_size())?;
@@ -563,6 +564,23 @@ impl StateTable for SpillTable {
         } else {
             self.put_marked(keys, subkeys, values, expiries)?;
         }
+        self.spill_if_due()
+    }
+
+    fn add(
+        &mut self,
+        keys: &dyn RowBytes,
+        subkeys: &dyn RowBytes,
+        values: &dyn RowBytes,
+        expiries: Option<&[i64]>,
+    ) -> Result<()> {
+        if !self.is_raw {
+            return self.put(keys, Some(subkeys), values, expiries);
+        }
+        let last = expiries.into_iter().flatten().copied().filter(|expiry| *expiry != NEVER).max();
+        self.last_expiry = self.last_expiry.max(last);
+        self.memory.add(keys, subkeys, values, expiries)?;
+        self.rows = self.memory.len();
         self.spill_if_due()
     }
 

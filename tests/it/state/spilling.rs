@@ -21,6 +21,8 @@ fn disk(directory: impl AsRef<Path>) -> Arc<DiskManager> {
 #[derive(Debug, Clone)]
 enum Call {
     Put(Vec<(u8, u8, Vec<u8>, i64)>),
+    /// Rows with subkeys that begin with a number of their own.
+    Add(u64, Vec<(u8, i64)>),
     Remove(Vec<(u8, u8)>),
     Expire(i64),
     Get(Vec<(u8, u8)>),
@@ -36,10 +38,12 @@ fn call() -> impl Strategy<Value = Call> {
     let value = (any::<u8>(), 0usize..30).prop_map(|(byte, length)| vec![byte; length]);
     // Around seconds, which are buckets, and short enough that many rows expire.
     let expiry = prop_oneof![3 => 0i64..4_000_000, 2 => 0i64..10, 1 => Just(NEVER)];
+    let added = prop::collection::vec((key.clone(), expiry.clone()), 0..60);
     let row = (key.clone(), subkey.clone(), value, expiry.clone());
     let name = (key.clone(), subkey);
     prop_oneof![
         4 => prop::collection::vec(row, 0..60).prop_map(Call::Put),
+        3 => (any::<u64>(), added).prop_map(|(number, added)| Call::Add(number, added)),
         2 => prop::collection::vec(name.clone(), 0..30).prop_map(Call::Remove),
         2 => (0i64..1_500_000).prop_map(Call::Expire),
         2 => prop::collection::vec(name.clone(), 0..60).prop_map(Call::Get),
@@ -94,6 +98,14 @@ fn run(table: &mut dyn StateTable, call: &Call, upto: &mut i64, collide: bool) -
             let values: ByteRows = put.iter().map(|row| &row.2).collect();
             let expiries: Vec<i64> = put.iter().map(|row| row.3.saturating_add(*upto + 1)).collect();
             table.put(&keys, Some(&subkeys), &values, Some(&expiries)).unwrap();
+        }
+        Call::Add(number, added) => {
+            let keys: ByteRows = added.iter().map(|row| key(row.0, collide)).collect();
+            let subkey = |row: usize| [&number.to_be_bytes()[..], &[row as u8]].concat();
+            let subkeys: ByteRows = (0..added.len()).map(subkey).collect();
+            let values: ByteRows = added.iter().map(|row| [row.0]).collect();
+            let expiries: Vec<i64> = added.iter().map(|row| row.1.saturating_add(*upto + 1)).collect();
+            table.add(&keys, &subkeys, &values, Some(&expiries)).unwrap();
         }
         Call::Update(names, value, expiry) => {
             rows = get(table, names, collide);
