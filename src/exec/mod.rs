@@ -35,6 +35,7 @@ pub(crate) mod stages;
 pub(crate) mod stateful;
 pub(crate) mod static_scan;
 mod task;
+mod time_shifts;
 pub(crate) mod top_n;
 pub(crate) mod watermark;
 pub(crate) mod watermark_groups;

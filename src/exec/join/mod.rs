@@ -30,6 +30,7 @@ use super::keyed_rows::Gathered;
 use super::operator::{columns, computed_by, window_times};
 use super::row_buffer::RowBuffer;
 use super::stateful::{Counters, Expires, StatefulWork, Tables};
+use super::time_shifts::with_durations;
 use crate::checkpoint::records::OperatorDefinition;
 
 /// What becomes of the rows of one side, beside the pairs that they are in.
@@ -152,6 +153,7 @@ pub(crate) struct Condition {
 impl Condition {
     /// `expr` is over the columns of both sides, of which the left has `left`.
     pub(crate) fn new(expr: Arc<dyn PhysicalExpr>, both: &Schema, left: usize) -> DataFusionResult<Self> {
+        let expr = with_durations(expr, both)?;
         let mut used: Vec<usize> = collect_columns(&expr).into_iter().map(|column| column.index()).collect();
         used.sort_unstable();
         used.dedup();
