@@ -52,6 +52,40 @@ impl Groups {
     }
 }
 
+/// Rows by group.
+#[derive(Debug)]
+pub(crate) struct ByGroup {
+    /// Where the rows of each group begin, and the last end.
+    starts: Vec<usize>,
+    rows: Vec<u32>,
+}
+
+impl ByGroup {
+    /// The group of each row is given; the rows of a group stay in their order.
+    pub(crate) fn new(groups: usize, of_rows: &[usize]) -> Self {
+        Self::of_some(groups, (0u32..).zip(of_rows.iter().copied()))
+    }
+
+    /// The same for some rows, which are given with their groups.
+    pub(crate) fn of_some(groups: usize, rows: impl Iterator<Item = (u32, usize)> + Clone) -> Self {
+        let mut starts = vec![0; groups + 1];
+        rows.clone().for_each(|(_, group)| starts[group + 1] += 1);
+        (0..groups).for_each(|group| starts[group + 1] += starts[group]);
+        let mut next = starts.clone();
+        let mut by_group = vec![0; starts[groups]];
+        for (row, group) in rows {
+            by_group[next[group]] = row;
+            next[group] += 1;
+        }
+        Self { starts, rows: by_group }
+    }
+
+    /// The rows of a group.
+    pub(crate) fn of(&self, group: usize) -> &[u32] {
+        &self.rows[self.starts[group]..self.starts[group + 1]]
+    }
+}
+
 /// Some rows in another order.
 #[derive(Clone, Copy)]
 pub(crate) struct Reordered<'a> {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::physical_plan::PhysicalExpr;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use super::batch::Batch;
 use super::codec::RowCodec;
 use crate::functions::ordered_values;
-use crate::state::RowBytes;
+use crate::state::{ByteRows, RowBytes};
 
 /// A column that rows are sorted by.
 #[derive(Debug)]
@@ -37,22 +38,13 @@ impl SortColumn {
     }
 
     /// Bytes that sort as the column does.
-    pub(super) fn encode(&self, rows: &RecordBatch) -> DataFusionResult<Vec<Vec<u8>>> {
+    fn encode(&self, rows: &RecordBatch) -> DataFusionResult<Encoded> {
         let column = ordered_values(&self.expr.evaluate(rows)?.into_array(rows.num_rows())?)?;
         let nulls = column.logical_nulls();
         let end: ArrayRef = Arc::new(BooleanArray::from(vec![false; rows.num_rows()]));
         let plain = self.codec.encode(&[column, end], rows.num_rows())?;
-        let encoded = (0..rows.num_rows()).map(|row| {
-            let is_null = nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
-            let mark = match (is_null, self.nulls_first) {
-                (false, _) => 1,
-                (true, true) => 0,
-                (true, false) => 2,
-            };
-            let turn = if self.descending { 0xff } else { 0 };
-            std::iter::once(mark).chain(plain.row(row).iter().map(|byte| byte ^ turn)).collect()
-        });
-        Ok(encoded.collect())
+        let null = if self.nulls_first { 0 } else { 2 };
+        Ok(Encoded { plain, nulls, null, turn: if self.descending { 0xff } else { 0 } })
     }
 
     /// What the state depends on.
@@ -67,11 +59,51 @@ impl fmt::Display for SortColumn {
     }
 }
 
+/// A column that rows are sorted by, as bytes.
+struct Encoded {
+    /// They sort as the values do, one way.
+    plain: ByteRows,
+    nulls: Option<NullBuffer>,
+    /// What stands before a null; before a value it is 1.
+    null: u8,
+    /// What turns bytes to the other way.
+    turn: u8,
+}
+
+impl Encoded {
+    fn append(&self, row: usize, to: &mut Vec<u8>) {
+        let is_null = self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+        to.push(if is_null { self.null } else { 1 });
+        to.extend(self.plain.row(row).iter().map(|byte| byte ^ self.turn));
+    }
+}
+
+/// For each row `first`, then bytes that sort as `order` does, and when the row came: no two of a key are the same.
+pub(super) fn subkeys(
+    first: &[u8],
+    order: &[SortColumn],
+    rows: &RecordBatch,
+    batch: &Batch,
+) -> DataFusionResult<ByteRows> {
+    let columns: Vec<Encoded> =
+        order.iter().map(|column| column.encode(rows)).collect::<DataFusionResult<_>>()?;
+    let mut subkey = Vec::new();
+    let mut subkeys = ByteRows::default();
+    for row in 0..rows.num_rows() {
+        subkey.clear();
+        subkey.extend_from_slice(first);
+        columns.iter().for_each(|column| column.append(row, &mut subkey));
+        subkey.extend_from_slice(&arrival(batch, row));
+        subkeys.push(&subkey);
+    }
+    Ok(subkeys)
+}
+
 /// How long what [`arrival`] gives is.
 pub(super) const ARRIVAL: usize = 12;
 
 /// When a row came: the batch, and its number in it. So rows that are equal otherwise are sorted.
-pub(super) fn arrival(batch: &Batch, row: usize) -> [u8; ARRIVAL] {
+fn arrival(batch: &Batch, row: usize) -> [u8; ARRIVAL] {
     let mut arrival = [0; ARRIVAL];
     arrival[..8].copy_from_slice(&batch.identity.batch_id.to_be_bytes());
     arrival[8..].copy_from_slice(&(row as u32).to_be_bytes());

@@ -4,6 +4,7 @@
 //! the row's number in it; value: the row; expiry: when the key is final, if it ever is.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array, UInt64Array};
@@ -15,11 +16,11 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use super::batch::Batch;
 use super::codec::RowCodec;
-use super::groups::Groups;
+use super::groups::{ByGroup, Groups};
 use super::keyed_rows::{Gathered, KeyedRows};
 use super::operator::{OperatorCounters, columns, computed_by, event_time, window_times};
 use super::row_buffer::RowBuffer;
-use super::sort_column::{ARRIVAL, SortColumn, arrival};
+use super::sort_column::{ARRIVAL, SortColumn, subkeys};
 use super::stateful::{Counters, StatefulWork, Tables};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::sink::OutputMode;
@@ -175,32 +176,35 @@ impl StatefulTopN {
         }
         let new = concat_batches(&self.input, rows.iter().map(|keyed| &keyed.rows))?;
         let (mut subkeys, mut values) = (ByteRows::default(), ByteRows::default());
-        let mut members: Vec<Vec<usize>> = vec![Vec::new(); groups.len()];
+        // What is remembered of a key comes together.
+        let mut remembered: Vec<Range<usize>> = vec![0..0; groups.len()];
         table.get_all(&groups.keys, &mut |group, subkey, value, _| {
-            members[group].push(subkeys.len());
+            let rows = &mut remembered[group];
+            if rows.end == 0 {
+                *rows = subkeys.len()..subkeys.len();
+            }
+            rows.end += 1;
             subkeys.push(subkey);
             values.push(value);
             Ok(())
         })?;
         let stored = subkeys.len();
-        for (row, subkey) in self.subkeys(&new, batch)?.into_iter().enumerate() {
-            members[numbers[row]].push(stored + row);
-            subkeys.push(&subkey);
-        }
+        self::subkeys(&[], &self.order, &new, batch)?.iter().for_each(|subkey| subkeys.push(subkey));
+        let by_group = ByGroup::new(groups.len(), &numbers);
         let expiries = self.expiries(&new)?;
         let (mut gone, mut kept) = ((ByteRows::default(), ByteRows::default()), Vec::new());
         let (mut given, mut ranks_given) = (Vec::new(), Vec::new());
-        for (group, mut rows) in members.into_iter().enumerate() {
+        let (mut rows, mut old) = (Vec::new(), Vec::new());
+        for (group, remembered) in remembered.into_iter().enumerate() {
             let mut before = Ranks::new(self.rank);
-            let old: Vec<u64> = rows
-                .iter()
-                .take_while(|row| **row < stored)
-                .map(|row| before.next(subkeys.row(*row)))
-                .collect();
-            let first = rows.first().copied().unwrap_or_default();
+            old.clear();
+            old.extend(remembered.clone().map(|row| before.next(subkeys.row(row))));
+            rows.clear();
+            rows.extend(remembered.clone());
+            rows.extend(by_group.of(group).iter().map(|row| stored + *row as usize));
             rows.sort_unstable_by_key(|row| (subkeys.row(*row), *row));
             let mut ranks = Ranks::new(self.rank);
-            for row in rows {
+            for row in rows.iter().copied() {
                 let rank = ranks.next(subkeys.row(row));
                 let is_new = row >= stored;
                 if rank > self.limit {
@@ -213,7 +217,7 @@ impl StatefulTopN {
                 if is_new {
                     kept.push((group, row));
                 }
-                if self.mode == OutputMode::Update && (is_new || old[row - first] != rank) {
+                if self.mode == OutputMode::Update && (is_new || old[row - remembered.start] != rank) {
                     given.push(row as u32);
                     ranks_given.push(rank);
                 }
@@ -231,7 +235,7 @@ impl StatefulTopN {
             let those: ByteRows = kept.iter().map(|(_, row)| subkeys.row(*row)).collect();
             let expiries: Option<Vec<i64>> =
                 expiries.map(|expiries| kept.iter().map(|(_, row)| expiries[row - stored]).collect());
-            table.put(&names, Some(&those), &values, expiries.as_deref())?;
+            table.add(&names, &those, &values, expiries.as_deref())?;
             counters.updated += kept.len() as u64;
         }
         if !given.is_empty() {
@@ -242,19 +246,6 @@ impl StatefulTopN {
             self.give(columns.collect::<DataFusionResult<_>>()?, ranks_given, results)?;
         }
         Ok(())
-    }
-
-    /// What new rows are sorted by, with when they came.
-    fn subkeys(&self, rows: &RecordBatch, batch: &Batch) -> DataFusionResult<Vec<Vec<u8>>> {
-        let mut subkeys = vec![Vec::new(); rows.num_rows()];
-        for column in &self.order {
-            let encoded = column.encode(rows)?;
-            subkeys.iter_mut().zip(encoded).for_each(|(subkey, bytes)| subkey.extend(bytes));
-        }
-        for (row, subkey) in subkeys.iter_mut().enumerate() {
-            subkey.extend(arrival(batch, row));
-        }
-        Ok(subkeys)
     }
 
     fn expiries(&self, rows: &RecordBatch) -> DataFusionResult<Option<Vec<i64>>> {

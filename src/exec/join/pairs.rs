@@ -10,39 +10,11 @@ use datafusion::error::Result as DataFusionResult;
 
 use super::StatefulJoin;
 use super::rows::SideRows;
+use crate::exec::groups::ByGroup;
 use crate::exec::row_buffer::RowBuffer;
 
 /// How many pairs are looked at together.
 const PAIRS: usize = 8192;
-
-/// Rows by group.
-struct ByGroup {
-    /// Where the rows of each group begin, and the last end.
-    starts: Vec<usize>,
-    rows: Vec<u32>,
-}
-
-impl ByGroup {
-    /// The rows of `side` that may have a match, ascending in each of `groups`.
-    fn new(side: &SideRows, groups: usize) -> Self {
-        let mut starts = vec![0; groups + 1];
-        let candidates = || (0..side.len()).filter(|row| side.can_match(*row));
-        candidates().for_each(|row| starts[side.group(row) + 1] += 1);
-        (0..groups).for_each(|group| starts[group + 1] += starts[group]);
-        let mut next = starts.clone();
-        let mut rows = vec![0; starts[groups]];
-        for row in candidates() {
-            let place = &mut next[side.group(row)];
-            rows[*place] = row as u32;
-            *place += 1;
-        }
-        Self { starts, rows }
-    }
-
-    fn of(&self, group: usize) -> &[u32] {
-        &self.rows[self.starts[group]..self.starts[group + 1]]
-    }
-}
 
 /// Finds the pairs of which at least one row is new.
 pub(super) struct Pairs<'a> {
@@ -62,7 +34,8 @@ impl<'a> Pairs<'a> {
         groups: usize,
         results: &'a mut RowBuffer,
     ) -> DataFusionResult<()> {
-        let by_group = ByGroup::new(right, groups);
+        let candidates = (0..right.len()).filter(|row| right.can_match(*row));
+        let by_group = ByGroup::of_some(groups, candidates.map(|row| (row as u32, right.group(row))));
         let [of_left, of_right] =
             [&join.sides[0], &join.sides[1]].map(|side| side.role.is_decided_by_a_match());
         let mut pairs = Self { join, left, right, open: (Vec::new(), Vec::new()), results };

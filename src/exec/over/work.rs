@@ -15,7 +15,7 @@ use crate::exec::batch::Batch;
 use crate::exec::keyed_rows::{Gathered, KeyedRows};
 use crate::exec::operator::OperatorCounters;
 use crate::exec::row_buffer::RowBuffer;
-use crate::exec::sort_column::arrival;
+use crate::exec::sort_column::{ARRIVAL, subkeys};
 use crate::exec::stateful::{Counters, Tables};
 use crate::state::{ByteRows, Found, NEVER, RowBytes, StateTable};
 
@@ -76,19 +76,11 @@ fn remember(
         .flat_map(|keyed| (0..keyed.rows.num_rows()).map(move |row| keyed.keys.row(row)))
         .collect();
     let new = concat_batches(&over.input, rows.iter().map(|keyed| &keyed.rows))?;
-    let mut subkeys = vec![vec![Place::Waiting as u8]; new.num_rows()];
-    for column in &over.order {
-        let encoded = column.encode(&new)?;
-        subkeys.iter_mut().zip(encoded).for_each(|(subkey, bytes)| subkey.extend(bytes));
-    }
-    for (row, subkey) in subkeys.iter_mut().enumerate() {
-        subkey.extend(arrival(batch, row));
-    }
-    let subkeys: ByteRows = subkeys.iter().map(Vec::as_slice).collect();
+    let subkeys = subkeys(&[Place::Waiting as u8], &over.order, &new, batch)?;
     let values = over.values.encode(new.columns(), new.num_rows())?;
     let later = |time: i64| if time == NEVER { NEVER } else { time.saturating_add(over.reach.micros_after) };
     let expiries: Vec<i64> = places_final(over, &new)?.into_iter().map(later).collect();
-    table.put(&keys, Some(&subkeys), &values, Some(&expiries))?;
+    table.add(&keys, &subkeys, &values, Some(&expiries))?;
     counters.updated += new.num_rows() as u64;
     Ok(())
 }
@@ -215,7 +207,7 @@ impl Rows {
     /// What the row is sorted by.
     fn sorted_by(&self, row: usize) -> &[u8] {
         let subkey = self.subkeys.row(row);
-        &subkey[1..subkey.len().saturating_sub(crate::exec::sort_column::ARRIVAL).max(1)]
+        &subkey[1..subkey.len().saturating_sub(ARRIVAL).max(1)]
     }
 }
 
