@@ -44,6 +44,7 @@ mod settle;
 mod sniff;
 mod source;
 mod spark_metadata;
+mod steady;
 mod values;
 mod verdict;
 mod walk;

@@ -23,6 +23,7 @@ use object_store::{
 use super::disk;
 use super::entry::{FileEntry, Version};
 use super::location::FileLocation;
+use super::steady::{self, ChangedWhileRead};
 use crate::error::Error;
 
 /// Counts files that were left out because they had gone.
@@ -131,7 +132,7 @@ impl BatchFiles {
         if let Some(io) = io_errors(&error).find(|io| io.raw_os_error().is_some()) {
             return Some(Error::storage("read", file, io.to_string()));
         }
-        if io_errors(&error).any(|io| io.get_ref().is_some_and(|inner| inner.is::<ChangedWhileRead>())) {
+        if is_change(&error) {
             return Some(changed(file, &ChangedWhileRead.to_string()));
         }
         match Error::from(error) {
@@ -166,6 +167,7 @@ impl BatchFiles {
     fn record_error(&self, path: &Path, error: &object_store::Error) {
         match error {
             object_store::Error::NotFound { .. } => self.record(path, Fault::Missing),
+            error if is_change(error) => self.record(path, Fault::Changed(ChangedWhileRead.to_string())),
             error => self.record(path, Fault::Store(error.to_string())),
         }
     }
@@ -193,16 +195,16 @@ fn changed(file: String, how: &str) -> Error {
     Error::InputFile { file, reason }
 }
 
-/// The I/O errors in the chain of causes.
-fn io_errors(error: &DataFusionError) -> impl Iterator<Item = &std::io::Error> {
-    let first: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    std::iter::successors(first, |error| error.source()).filter_map(|error| error.downcast_ref())
+/// Whether a file did not stay as it was.
+fn is_change(error: &(dyn std::error::Error + 'static)) -> bool {
+    io_errors(error).any(|io| io.get_ref().is_some_and(|inner| inner.is::<ChangedWhileRead>()))
 }
 
-/// A file that did not stay as it was from its first byte to its last.
-#[derive(Debug, thiserror::Error)]
-#[error("it was written to while it was read")]
-pub(super) struct ChangedWhileRead;
+/// The I/O errors in the chain of causes.
+fn io_errors<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a std::io::Error> {
+    let first: Option<&'a (dyn std::error::Error + 'static)> = Some(error);
+    std::iter::successors(first, |error| error.source()).filter_map(|error| error.downcast_ref())
+}
 
 /// DataFusion's text without the words that say only which library found out.
 fn plain_reason(text: &str) -> String {
@@ -256,19 +258,35 @@ impl fmt::Display for PinnedStore {
 #[deny(clippy::missing_trait_methods)]
 impl ObjectStore for PinnedStore {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        let is_part = options.range.is_some();
         let result = if self.is_disk && disk::is_shunned(location.as_ref()) {
             disk::open(location, options).await
         } else {
             self.inner.get_opts(location, options).await
         };
-        let mut result = result.inspect_err(|error| self.files.record_error(location, error))?;
+        let mut result = match result {
+            Ok(result) => result,
+            Err(error) => {
+                // A part that is not there any more is one of a file that has changed.
+                if is_part && let Ok(now) = self.inner.head(location).await {
+                    self.files.check(location, &now)?;
+                }
+                self.files.record_error(location, &error);
+                return Err(error);
+            }
+        };
         self.files.check(location, &result.meta)?;
-        if let GetResultPayload::Stream(stream) = result.payload {
-            let files = Arc::clone(&self.files);
-            let path = location.clone();
-            let watched = stream.inspect_err(move |error| files.record_error(&path, error));
-            result.payload = GetResultPayload::Stream(watched.boxed());
-        }
+        let stream = match result.payload {
+            GetResultPayload::File(file, _) if is_part => steady::part(file, result.range.clone()),
+            GetResultPayload::Stream(stream) => stream,
+            payload => {
+                result.payload = payload;
+                return Ok(result);
+            }
+        };
+        let (files, path) = (Arc::clone(&self.files), location.clone());
+        let watched = stream.inspect_err(move |error| files.record_error(&path, error));
+        result.payload = GetResultPayload::Stream(watched.boxed());
         Ok(result)
     }
 

@@ -1,9 +1,7 @@
 //! The decompressed bytes of a file, or of the lines in a part of it.
 
-use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
@@ -15,41 +13,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt};
 
-use crate::source::file::pinned::ChangedWhileRead;
-
-/// A local file that must stay as it was when it was opened: nothing that is added later is read, and
-/// if it is cut or written to, that is an error.
-struct SteadyFile {
-    file: File,
-    /// Length and modification time when it was opened.
-    opened: (u64, SystemTime),
-    remaining: u64,
-}
-
-impl SteadyFile {
-    fn new(file: File) -> std::io::Result<Self> {
-        let opened = Self::state(&file)?;
-        Ok(Self { file, opened, remaining: opened.0 })
-    }
-
-    fn state(file: &File) -> std::io::Result<(u64, SystemTime)> {
-        let metadata = file.metadata()?;
-        Ok((metadata.len(), metadata.modified()?))
-    }
-}
-
-impl Read for SteadyFile {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let wanted = buffer.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
-        let read = self.file.read(&mut buffer[..wanted])?;
-        self.remaining -= read as u64;
-        let at_end = read == 0 && !buffer.is_empty();
-        if at_end && (self.remaining > 0 || Self::state(&self.file)? != self.opened) {
-            return Err(std::io::Error::other(ChangedWhileRead));
-        }
-        Ok(read)
-    }
-}
+use crate::source::file::steady::SteadyFile;
 
 /// The bytes of a file as they come in, in UTF-8.
 pub(in crate::source::file) struct ByteSource {
@@ -199,31 +163,6 @@ mod tests {
         let file = PartitionedFile::new("a", content.len() as u64);
         store.put(file.path(), PutPayload::from_static(content.as_bytes())).await.unwrap();
         (store, file)
-    }
-
-    #[test]
-    fn a_file_that_changes_while_it_is_read_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        let read = |change: &dyn Fn()| {
-            std::fs::write(&path, [b'x'; 100]).unwrap();
-            let mut file = SteadyFile::new(File::open(&path).unwrap()).unwrap();
-            let mut bytes = vec![0; 50];
-            file.read_exact(&mut bytes).unwrap();
-            change();
-            file.read_to_end(&mut bytes).map(|_| bytes.len())
-        };
-        assert_eq!(read(&|| {}).unwrap(), 100);
-        let later = SystemTime::now() + std::time::Duration::from_secs(1);
-        let open = || File::options().write(true).open(&path).unwrap();
-        assert!(read(&|| open().set_len(80).unwrap()).is_err());
-        assert!(read(&|| open().set_len(120).unwrap()).is_err());
-        assert!(read(&|| open().set_modified(later).unwrap()).is_err());
-        let replaced = read(&|| {
-            std::fs::write(dir.path().join("g"), "new").unwrap();
-            std::fs::rename(dir.path().join("g"), &path).unwrap();
-        });
-        assert_eq!(replaced.unwrap(), 100, "the file that was opened is still whole");
     }
 
     #[tokio::test]
