@@ -68,6 +68,8 @@ pub(crate) fn with_values(state: &SessionState) -> SessionState {
     let mut config = state.config().clone();
     let options = config.options_mut();
     options.sql_parser.parse_float_as_decimal = true;
+    // Spark's times in Parquet, of which nanoseconds do not reach all.
+    options.execution.parquet.coerce_int96.get_or_insert_with(|| "us".into());
     if options.extensions.get::<ValueOptions>().is_none() {
         options.extensions.insert(ValueOptions::default());
     }

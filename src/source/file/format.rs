@@ -139,7 +139,11 @@ impl FormatSpec {
             "arrow" => Format::Arrow,
             #[cfg(feature = "avro")]
             "avro" => Format::Avro,
-            _ => Format::Parquet(Box::new(table.parquet)),
+            _ => {
+                // Times without a unit, which Spark writes by default. Nanoseconds do not reach all of its years.
+                table.parquet.global.coerce_int96.get_or_insert_with(|| "us".into());
+                Format::Parquet(Box::new(table.parquet))
+            }
         };
         Ok((Self { name, format, compression, encoding, values, row_options }, source))
     }

@@ -29,7 +29,7 @@ use super::format::{Format, FormatSpec};
 use super::judge::{Judge, JudgedFile};
 use super::layout::as_planned;
 use super::panics;
-use super::parquet::{CheckedFiles, PartPlanner};
+use super::parquet::{CheckedFiles, PartPlanner, texts_of};
 use super::pinned::{BatchFiles, PinnedStore};
 use super::rescued::with_file;
 
@@ -117,6 +117,7 @@ impl FileSource for GuardedSource {
             let inner = match self.inner.downcast_ref::<ParquetSource>() {
                 Some(parquet) => {
                     let files = CheckedFiles::new(Arc::clone(&store), self.footers.clone());
+                    let files = files.reading(texts_of(parquet.table_schema().file_schema()));
                     parquet.clone().with_parquet_file_reader_factory(Arc::new(files)).create_morselizer(
                         Arc::clone(&store),
                         &config,

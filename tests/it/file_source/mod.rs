@@ -14,6 +14,7 @@ mod property;
 mod reading;
 mod types;
 mod values;
+mod written_by_others;
 
 use std::path::PathBuf;
 use std::sync::Arc;

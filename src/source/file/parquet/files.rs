@@ -1,6 +1,6 @@
 //! Opens files whose footers, indexes and pages are looked over.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -26,7 +26,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::footer::{check_bytes, check_groups, check_indexes, chunk_range};
-use super::{Result, contained, damaged, floats, pages};
+use super::{Result, contained, damaged, floats, pages, texts};
 
 /// The files of a store.
 #[derive(Clone)]
@@ -34,6 +34,8 @@ pub(in crate::source::file) struct CheckedFiles {
     store: Arc<dyn ObjectStore>,
     /// Keeps footers of files that are opened several times.
     footers: Option<Arc<FileMetadataCache>>,
+    /// Names of columns that are read as text.
+    texts: Arc<BTreeSet<String>>,
     /// The files that are open. DataFusion lets one reader read the footer and another, if there are filters, the pages.
     open: Arc<Mutex<HashMap<Path, Weak<Opened>>>>,
 }
@@ -49,7 +51,12 @@ impl CheckedFiles {
         store: Arc<dyn ObjectStore>,
         footers: Option<Arc<FileMetadataCache>>,
     ) -> Self {
-        Self { store, footers, open: Arc::default() }
+        Self { store, footers, texts: Arc::default(), open: Arc::default() }
+    }
+
+    /// The same, where columns with these names are read as text.
+    pub(in crate::source::file) fn reading(self, texts: BTreeSet<String>) -> Self {
+        Self { texts: Arc::new(texts), ..self }
     }
 
     /// What a file says of itself. `hint`: how many bytes from its end are asked for first.
@@ -287,7 +294,10 @@ impl AsyncFileReader for CheckedFile {
             };
             let metadata = self.files.metadata(&self.object, self.hint, indexes).await?;
             self.note(&metadata);
-            Ok(metadata)
+            Ok(match texts::told(&metadata, &self.files.texts)? {
+                Some(told) => Arc::new(told),
+                None => metadata,
+            })
         }
         .boxed()
     }

@@ -15,6 +15,7 @@ mod pages;
 mod part;
 mod part_planner;
 mod scans;
+mod texts;
 mod thrift;
 
 use std::any::Any;
@@ -27,6 +28,7 @@ pub(super) use format::CheckedFormat;
 pub(crate) use format::ParquetFiles;
 pub(super) use part_planner::PartPlanner;
 pub(crate) use scans::CheckedScans;
+pub(super) use texts::texts_of;
 
 use super::panics;
 

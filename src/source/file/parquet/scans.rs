@@ -14,7 +14,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_datasource::PartitionedFile;
 
-use super::CheckedFiles;
+use super::{CheckedFiles, texts_of};
 
 /// Has the files looked over that tables of DataFusion's own read, such as those of
 /// `SessionContext::read_parquet`, which asks no session for the format.
@@ -73,6 +73,7 @@ pub(super) fn checked(
     }
     let footers = runtime.cache_manager.get_file_metadata_cache();
     let files = CheckedFiles::new(runtime.object_store(&scan.object_store_url)?, Some(footers));
+    let files = files.reading(texts_of(parquet.table_schema().file_schema()));
     let parquet = parquet.clone().with_parquet_file_reader_factory(Arc::new(files));
     let columns = Arc::clone(parquet.table_schema().table_schema());
     let groups = scan.file_groups.iter().map(|group| without_largest(group, &columns)).collect();
