@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
 
 use super::checked_tree::as_written;
 use super::written::written;
+use crate::text::nearest_floats;
 
 /// `cast` of values of type `from` as one that names itself in its errors; `None` if it does not fail, or is of a
 /// constant, whose place in the script is known.
@@ -27,7 +28,8 @@ pub(crate) fn named_cast(cast: &Cast, from: &DataType) -> Option<Expr> {
     Some(ScalarUDF::new_from_impl(function).call(vec![cast.expr.as_ref().clone()]))
 }
 
-/// Whether there are values of `from` that are not cast to `to`, of the casts to numbers and truth values.
+/// Whether there are values of `from` that are not cast to `to`, of the casts to numbers and truth values; also where
+/// Arrow gives another number than the nearest.
 fn may_fail(from: &DataType, to: &DataType) -> bool {
     let is_number = |data_type: &DataType| data_type.is_numeric() && !data_type.is_floating();
     match from {
@@ -41,8 +43,12 @@ fn may_fail(from: &DataType, to: &DataType) -> bool {
             let keeps_sign = from.is_signed_integer() == to.is_signed_integer();
             !((keeps_sign && width(from) <= width(to)) || (gains_sign && width(from) < width(to)))
         }
-        from => from.is_decimal() && to.is_integer(),
+        from => from.is_decimal() && (to.is_integer() || is_float(to)),
     }
+}
+
+fn is_float(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Float32 | DataType::Float64)
 }
 
 /// The type as it is written in SQL.
@@ -135,6 +141,13 @@ impl ScalarUDFImpl for NamedCast {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
         match args.args.as_slice() {
+            [ColumnarValue::Array(values)] if is_float(&self.data_type) => {
+                let nearest = nearest_floats(values.as_ref(), &self.data_type);
+                match nearest.map_err(|error| self.failed(&error.into()))? {
+                    Some(floats) => Ok(ColumnarValue::Array(floats)),
+                    None => args.args[0].cast_to(&self.data_type, None).map_err(|error| self.failed(&error)),
+                }
+            }
             [value] => value.cast_to(&self.data_type, None).map_err(|error| self.failed(&error)),
             args => internal_err!("{} with {} arguments", self.name(), args.len()),
         }
@@ -161,6 +174,7 @@ mod tests {
             (UInt64, Int64, true),
             (Int32, Utf8, false),
             (DataType::Decimal128(10, 2), Int32, true),
+            (DataType::Decimal128(10, 2), Float64, true),
             (Int32, Float64, false),
         ] {
             assert_eq!(may_fail(&from, &to), fails, "{from} to {to}");

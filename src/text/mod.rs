@@ -5,6 +5,7 @@
 //! null in the place of NaN. It cuts seconds off the offsets of zones.
 
 mod local_mean_time;
+mod nearest;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::{Error, Result};
 use local_mean_time::LocalMeanTimes;
+pub(crate) use nearest::nearest_floats;
 
 /// Days from the first of January of the year 1 to the epoch.
 const DAYS_TO_EPOCH: i64 = 719_163;

@@ -30,6 +30,30 @@ async fn literals_with_a_point_are_decimals() {
     }
 }
 
+/// DataFusion rounds the first twice, and interpolates by six digits.
+#[tokio::test]
+async fn floats_are_the_nearest() {
+    for (sql, expected) in [
+        (
+            "SELECT CAST(d AS DOUBLE), d + CAST(0 AS DOUBLE) FROM (VALUES (CAST(0.9999999999 AS DECIMAL(38, 38)))) AS t (d)",
+            "0.9999999999 0.9999999999",
+        ),
+        ("SELECT CAST(d AS FLOAT) FROM (VALUES (CAST(16777217.1 AS DECIMAL(20, 1)))) AS t (d)", "16777218.0"),
+        (
+            "SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY v), percentile_cont(0.1) WITHIN GROUP (ORDER BY v DESC), \
+             percentile_cont(DISTINCT v, 0.9), median(v) FROM (VALUES (1.0e0), (2.0e0)) AS t (v)",
+            "1.9 1.9 1.9 1.5",
+        ),
+        (
+            "SELECT percentile_cont(v, 0.9) OVER (ORDER BY v ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS p \
+             FROM (VALUES (1.0e0), (2.0e0)) AS t (v) ORDER BY p DESC LIMIT 1",
+            "1.9",
+        ),
+    ] {
+        assert_eq!(batch(sql).await.unwrap(), [expected], "{sql}");
+    }
+}
+
 #[tokio::test]
 async fn decimals_beside_floats_are_floats() {
     let of = |select: &str| {
