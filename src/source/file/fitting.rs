@@ -17,6 +17,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 
 use super::values::{Scalar, ValueRules, cannot_be_read, in_unit, leaf, type_name};
+use crate::text::nearest_floats;
 
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
@@ -314,6 +315,10 @@ fn strict() -> CastOptions<'static> {
 
 /// The values of a type without parts.
 fn fit_leaf(values: &ArrayRef, wanted: &DataType, rules: &ValueRules) -> Result<ArrayRef, String> {
+    if values.logical_null_count() == values.len() {
+        // Of a type that says nothing, for there is nothing to be said.
+        return Ok(new_null_array(wanted, values.len()));
+    }
     let found = values.data_type();
     match (found, wanted) {
         (found, wanted) if is_text(found) && !is_text(wanted) && !is_binary(wanted) => {
@@ -335,6 +340,17 @@ fn fit_leaf(values: &ArrayRef, wanted: &DataType, rules: &ValueRules) -> Result<
             } else {
                 return from_text(&as_text(values)?, wanted, rules);
             }
+        }
+        (found, wanted) if found.is_decimal() && wanted.is_floating() => {
+            let out_of_range = |error: ArrowError| {
+                let text = error.to_string();
+                let number = text.split(": ").last().and_then(|text| text.split(' ').next());
+                cannot_be_read(Scalar::Number(number.unwrap_or_default()), wanted, "it is out of range")
+            };
+            if let Some(floats) = nearest_floats(values.as_ref(), wanted).map_err(out_of_range)? {
+                return Ok(floats);
+            }
+            return from_text(&as_text(values)?, wanted, rules);
         }
         // Through the shortest text that tells the number, so that no digit comes from its binary form.
         (found, wanted) if found.is_floating() && wanted.is_decimal() => {

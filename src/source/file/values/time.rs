@@ -1,6 +1,6 @@
 //! Dates and times from text and numbers.
 
-use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeZone, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeZone, Timelike, Utc};
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::compute::kernels::cast_utils::{Parser, string_to_datetime};
 use datafusion::arrow::datatypes::{Date32Type, Time64NanosecondType, TimeUnit};
@@ -15,6 +15,7 @@ const NO_TIME: &str = "it is no time in ISO 8601, such as 2024-02-29T12:00:00. S
 const NO_PATTERN_TIME: &str = "it is not written as timestampFormat says";
 const NO_UNIT: &str = "a number can be seconds or parts of them. Set epochUnit to say what it counts";
 const OUT_OF_RANGE: &str = "it is out of range";
+const LEAP_SECOND: &str = "its second is 60, which no time here has";
 
 /// The instant or local time that `text` tells, as a count of `unit` since 1970. A text without an offset
 /// tells the time in `zone`; parts finer than `unit` are cut off.
@@ -43,10 +44,16 @@ pub(super) fn timestamp_of_text(
         None => string_to_datetime(&Utc, text).ok(),
     };
     match (time, rules.epoch_unit) {
+        (Some(time), _) if is_leap(&time) => Err(LEAP_SECOND),
         (Some(time), _) => count(time, unit).ok_or(OUT_OF_RANGE),
         (None, Some(epoch)) if is_number(text) => timestamp_of_number(text, unit, Some(epoch)),
         (None, _) => Err(NO_TIME),
     }
+}
+
+/// Whether it is a second 60, for which there is no count since 1970.
+fn is_leap(time: &impl Timelike) -> bool {
+    time.nanosecond() >= 1_000_000_000
 }
 
 /// `yyyy-mm-ddThh:mm:ss`, with or without a fraction and `Z`: what nearly all files hold. Years of more
@@ -186,6 +193,9 @@ fn days(date: NaiveDate) -> i32 {
 
 /// The time of day that `text` tells, in nanoseconds.
 pub(super) fn time_of_day(text: &str) -> Result<i64, &'static str> {
+    if text.split(':').nth(2).is_some_and(|seconds| seconds.starts_with("60")) {
+        return Err(LEAP_SECOND);
+    }
     Time64NanosecondType::parse(text)
         .filter(|_| text.contains(':'))
         .ok_or("it is no time of day, such as 12:00:00.5")
@@ -212,11 +222,13 @@ mod tests {
             "2024-13-01T00:00:00",
             "2024-01-01T24:00:00",
             "2024-01-01T23:59:60",
+            "2024-01-01T12:00:60.5",
             "2024-01-01T00:00:00.",
             "2024-01-01T00:00:00.1x",
             "2024-01-01T00:00:0é",
         ] {
-            let expected = string_to_datetime(&Utc, text).ok().and_then(|time| time.timestamp_nanos_opt());
+            let expected = string_to_datetime(&Utc, text).ok().filter(|time| !is_leap(time));
+            let expected = expected.and_then(|time| time.timestamp_nanos_opt());
             assert_eq!(nanos(text), expected, "{text}");
         }
     }
