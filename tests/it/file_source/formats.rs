@@ -199,6 +199,7 @@ async fn csv_that_nobody_describes_is_read_as_it_looks() {
         ("f.csv", "n;t\n1,5;x\n2,5;y\n", ["n", "t"], ["1,5|x", "2,5|y"]),
         ("f.tsv", "n\tt\n1\tx, x\n2\ty\n", ["n", "t"], ["1|x, x", "2|y"]),
         ("f.csv", "1|x\n2|y\n", ["column_1", "column_2"], ["1|x", "2|y"]),
+        ("f.csv", "a, name \n1,Ann\n2,Bob\n", ["a", "name"], ["1|Ann", "2|Bob"]),
         ("f.csv", "2026-01-01,x\n2026-01-02,y\n", ["column_1", "column_2"], ["2026-01-01|x", "2026-01-02|y"]),
     ] {
         let input = Input::new();

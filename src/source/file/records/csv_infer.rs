@@ -34,11 +34,13 @@ pub(in crate::source::file) async fn infer_csv(
     });
     let (schema, _) = format.infer_schema_from_stream(session, max, records).await?;
     let codes = codes.lock().unwrap_or_else(PoisonError::into_inner);
-    let field = |(index, field): (usize, &Arc<Field>)| match codes.columns.get(index) {
-        Some(true) if field.data_type().is_numeric() => {
-            Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8))
+    let field = |(index, field): (usize, &Arc<Field>)| {
+        // As those who read records take the header.
+        let field = field.as_ref().clone().with_name(field.name().trim());
+        match codes.columns.get(index) {
+            Some(true) if field.data_type().is_numeric() => field.with_data_type(DataType::Utf8),
+            _ => field,
         }
-        _ => Arc::clone(field),
     };
     Ok(Schema::new(schema.fields().iter().enumerate().map(field).collect::<Vec<_>>()))
 }
