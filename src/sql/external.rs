@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
@@ -50,6 +51,8 @@ pub(super) struct ExternalTable {
     is_read: bool,
     /// What is read; nothing while there is nothing to read.
     readable: RwLock<Option<Arc<dyn TableProvider>>>,
+    /// Whether there was no file when it was last looked, and nobody has been told.
+    has_no_files: AtomicBool,
     empty: SchemaRef,
 }
 
@@ -69,6 +72,7 @@ impl ExternalTable {
             options: statement.options.clone(),
             is_read,
             readable: RwLock::default(),
+            has_no_files: AtomicBool::new(false),
             empty: Arc::new(Schema::empty()),
         }
     }
@@ -118,8 +122,10 @@ impl ExternalTable {
             return Ok(());
         }
         self.check_location()?;
+        let has_files = self.has_files(state).await?;
+        self.has_no_files.store(!has_files, Ordering::Relaxed);
         let readable = match factory {
-            _ if self.declared().is_none() && !self.has_files(state).await? => None,
+            _ if self.declared().is_none() && !has_files => None,
             _ if own => Some(self.snapshot(state).await?),
             Some(factory) => match self.found_by(factory.as_ref(), state).await {
                 // Files whose columns have other types are read as streams read them: as the wider of two.
@@ -355,6 +361,14 @@ impl TableProvider for ExternalTable {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         self.check_readable()?;
         self.forget_listings(state)?;
+        if self.has_no_files.swap(false, Ordering::Relaxed) {
+            tracing::warn!(
+                "table '{}' has no rows: there are no {} files in '{}'",
+                self.name(),
+                self.format,
+                self.command.locations.join("', '")
+            );
+        }
         match self.readable() {
             Some(table) => table.scan(state, projection, filters, limit).await,
             None => plan_err!("table '{}' holds nothing yet", self.name()),
