@@ -92,10 +92,10 @@ fn stored_field(field: &FieldRef) -> std::result::Result<FieldRef, DataType> {
 fn stored_type(data_type: &DataType) -> std::result::Result<DataType, DataType> {
     use DataType::{
         Date32, Date64, Dictionary, Duration, FixedSizeList, Interval, LargeList, List, Map, Struct, Time32,
-        Timestamp,
+        Timestamp, Union,
     };
     Ok(match data_type {
-        Duration(_) | Interval(_) => return Err(data_type.clone()),
+        Duration(_) | Interval(_) | Union(..) => return Err(data_type.clone()),
         Timestamp(TimeUnit::Second, zone) => Timestamp(TimeUnit::Millisecond, zone.clone()),
         Time32(TimeUnit::Second) => Time32(TimeUnit::Millisecond),
         Date64 => Date32,
