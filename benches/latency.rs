@@ -137,19 +137,23 @@ async fn idle(workspace: &Workspace) -> Result<f64> {
     let query = watch(&session, &directory, "process").await?;
     query.process_all_available().await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let (before, started) = (processor_time()?, Instant::now());
+    let (before, started) = (processor_times()?, Instant::now());
     tokio::time::sleep(IDLE).await;
-    let percent = (processor_time()? - before).as_secs_f64() / started.elapsed().as_secs_f64() * 100.0;
+    let since = |(thread, nanos): (String, u64)| nanos - before.get(&thread).copied().unwrap_or(0).min(nanos);
+    let nanos: u64 = processor_times()?.into_iter().map(since).sum();
+    let percent = Duration::from_nanos(nanos).as_secs_f64() / started.elapsed().as_secs_f64() * 100.0;
     query.stop(StopMode::Finish).await?;
     Ok(percent)
 }
 
-/// How long the threads of this process have run.
-fn processor_time() -> Result<Duration> {
-    let mut nanos = 0;
+/// For how many nanoseconds each thread of this process has run. Some end while others are looked at.
+fn processor_times() -> Result<BTreeMap<String, u64>> {
+    let mut times = BTreeMap::new();
     for thread in std::fs::read_dir("/proc/self/task")? {
-        let times = std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-        nanos += times.split_whitespace().next().and_then(|time| time.parse().ok()).unwrap_or(0);
+        let thread = thread?;
+        let found = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        let nanos = found.split_whitespace().next().and_then(|time| time.parse().ok()).unwrap_or(0);
+        times.insert(thread.file_name().to_string_lossy().into_owned(), nanos);
     }
-    Ok(Duration::from_nanos(nanos))
+    Ok(times)
 }
