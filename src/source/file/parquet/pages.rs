@@ -21,9 +21,10 @@ pub(super) fn check(column: &ColumnChunkMetaData, bytes: &Bytes, is_whole: bool)
     while !rest.is_empty() && values < expected {
         let mut reader = Reader::new(rest);
         let head = Head::read(&mut reader)?;
-        let content = reader.take(head.compressed()?)?.len();
+        let content = reader.take(head.compressed()?)?;
         let length = rest.len() - reader.rest().len();
-        head.check_size(column.compression(), content)?;
+        head.check_size(column.compression(), content.len())?;
+        head.check_sum(content)?;
         if head.is_dictionary {
             head.check_dictionary()?;
         } else if head.is_data {
@@ -54,6 +55,8 @@ fn contradiction(column: &ColumnChunkMetaData, values: i64) -> super::ParquetErr
 struct Head {
     uncompressed: i64,
     compressed: i64,
+    /// The CRC32 of what comes behind the head, if it says one.
+    checksum: Option<i64>,
     is_dictionary: bool,
     is_data: bool,
     values: i64,
@@ -68,6 +71,7 @@ impl Head {
             match number {
                 2 => head.uncompressed = reader.integer_of(kind)?,
                 3 => head.compressed = reader.integer_of(kind)?,
+                4 => head.checksum = Some(reader.integer_of(kind)?),
                 5 | DICTIONARY | 8 if kind == Kind::STRUCT => {
                     head.is_dictionary |= number == DICTIONARY;
                     head.is_data |= number != DICTIONARY;
@@ -114,6 +118,18 @@ impl Head {
                 "a page of {content} bytes is said to be compressed from {}",
                 self.uncompressed
             ))),
+        }
+    }
+
+    /// Fails if `content` is not what was written.
+    fn check_sum(&self, content: &[u8]) -> Result<()> {
+        match self.checksum {
+            // It is written as a signed number.
+            Some(checksum) if crc32fast::hash(content) != checksum as u32 => Err(damaged(format!(
+                "a page of {} bytes does not have the checksum that it says",
+                content.len()
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -186,4 +202,27 @@ fn pass_levels(reader: &mut Reader<'_>, max: i16, encoding: Encoding, values: u3
         None => return Err(damaged("a page ends before its values")),
     };
     reader.take(length).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_what_was_written() {
+        let content = b"values";
+        let checksum = crc32fast::hash(content) as i32;
+        let mut head = vec![0x15, 0, 0x15, 12, 0x15, 12, 0x15];
+        // Zigzag, in groups of seven bits.
+        let mut rest = (checksum << 1 ^ checksum >> 31) as u32;
+        while rest > 0x7f {
+            head.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        head.extend([rest as u8, 0]);
+        let head = Head::read(&mut Reader::new(&head)).unwrap();
+        assert!(head.check_sum(content).is_ok());
+        assert!(head.check_sum(b"valuez").unwrap_err().to_string().contains("checksum"));
+        assert!(Head::default().check_sum(content).is_ok(), "most files have none");
+    }
 }
