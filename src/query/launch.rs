@@ -258,7 +258,16 @@ impl Launch {
             Some(replan) => replan.0(self.named(&providers, new)).await,
             None => bind::pin_schemas(self.logical.clone(), &self.providers, &providers),
         };
-        let plan = plan.map_err(|error| refused(error.to_string()))?;
+        let mut plan = plan.map_err(|error| refused(error.to_string()))?;
+        // A view has the columns that its table had when it was made.
+        let found = bind::sources_of(&plan);
+        let has = |(provider, new): (&Arc<dyn SourceProvider>, &Vec<FieldRef>)| {
+            let schema = provider.schema();
+            new.iter().all(|field| schema.column_with_name(field.name()).is_some())
+        };
+        if !found.iter().zip(new).all(has) {
+            plan = bind::pin_schemas(plan, &found, &providers).map_err(|error| refused(error.to_string()))?;
+        }
         self.providers = bind::sources_of(&plan);
         self.sink =
             (self.request.make_sink)(result_schema(&plan, &self.request.plan.state), result_keys(&plan))?;

@@ -78,6 +78,34 @@ async fn new_columns_are_taken_in_with_the_rows_that_bring_them() {
     }
 }
 
+/// A view keeps the columns that it was made with; its table gets them all the same.
+#[tokio::test]
+async fn a_query_over_a_view_goes_on() {
+    for (view, query, expected) in [
+        ("SELECT * FROM t", "SELECT * FROM v", ["{\"a\":1}", "{\"a\":2}", "{\"a\":3}"]),
+        ("SELECT a AS x FROM t", "SELECT * FROM v", ["{\"x\":1}", "{\"x\":2}", "{\"x\":3}"]),
+    ] {
+        let place = Place::new();
+        let script = script(&place, "json", ADD, query);
+        let script =
+            script.replacen("CREATE EXTERNAL", &format!("CREATE VIEW v AS {view};\nCREATE EXTERNAL"), 1);
+        place.put("in/0.json", "{\"a\":1}\n");
+        run(&script).await.unwrap();
+        place.put("in/1.json", "{\"a\":2,\"b\":\"x\"}\n");
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), run(&script)).await;
+        ended.expect("it does not begin again for ever").unwrap();
+        place.put("in/2.json", "{\"a\":3,\"b\":\"y\"}\n");
+        run(&script).await.unwrap();
+        let found = lines(&place);
+        let found: Vec<&str> =
+            found.iter().map(|line| line.split(",\"b\"").next().unwrap_or_default()).collect();
+        let found: Vec<String> =
+            found.iter().map(|line| format!("{}}}", line.trim_end_matches('}'))).collect();
+        assert_eq!(found, expected, "{view}");
+        check(&place).await;
+    }
+}
+
 #[tokio::test]
 async fn a_running_query_takes_new_columns_in() {
     let place = Place::new();
