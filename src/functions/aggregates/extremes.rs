@@ -14,6 +14,7 @@ use datafusion::logical_expr::utils::format_state_name;
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 use half::f16;
 
+use super::extreme_structs::{self, has_structs};
 use super::replacement::{Accumulation, Accumulators};
 use super::totals::filtered;
 
@@ -29,7 +30,7 @@ impl Accumulation for Extremes {
     fn state_fields(&self, args: &StateFieldsArgs) -> Option<Vec<FieldRef>> {
         let data_type = args.return_type();
         let field = Field::new(format_state_name(args.name, "value"), data_type.clone(), true);
-        data_type.is_floating().then(|| vec![Arc::new(field) as FieldRef])
+        (data_type.is_floating() || has_structs(data_type)).then(|| vec![Arc::new(field) as FieldRef])
     }
 
     fn accumulators(&self, args: &AccumulatorArgs) -> DataFusionResult<Accumulators> {
@@ -43,7 +44,8 @@ impl Accumulation for Extremes {
             DataType::Float16 => of::<Float16Type>(self.largest),
             DataType::Float32 => of::<Float32Type>(self.largest),
             DataType::Float64 => of::<Float64Type>(self.largest),
-            other => return internal_err!("{other} is no float"),
+            other if has_structs(other) => return extreme_structs::accumulators(self.largest, other),
+            other => return internal_err!("{other} is neither a float nor a struct"),
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod average;
 mod distinct;
+mod extreme_structs;
 mod extremes;
 mod intervals;
 mod moments;
