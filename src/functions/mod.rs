@@ -55,7 +55,7 @@ pub(crate) use internal::{
 pub(crate) use interval_factors::IntervalFactors;
 pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;
-pub(crate) use named_cast::named_cast;
+pub(crate) use named_cast::{named_cast, unnamed_cast};
 pub(crate) use required::required;
 pub(crate) use units::{unit_micros, unit_nanos};
 pub(crate) use window::{

@@ -28,6 +28,12 @@ pub(crate) fn named_cast(cast: &Cast, from: &DataType) -> Option<Expr> {
     Some(ScalarUDF::new_from_impl(function).call(vec![cast.expr.as_ref().clone()]))
 }
 
+/// The cast that names itself as `expr`, as DataFusion knows it; `None` for what is none.
+pub(crate) fn unnamed_cast(expr: &Expr) -> Option<Expr> {
+    let Expr::ScalarFunction(call) = expr else { return None };
+    call.func.inner().downcast_ref::<NamedCast>()?.plain(&call.args).ok()
+}
+
 /// Whether there are values of `from` that are not cast to `to`, of the casts to numbers and truth values; also where
 /// Arrow gives another number than the nearest.
 fn may_fail(from: &DataType, to: &DataType) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! Comes after DataFusion has cast the operands of expressions, so that its casts are seen, too.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
@@ -17,7 +18,9 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::sortable_keys::with_sortable_keys;
 use super::values::rewrite_expressions;
-use crate::functions::{local_date, named_cast, null_fields, null_safe_field, part_of_any_time};
+use crate::functions::{
+    local_date, named_cast, null_fields, null_safe_field, part_of_any_time, unnamed_cast,
+};
 
 /// Puts the right functions in the place of those that are not.
 #[derive(Debug)]
@@ -99,8 +102,27 @@ fn correct_expr(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
             Some(named) => Transformed::yes(named),
             None => Transformed::no(Expr::Cast(cast)),
         },
+        Expr::BinaryExpr(equal) if equal.op == Operator::Eq && is_of_two_tables(&equal) => {
+            let plain = |side: Box<Expr>| unnamed_cast(&side).map_or(side, Box::new);
+            let (left, right) = (plain(equal.left), plain(equal.right));
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(left, Operator::Eq, right)))
+        }
         expr => Transformed::no(expr),
     }
+}
+
+/// Whether a join may have it for its keys, which DataFusion computes beside the columns, and knows only its own casts
+/// to have the names of these.
+fn is_of_two_tables(equal: &BinaryExpr) -> bool {
+    let tables = |side: &Expr| -> BTreeSet<String> {
+        side.column_refs()
+            .iter()
+            .filter_map(|column| column.relation.as_ref())
+            .map(ToString::to_string)
+            .collect()
+    };
+    let (left, right) = (tables(&equal.left), tables(&equal.right));
+    !left.is_empty() && !right.is_empty() && left.is_disjoint(&right)
 }
 
 fn is_date(data_type: &DataType) -> bool {

@@ -54,6 +54,39 @@ async fn floats_are_the_nearest() {
     }
 }
 
+/// In DataFusion a null field that comes first stays, and one that comes later is passed over.
+#[tokio::test]
+async fn structs_have_one_order_whichever_comes_first() {
+    let values = ["(NULL, 1)", "(3, 2)", "(5, NULL)", "(5, 7)"];
+    for first in 0..values.len() {
+        let rotated: Vec<&str> = (0..values.len()).map(|at| values[(first + at) % values.len()]).collect();
+        for (call, expected) in [("min", "3 2"), ("max", "NULL 1")] {
+            for group in ["", " GROUP BY a IS NOT DISTINCT FROM NULL AND false"] {
+                let sql = format!(
+                    "SELECT s['a'], s['b'] FROM (SELECT {call}(named_struct('a', a, 'b', b)) AS s \
+                     FROM (VALUES {}) AS t (a, b){group})",
+                    rotated.join(", ")
+                );
+                assert_eq!(batch(&sql).await.unwrap(), [expected], "{sql}");
+            }
+        }
+    }
+}
+
+/// The keys of a join are computed beside all columns of its sides.
+#[tokio::test]
+async fn numbers_are_joined_with_texts() {
+    let (b, c) = ("(VALUES (5, 1), (6, 2)) AS b (price, k)", "(VALUES ('5', 2.5)) AS c (country, q)");
+    for join in [
+        "JOIN {c} ON b.price = c.country",
+        ", {c} WHERE b.price = c.country",
+        "JOIN {c} ON c.q = b.price / 2e0",
+    ] {
+        let sql = format!("SELECT * FROM {b} {}", join.replace("{c}", c));
+        assert_eq!(batch(&sql).await.unwrap(), ["5 1 5 2.5"], "{sql}");
+    }
+}
+
 #[tokio::test]
 async fn decimals_beside_floats_are_floats() {
     let of = |select: &str| {
