@@ -101,6 +101,11 @@ impl BatchFiles {
         &self.location
     }
 
+    /// Whether files that cannot be decoded are left out.
+    pub(super) fn ignores_corrupt(&self) -> bool {
+        self.tolerance.corrupt
+    }
+
     /// Whether it was decided to leave out (the rest of) a file.
     pub(super) fn is_left_out(&self, path: &Path) -> bool {
         self.files.get(path).is_some_and(|file| file.left_out.load(Ordering::Relaxed))
@@ -198,6 +203,11 @@ fn changed(file: String, how: &str) -> Error {
 /// Whether a file did not stay as it was.
 fn is_change(error: &(dyn std::error::Error + 'static)) -> bool {
     io_errors(error).any(|io| io.get_ref().is_some_and(|inner| inner.is::<ChangedWhileRead>()))
+}
+
+/// Whether a file ended too early.
+pub(super) fn is_cut(error: &DataFusionError) -> bool {
+    io_errors(error).any(|io| io.kind() == std::io::ErrorKind::UnexpectedEof)
 }
 
 /// The I/O errors in the chain of causes.

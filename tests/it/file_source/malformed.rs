@@ -291,6 +291,24 @@ async fn truncated_files() {
     assert!(rows.len() > 1000 && rows.iter().all(|row| row == "1|two\nlines"), "{}", rows.len());
 }
 
+/// What comes before the checksum is at the end may be other rows.
+#[tokio::test]
+async fn no_row_of_a_compressed_file_with_a_changed_bit_is_given() {
+    let whole = gzip(&json_lines(0..1000));
+    for place in (100..whole.len() - 8).step_by(whole.len() / 40) {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 1;
+        let input = Input::new();
+        input.write("a.json.gz", 1, &damaged);
+        input.write("b.json", 2, json_lines(5000..5001));
+        let options = [("ignoreCorruptFiles", "true"), ("mode", "DROPMALFORMED")];
+        let reader = input.source("json", &ab(), &options).await;
+        let rows = reader.all().await.unwrap();
+        assert_eq!(rows, expected(5000..5001), "byte {place}");
+        assert_eq!(reader.source.take_metrics()["numCorruptFiles"], "1");
+    }
+}
+
 #[tokio::test]
 async fn files_of_another_format() {
     for format in ["parquet", "arrow"] {

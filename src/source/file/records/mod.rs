@@ -61,7 +61,7 @@ use super::format::{Format, FormatSpec};
 use super::found_columns::FoundColumns;
 use super::layout::{Apart, as_planned};
 use super::options::ParseMode;
-use super::pinned::{BatchFiles, PinnedStore};
+use super::pinned::{BatchFiles, PinnedStore, is_cut};
 
 /// Counts records that did not fit the schema.
 pub(super) const MALFORMED_ROWS: &str = "numMalformedRows";
@@ -312,7 +312,27 @@ async fn opened(
         }
         context.file.range = Some(FileRange { start: records.start as i64, end: records.end as i64 });
     }
+    if compression != FileCompressionType::UNCOMPRESSED && context.files.ignores_corrupt() {
+        check(context, compression).await?;
+    }
     ByteSource::open(&context.store, &context.file, compression, context.terminator).await.map(Some)
+}
+
+/// Fails if the file is not what was compressed: that is known at its end only, and rows that come before are none of
+/// intact records. One that is cut is intact up to there.
+async fn check(context: &ReaderContext, compression: FileCompressionType) -> DataFusionResult<()> {
+    const PIECE: usize = 1 << 20;
+    let mut bytes = ByteSource::open(&context.store, &context.file, compression, context.terminator).await?;
+    let mut piece = Vec::with_capacity(PIECE);
+    loop {
+        piece.clear();
+        match bytes.read(&mut piece, PIECE).await {
+            Ok(false) => {}
+            Ok(true) => return Ok(()),
+            Err(error) if is_cut(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Gives rows under the schema of the scan.
