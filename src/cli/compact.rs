@@ -395,6 +395,7 @@ async fn merge_parquet(from: &[PathBuf], to: &Path) -> Result<(), Exit> {
     let mut config = SessionConfig::new().with_target_partitions(1);
     // Columns stay what they are.
     config.options_mut().execution.parquet.schema_force_view_types = false;
+    config.options_mut().execution.parquet.coerce_int96 = Some("us".into());
     let session = Session::from(SessionContext::new_with_config(config));
     let read = async || {
         let frame = parquet_rows(session.context(), from).await?;

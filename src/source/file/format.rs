@@ -208,7 +208,7 @@ const ONE_BYTE: &[&str] =
     &["format.delimiter", "format.quote", "format.escape", "format.comment", "format.terminator"];
 
 /// Options that say how values are read, in all formats that have types.
-const VALUES: &[&str] = &["timestampFormat", "dateFormat", "epochUnit"];
+pub(super) const VALUES: &[&str] = &["timestampFormat", "dateFormat", "epochUnit"];
 
 /// Whether `key` is an option that says how values are read.
 fn set_value_rule(rules: &mut ValueRules, option: &str, key: &str, value: &str) -> Result<bool> {

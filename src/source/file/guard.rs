@@ -114,6 +114,10 @@ impl FileSource for GuardedSource {
             }
             let mut config = config.clone();
             config.file_compression_type = compression;
+            if self.judged.is_some() {
+                // It is for the rows that are left.
+                config.limit = None;
+            }
             let inner = match self.inner.downcast_ref::<ParquetSource>() {
                 Some(parquet) => {
                     let files = CheckedFiles::new(Arc::clone(&store), self.footers.clone());

@@ -155,7 +155,8 @@ pub struct FileTable {
 impl FileTable {
     /// Whether the option says which files and rows are read, and when, whatever their format.
     pub(crate) fn has_option(name: &str) -> bool {
-        options::COMMON.iter().chain(options::RECORDS).any(|option| option.eq_ignore_ascii_case(name))
+        let own = options::COMMON.iter().chain(options::RECORDS);
+        own.chain(format::VALUES).any(|option| option.eq_ignore_ascii_case(name))
     }
 
     /// Whether DataFusion's option, in lower case, says how files of text are written and not how they are read.

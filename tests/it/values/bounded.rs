@@ -50,6 +50,25 @@ async fn numbers_are_exact_or_refused_and_fields_found_without_case() {
     assert_eq!(rows(&place, &dropping, "SELECT sum(userid) FROM t").await.unwrap(), ["15"]);
 }
 
+/// A limit is for the rows that are left.
+#[tokio::test]
+async fn limits_and_options_of_values_hold_for_files_that_are_not_text() {
+    let place = Place::new();
+    let numbers = Int64Array::from(vec![1, i64::MAX, 2, i64::MAX, 3, 4, 5]);
+    let column = RecordBatch::try_from_iter([("v", Arc::new(numbers) as ArrayRef)]).unwrap();
+    std::fs::create_dir_all(place.path("in")).unwrap();
+    super::write_parquet(&place.path("in/a.parquet"), &column);
+    let table = "(v INT) STORED AS PARQUET LOCATION '$/in/' OPTIONS ('mode' 'DROPMALFORMED')";
+    for select in
+        ["SELECT * FROM t LIMIT 4", "SELECT * FROM t WHERE v > 0 LIMIT 4", "SELECT * FROM t OFFSET 1 LIMIT 4"]
+    {
+        assert_eq!(rows(&place, table, select).await.unwrap().len(), 4, "{select}");
+    }
+    let table = "(v TIMESTAMP(3)) STORED AS PARQUET LOCATION '$/in/' OPTIONS ('mode' 'DROPMALFORMED', 'epochUnit' 'seconds')";
+    let first = rows(&place, table, "SELECT min(v) FROM t").await.unwrap();
+    assert_eq!(first, ["1970-01-01T00:00:01"]);
+}
+
 #[tokio::test]
 async fn columns_of_csv_files_are_those_that_their_headers_name() {
     let place = Place::new();
