@@ -8,6 +8,7 @@ mod cast_names;
 mod chains;
 mod clauses;
 mod create_table;
+mod described;
 mod diagnostics;
 mod dialect;
 mod execute;
