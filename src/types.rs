@@ -1,4 +1,6 @@
-//! Arrow's types as checkpoints record them.
+//! Arrow's types as checkpoints record them and as SQL calls them.
+
+mod sql_names;
 
 use std::sync::Arc;
 
@@ -9,6 +11,9 @@ use datafusion::arrow::datatypes::{
 use crate::checkpoint::records::ColumnDefinition;
 use crate::checkpoint::types::{ColumnType, Interval, Part, Unit, Variant};
 use crate::error::{Error, Result};
+
+pub(crate) use sql_names::digits_of;
+pub use sql_names::sql_type_name;
 
 /// Columns as a checkpoint records them.
 pub(crate) fn columns<'a>(fields: impl IntoIterator<Item = &'a FieldRef>) -> Vec<ColumnDefinition> {

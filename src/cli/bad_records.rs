@@ -71,24 +71,14 @@ struct BadRecord {
     read: ReadAs,
 }
 
-/// The records of one file that are fed back.
-struct Fed<'a> {
-    file: &'a BadFile,
-    /// The directory, name and content of the new input file; `None` if there are no records.
-    target: Option<(Url, String, Bytes)>,
-}
-
-impl<'a> Fed<'a> {
-    fn of(file: &'a BadFile, header: Option<&str>) -> Result<Self, Exit> {
-        let Some(BadRecord { path, read, .. }) = file.records.first() else {
-            return Ok(Self { file, target: None });
-        };
-        let (directory, name) = beside(path, file)?;
-        let records: Vec<&str> = file.records.iter().map(|record| record.record.as_str()).collect();
-        let body = read.file(&name, header, &records);
-        let body = body.map_err(|reason| Exit::failed(format!("'{}': {reason}", file.name)))?;
-        Ok(Self { file, target: Some((directory, name, body)) })
-    }
+/// The directory, name and content of the new input file for the records of `file`; `None` if there are none.
+fn target(file: &BadFile, header: Option<&str>) -> Result<Option<(Url, String, Bytes)>, Exit> {
+    let Some(BadRecord { path, read, .. }) = file.records.first() else { return Ok(None) };
+    let (directory, name) = beside(path, file)?;
+    let records: Vec<&str> = file.records.iter().map(|record| record.record.as_str()).collect();
+    let body = read.file(&name, header, &records);
+    let body = body.map_err(|reason| Exit::failed(format!("'{}': {reason}", file.name)))?;
+    Ok(Some((directory, name, body)))
 }
 
 /// The records of one input file that one batch put aside.
@@ -105,24 +95,36 @@ pub(super) async fn run(command: &BadRecordsCommand) -> Result<(), Exit> {
     match command {
         BadRecordsCommand::List { path, format } => {
             let place = Place::open(path)?;
-            printer(*format).batches(&[table(&place.files().await?)?])?;
-            Ok(())
+            let (files, left) = place.files().await?;
+            printer(*format).batches(&[table(&files)?])?;
+            all_of(left)
         }
         BadRecordsCommand::Retry { path, header, dry_run } => {
             let place = Place::open(path)?;
-            let files = place.files().await?;
-            files.iter().try_for_each(check_is_text)?;
-            // All of them, before anything is written.
-            let fed = files.iter().map(|file| Fed::of(file, header.as_deref()));
+            let (files, mut left) = place.files().await?;
             let mut text = String::new();
-            for fed in fed.collect::<Result<Vec<_>, Exit>>()? {
-                text += &place.retry(&fed, *dry_run).await?;
+            for file in &files {
+                // What is wrong with one does not keep the others.
+                match place.retry(file, header.as_deref(), *dry_run).await {
+                    Ok(done) => text += &done,
+                    Err(exit) => left.push(exit),
+                }
             }
-            if text.is_empty() {
+            if text.is_empty() && left.is_empty() {
                 text = format!("there are no records in {path} that were not fed back\n");
             }
-            printer(Format::Table).text(&text).map_err(|error| Exit::output(&error))
+            printer(Format::Table).text(&text).map_err(|error| Exit::output(&error))?;
+            all_of(left)
         }
+    }
+}
+
+/// One end for all of `left`, which are files that something is wrong with.
+fn all_of(left: Vec<Exit>) -> Result<(), Exit> {
+    match left.len() {
+        0 => Ok(()),
+        1 => left.into_iter().next().map_or(Ok(()), Err),
+        _ => Err(Exit::failed(left.iter().map(Exit::text).collect::<Vec<_>>().join("\n"))),
     }
 }
 
@@ -146,13 +148,13 @@ impl Place {
         Ok(Self { session, url, storage })
     }
 
-    /// What was not fed back yet, in the order of queries, batches and input files.
-    async fn files(&self) -> Result<Vec<BadFile>, Error> {
+    /// What was not fed back yet, in the order of queries, batches and input files, and what is wrong with the others.
+    async fn files(&self) -> Result<(Vec<BadFile>, Vec<Exit>), Error> {
         let place = ListingTableUrl::parse(self.url.as_str())?;
         let store = self.session.context().runtime_env().object_store(&place)?;
         let failed = |error| Error::storage("list", self.url.as_str(), error);
         let found: Vec<_> = store.list(Some(place.prefix())).try_collect().await.map_err(failed)?;
-        let mut files = Vec::new();
+        let (mut files, mut left) = (Vec::new(), Vec::new());
         for object in found {
             let Some(parts) = object.location.prefix_match(place.prefix()) else { continue };
             let parts: Vec<String> = parts.map(|part| part.as_ref().to_string()).collect();
@@ -162,17 +164,19 @@ impl Place {
             let content = store.get(&object.location).await.map_err(failed)?;
             let content = content.bytes().await.map_err(failed)?;
             let name = parts.join("/");
-            let records = records(&name, &content)?;
-            files.push(BadFile { query: query.clone(), batch, name, records });
+            match records(&name, &content) {
+                Ok(records) => files.push(BadFile { query: query.clone(), batch, name, records }),
+                Err(error) => left.push(error.into()),
+            }
         }
         files.sort_by(|a, b| (&a.query, a.batch, &a.name).cmp(&(&b.query, b.batch, &b.name)));
-        Ok(files)
+        Ok((files, left))
     }
 
     /// Feeds the records of a file back, and says what was done.
-    async fn retry(&self, fed: &Fed<'_>, dry_run: bool) -> Result<String, Exit> {
-        let Fed { file, target } = fed;
-        let Some((directory, name, body)) = target else {
+    async fn retry(&self, file: &BadFile, header: Option<&str>, dry_run: bool) -> Result<String, Exit> {
+        check_is_text(file)?;
+        let Some((directory, name, body)) = target(file, header)? else {
             self.put_away(file, dry_run).await?;
             return Ok(format!("{}: nothing is left in it\n", file.name));
         };
@@ -180,11 +184,11 @@ impl Place {
         if dry_run {
             return Ok(format!("would feed {count} records back as {target}\n"));
         }
-        let inputs = open(&self.session, directory)?;
-        let known = match inputs.create(name, body.clone()).await? {
+        let inputs = open(&self.session, &directory)?;
+        let known = match inputs.create(&name, body.clone()).await? {
             Created::New => false,
             // An earlier command has made it, and died before it could say so.
-            _ if inputs.read(name).await?.is_some_and(|there| there == *body) => true,
+            _ if inputs.read(&name).await?.is_some_and(|there| there == body) => true,
             _ => {
                 return Err(Exit::failed(format!(
                     "the records of {} were fed back already, as {target}, and were changed since: move what is new \
@@ -213,7 +217,7 @@ fn check_is_text(file: &BadFile) -> Result<(), Exit> {
         return Err(Exit::failed(format!(
             "the records in '{}' are messages of {}, which are there at their offsets ({offset} and others) as long as the \
              topic keeps them, and cannot be fed back from here. Send them to the topic again, mended, or read them there \
-             by another query, and remove '{0}'; nothing was fed back",
+             by another query, and remove '{0}'; nothing of it was fed back",
             file.name, record.path
         )));
     }
@@ -222,7 +226,7 @@ fn check_is_text(file: &BadFile) -> Result<(), Exit> {
         Some(record) => Err(Exit::failed(format!(
             "the records in '{}' are of '{}', which is no file of text, so they cannot be fed back as they are. Write \
              them into a file of its format beside it, with the columns of the table, and remove '{0}' and whatever else \
-             was no text; nothing was fed back",
+             was no text; nothing of it was fed back",
             file.name, record.path
         ))),
     }

@@ -1,9 +1,7 @@
 //! `tidemill compact`: few large files in the place of many small ones.
 //!
-//! Files that are listed by name cannot be replaced by others at once: between two renames a reader would see rows
-//! twice, or not at all. A directory can: the new content is put together beside it, and the two change places in one
-//! step. So a reader that lists the directory sees the old files or the new ones. One that has listed it before
-//! and opens a file after is told that there is no such file, and has to list again.
+//! The new content of a directory takes the place of the old in one step, and the old stays a moment longer, for those
+//! that are listing it: see [`NewContent`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -16,7 +14,9 @@ use datafusion::dataframe::DataFrameWriteOptions;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
-use tidemill::storage::{exchange_directories, resolve_location};
+use tidemill::storage::{
+    NewContent, REPLACED_STAYS, Replaced, directories, entries, resolve_location, settle,
+};
 use tidemill::{Error, Session, parse_bytes};
 use url::Url;
 use uuid::Uuid;
@@ -27,8 +27,6 @@ use super::monitor::Monitor;
 use super::output::{Format, Printer};
 use super::text::count;
 
-/// Lists, in a directory that has taken the place of another, which files of that one it stands for.
-const STANDS_FOR: &str = ".compacted";
 /// What the names of merged files begin with.
 pub(super) const MERGED: &str = "part-compacted-";
 /// What the sink stages files in.
@@ -53,13 +51,17 @@ pub(super) async fn run(options: &Options) -> Result<(), Exit> {
     })?;
     let root = root.canonicalize().map_err(|error| failed("find", &root, error))?;
     refuse_writers(&root)?;
-    clean_up(&root)?;
-    let mut told = String::new();
-    let mut left = Vec::new();
-    for directory in directories(&root)? {
-        told += &Compaction { root: &root, directory: &directory, target, options }.run(&mut left).await?;
+    settle(&root)?;
+    let mut done = Done::default();
+    let merged = merge_all(&root, target, options, &mut done).await;
+    // Whoever began to list one of these before goes on in it.
+    if !done.replaced.is_empty() {
+        tokio::time::sleep(REPLACED_STAYS).await;
     }
-    for note in left {
+    let removed: tidemill::Result<Vec<()>> = done.replaced.iter().map(Replaced::remove).collect();
+    let mut told = merged?;
+    removed?;
+    for note in done.left {
         told += &format!("{note}\n");
     }
     if told.is_empty() {
@@ -67,6 +69,15 @@ pub(super) async fn run(options: &Options) -> Result<(), Exit> {
     }
     let printer = Printer::new(Monitor::new(ProgressMode::None), Format::Table);
     printer.text(&told).map_err(|error| Exit::output(&error))
+}
+
+/// What was done, in words.
+async fn merge_all(root: &Path, target: u64, options: &Options, done: &mut Done) -> Result<String, Exit> {
+    let mut told = String::new();
+    for directory in directories(root)? {
+        told += &Compaction { root, directory: &directory, target, options }.run(done).await?;
+    }
+    Ok(told)
 }
 
 fn failed(
@@ -89,91 +100,20 @@ fn refuse_writers(root: &Path) -> Result<(), Exit> {
     }
 }
 
-/// The directory and those below it, but for hidden ones.
-fn directories(root: &Path) -> Result<Vec<PathBuf>, Exit> {
-    let mut found = Vec::new();
-    let mut open = vec![root.to_path_buf()];
-    while let Some(directory) = open.pop() {
-        for (name, known) in entries(&directory)? {
-            if known.is_dir() && !name.starts_with('.') {
-                open.push(directory.join(name));
-            }
-        }
-        found.push(directory);
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The names in `directory`, and what they are of.
-fn entries(directory: &Path) -> Result<BTreeMap<String, fs::Metadata>, Exit> {
-    let listed = fs::read_dir(directory).and_then(|entries| {
-        let entry = |entry: std::io::Result<fs::DirEntry>| {
-            let entry = entry?;
-            Ok((entry.file_name().to_string_lossy().into_owned(), entry.metadata()?))
-        };
-        entries.map(entry).collect()
-    });
-    listed.map_err(|error| failed("list", directory, error))
-}
-
-/// What the names of the directories beside `root` begin and end with, in which the new content is put together: a reader
-/// of `root` that does not pass over hidden directories does not see them either.
-fn beside(root: &Path) -> Option<(PathBuf, [String; 2])> {
-    let name = root.file_name()?.to_string_lossy();
-    Some((root.parent()?.to_path_buf(), [format!(".{name}."), ".compact".into()]))
-}
-
-/// Finishes what commands began that died: directories that have not taken the place of another are removed; of those that
-/// were replaced, what they have that the new one does not stand for is brought there first.
-fn clean_up(root: &Path) -> Result<(), Exit> {
-    let Some((parent, [start, end])) = beside(root) else { return Ok(()) };
-    for (name, _) in entries(&parent)? {
-        let id = name.strip_prefix(&start).and_then(|rest| rest.strip_suffix(&end));
-        if id.is_none_or(|id| id.contains('.')) {
-            continue;
-        }
-        let work = parent.join(name);
-        for old in directories(&work)? {
-            let Ok(path) = old.strip_prefix(&work) else { continue };
-            let place = root.join(path);
-            // The one that stands for others has the list.
-            if !old.join(STANDS_FOR).exists() && place.join(STANDS_FOR).exists() {
-                bring_over(&old, &place)?;
-            }
-        }
-        fs::remove_dir_all(&work).map_err(|error| failed("remove", &work, error))?;
-    }
-    for directory in directories(root)? {
-        let list = directory.join(STANDS_FOR);
-        if list.exists() {
-            fs::remove_file(&list).map_err(|error| failed("remove", &list, error))?;
-        }
-    }
-    Ok(())
-}
-
-/// Gives `place` what came to `old` after it was looked at.
-fn bring_over(old: &Path, place: &Path) -> Result<(), Exit> {
-    let list = place.join(STANDS_FOR);
-    let known = fs::read_to_string(&list).map_err(|error| failed("read", &list, error))?;
-    let known: BTreeSet<&str> = known.lines().collect();
-    for (name, is) in entries(old)? {
-        let (from, to) = (old.join(&name), place.join(&name));
-        if known.contains(name.as_str()) || to.exists() {
-            continue;
-        }
-        let brought = if is.is_dir() { fs::rename(&from, &to) } else { fs::hard_link(&from, &to) };
-        brought.map_err(|error| failed("move", &from, error))?;
-    }
-    Ok(())
-}
-
 /// A file of a directory.
 #[derive(Debug, Clone)]
 struct Small {
     name: String,
     bytes: u64,
+}
+
+/// What has come of it so far.
+#[derive(Default)]
+struct Done {
+    /// What was not done, in words.
+    left: Vec<String>,
+    /// The directories that were replaced, which are still there.
+    replaced: Vec<Replaced>,
 }
 
 /// The merging of the files in one directory.
@@ -186,8 +126,8 @@ struct Compaction<'a> {
 }
 
 impl Compaction<'_> {
-    /// What was done, in words; `left` is told what was not.
-    async fn run(&self, left: &mut Vec<String>) -> Result<String, Exit> {
+    /// What was done, in words; `done` is told what was not.
+    async fn run(&self, done: &mut Done) -> Result<String, Exit> {
         let all = entries(self.directory)?;
         let groups = self.groups(&all);
         let shown = self.directory.display();
@@ -195,7 +135,7 @@ impl Compaction<'_> {
             return Ok(String::new());
         }
         if all.values().any(fs::Metadata::is_dir) {
-            left.push(format!(
+            done.left.push(format!(
                 "{shown} has directories beside its files: these were left alone, for it cannot be replaced at once"
             ));
             return Ok(String::new());
@@ -205,23 +145,7 @@ impl Compaction<'_> {
         if self.options.dry_run {
             return Ok(format!("{shown}: would merge {what}\n"));
         }
-        let (Some((parent, [start, end])), Ok(path)) =
-            (beside(self.root), self.directory.strip_prefix(self.root))
-        else {
-            return Err(Exit::usage(format!("{shown} cannot be replaced")));
-        };
-        let work = parent.join(format!("{start}{}{end}", Uuid::new_v4().simple()));
-        let new = if path.as_os_str().is_empty() { work.clone() } else { work.join(path) };
-        fs::create_dir_all(&new).map_err(|error| failed("create", &new, error))?;
-        if let Err(error) = self.replace(&new, &groups).await {
-            let _ = fs::remove_dir_all(&work);
-            return Err(error);
-        }
-        // It is the old one now.
-        bring_over(&new, self.directory)?;
-        fs::remove_dir_all(&work).map_err(|error| failed("remove", &work, error))?;
-        let list = self.directory.join(STANDS_FOR);
-        fs::remove_file(&list).map_err(|error| failed("remove", &list, error))?;
+        done.replaced.push(self.replace(&groups).await?);
         Ok(format!("{shown}: merged {what}\n"))
     }
 
@@ -244,12 +168,13 @@ impl Compaction<'_> {
             .collect()
     }
 
-    /// Puts the new content together in `new`, and lets it take the directory's place.
-    async fn replace(&self, new: &Path, groups: &[(String, Vec<Small>)]) -> Result<(), Exit> {
+    /// Puts the new content together, and lets it take the directory's place.
+    async fn replace(&self, groups: &[(String, Vec<Small>)]) -> Result<Replaced, Exit> {
+        let new = NewContent::begin(self.root, self.directory)?;
         let merged: BTreeSet<&str> =
             groups.iter().flat_map(|(_, group)| group.iter().map(|file| file.name.as_str())).collect();
         for (extension, group) in groups {
-            let to = new.join(format!("{MERGED}{}.{extension}", Uuid::new_v4().simple()));
+            let to = new.place().join(format!("{MERGED}{}.{extension}", Uuid::new_v4().simple()));
             let from: Vec<PathBuf> = group.iter().map(|file| self.directory.join(&file.name)).collect();
             if extension.ends_with("parquet") {
                 merge_parquet(&from, &to).await?;
@@ -268,16 +193,7 @@ impl Compaction<'_> {
         }
         // Merging takes a while, in which others may have come.
         refuse_writers(self.root)?;
-        let all: Vec<String> = entries(self.directory)?.into_keys().collect();
-        for name in all.iter().filter(|name| !merged.contains(name.as_str())) {
-            let from = self.directory.join(name);
-            fs::hard_link(&from, new.join(name)).map_err(|error| failed("link", &from, error))?;
-        }
-        let list = new.join(STANDS_FOR);
-        fs::write(&list, all.join("\n")).map_err(|error| failed("write", &list, error))?;
-        let synced = fs::File::open(new).and_then(|new| new.sync_all());
-        synced.map_err(|error| failed("sync", new, error))?;
-        Ok(exchange_directories(self.directory, new)?)
+        Ok(new.show(&merged)?)
     }
 }
 

@@ -48,6 +48,9 @@ pub(super) struct EtlOptions {
     /// An option of the output, such as compression=zstd
     #[arg(long = "sink-option", value_name = "KEY=VALUE", value_parser = parse_pair)]
     sink_options: Vec<(String, String)>,
+    /// An option of the query, such as flushOnEnd=true
+    #[arg(long = "query-option", value_name = "KEY=VALUE", value_parser = parse_pair)]
+    query_options: Vec<(String, String)>,
     /// once, available-now, or a length of time such as '2 seconds'
     #[arg(long, value_parser = super::parse_trigger, default_value = "available-now")]
     trigger: Trigger,
@@ -111,6 +114,7 @@ async fn start(sql: &SqlSession, options: &EtlOptions) -> Result<StartedQuery, E
         .query_name("etl")
         .partition_by(&options.partition_by)
         .options(sql.options().iter())
+        .options(options.query_options.clone())
         .options(options.sink_options.clone())
         .start(options.output.as_str())
         .await?;

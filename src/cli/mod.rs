@@ -118,7 +118,7 @@ enum Command {
     },
     /// Show what a checkpoint says of its query: sources, sink, batches, and what a start would do
     ///
-    /// A running query is not disturbed. With --format csv: the batches alone.
+    /// A running query is not disturbed. With --format csv: the batches alone; with json and ndjson: one object.
     Describe {
         /// The checkpoint's directory or URL
         checkpoint: String,

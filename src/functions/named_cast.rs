@@ -14,6 +14,7 @@ use datafusion::logical_expr::{
 use super::checked_tree::as_written;
 use super::written::written;
 use crate::text::nearest_floats;
+use crate::types::sql_type_name;
 
 /// `cast` of values of type `from` as one that names itself in its errors; `None` if it does not fail, or is of a
 /// constant, whose place in the script is known.
@@ -22,7 +23,7 @@ pub(crate) fn named_cast(cast: &Cast, from: &DataType) -> Option<Expr> {
     if !may_fail(from, to) || cast.expr.column_refs().is_empty() || !cast.field.metadata().is_empty() {
         return None;
     }
-    let text = format!("CAST({} AS {})", written(&as_written(&cast.expr)), name_of(to));
+    let text = format!("CAST({} AS {})", written(&as_written(&cast.expr)), sql_type_name(to));
     let signature = Signature::any(1, Volatility::Immutable);
     let function = NamedCast { text, data_type: to.clone(), signature };
     Some(ScalarUDF::new_from_impl(function).call(vec![cast.expr.as_ref().clone()]))
@@ -55,27 +56,6 @@ fn may_fail(from: &DataType, to: &DataType) -> bool {
 
 fn is_float(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Float32 | DataType::Float64)
-}
-
-/// The type as it is written in SQL.
-fn name_of(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Int8 => "TINYINT".into(),
-        DataType::Int16 => "SMALLINT".into(),
-        DataType::Int32 => "INT".into(),
-        DataType::Int64 => "BIGINT".into(),
-        DataType::UInt8 => "TINYINT UNSIGNED".into(),
-        DataType::UInt16 => "SMALLINT UNSIGNED".into(),
-        DataType::UInt32 => "INT UNSIGNED".into(),
-        DataType::UInt64 => "BIGINT UNSIGNED".into(),
-        DataType::Float32 => "FLOAT".into(),
-        DataType::Float64 => "DOUBLE".into(),
-        DataType::Boolean => "BOOLEAN".into(),
-        DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
-            format!("DECIMAL({precision}, {scale})")
-        }
-        other => other.to_string(),
-    }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

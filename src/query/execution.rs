@@ -390,6 +390,7 @@ impl Execution {
         let checkpoint = Arc::clone(&self.runner.checkpoint);
         let state = Arc::clone(&self.runner.state);
         let sources = self.runner.sources.clone();
+        let (sink, query_id) = (Arc::clone(&self.runner.sink), self.runner.shared.id);
         let retain = self.min_batches_to_retain;
         self.maintenance = Some(tokio::spawn(async move {
             let forget = |source: usize, entries: Vec<Box<RawValue>>| match sources.get(source) {
@@ -398,15 +399,19 @@ impl Execution {
             };
             let maintained = async {
                 checkpoint.maintain(retain, &forget).await?;
-                if state.is_empty() {
+                if state.is_empty() && !sink.is_maintained() {
                     return Ok(());
                 }
                 // Another run may need what this one would remove.
                 checkpoint.check_owner().await?;
                 // What the commit records that are there name stays there.
-                match checkpoint.oldest_commit() {
-                    Some(oldest) => state.maintain(oldest).await,
-                    None => Ok(()),
+                let Some(oldest) = checkpoint.oldest_commit() else { return Ok(()) };
+                if sink.is_maintained() {
+                    sink.maintain(query_id, oldest).await;
+                }
+                match state.is_empty() {
+                    true => Ok(()),
+                    false => state.maintain(oldest).await,
                 }
             };
             maintained.await.inspect_err(|error| {
@@ -419,6 +424,7 @@ impl Execution {
     async fn finish_maintenance(&mut self) {
         if let Some(round) = self.maintenance.take() {
             self.runner.state.end();
+            self.runner.sink.end_maintenance();
             // Its error was reported; a round that is interrupted is taken up by the next start.
             let _ = round.await;
         }

@@ -174,6 +174,21 @@ pub trait Sink: Debug + Send + Sync {
     /// Removes what the batch staged, as far as possible.
     async fn abort(&self, batch: SinkBatch) -> Result<()>;
 
+    /// Whether there is something for [`Sink::maintain`] to do.
+    fn is_maintained(&self) -> bool {
+        false
+    }
+
+    /// Tidies up what batches before `oldest` have published, beside the next ones and after some of them: the checkpoint
+    /// does not have those batches any more, so that none of them is ever gone back over. What does not work is only
+    /// reported.
+    async fn maintain(&self, query_id: Uuid, oldest: u64) {
+        let _ = (query_id, oldest);
+    }
+
+    /// The run ends, and waits for [`Sink::maintain`]: it is to come to its end soon.
+    fn end_maintenance(&self) {}
+
     /// The query has ended; tidies up what is not needed between runs.
     async fn close(&self) -> Result<()> {
         Ok(())

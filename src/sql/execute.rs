@@ -20,6 +20,7 @@ use datafusion::sql::sqlparser::dialect::dialect_from_str;
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::ast::{CreateExternalTable, Located, Statement};
+use super::described::described;
 use super::diagnostics::error_at;
 use super::external::ExternalTable;
 use super::names::Names;
@@ -368,6 +369,10 @@ impl SqlSession {
     async fn batch(&self, planner: &Planner<'_>, statement: DataFusionStatement) -> Result<SqlOutcome> {
         let plan = planner.plan(statement).await?;
         refuse_unbounded(&plan)?;
+        let plan = match plan {
+            LogicalPlan::DescribeTable(table) => described(&table)?,
+            plan => plan,
+        };
         let done = done_message(&plan);
         let runs_now = matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Copy(_));
         let plan = prepared::keep(plan).map_err(|error| planner.planning_error(error))?;

@@ -429,6 +429,7 @@ fn is_of_the_sink(name: &str) -> bool {
                 | "targetfilesize"
                 | "ignorenullfields"
                 | "existingoutput"
+                | "compactafter"
                 | "quoteall"
                 | "ignoreleadingwhitespace"
                 | "ignoretrailingwhitespace"
@@ -478,6 +479,7 @@ mod tests {
         assert_eq!(read("json", "compression", "None"), some("format.compression", "uncompressed"));
         assert_eq!(read("parquet", "compression", "zstd"), None);
         assert_eq!(read("parquet", "maxRecordsPerFile", "5"), None);
+        assert_eq!(read("json", "compactAfter", "5"), None);
         assert_eq!(read("parquet", "format.compression::a", "zstd"), None);
         assert_eq!(read("csv", "haeder", "true"), some("format.haeder", "true"));
     }

@@ -8,6 +8,7 @@ mod cast_names;
 mod chains;
 mod clauses;
 mod create_table;
+mod described;
 mod diagnostics;
 mod dialect;
 mod execute;
@@ -45,4 +46,5 @@ pub use execute::{SqlOutcome, SqlSession, StartedQuery};
 #[doc(hidden)]
 pub use exponents::with_doubles;
 pub use live::LiveQuery;
+pub use names::with_names;
 pub use parser::{is_complete, parse_column_list, parse_script, parse_script_with_dialect};

@@ -20,6 +20,13 @@ pub(super) enum Names {
     ForFiles,
 }
 
+/// `statement` with names for the columns of its result that have none of their own, as [`SqlSession`](super::SqlSession)
+/// gives them.
+pub fn with_names(mut statement: DataFusionStatement) -> DataFusionStatement {
+    name_results(&mut statement, Names::AsWritten);
+    statement
+}
+
 /// Names the columns of the result of `statement`, if it has one.
 pub(super) fn name_results(statement: &mut DataFusionStatement, names: Names) {
     match statement {

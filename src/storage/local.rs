@@ -18,9 +18,10 @@ use url::Url;
 use uuid::Uuid;
 
 use super::disk::{Disk, StdDisk};
-use super::{Created, Durability, Storage, StorageWriter, StoredFile, check_path, taken};
+use super::{Created, Durability, Replacing, Storage, StorageWriter, StoredFile, check_path, taken};
 use crate::error::{Error, Result};
 
+mod replacing;
 mod writer;
 
 /// Temporary files of a `create` that is older than this belong to a process that is gone.
@@ -40,6 +41,8 @@ const DIRECTORY_ATTEMPTS: usize = 3;
 pub struct LocalStorage {
     url: Url,
     inner: Arc<Inner>,
+    /// Whether it is on the machine's own file system, whose directories can change places.
+    is_real: bool,
 }
 
 #[derive(Debug)]
@@ -64,7 +67,8 @@ impl LocalStorage {
     /// # Errors
     /// [`Error::Invalid`] if `url` is not the URL of a local directory.
     pub fn new(url: &Url, durability: Durability) -> Result<Self> {
-        Self::on_disk(Arc::new(StdDisk), url, durability)
+        let storage = Self::on_disk(Arc::new(StdDisk), url, durability)?;
+        Ok(Self { is_real: replacing::IS_POSSIBLE, ..storage })
     }
 
     /// The same on another disk, for tests.
@@ -85,7 +89,7 @@ impl LocalStorage {
             broken: Mutex::default(),
             begun: AtomicBool::new(false),
         };
-        Ok(Self { url, inner: Arc::new(inner) })
+        Ok(Self { url, inner: Arc::new(inner), is_real: false })
     }
 
     fn path(&self, path: &str) -> Result<PathBuf> {
@@ -222,6 +226,10 @@ impl Storage for LocalStorage {
             }
         })
         .await
+    }
+
+    fn replacing(&self) -> Option<&dyn Replacing> {
+        self.is_real.then_some(self)
     }
 }
 

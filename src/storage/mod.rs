@@ -11,6 +11,7 @@ mod local;
 mod location;
 mod object;
 mod provider;
+mod replace;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -28,6 +29,7 @@ pub use location::{parse_location, path_below};
 pub use object::ObjectStorage;
 pub use provider::DefaultStorageProvider;
 pub(crate) use provider::object_store_of;
+pub use replace::{NewContent, REPLACED_STAYS, Replaced, directories, entries, settle};
 
 /// What has to survive when a call returns `Ok`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -128,6 +130,32 @@ pub trait Storage: Debug + Send + Sync {
     /// Removes the directory `dir` if it is empty; otherwise, and on stores without directories,
     /// does nothing.
     async fn remove_empty_dir(&self, dir: &str) -> Result<()>;
+
+    /// This storage, if it can put one file in the place of several at once.
+    fn replacing(&self) -> Option<&dyn Replacing> {
+        None
+    }
+}
+
+/// A storage in which one file can take the place of several, at once for everybody who lists their directory.
+#[async_trait]
+pub trait Replacing: Send + Sync {
+    /// The directories below the root that are not hidden, and the root itself, `""`.
+    async fn directories(&self) -> Result<Vec<String>>;
+
+    /// As [`Storage::list`], without its promise that the names are durable.
+    async fn files(&self, dir: &str) -> Result<Vec<StoredFile>>;
+
+    /// Moves the file `from`, which is durable, to `to`, and removes `files` of the same directory, in one step for
+    /// whoever lists that; durable when it returns. Nothing below a hidden directory of it may be opened meanwhile. What
+    /// an interrupted call leaves, [`Replacing::settle`] removes.
+    async fn replace(&self, files: &[String], from: &str, to: &str) -> Result<Replaced>;
+
+    /// Removes what was replaced, [`REPLACED_STAYS`] after it was.
+    async fn remove(&self, replaced: &Replaced) -> Result<()>;
+
+    /// Finishes or takes back what calls of processes left that died.
+    async fn settle(&self) -> Result<()>;
 }
 
 /// A file that is being written. Dropping it without [`StorageWriter::finish`] leaves at most an

@@ -21,6 +21,7 @@ mod kill_loop;
 mod layers;
 mod many_queries;
 mod matrix;
+mod merged_output;
 mod nexmark;
 mod observe;
 mod own_code;

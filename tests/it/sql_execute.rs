@@ -251,7 +251,7 @@ async fn rows_that_never_end_are_only_for_streaming_queries() {
     }
     let error = fixture.error("EXPLAIN SELECT * FROM feed").await;
     assert!(error.contains("use EXPLAIN STREAMING QUERY AS INSERT INTO"), "{error}");
-    assert!(fixture.text("DESCRIBE feed").await.contains("id Int64 YES"));
+    assert!(fixture.text("DESCRIBE feed").await.contains("id BIGINT YES"));
     assert!(!Path::new(&fixture.path("out.parquet")).exists());
 }
 
@@ -506,4 +506,48 @@ async fn values_in_directory_names_are_read_back() {
         let found = fixture.text(&format!("SELECT count(*) AS n FROM kept WHERE {right}")).await;
         assert_eq!(found, "n\n3", "{data_type} as a stream");
     }
+}
+
+#[tokio::test]
+async fn described_types_are_those_that_create_table_takes() {
+    let fixture = Fixture::new().await;
+    let types = [
+        "BOOLEAN",
+        "TINYINT",
+        "SMALLINT",
+        "INT",
+        "BIGINT",
+        "TINYINT UNSIGNED",
+        "SMALLINT UNSIGNED",
+        "INT UNSIGNED",
+        "BIGINT UNSIGNED",
+        "FLOAT",
+        "DOUBLE",
+        "DECIMAL(10,2)",
+        "VARCHAR",
+        "BYTEA",
+        "DATE",
+        "TIME",
+        "TIMESTAMP",
+        "TIMESTAMP(0)",
+        "TIMESTAMP(3)",
+        "TIMESTAMP(6)",
+        "TIMESTAMP WITH TIME ZONE",
+        "INT[]",
+        "VARCHAR[][]",
+        "STRUCT<a INT, \"B c\" VARCHAR[]>",
+        "MAP<VARCHAR, DOUBLE>",
+    ];
+    let columns = types.iter().enumerate().map(|(column, name)| format!("c{column} {name}"));
+    let create = format!(
+        "CREATE UNBOUNDED EXTERNAL TABLE t ({}) STORED AS PARQUET LOCATION '$/in'",
+        columns.collect::<Vec<_>>().join(", ")
+    );
+    std::fs::create_dir(fixture.folder.path().join("in")).unwrap();
+    fixture.run(&create).await;
+    let described = fixture.text("DESCRIBE t").await;
+    let shown: Vec<&str> = described.lines().skip(1).collect();
+    let expected: Vec<String> =
+        types.iter().enumerate().map(|(column, name)| format!("c{column} {name} YES")).collect();
+    assert_eq!(shown, expected);
 }

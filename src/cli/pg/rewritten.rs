@@ -10,18 +10,28 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
-use tidemill::sql::with_doubles;
+use tidemill::sql::{with_doubles, with_names};
 
 /// Relations of the catalog that hold nothing about tables that are here: their columns have no defaults, no sequences
 /// and no collations.
 const EMPTY: [&str; 3] = ["pg_attrdef", "pg_sequence", "pg_collation"];
 
-/// `statement` as it is planned; `None` if that is as it is.
+/// `statement` as it is planned; `None` if that is as it is. Columns have the names that the shell shows.
+pub(super) fn as_planned(statement: &Statement) -> Option<Statement> {
+    let DataFusionStatement::Statement(named) =
+        with_names(DataFusionStatement::Statement(Box::new(statement.clone())))
+    else {
+        return None;
+    };
+    rewritten(&named).or_else(|| (*named != *statement).then_some(*named))
+}
+
+/// `statement` as it is understood here; `None` if that is as it is.
 ///
 /// Literals with an exponent are doubles. DataFusion takes a subquery that gives a value for one that may give several,
 /// unless it aggregates: those that SQLAlchemy asks about the columns of a table are null, or are of one row of the
 /// catalog.
-pub(super) fn rewritten(statement: &Statement) -> Option<Statement> {
+fn rewritten(statement: &Statement) -> Option<Statement> {
     let mut changed = statement.clone();
     let _ = VisitMut::visit(&mut changed, &mut CatalogValues);
     let changed = match with_doubles(DataFusionStatement::Statement(Box::new(changed))) {

@@ -22,7 +22,7 @@ use datafusion_postgres::pgwire::api::results::Response;
 use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::types::format::FormatOptions;
 
-use super::rewritten::rewritten;
+use super::rewritten::as_planned;
 use super::statements::{STATEMENT_TIMEOUT, timed_out};
 use super::values::as_postgres_has_them;
 
@@ -36,7 +36,7 @@ async fn answer(
     client: &dyn HookClient,
 ) -> PgWireResult<Response> {
     let failed = |error: DataFusionError| PgWireError::ApiError(Box::new(error));
-    let statement = rewritten(statement).unwrap_or_else(|| statement.clone());
+    let statement = as_planned(statement).unwrap_or_else(|| statement.clone());
     let statement = DataFusionStatement::Statement(Box::new(statement));
     let planned = async {
         let plan = context.state().statement_to_plan(statement).await?;
@@ -77,7 +77,7 @@ impl QueryHook for Simple {
         context: &SessionContext,
         _: &(dyn ClientInfo + Send + Sync),
     ) -> Option<PgWireResult<LogicalPlan>> {
-        let statement = DataFusionStatement::Statement(Box::new(rewritten(statement)?));
+        let statement = DataFusionStatement::Statement(Box::new(as_planned(statement)?));
         let plan = context.state().statement_to_plan(statement).await;
         Some(plan.map_err(|error| PgWireError::ApiError(Box::new(error))))
     }

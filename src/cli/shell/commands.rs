@@ -7,7 +7,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::logical_expr::{Documentation, TableType};
 use tidemill::sql::SqlSession;
-use tidemill::{Error, Result, Session, StreamTable, nearest};
+use tidemill::{Error, Result, Session, StreamTable, nearest, sql_type_name};
 
 const HELP: &str = "\
 Statements end with a semicolon and may span lines. Ctrl-C interrupts a statement.
@@ -159,7 +159,7 @@ pub(super) async fn describe(session: &Session, name: &str) -> Result<(RecordBat
     };
     let columns: [(&str, ArrayRef); 3] = [
         ("column", text(|field| field.name().clone())),
-        ("type", text(|field| field.data_type().to_string())),
+        ("type", text(|field| sql_type_name(field.data_type()))),
         ("nullable", text(|field| if field.is_nullable() { "yes".into() } else { "no".into() })),
     ];
     let definition = table.get_table_definition().map(str::to_string);

@@ -101,11 +101,12 @@ const KEYWORDS: [&str; 88] = [
     "WATERMARK",
 ];
 /// Options of tables and queries.
-const OPTIONS: [&str; 40] = [
+const OPTIONS: [&str; 41] = [
     "badRecordsPath",
     "checkpointLocation",
     "cleanSource",
     "columnNameOfCorruptRecord",
+    "compactAfter",
     "compression",
     "createTable",
     "durability",

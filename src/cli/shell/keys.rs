@@ -21,6 +21,11 @@ impl Keys {
     pub(super) fn brought_during<T>(&self, read: impl FnOnce() -> T) -> T {
         read()
     }
+
+    /// Nothing stops the process here and lets it go on.
+    pub(super) async fn kept_after_stops(&self) {
+        std::future::pending().await
+    }
 }
 
 #[cfg(unix)]
@@ -33,10 +38,12 @@ mod unix {
 
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::pty::openpty;
+    use nix::sys::signal::Signal;
     use nix::sys::termios::{
         InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr,
     };
-    use nix::unistd::dup2_stdin;
+    use nix::unistd::{dup2_stdin, getpgrp, tcgetpgrp};
+    use tokio::signal::unix::{SignalKind, signal};
 
     /// How long is waited before looking again whether a key has been taken, the longest at last.
     const LOOKS: [Duration; 4] =
@@ -78,6 +85,23 @@ mod unix {
             });
             let _ = tcsetattr(&relay.terminal, SetArg::TCSADRAIN, &before);
             result
+        }
+    }
+
+    impl Keys {
+        /// While a line is read: when the process goes on that was stopped (Ctrl-Z), the terminal is as the shell has it
+        /// that it was started from, and is set again.
+        pub(in super::super) async fn kept_after_stops(&self) {
+            let goes_on = signal(SignalKind::from_raw(Signal::SIGCONT as i32));
+            let (Some(relay), Ok(mut goes_on)) = (&self.0, goes_on) else {
+                return std::future::pending().await;
+            };
+            while goes_on.recv().await.is_some() {
+                // In the background, setting it would stop the process again.
+                if tcgetpgrp(&relay.terminal) == Ok(getpgrp()) {
+                    let _ = relay.take_keys_as_they_come();
+                }
+            }
         }
     }
 

@@ -92,7 +92,10 @@ impl Editing {
             let line = keys.brought_during(|| editor.readline(prompt));
             (editor, line)
         });
-        let read = reading.await;
+        let read = tokio::select! {
+            read = reading => read,
+            () = self.keys.kept_after_stops() => return Err(failed("it cannot be set".into())),
+        };
         terminal.set_typing(false);
         let (editor, line) = read.map_err(|error| failed(error.to_string()))?;
         self.editor = Some(editor);

@@ -8,6 +8,7 @@ mod existing;
 mod layout;
 mod listing;
 mod manifest;
+mod merge;
 mod messages;
 mod names;
 mod options;
@@ -18,7 +19,7 @@ mod writer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -31,6 +32,7 @@ use uuid::Uuid;
 use self::existing::ExistingOutput;
 use self::layout::Layout;
 use self::manifest::Manifest;
+use self::merge::{Merges, Merging, Output};
 use self::writer::{FileWriter, Shared};
 use super::{OutputMode, Sink, SinkBatch, SinkWriter};
 use crate::checkpoint::location_of;
@@ -129,6 +131,7 @@ fn sink_name(format: OutputFormat) -> String {
 /// |---|---|---|
 /// | `maxRecordsPerFile` | all | the most rows in a file, exact; 0 or less is no limit |
 /// | `targetFileSize` | all | a file is closed by the rows, 8192 at a time, that bring it to this size or beyond it. The size is estimated from what is encoded so far: Parquet counts pages that are not compressed yet, and a codec of whole files keeps back up to a few hundred kB |
+/// | `compactAfter` | all | once a directory has so many small files of batches that the checkpoint does not have any more, they become one file, at once for every reader. On local disks of Linux and macOS; small is what is below `targetFileSize`, 128 MiB if that is not set |
 /// | `existingOutput` | all | what to do at the first start if another query has written to the directory, or this one with a checkpoint that is gone: `warn` (default), `allow`, `refuse` |
 /// | `compression` | all | `none`, and for parquet `snappy`, `gzip`, `zstd`, `brotli`, `lz4`, `lz4_raw` (default: the session's, `zstd(3)`); for json, csv and text `gzip`, `bzip2`, `xz`, `zstd` (default: none); for arrow `lz4` (default) and `zstd`. A level is given as `zstd(5)` for parquet, else with `compression_level` |
 /// | `header`, `sep`, `quoteAll`, `nullValue`, `ignoreLeadingWhiteSpace`, `ignoreTrailingWhiteSpace` | csv | as in Spark; the default of `header` is DataFusion's `datafusion.catalog.has_header`, true |
@@ -146,6 +149,8 @@ pub struct FileSink {
     reading_options: BTreeMap<String, String>,
     existing: ExistingOutput,
     shared: Arc<Shared>,
+    merging: Option<Merging>,
+    missing: Mutex<Option<Missing>>,
 }
 
 impl FileSink {
@@ -164,6 +169,7 @@ impl FileSink {
         session: &SessionState,
     ) -> Result<Self> {
         let existing = ExistingOutput::take(&mut options)?;
+        let merging = Merging::take(&mut options, storage.as_ref())?;
         let mut layout = Layout::try_new(&schema, &partition_by, &sink_name(format))?;
         if format == OutputFormat::Arrow {
             layout = layout.without_dictionaries();
@@ -173,7 +179,44 @@ impl FileSink {
         let reading_options = options::for_readers(format, &options, session)?;
         let runtime = Arc::clone(session.runtime_env());
         let shared = Arc::new(Shared { storage, layout, encoding, limits, runtime });
-        Ok(Self { format, url, schema, partition_by, reading_options, existing, shared })
+        Ok(Self {
+            format,
+            url,
+            schema,
+            partition_by,
+            reading_options,
+            existing,
+            shared,
+            merging,
+            missing: Mutex::default(),
+        })
+    }
+
+    /// What merges work with.
+    fn output(&self) -> Output<'_> {
+        Output { shared: &self.shared, url: &self.url }
+    }
+
+    /// Completes the publication of the last committed batch, and removes what is staged up to it.
+    async fn recover_batch(
+        &self,
+        query_id: Uuid,
+        last: u64,
+        prepared: &Value,
+        merges: Option<&mut Merges>,
+    ) -> Result<()> {
+        let manifest = Manifest::read(last, prepared)?;
+        let mut staged = self.staged(&names::query_prefix(query_id)).await?;
+        let (moves, published) = manifest.left_to_publish(&staged);
+        if let Some(merges) = merges.filter(|_| !moves.is_empty()) {
+            self.output().refuse_later(merges, last, &manifest).await?;
+        }
+        self.rename(&moves).await?;
+        let missing = self.find_missing(last, published).await?;
+        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = missing;
+        // What is published is among it: some disks keep the old name when the power goes.
+        staged.retain(|path| names::batch_of(path).is_some_and(|batch| batch <= last));
+        self.remove(staged).await
     }
 
     async fn rename(&self, moves: &[(String, String)]) -> Result<()> {
@@ -203,7 +246,7 @@ impl FileSink {
 
     /// A file that is not staged any more was published. If it is gone from its place too, somebody
     /// moved, compacted or deleted it since, which is theirs to do; but it is worth a word.
-    async fn report_missing(&self, batch_id: u64, published: Vec<&str>) -> Result<()> {
+    async fn find_missing(&self, batch_id: u64, published: Vec<&str>) -> Result<Option<Missing>> {
         let sizes = stream::iter(published.into_iter().map(str::to_string))
             .map(|path| async move { Ok((self.shared.storage.size(&path).await?, path)) })
             .buffered(PARALLEL_CALLS);
@@ -211,17 +254,32 @@ impl FileSink {
             .try_filter_map(|(size, path)| async move { Ok::<_, Error>(size.is_none().then_some(path)) })
             .try_collect()
             .await?;
-        if let Some(first) = missing.first() {
+        let files = missing.len();
+        Ok(missing.into_iter().next().map(|first| Missing { batch_id, files, first }))
+    }
+
+    /// Says which files are missing, with the first batch that comes after theirs: once, however often a start has found
+    /// nothing to do.
+    fn report_missing(&self) {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Missing { batch_id, files, first }) = missing {
             tracing::warn!(
                 sink = %self.url,
                 batch_id,
-                files = missing.len(),
+                files,
                 "files of the last batch, '{first}' among them, are not where they were published; \
                  taking it that they were moved or deleted since"
             );
         }
-        Ok(())
     }
+}
+
+/// Files of the batch before a run that are not where they were published.
+#[derive(Debug)]
+struct Missing {
+    batch_id: u64,
+    files: usize,
+    first: String,
 }
 
 #[async_trait]
@@ -271,17 +329,18 @@ impl Sink for FileSink {
         let Some((last, prepared)) = last else {
             return self.existing.check(&self.url, query_id, &self.shared.runtime).await;
         };
-        let manifest = Manifest::read(last, prepared)?;
-        let mut staged = self.staged(&names::query_prefix(query_id)).await?;
-        let (moves, published) = manifest.left_to_publish(&staged);
-        self.rename(&moves).await?;
-        self.report_missing(last, published).await?;
-        // What is published is among it: some disks keep the old name when the power goes.
-        staged.retain(|path| names::batch_of(path).is_some_and(|batch| batch <= last));
-        self.remove(staged).await
+        let Some(merging) = &self.merging else {
+            return self.recover_batch(query_id, last, prepared, None).await;
+        };
+        let mut merges = merging.hold().await;
+        self.output().recover(&mut merges, query_id).await?;
+        self.recover_batch(query_id, last, prepared, Some(&mut *merges)).await
     }
 
     async fn writer(&self, batch: SinkBatch, partition: usize) -> Result<Box<dyn SinkWriter>> {
+        if let Some(merging) = &self.merging {
+            merging.begin_batch().await;
+        }
         Ok(Box::new(FileWriter::new(Arc::clone(&self.shared), batch, partition)))
     }
 
@@ -294,15 +353,45 @@ impl Sink for FileSink {
     }
 
     async fn publish(&self, batch_id: u64, prepared: &Value) -> Result<()> {
-        self.rename(&Manifest::read(batch_id, prepared)?.moves()).await
+        self.report_missing();
+        let manifest = Manifest::read(batch_id, prepared)?;
+        let Some(merging) = &self.merging else { return self.rename(&manifest.moves()).await };
+        let mut merges = merging.hold().await;
+        self.output().refuse_later(&mut merges, batch_id, &manifest).await?;
+        self.rename(&manifest.moves()).await?;
+        self.output().batch_published(&mut merges, batch_id, &manifest).await;
+        Ok(())
     }
 
     async fn abort(&self, batch: SinkBatch) -> Result<()> {
         let staged = self.staged(&names::batch_prefix(&batch)).await?;
-        self.remove(staged).await
+        self.remove(staged).await?;
+        if let Some(merging) = &self.merging {
+            self.output().batch_aborted(&mut merging.hold().await).await;
+        }
+        Ok(())
+    }
+
+    fn is_maintained(&self) -> bool {
+        self.merging.is_some()
+    }
+
+    async fn maintain(&self, query_id: Uuid, oldest: u64) {
+        if let Some(merging) = &self.merging {
+            self.output().merge(merging, query_id, oldest).await;
+        }
+    }
+
+    fn end_maintenance(&self) {
+        if let Some(merging) = &self.merging {
+            merging.end();
+        }
     }
 
     async fn close(&self) -> Result<()> {
+        if let Some(merging) = &self.merging {
+            self.output().close(&mut merging.hold().await).await;
+        }
         self.shared.storage.remove_empty_dir(names::STAGING).await
     }
 }

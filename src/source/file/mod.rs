@@ -474,10 +474,12 @@ async fn describe(options: &mut Options, known: Option<&Known>, inference: &Infe
         let sniffed = sniff(&head, given);
         if unsaid.delimiter && sniffed.delimiter != b',' {
             let delimiter = char::from(sniffed.delimiter).to_string();
-            tracing::warn!(
-                "fields in '{file}' seem to be separated by '{0}', and are read so. To say it, set sep to '{0}'",
-                delimiter.escape_debug()
-            );
+            if !sniffed.is_said {
+                tracing::warn!(
+                    "fields in '{file}' seem to be separated by '{0}', and are read so. To say it, set sep to '{0}'",
+                    delimiter.escape_debug()
+                );
+            }
             found.push(("delimiter", delimiter));
         }
         if unsaid.header && inference.spec.has_header() && !sniffed.has_header {

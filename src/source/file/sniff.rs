@@ -3,6 +3,8 @@
 use csv_core::{ReadRecordResult, ReaderBuilder};
 use datafusion::arrow::compute::kernels::cast_utils::string_to_datetime;
 
+use super::records::separator_line;
+
 /// More lines do not make it clearer.
 const MOST_LINES: usize = 50;
 
@@ -13,16 +15,25 @@ pub(super) struct Sniffed {
     pub(super) delimiter: u8,
     /// Whether the first line names the columns.
     pub(super) has_header: bool,
+    /// Whether the file says itself what separates its fields.
+    pub(super) is_said: bool,
 }
 
 /// Looks at the beginning of a file. It is separated by commas and has a header unless it is plain that it is
 /// not and has not.
 pub(super) fn sniff(head: &[u8], given: Option<u8>) -> Sniffed {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+    let said = separator_line(head);
+    let head = said.map_or(head, |(_, length)| &head[length..]);
     // The last line may be cut.
     let whole = memchr::memrchr(b'\n', head).map_or(head, |end| &head[..=end]);
-    let delimiter = given.unwrap_or_else(|| delimiter_of(whole));
-    Sniffed { delimiter, has_header: has_header(&records(whole, delimiter)) }
+    let said = said.map(|(delimiter, _)| delimiter);
+    let delimiter = given.or(said).unwrap_or_else(|| delimiter_of(whole));
+    Sniffed {
+        delimiter,
+        has_header: has_header(&records(whole, delimiter)),
+        is_said: said == Some(delimiter),
+    }
 }
 
 /// A comma, if it divides all lines into as many fields; or else what divides them into the most.
@@ -109,8 +120,17 @@ mod tests {
             ("", b',', true),
             ("a;b\n1;2\n3;4;cut", b';', true),
         ] {
-            assert_eq!(sniff(text.as_bytes(), None), Sniffed { delimiter, has_header }, "{text}");
+            assert_eq!(
+                sniff(text.as_bytes(), None),
+                Sniffed { delimiter, has_header, is_said: false },
+                "{text}"
+            );
         }
-        assert_eq!(sniff(b"1;2,3\n4;5,6\n", Some(b';')), Sniffed { delimiter: b';', has_header: false });
+        let of_semicolons = Sniffed { delimiter: b';', has_header: false, is_said: false };
+        assert_eq!(sniff(b"1;2,3\n4;5,6\n", Some(b';')), of_semicolons);
+        // As Excel writes it.
+        let said = Sniffed { delimiter: b';', has_header: true, is_said: true };
+        assert_eq!(sniff(b"\xef\xbb\xbfsep=;\r\na;b,c\r\n1;2,3\r\n", None), said);
+        assert_eq!(sniff(b"sep=;\n1;2\n3;4\n", None), Sniffed { has_header: false, ..said });
     }
 }

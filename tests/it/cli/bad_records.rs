@@ -237,6 +237,31 @@ fn messages_of_topics_are_shown_and_not_fed_back() {
     assert!(lines[1].contains("\"line\":17") && lines[1].contains("ff00"), "{listed}");
     let (code, _, err) = folder.run(&["bad-records", "retry", "bad"]);
     assert!(code == 1 && err.contains("messages of kafka:clicks/3"), "{err}");
-    assert!(err.contains("nothing was fed back"), "{err}");
+    assert!(err.contains("nothing of it was fed back"), "{err}");
     assert_eq!(std::fs::read_to_string(folder.0.path().join(place)).unwrap(), aside);
+}
+
+/// What is wrong with one file does not keep the records of the others.
+#[test]
+fn one_file_that_cannot_be_fed_back_does_not_keep_the_others() {
+    let folder = Folder::new();
+    let query = "bad/0198b7a3-0000-7000-8000-000000000000";
+    let input = url::Url::from_file_path(folder.0.path().join("in/a.json")).unwrap();
+    let of_file = format!("{{\"path\":\"{input}\",\"line\":1,\"record\":\"{{}}\",\"reason\":\"none\"}}\n");
+    folder.write("in/a.json", "x\n");
+    folder.write(
+        &format!("{query}/1/t-0.json"),
+        r#"{"path":"kafka:t/0","offset":0,"record":"x","reason":"none"}"#,
+    );
+    folder.write(&format!("{query}/2/b.json"), "no record\n");
+    folder.write(&format!("{query}/3/a.json"), &of_file);
+    let (code, out, err) = folder.run(&["bad-records", "list", "bad"]);
+    assert!(code == 2 && out.contains("a.json") && err.contains("2/b.json' is not a record"), "{out}{err}");
+    let (code, out, err) = folder.run(&["bad-records", "retry", "bad"]);
+    assert!(code == 1 && out.contains("fed 1 records back"), "{out}{err}");
+    assert!(err.contains("messages of kafka:t/0") && err.contains("2/b.json' is not a record"), "{err}");
+    assert_eq!(std::fs::read_dir(folder.0.path().join("in")).unwrap().count(), 2);
+    // The others are still there, and that one is not.
+    let (_, out, _) = folder.run(&["bad-records", "retry", "bad"]);
+    assert_eq!(out, "");
 }

@@ -214,6 +214,96 @@ fn a_kill_at_any_call_loses_no_row() {
     assert!(killed > 8, "it was killed {killed} times only");
 }
 
+/// Killed at each of its changes of the output, a query that merges its files leaves every row there once, and the next
+/// run goes on.
+#[test]
+fn a_query_that_merges_its_files_may_be_killed_at_any_call() {
+    const CALLS: &str = "rename,renameat,renameat2,unlinkat,rmdir,fsync";
+    let traces = std::process::Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).output();
+    if !traces.is_ok_and(|ended| ended.status.success()) {
+        eprintln!("SKIPPED: strace is not installed or may not trace; no query is killed while it merges");
+        return;
+    }
+    let merging = job("JSON", "")
+        .replace("LOCATION 'out'", "LOCATION 'out' OPTIONS ('compactAfter' '3')")
+        .replace("'durability' 'process'", "'durability' 'process', 'minBatchesToRetain' '2'");
+    let start = || {
+        let folder = Folder::new();
+        folder.write("job.sql", &merging);
+        (0..9).for_each(|file| folder.write(&format!("in/{file}.json"), &format!("{{\"id\":{file}}}\n")));
+        run(&folder, &["run", "job.sql", "--progress", "none"]);
+        (9..11).for_each(|file| folder.write(&format!("in/{file}.json"), &format!("{{\"id\":{file}}}\n")));
+        folder
+    };
+    let rows = |folder: &Folder| {
+        let mut ids: Vec<u64> = visible(folder)
+            .iter()
+            .map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap()["id"].as_u64().unwrap())
+            .collect();
+        ids.sort_unstable();
+        ids
+    };
+    let mut killed = 0;
+    loop {
+        let folder = start();
+        let before = rows(&folder);
+        let inject = format!("inject={CALLS}:signal=SIGKILL:when={}", killed + 1);
+        let ended = std::process::Command::new("strace")
+            .args(["-f", "-o", "/dev/null", "-e", &format!("trace={CALLS}"), "-e", &inject])
+            .args([env!("CARGO_BIN_EXE_tidemill"), "run", "job.sql", "--progress", "none"])
+            .current_dir(folder.0.path())
+            .output()
+            .unwrap();
+        let found = rows(&folder);
+        let what = format!("killed at call {}: {found:?}", killed + 1);
+        assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "{what}");
+        assert!(before.iter().all(|row| found.contains(row)), "{what}");
+        if ended.status.success() {
+            assert!(files(&folder).iter().any(|file| file.contains("-merged1-")), "{:?}", files(&folder));
+            break;
+        }
+        killed += 1;
+        assert!(killed < 100, "{ended:?}");
+        folder.write("in/99.json", "{\"id\":99}\n");
+        run(&folder, &["run", "job.sql", "--progress", "none"]);
+        assert_eq!(rows(&folder), (0..11).chain([99]).collect::<Vec<_>>(), "after {what}");
+        let hidden = std::fs::read_dir(folder.0.path()).unwrap().flatten().map(|entry| entry.file_name());
+        let hidden: Vec<_> = hidden.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+        assert!(hidden.is_empty(), "after {what}: {hidden:?}");
+    }
+    assert!(killed > 5, "it was killed {killed} times only");
+}
+
+/// Batches that can be gone back to have their files, whatever was merged.
+#[test]
+fn a_query_that_merges_its_files_can_be_rewound() {
+    let folder = Folder::new();
+    let merging = job("JSON", "PARTITIONED BY (k)")
+        .replace("LOCATION 'out'", "LOCATION 'out' OPTIONS ('compactAfter' '3')")
+        .replace("'durability' 'process'", "'durability' 'process', 'minBatchesToRetain' '4'");
+    folder.write("job.sql", &merging);
+    for file in 0..25 {
+        folder.write(&format!("in/{file:02}.json"), &format!("{{\"id\":{file},\"k\":\"a\"}}\n"));
+    }
+    run(&folder, &["run", "job.sql", "--progress", "none"]);
+    let all = rows(&folder, "JSON", "PARTITIONED BY (k)");
+    assert!(files(&folder).iter().any(|file| file.contains("-merged")), "{:?}", files(&folder));
+    let listed = run(&folder, &["describe", "cp", "--format", "csv"]);
+    let oldest: u64 = listed.lines().nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+    assert!(oldest > 3, "{listed}");
+    let back = oldest.to_string();
+    let told = run(&folder, &["checkpoint", "rewind", "cp", "--to", &back, "--remove-output"]);
+    assert!(told.contains("These files were removed"), "{told}");
+    assert!(!told.contains("not there any more"), "{told}");
+    let left = rows(&folder, "JSON", "PARTITIONED BY (k)");
+    assert_eq!(left.lines().count() as u64, oldest + 2, "{left}");
+    run(&folder, &["run", "job.sql", "--progress", "none"]);
+    assert_eq!(rows(&folder, "JSON", "PARTITIONED BY (k)"), all);
+    // What it had written is what it writes again.
+    let told = run(&folder, &["replay", "cp", "--batch", "24", "--sql", "job.sql", "--diff"]);
+    assert!(told.contains("gives the rows that it has written"), "{told}");
+}
+
 /// Values of one file must not come under the names of another's columns.
 #[test]
 fn csv_files_with_other_headers_are_not_put_together() {

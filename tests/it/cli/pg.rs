@@ -62,6 +62,29 @@ impl Server {
         })
     }
 
+    /// The names of the columns that psql shows.
+    fn columns(&self, statement: &str) -> String {
+        let output = Command::new("psql")
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port,
+                "-U",
+                "ann",
+                "-d",
+                "tidemill",
+                "-X",
+                "-A",
+                "-q",
+                "-c",
+                statement,
+            ])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().next().unwrap_or_default().to_string()
+    }
+
     fn leave(self) {
         signal(&self.child, "-TERM");
         assert_eq!(wait(self.child).0, 0);
@@ -121,6 +144,17 @@ fn psql_reads_what_was_committed_and_changes_nothing() {
     assert_eq!(ask("SELECT count(*) FROM known").unwrap(), "2\n");
     let error = ask("SELECT * FROM words").unwrap_err();
     assert!(error.contains("its rows never end"), "{error}");
+    // Columns without a name of their own have that of the shell.
+    let select = "SELECT max(k.column2), column2 + 1, upper(column1), CAST(column2 AS VARCHAR) FROM known k GROUP BY column1, column2";
+    let (_, shown, _) = folder.run(&[
+        "sql",
+        "--format",
+        "csv",
+        "-c",
+        &format!("CREATE TABLE known AS VALUES ('a', 1); {select}"),
+    ]);
+    let shown = shown.lines().next().unwrap().replace(',', "|");
+    assert_eq!(server.columns(select), shown);
     assert!(ask("\\dt").unwrap().contains("totals"));
     assert!(ask("SELECT a FROM nothing").unwrap_err().contains("nothing"));
     server.leave();

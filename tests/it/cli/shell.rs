@@ -13,22 +13,6 @@ const CONTINUED: &str = "       -> ";
 /// Types `steps` in the shell, each with what must come then, and waits for the prompt after each line. Gives what
 /// came and the exit code; `None` without Python, which has pseudo-terminals.
 fn in_terminal(folder: &Folder, steps: &[(&str, &str)]) -> Option<(i32, String)> {
-    if Command::new("python3").arg("--version").output().is_err() {
-        eprintln!("skipped: there is no python3");
-        return None;
-    }
-    let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/cli/terminal.py");
-    let mut child = Command::new("python3")
-        .args([driver, env!("CARGO_BIN_EXE_tidemill"), "sql"])
-        .current_dir(folder.0.path())
-        .env("HOME", folder.0.path())
-        .env_remove("XDG_STATE_HOME")
-        .env_remove("TIDEMILL_LOG")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
     let mut all = vec![("", PROMPT)];
     for (place, step) in steps.iter().enumerate() {
         all.push(*step);
@@ -39,7 +23,29 @@ fn in_terminal(folder: &Folder, steps: &[(&str, &str)]) -> Option<(i32, String)>
             all.push(("", PROMPT));
         }
     }
-    let steps = serde_json::to_string(&all).unwrap();
+    typed_into(&[env!("CARGO_BIN_EXE_tidemill"), "sql"], folder, &all)
+}
+
+/// What comes of typing into a command, step by step, each with what must then be on the screen.
+fn typed_into(command: &[&str], folder: &Folder, steps: &[(&str, &str)]) -> Option<(i32, String)> {
+    if Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no python3");
+        return None;
+    }
+    let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/cli/terminal.py");
+    let mut child = Command::new("python3")
+        .arg(driver)
+        .args(command)
+        .current_dir(folder.0.path())
+        .env("HOME", folder.0.path())
+        .env_remove("XDG_STATE_HOME")
+        .env_remove("TIDEMILL_LOG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let steps = serde_json::to_string(steps).unwrap();
     child.stdin.take().unwrap().write_all(steps.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -192,4 +198,34 @@ fn console_sinks_print_above_the_line_that_is_typed() {
     let Some((code, out)) = in_terminal(&folder, &steps) else { return };
     assert_eq!(code, 0, "{out}");
     assert!(out.contains("tidemill> 1+"), "the line is drawn again below: {out}");
+}
+
+/// The prompt of a shell that the command is started from.
+const READY: &str = "READY> ";
+
+#[test]
+fn a_line_goes_on_after_the_process_was_stopped() {
+    if Command::new("bash").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no bash");
+        return;
+    }
+    let folder = Folder::new();
+    let start = format!("{} sql\r", env!("CARGO_BIN_EXE_tidemill"));
+    let steps = [
+        ("", READY),
+        (start.as_str(), PROMPT),
+        ("elect", "elect"),
+        ("\u{1a}", "Stopped"),
+        ("", READY),
+        ("fg\r", " sql\r\n"),
+        // The editor puts it where the cursor is, at once.
+        (" 42 as x;\u{1}s", "select 42 as x;"),
+        ("\r", "| 42 "),
+        ("", PROMPT),
+        ("exit\r", READY),
+        ("exit\r", ""),
+    ];
+    folder.write("rc", &format!("PS1='{READY}'\n"));
+    let Some((code, out)) = typed_into(&["bash", "--rcfile", "rc", "-i"], &folder, &steps) else { return };
+    assert_eq!(code, 0, "{out}");
 }

@@ -524,3 +524,71 @@ fn packages_get_manual_pages_and_completions_and_the_version_tells_features() {
     let (code, out, _) = folder.run(&["--version"]);
     assert!(code == 0 && out.starts_with("tidemill 0.1.0 (") && out.contains("avro"), "{out}");
 }
+
+/// What happened to files of the last batch is told with the next one, and not by every start that finds nothing to do.
+#[test]
+fn a_start_that_finds_nothing_to_do_is_quiet() {
+    let folder = Folder::new();
+    hits(&folder, "1.json", &["12:01"]);
+    let etl = || {
+        let (code, _, err) =
+            folder.run(&["etl", "in", "out", "--checkpoint", "cp", "--to", "json", "--progress", "none"]);
+        assert_eq!(code, 0, "{err}");
+        err
+    };
+    etl();
+    std::fs::remove_dir_all(folder.0.path().join("out")).unwrap();
+    for _ in 0..2 {
+        let told = etl();
+        assert!(told.contains("nothing new") && !told.contains("WARN"), "{told}");
+    }
+    hits(&folder, "2.json", &["12:02"]);
+    let told = etl();
+    assert!(told.contains("are not where they were published"), "{told}");
+    assert!(!etl().contains("WARN"));
+}
+
+#[test]
+fn etl_takes_options_of_the_query() {
+    let folder = Folder::new();
+    hits(&folder, "1.json", &["12:01"]);
+    let etl = |option: &str| {
+        folder.run(&["etl", "in", "out", "--checkpoint", "cp", "--to", "json", "--query-option", option])
+    };
+    let (code, _, err) = etl("flushOnEnd=perhaps");
+    assert!(code == 2 && err.contains("flushOnEnd"), "{err}");
+    let (code, _, err) = etl("flushOnEnds=true");
+    assert!(code == 2 && err.contains("flushOnEnds"), "{err}");
+    let (code, _, err) = etl("minBatchesToRetain=3");
+    assert_eq!(code, 0, "{err}");
+}
+
+/// Excel writes and wants a first line that says what separates the fields.
+#[test]
+fn csv_files_that_say_how_they_are_separated_are_read_so() {
+    let folder = Folder::new();
+    folder.write("in/a.csv", "\u{feff}sep=;\r\nid;name\r\n1;a,b\r\n2;c\r\n");
+    folder.write("in/b.csv", "id;name\n3;d\n");
+    let select = |more: &str, what: &str| {
+        let script = format!("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'in' {more}; {what}");
+        let (code, out, err) = folder.run(&["sql", "--format", "csv", "-c", &script]);
+        assert_eq!(code, 0, "{err}");
+        assert!(!err.contains("WARN"), "{err}");
+        out
+    };
+    let rows = "SELECT id, name FROM t ORDER BY id";
+    let expected = "id,name\n1,\"a,b\"\n2,c\n3,d\n";
+    assert_eq!(select("", rows), expected);
+    assert_eq!(select("OPTIONS ('sep' ';', 'header' 'true')", rows), expected);
+    folder.write("in/b.csv", "3;d\n");
+    folder.write("in/a.csv", "sep=;\n1;a,b\n2;c\n");
+    let rows = "SELECT column_1, column_2 FROM t ORDER BY 1";
+    let found = select("OPTIONS ('sep' ';', 'header' 'false')", rows);
+    assert_eq!(found, "column_1,column_2\n1,\"a,b\"\n2,c\n3,d\n");
+    // Lines are counted as an editor counts them.
+    folder.write("in/a.csv", "sep=;\nid;name\nx;y\n");
+    std::fs::remove_file(folder.0.path().join("in/b.csv")).unwrap();
+    let script = "CREATE EXTERNAL TABLE t (id INT, name VARCHAR) STORED AS CSV LOCATION 'in' OPTIONS ('sep' ';', 'header' 'true'); FROM t";
+    let (code, _, err) = folder.run(&["sql", "-c", script]);
+    assert!(code != 0 && err.contains("line 3"), "{err}");
+}

@@ -116,7 +116,7 @@ async fn columns_are_found_in_any_case_if_one_is_meant() {
     };
     assert_eq!(names("SELECT InvoiceNo, u.userId FROM '$/in/'").await, ["InvoiceNo", "userId"]);
     let described = place.rows("DESCRIBE '$/in/a.json'").await;
-    assert_eq!(described[0], "InvoiceNo Int64 YES");
+    assert_eq!(described[0], "InvoiceNo BIGINT YES");
     // Quotes say what is meant, and two may be meant.
     let error = place.try_run("SELECT \"invoiceNo\" FROM '$/in/'").await.unwrap_err().to_string();
     assert!(error.contains("No field named \"invoiceNo\""), "{error}");

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tidemill::storage::{Created, Durability, Storage, StorageProvider, StorageWriter, StoredFile};
+use tidemill::storage::{
+    Created, Durability, Replaced, Replacing, Storage, StorageProvider, StorageWriter, StoredFile,
+};
 use tidemill::{Error, Result};
 use tokio::sync::Semaphore;
 use url::Url;
@@ -308,6 +310,10 @@ struct FaultStorage {
 }
 
 impl FaultStorage {
+    fn replacing_inner(&self) -> Result<&dyn Replacing> {
+        self.inner.replacing().ok_or_else(|| Error::Invalid("nothing can be replaced here".into()))
+    }
+
     /// What a local `create` leaves behind that does not come to its end.
     async fn tear_create(&self, path: &str, body: &Bytes) -> Result<()> {
         if self.inner.url().scheme() != "file" {
@@ -366,6 +372,33 @@ impl Storage for FaultStorage {
 
     async fn remove_empty_dir(&self, dir: &str) -> Result<()> {
         self.process.call("remove_empty_dir", dir, self.inner.remove_empty_dir(dir), nothing()).await
+    }
+
+    fn replacing(&self) -> Option<&dyn Replacing> {
+        self.inner.replacing().is_some().then_some(self)
+    }
+}
+
+#[async_trait]
+impl Replacing for FaultStorage {
+    async fn directories(&self) -> Result<Vec<String>> {
+        self.process.call("directories", "", self.replacing_inner()?.directories(), nothing()).await
+    }
+
+    async fn files(&self, dir: &str) -> Result<Vec<StoredFile>> {
+        self.process.call("files", dir, self.replacing_inner()?.files(dir), nothing()).await
+    }
+
+    async fn replace(&self, files: &[String], from: &str, to: &str) -> Result<Replaced> {
+        self.process.call("replace", from, self.replacing_inner()?.replace(files, from, to), nothing()).await
+    }
+
+    async fn remove(&self, replaced: &Replaced) -> Result<()> {
+        self.process.call("remove", "", self.replacing_inner()?.remove(replaced), nothing()).await
+    }
+
+    async fn settle(&self) -> Result<()> {
+        self.process.call("settle", "", self.replacing_inner()?.settle(), nothing()).await
     }
 }
 

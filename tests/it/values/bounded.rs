@@ -157,7 +157,10 @@ async fn options_of_the_writer_do_not_keep_a_table_from_being_read() {
     for (format, options) in [
         ("PARQUET", "'compression' 'zstd(3)', 'max_row_group_size' '1000', 'compression::a' 'snappy'"),
         ("ARROW", "'compression' 'zstd', 'maxRecordsPerFile' '5'"),
-        ("JSON", "'compression' 'gzip', 'ignoreNullFields' 'false', 'existingOutput' 'error'"),
+        (
+            "JSON",
+            "'compression' 'gzip', 'ignoreNullFields' 'false', 'existingOutput' 'error', 'compactAfter' '5'",
+        ),
         ("CSV", "'compression' 'gzip', 'quoteAll' 'true', 'nullValue' 'x', 'header' 'true', 'sep' ';'"),
     ] {
         let table = format!("(a INT) STORED AS {format} LOCATION '$/{format}/' OPTIONS ({options})");

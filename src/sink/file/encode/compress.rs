@@ -34,6 +34,11 @@ impl Compression {
         Ok(Self { codec, level })
     }
 
+    /// The codec.
+    pub fn codec(&self) -> CompressionTypeVariant {
+        self.codec
+    }
+
     /// `.gz`, …; empty without compression.
     pub fn extension(&self) -> &'static str {
         match self.codec {

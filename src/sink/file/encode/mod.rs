@@ -13,7 +13,7 @@ use datafusion::arrow::ipc::writer::IpcWriteOptions;
 
 use crate::error::Result;
 
-pub(super) use compress::Compression;
+pub(super) use compress::{Compression, LineOutput};
 pub(in crate::sink) use lines::LineFormat;
 pub(super) use parquet::{ParquetFormat, as_stored, stored_schema};
 

@@ -48,6 +48,11 @@ impl ParquetFormat {
         Ok(Self { properties, skip_arrow_metadata, schema: Arc::clone(schema) })
     }
 
+    /// The columns as they are stored.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// `.zstd`, `.snappy`, … as Spark names them; empty without compression.
     pub fn extension(&self) -> &'static str {
         match self.properties.compression(&ColumnPath::new(vec![])) {

@@ -229,13 +229,27 @@ impl CsvDialect {
         self.has_header && !self.enforce_schema
     }
 
+    /// How many bytes the line takes, at the beginning of a file, that says that its fields are separated as they are.
+    pub(super) fn separator_line(&self, raw: &[u8]) -> usize {
+        separator_line(raw)
+            .filter(|(delimiter, _)| *delimiter == self.delimiter)
+            .map_or(0, |(_, length)| length)
+    }
+
     /// How many bytes the header takes, and the names in it if they say which fields records have; `None`
     /// if more bytes are needed to tell.
     pub(super) fn header(&self, raw: &[u8], end: bool) -> Option<(usize, Vec<String>)> {
-        if !self.has_header {
-            return Some((0, Vec::new()));
+        if !end
+            && raw.len() < SEPARATOR_LINE.len() + 3
+            && raw.starts_with(&SEPARATOR_LINE[..raw.len().min(4)])
+        {
+            return None;
         }
-        let start = self.skip_no_records(raw, 0);
+        let said = self.separator_line(raw);
+        if !self.has_header {
+            return Some((said, Vec::new()));
+        }
+        let start = self.skip_no_records(raw, said);
         let Some(header_end) = record_end(&mut self.tokenizer(), raw, start, end) else {
             return end.then(|| (raw.len(), Vec::new()));
         };
@@ -244,6 +258,21 @@ impl CsvDialect {
         let names = fields.iter().map(|name| String::from_utf8_lossy(name).trim().to_string());
         Some((header_end, names.collect()))
     }
+}
+
+/// What a line begins with that programs of tables put before the header: `sep=;`.
+const SEPARATOR_LINE: &[u8; 4] = b"sep=";
+
+/// What separates the fields of a file by its first line, which says nothing else, and how long that is.
+pub(in crate::source::file) fn separator_line(head: &[u8]) -> Option<(u8, usize)> {
+    let rest = head.strip_prefix(SEPARATOR_LINE)?;
+    let (delimiter, rest) = rest.split_first()?;
+    let end = match rest {
+        [b'\r', b'\n', ..] => 2,
+        [b'\n', ..] => 1,
+        _ => return None,
+    };
+    delimiter.is_ascii().then_some((*delimiter, SEPARATOR_LINE.len() + 1 + end))
 }
 
 /// Where the record at `start` ends; `None` if that is not known or there is none.

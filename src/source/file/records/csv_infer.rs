@@ -99,19 +99,23 @@ fn whole_records(
         false => records,
     };
     let pieces = stream::try_unfold(
-        (bytes, Vec::new(), false),
-        move |(mut bytes, mut buffer, mut is_end)| async move {
+        (bytes, Vec::new(), false, true),
+        move |(mut bytes, mut buffer, mut is_end, mut is_first)| async move {
             loop {
                 if is_end {
                     let rest = std::mem::take(&mut buffer);
-                    return Ok((!rest.is_empty()).then_some((rest, (bytes, buffer, is_end))));
+                    return Ok((!rest.is_empty()).then_some((rest, (bytes, buffer, is_end, is_first))));
                 }
                 let wanted = CHUNK_BYTES.max(buffer.len());
                 is_end = bytes.read(&mut buffer, wanted).await?;
+                if std::mem::take(&mut is_first) {
+                    let mark = if buffer.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+                    buffer.drain(..mark + dialect.separator_line(&buffer[mark..]));
+                }
                 let records = dialect.split(&buffer, false, usize::MAX);
                 if let Some(end) = records.last().map(|last| last.end).filter(|_| !is_end) {
                     let rest = buffer.split_off(end);
-                    return Ok::<_, DataFusionError>(Some((buffer, (bytes, rest, is_end))));
+                    return Ok::<_, DataFusionError>(Some((buffer, (bytes, rest, is_end, is_first))));
                 }
             }
         },

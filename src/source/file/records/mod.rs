@@ -48,6 +48,7 @@ pub(super) use self::bytes::ByteSource;
 use self::columns::RecordColumns;
 use self::csv::CsvDecoder;
 use self::csv_dialect::CsvDialect;
+pub(super) use self::csv_dialect::separator_line;
 pub(super) use self::csv_infer::infer_csv;
 use self::csv_parts::whole_records;
 use self::decoder::RecordDecoder;

@@ -13,5 +13,6 @@ mod time;
 pub(super) use self::columns::leaf;
 pub(super) use self::pattern::Pattern;
 pub(super) use self::rules::ValueRules;
-pub(super) use self::scalar::{Leaf, Scalar, cannot_be_read, type_name};
+pub(super) use self::scalar::{Leaf, Scalar, cannot_be_read};
 pub(super) use self::time::in_unit;
+pub(super) use crate::types::sql_type_name as type_name;

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use datafusion::arrow::array::ArrayRef;
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::datatypes::DataType;
+
+use crate::types::sql_type_name;
 
 /// A value as a file holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,51 +49,10 @@ pub(in crate::source::file) trait Leaf: Send {
 
 /// What is wrong with `value` in a column of `data_type`.
 pub(in crate::source::file) fn cannot_be_read(value: Scalar<'_>, data_type: &DataType, why: &str) -> String {
-    let name = type_name(data_type);
+    let name = sql_type_name(data_type);
     if why.is_empty() {
         format!("{value} cannot be read as {name}")
     } else {
         format!("{value} cannot be read as {name}: {why}")
-    }
-}
-
-/// The name that SQL has for a type.
-pub(in crate::source::file) fn type_name(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Boolean => "BOOLEAN".into(),
-        DataType::Int8 => "TINYINT".into(),
-        DataType::Int16 => "SMALLINT".into(),
-        DataType::Int32 => "INT".into(),
-        DataType::Int64 => "BIGINT".into(),
-        DataType::UInt8 => "TINYINT UNSIGNED".into(),
-        DataType::UInt16 => "SMALLINT UNSIGNED".into(),
-        DataType::UInt32 => "INT UNSIGNED".into(),
-        DataType::UInt64 => "BIGINT UNSIGNED".into(),
-        DataType::Float32 => "FLOAT".into(),
-        DataType::Float64 => "DOUBLE".into(),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "VARCHAR".into(),
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "BYTEA".into(),
-        DataType::Date32 | DataType::Date64 => "DATE".into(),
-        DataType::Time32(_) | DataType::Time64(_) => "TIME".into(),
-        DataType::Decimal32(p, s)
-        | DataType::Decimal64(p, s)
-        | DataType::Decimal128(p, s)
-        | DataType::Decimal256(p, s) => format!("DECIMAL({p},{s})"),
-        DataType::Timestamp(unit, None) => match unit {
-            TimeUnit::Nanosecond => "TIMESTAMP".into(),
-            unit => format!("TIMESTAMP({})", digits_of(*unit)),
-        },
-        DataType::Timestamp(_, Some(_)) => "TIMESTAMP WITH TIME ZONE".into(),
-        other => other.to_string(),
-    }
-}
-
-/// Digits behind the point of a second.
-pub(in crate::source::file) fn digits_of(unit: TimeUnit) -> u32 {
-    match unit {
-        TimeUnit::Second => 0,
-        TimeUnit::Millisecond => 3,
-        TimeUnit::Microsecond => 6,
-        TimeUnit::Nanosecond => 9,
     }
 }

@@ -8,7 +8,7 @@ use datafusion::arrow::datatypes::{Date32Type, Time64NanosecondType, TimeUnit};
 use super::number::{NotExact, Surplus, is_number, scaled};
 use super::pattern::{Parsed, Zone};
 use super::rules::ValueRules;
-use super::scalar::digits_of;
+use crate::types::digits_of;
 
 const NO_TIME: &str = "it is no time in ISO 8601, such as 2024-02-29T12:00:00. Set timestampFormat if times \
                        are written in another way";
