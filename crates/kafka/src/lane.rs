@@ -204,7 +204,9 @@ impl Received {
             return;
         }
         match self.chunks.back_mut() {
-            Some(last) if last.until == self.until => last.until = end,
+            Some(last) if last.until == self.until => {
+                (last.until, last.received) = (end, Instant::now());
+            }
             _ => self.chunks.push_back(Chunk { from: self.until, until: end, ..nothing() }),
         }
         self.until = end;

@@ -8,5 +8,6 @@ mod kills;
 mod messages;
 mod sink;
 mod source;
+mod recreated;
 mod support;
 mod watermarks;
