@@ -5,6 +5,8 @@ mod bad_records;
 mod conformance;
 mod formats;
 mod kills;
+mod lag;
+mod limits;
 mod messages;
 mod sink;
 mod source;
