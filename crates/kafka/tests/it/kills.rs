@@ -194,6 +194,8 @@ async fn nothing_is_lost_and_nothing_is_twice_when_the_command_is_killed() {
         is_over.store(true, Ordering::Relaxed);
         feeding.join().unwrap()
     });
+    let copied = broker.peek(&copies, 2).len();
+    eprintln!("killed {} times; {copied} of {sent} records were copied by then", kills());
     job.finish();
     check(broker, [&copies, &counts, &minutes], sent);
 }
