@@ -127,6 +127,12 @@ pub(crate) struct Observe {
 }
 
 impl Observe {
+    /// The same over rows that have further columns, behind those that they had: all of them are in `schema`.
+    pub(crate) fn with_schema(&self, schema: SchemaRef) -> Self {
+        let (observation, columns) = (Arc::clone(&self.observation), self.columns.clone());
+        Self { index: self.index, observation, columns, schema }
+    }
+
     /// The columns that are observed of `rows`.
     fn columns_of(&self, rows: &RecordBatch) -> DataFusionResult<RecordBatch> {
         let columns = self.columns.iter().map(|column| column.evaluate(rows)?.into_array(rows.num_rows()));

@@ -12,14 +12,17 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, replace_children_if_necessary};
 
 use super::node::Node;
+use super::observe::Observe;
 use super::scan::{StreamScan, WATERMARK_GROUP};
 use super::watermark::EventTimeWatermark;
 
 /// `plan`, which is optimised, with one more column, the last one, between each scan that has watermark groups and the
-/// watermark over it. Where anything else than projections and filters is between, rows have no groups.
+/// watermark over it. Where anything else than projections, filters, observations and lists that become rows is
+/// between, rows have no groups.
 pub(crate) fn carry_groups(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
     plan.transform_down(|node| {
         let Some((watermark, [input])) = Node::<EventTimeWatermark>::parts(&node) else {
@@ -48,10 +51,7 @@ fn with_group(plan: &Arc<dyn ExecutionPlan>) -> DataFusionResult<Option<(Arc<dyn
         let column = Arc::new(Column::new(WATERMARK_GROUP, group));
         let mut expressions = projection.expr().to_vec();
         expressions.push(ProjectionExpr { expr: column, alias: WATERMARK_GROUP.into() });
-        let schema = plan.schema();
-        let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
-        fields.push(Arc::clone(&input.schema().fields()[group]));
-        let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
+        let schema = schema_with_group(plan, &input);
         Arc::new(ProjectionExec::try_new_with_schema_metadata(expressions, input, &schema)?)
     } else if let Some(filter) = plan.downcast_ref::<FilterExec>() {
         let columns = filter.projection().as_ref().map(|columns| {
@@ -64,6 +64,14 @@ fn with_group(plan: &Arc<dyn ExecutionPlan>) -> DataFusionResult<Option<(Arc<dyn
             .with_batch_size(filter.batch_size())
             .with_fetch(filter.fetch());
         Arc::new(builder.build()?)
+    } else if let Some(observe) = Node::<Observe>::of(plan) {
+        let schema = Arc::new(schema_with_group(plan, &input));
+        Node::over(input, observe.with_schema(schema))
+    } else if let Some(unnest) = plan.downcast_ref::<UnnestExec>() {
+        let schema = Arc::new(schema_with_group(plan, &input));
+        let (lists, structs) = (unnest.list_column_indices(), unnest.struct_column_indices());
+        let options = unnest.options().clone();
+        Arc::new(UnnestExec::new(input, lists.to_vec(), structs.to_vec(), schema, options)?)
     } else if plan.is::<RepartitionExec>()
         || plan.is::<CoalescePartitionsExec>()
         || plan.is::<CooperativeExec>()
@@ -73,4 +81,11 @@ fn with_group(plan: &Arc<dyn ExecutionPlan>) -> DataFusionResult<Option<(Arc<dyn
         return Ok(None);
     };
     Ok(Some((plan, source)))
+}
+
+/// The columns of `plan`, and behind them the group, which is the last one of `input`.
+fn schema_with_group(plan: &Arc<dyn ExecutionPlan>, input: &Arc<dyn ExecutionPlan>) -> Schema {
+    let (own, below) = (plan.schema(), input.schema());
+    let fields: Vec<_> = own.fields().iter().chain(below.fields().last()).cloned().collect();
+    Schema::new_with_metadata(fields, own.metadata().clone())
 }

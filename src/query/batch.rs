@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::arrow::datatypes::FieldRef;
-use futures::future::try_join;
+use futures::future::{join, try_join, try_join_all};
 use serde_json::{Map, Value};
 use tracing::{Instrument, debug_span};
 
@@ -247,8 +247,18 @@ impl BatchRunner {
             return Ok(Computed::NewColumns(new));
         }
         let observed = self.plan.observed(&report)?;
-        let prepared = self.sink.prepare(identity, std::mem::take(&mut report.sink)).await?;
+        // Both may ask somebody who is far away.
+        let (checked, prepared) =
+            join(self.check_read(batch), self.sink.prepare(identity, std::mem::take(&mut report.sink))).await;
+        checked?;
+        let prepared = prepared?;
         Ok(Computed::Staged(Box::new(Staged { report, observed, prepared, late, state })))
+    }
+
+    /// Fails if what was read is not what the batch is.
+    async fn check_read(&self, batch: &Batch) -> Result<()> {
+        let inputs = self.sources.iter().zip(&batch.inputs).filter(|(_, input)| !input.is_empty());
+        try_join_all(inputs.map(|(source, input)| source.check_read(input))).await.map(|_| ())
     }
 
     /// Per source, the columns that the rows of the batch have besides, and that its table is to have.

@@ -146,7 +146,7 @@ impl SourceBatch {
 /// One run's reader of an unbounded table.
 ///
 /// Calls come from one task, in this order: `restore` once, `prepare_available_now` at most once,
-/// then per trigger `plan`, (scan and read), `commit`. `plan` may be followed by another `plan`
+/// then per trigger `plan`, (scan and read), `check_read`, `commit`. `plan` may be followed by another `plan`
 /// without anything between only if it gave an empty batch.
 #[async_trait]
 pub trait Source: Debug + Send + Sync {
@@ -204,6 +204,13 @@ pub trait Source: Debug + Send + Sync {
         filters: &[Expr],
         partitions: usize,
     ) -> Result<Arc<dyn SourceScan>>;
+
+    /// After `batch` was read, and before anything of it counts: fails if what was read is not what the batch is, which
+    /// may only show afterwards. The batch is then run again at the next start.
+    async fn check_read(&self, batch: &SourceBatch) -> Result<()> {
+        let _ = batch;
+        Ok(())
+    }
 
     /// The batch is durable in the sink: the source may clean up after it. Must be idempotent; it
     /// is repeated for the last committed batch after a restart.

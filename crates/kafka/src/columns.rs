@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use tidemill::arrow::array::{
     ArrayRef, AsArray, BinaryBuilder, BooleanArray, Int32Array, Int32Builder, Int64Array, Int64Builder,
@@ -60,6 +61,8 @@ pub(super) struct Chunk {
     pub(super) until: i64,
     /// `key`, `value`, `offset`, `timestamp`, `timestampType` and, if wanted, `headers`.
     pub(super) rows: RecordBatch,
+    /// When the last of it came.
+    pub(super) received: Instant,
 }
 
 impl Chunk {
@@ -111,6 +114,7 @@ impl Chunk {
         let part = |from, until, first: usize, last: usize| Self {
             from,
             until,
+            received: self.received,
             rows: self.rows.slice(first, last.saturating_sub(first)),
         };
         let before = (self.from < from).then(|| part(self.from, from, 0, first));
@@ -206,7 +210,7 @@ impl ChunkBuilder {
         let schema = Arc::new(Schema::new(fields.into_iter().cloned().collect::<Vec<_>>()));
         let rows = RecordBatch::try_new(Arc::clone(&schema), columns)
             .unwrap_or_else(|_| RecordBatch::new_empty(schema));
-        Chunk { from, until, rows }
+        Chunk { from, until, rows, received: Instant::now() }
     }
 }
 

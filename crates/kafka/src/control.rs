@@ -11,6 +11,7 @@ use tidemill::{Error, Result};
 
 use super::offsets::{Offsets, Partition};
 use super::options::{Begin, Selection, SourceOptions};
+use super::topic_ids::{TopicIds, topic_ids};
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -126,8 +127,8 @@ impl Control {
         .await
     }
 
-    /// For each partition the offset that is asked for; none for a time after its last message. Offsets that are
-    /// given come back as they are.
+    /// For each partition the offset that is asked for; none for a time after its last message, and for a partition
+    /// that does not exist any more. Offsets that are given come back as they are.
     pub(super) async fn offsets(&self, asked: Vec<(Partition, Begin)>) -> Result<Offsets> {
         if asked.is_empty() {
             return Ok(Offsets::default());
@@ -150,7 +151,10 @@ impl Control {
             }
             if list.count() > 0 {
                 for found in consumer.offsets_for_times(list, PATIENCE)?.elements() {
-                    found.error()?;
+                    match found.error() {
+                        Err(error) if is_gone(&error) => continue,
+                        found => found?,
+                    }
                     if let Offset::Offset(offset) = found.offset() {
                         let partition = Partition { topic: found.topic().to_string(), id: found.partition() };
                         offsets.0.insert(partition, offset);
@@ -158,6 +162,15 @@ impl Control {
                 }
             }
             Ok(offsets)
+        })
+        .await
+    }
+
+    /// The ids of those of `topics` that there are, as far as brokers give them any.
+    pub(super) async fn topic_ids(&self, topics: BTreeSet<String>) -> Result<TopicIds> {
+        self.ask("ask for the topics of", move |consumer| {
+            // SAFETY: the client is the consumer's, which lives longer.
+            unsafe { topic_ids(consumer.client().native_ptr(), &topics, PATIENCE) }
         })
         .await
     }
@@ -201,6 +214,18 @@ impl Control {
             }
         }
     }
+}
+
+/// Whether a topic or a partition does not exist.
+fn is_gone(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+        )
+    )
 }
 
 fn is_transient(error: &KafkaError) -> bool {

@@ -204,7 +204,9 @@ impl Received {
             return;
         }
         match self.chunks.back_mut() {
-            Some(last) if last.until == self.until => last.until = end,
+            Some(last) if last.until == self.until => {
+                (last.until, last.received) = (end, Instant::now());
+            }
             _ => self.chunks.push_back(Chunk { from: self.until, until: end, ..nothing() }),
         }
         self.until = end;
@@ -376,5 +378,88 @@ impl State {
     /// The partition, unless what comes now is of before it was begun anew.
     fn wanted(&mut self, partition: &Partition) -> Option<&mut Received> {
         self.partitions.get_mut(partition).filter(|received| received.seek.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    use tidemill::arrow::array::AsArray;
+    use tidemill::arrow::datatypes::Int64Type;
+
+    use super::super::scan::CONSUMER_DEFAULTS;
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn config(servers: &str) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (name, value) in CONSUMER_DEFAULTS {
+            config.set(*name, *value);
+        }
+        config.set("bootstrap.servers", servers).set("group.id", "g").set("enable.auto.commit", "false");
+        config.set("auto.offset.reset", "error").set("enable.partition.eof", "true");
+        config
+    }
+
+    fn send(servers: &str, count: usize) {
+        let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", servers).create().unwrap();
+        for _ in 0..count {
+            producer
+                .send(BaseRecord::<str, str>::to("t").partition(0).payload("m"))
+                .map_err(|(e, _)| e)
+                .unwrap();
+        }
+        producer.flush(LONG).unwrap();
+    }
+
+    /// The offsets of the messages of a range, each of them waited for so long.
+    async fn offsets(lane: &Lane, mut range: Range, patience: Duration) -> Result<Vec<i64>, Missing> {
+        let mut found = Vec::new();
+        while range.from < range.until {
+            let chunk = lane.take(&range, patience).await?;
+            found.extend(chunk.rows.column(2).as_primitive::<Int64Type>().values());
+            range.from = chunk.until;
+        }
+        Ok(found)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn messages_come_ahead_of_who_reads_them() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let servers = cluster.bootstrap_servers();
+        send(&servers, 100);
+        let lane = Lane::start(&config(&servers), Arc::default(), 1 << 20, false).unwrap();
+        let partition = Partition { topic: "t".into(), id: 0 };
+        let range = |from, until| Range { partition: partition.clone(), from, until };
+        let up_to = |offset| Offsets([(partition.clone(), offset)].into());
+        lane.expect(&partition, 10);
+        let began = Instant::now();
+        while !lane.has_beyond(&up_to(99)) {
+            assert!(began.elapsed() < LONG, "they do not come");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // They are there already, in whatever parts batches want them.
+        let parts = [(10, 40), (70, 100), (40, 70)];
+        for (from, until) in parts {
+            let found = offsets(&lane, range(from, until), Duration::ZERO).await.unwrap();
+            assert_eq!(found, (from..until).collect::<Vec<_>>());
+        }
+        assert!(!lane.has_beyond(&up_to(0)), "what was taken is not kept");
+        // A batch that is run again.
+        let again = offsets(&lane, range(0, 50), LONG).await.unwrap();
+        assert_eq!(again, (0..50).collect::<Vec<_>>());
+        let began = Instant::now();
+        let patience = Duration::from_millis(500);
+        let missing = offsets(&lane, range(100, 101), patience).await.unwrap_err();
+        assert!(matches!(missing, Missing::Silence(..)) && began.elapsed() >= patience, "{missing:?}");
+        send(&servers, 1);
+        assert_eq!(offsets(&lane, range(100, 101), LONG).await.unwrap(), [100]);
+        lane.forget(&partition);
+        send(&servers, 10);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!lane.has_beyond(&up_to(0)), "nobody wants it any more");
     }
 }

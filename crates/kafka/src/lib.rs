@@ -25,6 +25,7 @@ mod client;
 mod columns;
 mod control;
 mod formats;
+mod identity;
 mod lane;
 mod offsets;
 mod options;
@@ -34,6 +35,7 @@ mod scan;
 mod sink;
 mod source;
 mod table;
+mod topic_ids;
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! Messages as the client has them, many at a time, and with the ends of partitions, which `rdkafka` tells of without
-//! their topic. The only unsafe code of the crate.
+//! their topic.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_void};

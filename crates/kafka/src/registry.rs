@@ -1,4 +1,5 @@
-//! A registry of schemas: Confluent's REST interface, which Apicurio, Karapace and Redpanda have too.
+//! A registry of schemas: Confluent's REST interface, which Apicurio, Karapace and Redpanda have too, and of Apicurio's own
+//! what it takes to read messages that its serializers have written.
 
 use std::time::Duration;
 
@@ -29,9 +30,44 @@ const CONTENT: &str = "application/vnd.schemaregistry.v1+json";
 /// The answer that there is no such schema or subject.
 const NOT_FOUND: u16 = 404;
 
+/// How a registry is asked, and with it what messages begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interface {
+    Confluent,
+    /// Apicurio's own, version 2: messages have global ids of eight bytes.
+    Apicurio2,
+    /// Apicurio's own, version 3: messages have ids of contents, of four bytes.
+    Apicurio3,
+}
+
+impl Interface {
+    fn of(url: &str) -> Self {
+        match url {
+            url if url.ends_with("/apis/registry/v2") => Self::Apicurio2,
+            url if url.ends_with("/apis/registry/v3") => Self::Apicurio3,
+            _ => Self::Confluent,
+        }
+    }
+
+    /// Where the schema with the number `id` is.
+    fn path(self, id: u64) -> String {
+        match self {
+            Self::Confluent => format!("/schemas/ids/{id}"),
+            Self::Apicurio2 => format!("/ids/globalIds/{id}?dereference=true"),
+            Self::Apicurio3 => format!("/ids/contentIds/{id}?references=DEREFERENCE"),
+        }
+    }
+
+    /// What answers are accepted: Apicurio's own are schemas as they are.
+    fn accepted(self) -> &'static str {
+        if self == Self::Confluent { CONTENT } else { "*/*" }
+    }
+}
+
 /// Where schemas are registered.
 #[derive(Debug, Clone)]
 pub(super) struct Registry {
+    interface: Interface,
     /// Of one registry: the next one is asked if one does not answer.
     urls: Vec<String>,
     agent: Agent,
@@ -62,6 +98,10 @@ impl Registry {
         if urls.iter().any(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
             return Err(Error::option(URL, text, "expected http://host:port or https://host:port"));
         }
+        let interface = urls.first().map_or(Interface::Confluent, |url| Interface::of(url));
+        if urls.iter().any(|url| Interface::of(url) != interface) {
+            return Err(Error::option(URL, text, "these are different interfaces: name one of them"));
+        }
         let authorization = match (own.get(USER_INFO), own.get(TOKEN)) {
             (Some(_), Some(_)) => {
                 return Err(Error::option(
@@ -78,14 +118,36 @@ impl Registry {
         if let Some(path) = own.get(CA) {
             config = config.tls_config(TlsConfig::builder().root_certs(certificates(path)?).build());
         }
-        Ok(Some(Self { urls, agent: config.build().into(), authorization }))
+        Ok(Some(Self { interface, urls, agent: config.build().into(), authorization }))
+    }
+
+    /// What makes schemas known by the numbers that messages begin with.
+    fn writer_schemas(&self) -> WriterSchemas {
+        match self.interface {
+            Interface::Apicurio2 => WriterSchemas::with_long_ids(),
+            Interface::Confluent | Interface::Apicurio3 => WriterSchemas::default(),
+        }
+    }
+
+    /// Fails if the registry can be asked for schemas by their numbers only.
+    fn check_subjects(&self) -> Result<()> {
+        match self.interface {
+            Interface::Confluent => Ok(()),
+            Interface::Apicurio2 | Interface::Apicurio3 => Err(Error::option(
+                URL,
+                self.urls.join(","),
+                "Apicurio's own interface is only asked for the schemas of messages. Name its compatible one \
+                 (http://host:port/apis/ccompat/v7) to write, and to read without columns, or give the table columns",
+            )),
+        }
     }
 
     /// The schema with the number `id`; the inner error says why there is none of Avro's.
-    pub(super) async fn avro_schema(&self, id: u32) -> Result<std::result::Result<String, String>> {
-        let path = format!("/schemas/ids/{id}");
+    pub(super) async fn avro_schema(&self, id: u64) -> Result<std::result::Result<String, String>> {
+        let path = self.interface.path(id);
         let found = match self.ask(path.clone(), None).await? {
             // Schemas that others are parts of are wanted as a whole.
+            Ok(found) if self.interface != Interface::Confluent => return Ok(Ok(found.to_string())),
             Ok(found) if has_parts(&found) => self.ask(format!("{path}?format=resolved"), None).await?,
             found => found,
         };
@@ -100,10 +162,11 @@ impl Registry {
 
     /// The newest schema of `subject`.
     pub(super) async fn latest_avro_schema(&self, subject: &str) -> Result<String> {
+        self.check_subjects()?;
         let path = format!("/subjects/{}/versions/latest", in_path(subject));
         match self.ask(path, None).await? {
             Ok(found) => {
-                let id = found["id"].as_u64().and_then(|id| u32::try_from(id).ok());
+                let id = found["id"].as_u64();
                 if let (Some(id), true) = (id, has_parts(&found)) {
                     let whole = self.avro_schema(id).await?;
                     return whole.map_err(|why| Error::Invalid(format!("subject '{subject}': {why}")));
@@ -121,6 +184,7 @@ impl Registry {
 
     /// The number of `schema`, which is registered under `subject`, or is to be if `registers`.
     pub(super) async fn id_of(&self, subject: &str, schema: &str, registers: bool) -> Result<u32> {
+        self.check_subjects()?;
         let path = format!("/subjects/{}{}", in_path(subject), if registers { "/versions" } else { "" });
         let found = self.ask(path, Some(json!({ "schema": schema }).to_string())).await?;
         let id = match found {
@@ -184,7 +248,7 @@ impl Registry {
         let authorization = self.authorization.as_deref();
         let mut answer = match body {
             None => {
-                let request = self.agent.get(url).header("accept", CONTENT);
+                let request = self.agent.get(url).header("accept", self.interface.accepted());
                 authorization.into_iter().fold(request, |r, value| r.header("authorization", value)).call()?
             }
             Some(body) => {
@@ -208,7 +272,7 @@ pub(super) struct Registered {
 
 impl Registered {
     pub(super) fn new(registry: Registry) -> Self {
-        Self { registry, schemas: WriterSchemas::default() }
+        Self { schemas: registry.writer_schemas(), registry }
     }
 
     /// Makes the schemas known that `messages` were written with.
@@ -334,6 +398,7 @@ mod tests {
             (&[url, ("schema.registry.urls", "x")], "did you mean 'schema.registry.url'"),
             (&[url, (USER_INFO, "a:b"), (TOKEN, "t")], "cannot be used together"),
             (&[url, (CA, "/no/such/file")], "it cannot be read"),
+            (&[(URL, "http://a/apis/registry/v2,http://b")], "different interfaces"),
         ] {
             let error = Registry::parse(&options(given)).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

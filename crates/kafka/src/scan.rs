@@ -1,9 +1,10 @@
 //! Reads the ranges of a batch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures::{StreamExt, stream};
 use rdkafka::error::RDKafkaErrorCode;
@@ -17,11 +18,12 @@ use tidemill::datafusion::physical_plan::streaming::{PartitionStream, StreamingT
 use tidemill::source::{BadMessageFiles, BadMessageWriter, SourceBatch, SourceScan, in_watermark_group};
 use tidemill::uuid::Uuid;
 use tidemill::{Error, Result};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 use super::admission::{between, deal, split};
 use super::columns::{Aside, Chunk, Columns, Maker, Malformed};
 use super::control::{Control, failed};
+use super::identity::{Identity, RECREATED, Remembered};
 use super::lane::{Lane, Missing};
 use super::offsets::{Offsets, Partition, Range};
 use super::options::{Begin, SourceOptions};
@@ -133,10 +135,34 @@ pub(super) struct Shared {
     pub(super) query_id: Uuid,
     pub(super) lanes: Lanes,
     pub(super) control: Control,
+    pub(super) identity: Identity,
+    /// Ends with the first answer to what topics are there.
+    pub(super) first_look: OnceCell<()>,
     pub(super) counts: Counts,
 }
 
 impl Shared {
+    /// Asks Kafka what `topics` are.
+    pub(super) async fn identify(&self, topics: BTreeSet<String>) -> Result<()> {
+        if topics.is_empty() {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let ids = self.control.topic_ids(topics).await?;
+        self.identity.answer(asked, ids);
+        Ok(())
+    }
+
+    /// Asks whether the topics are those that the checkpoint knows, if this run has not asked yet: a batch that an
+    /// earlier run has planned is read before anything else.
+    async fn look_first(&self) -> Result<()> {
+        let look = async || match self.identity.was_asked() {
+            true => Ok(()),
+            false => self.identify(self.identity.topics()).await,
+        };
+        self.first_look.get_or_try_init(look).await.map(|_| ())
+    }
+
     /// Something between `range.from` and `next` is not there any more.
     pub(super) fn lose(&self, range: &Range, next: i64, why: &str) -> Result<()> {
         let lost = Range { until: next, ..range.clone() };
@@ -213,11 +239,7 @@ pub(super) struct Scan {
 pub(super) fn ranges_of(batch: &SourceBatch) -> Result<Vec<Range>> {
     let damaged = |reason: String| Error::CheckpointDamaged { path: "offsets".into(), reason };
     let mut start = Offsets::parse(&batch.start).map_err(damaged)?;
-    for entry in &batch.entries {
-        let begins =
-            tidemill::serde_json::from_str(entry.get()).map_err(|error| damaged(error.to_string()))?;
-        start.0.extend(Offsets::parse(&begins).map_err(damaged)?.0);
-    }
+    start.0.extend(Remembered::parse(&batch.entries).map_err(damaged)?.begins.0);
     Ok(between(&start, &Offsets::parse(&batch.end).map_err(damaged)?))
 }
 
@@ -322,6 +344,12 @@ impl Reading {
                         writer.finish().await?;
                     }
                     let Some(range) = self.ranges.next() else { return Ok(None) };
+                    self.shared.look_first().await?;
+                    if self.shared.identity.recreated().contains(&range.partition.topic) {
+                        // What was planned is of the topic that was.
+                        self.shared.lose(&range, range.until, RECREATED)?;
+                        continue;
+                    }
                     let lane = self.shared.lanes.lane(&range.partition)?;
                     (range, lane)
                 }
@@ -349,6 +377,7 @@ impl Reading {
                     ));
                 }
             };
+            self.shared.identity.read(chunk.received);
             let partition = range.partition.clone();
             self.go_on(Range { from: chunk.until, ..range }, lane);
             if chunk.rows.num_rows() == 0 {

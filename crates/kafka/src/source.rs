@@ -14,13 +14,15 @@ use tidemill::serde_json::Value;
 use tidemill::serde_json::value::RawValue;
 use tidemill::source::{Admission, Source, SourceBatch, SourceContext, SourceScan};
 use tidemill::{Error, Result, async_trait};
+use tokio::sync::OnceCell;
 
 use super::admission::{between, share_out};
 use super::columns::Columns;
 use super::control::Control;
+use super::identity::{Identity, RECREATED, Remembered};
 use super::offsets::{Offsets, Partition, Range};
 use super::options::{Begin, SourceOptions, Starting};
-use super::scan::{Counts, Lanes, Scan, Shared};
+use super::scan::{Counts, Lanes, Scan, Shared, ranges_of};
 
 /// How often it is looked for partitions and topics that are new.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
@@ -70,7 +72,15 @@ impl KafkaSource {
         let control = Control::new(&options, &group)?;
         let lanes = Lanes::new(Arc::clone(&options), group);
         let query_id = context.query_id;
-        let shared = Shared { options, query_id, lanes, control, counts: Counts::default() };
+        let shared = Shared {
+            options,
+            query_id,
+            lanes,
+            control,
+            identity: Identity::default(),
+            first_look: OnceCell::new(),
+            counts: Counts::default(),
+        };
         Ok(Self {
             columns,
             shared: Arc::new(shared),
@@ -120,6 +130,8 @@ impl KafkaSource {
                 known.into_iter().filter(|partition| !there.contains(*partition)).cloned().collect();
             (unknown, gone)
         };
+        // Before it is asked where they begin: if they are others afterwards, that shows.
+        self.shared.identify(topics_of(&unknown)).await?;
         let begins = self.begins(unknown, has_begun).await?;
         for partition in gone {
             self.leave(&partition)?;
@@ -149,9 +161,8 @@ impl KafkaSource {
         let mut found = self.shared.control.offsets(asked.clone()).await?;
         let none: Vec<Partition> = asked
             .iter()
-            .map(|(partition, _)| partition)
-            .filter(|p| found.get(p).is_none())
-            .cloned()
+            .filter(|(partition, begin)| matches!(begin, Begin::Since(_)) && found.get(partition).is_none())
+            .map(|(partition, _)| partition.clone())
             .collect();
         if let Some(partition) = none.first()
             && !self.options().latest_if_none_since
@@ -182,9 +193,54 @@ impl KafkaSource {
         if let Some(last) = &mut progress.last {
             last.0.remove(partition);
         }
+        if !progress.taken.0.keys().chain(progress.fresh.0.keys()).any(|other| other.topic == partition.topic)
+        {
+            self.shared.identity.forget(&partition.topic);
+        }
         drop(progress);
         self.shared.lanes.forget(partition);
         Ok(())
+    }
+
+    /// A topic is another one than the query has read: nothing of it was read.
+    async fn begin_anew(&self, topic: &str) -> Result<()> {
+        let is_of_topic = |partition: &Partition| partition.topic == topic;
+        let (taken, latest) = {
+            let progress = self.progress();
+            (progress.taken.clone(), progress.latest.clone())
+        };
+        for (partition, from) in taken.0.into_iter().filter(|(partition, _)| is_of_topic(partition)) {
+            let end = latest.get(&partition).unwrap_or(from).max(from);
+            self.shared.lose(&Range { partition, from, until: end }, end, RECREATED)?;
+        }
+        self.shared.identity.accept(topic);
+        let partitions: Vec<Partition> = self.next_offsets().0.into_keys().filter(is_of_topic).collect();
+        let begins = self.begins(partitions.clone(), true).await?;
+        let mut progress = self.progress();
+        for partition in &partitions {
+            progress.taken.0.remove(partition);
+            progress.fresh.0.remove(partition);
+            self.shared.lanes.forget(partition);
+        }
+        progress.fresh.0.extend(begins.0);
+        Ok(())
+    }
+
+    /// Where each partition ends now, of the topics that there are now.
+    async fn ends_of_topics(&self) -> Result<Offsets> {
+        loop {
+            let topics = topics_of(self.next_offsets().0.keys());
+            // At once, so that the one takes no longer than both. If what ends is another topic than what is named, the
+            // batch is not read to its end either.
+            let (ends, ()) = futures::try_join!(self.ends(), self.shared.identify(topics))?;
+            let recreated = self.shared.identity.recreated();
+            if recreated.is_empty() {
+                return Ok(ends);
+            }
+            for topic in recreated {
+                self.begin_anew(&topic).await?;
+            }
+        }
     }
 
     /// Where each partition ends now.
@@ -263,20 +319,21 @@ impl KafkaSource {
         for range in ranges {
             progress.taken.0.insert(range.partition.clone(), range.until);
         }
-        let entries = if fresh.is_empty() {
-            Vec::new()
-        } else {
-            vec![RawValue::from_string(fresh.to_value().to_string()).map_err(Error::other)?]
-        };
-        Ok(SourceBatch { start, end: recorded(&progress.taken), entries })
+        let remembered = Remembered { begins: fresh, ids: self.shared.identity.take_unrecorded() };
+        Ok(SourceBatch { start, end: recorded(&progress.taken), entries: remembered.to_entries()? })
     }
+}
+
+fn topics_of<'a>(partitions: impl IntoIterator<Item = &'a Partition>) -> BTreeSet<String> {
+    partitions.into_iter().map(|partition| partition.topic.clone()).collect()
 }
 
 #[async_trait]
 impl Source for KafkaSource {
-    async fn restore(&self, end: Value, _: Vec<Box<RawValue>>) -> Result<()> {
-        let taken = Offsets::parse(&end)
-            .map_err(|reason| Error::CheckpointDamaged { path: "offsets".into(), reason })?;
+    async fn restore(&self, end: Value, entries: Vec<Box<RawValue>>) -> Result<()> {
+        let damaged = |reason| Error::CheckpointDamaged { path: "offsets".into(), reason };
+        let taken = Offsets::parse(&end).map_err(damaged)?;
+        self.shared.identity.resume(Remembered::parse(&entries).map_err(damaged)?.ids);
         let mut progress = self.progress();
         *progress = Progress { has_begun: !taken.is_empty(), taken, ..Progress::default() };
         Ok(())
@@ -284,6 +341,7 @@ impl Source for KafkaSource {
 
     async fn prepare_available_now(&self) -> Result<()> {
         self.look_around().await?;
+        // Whether topics are others than were read is not for here: a batch of those may still have to be read again.
         let ends = self.ends().await?;
         self.progress().last = Some(ends);
         Ok(())
@@ -294,7 +352,7 @@ impl Source for KafkaSource {
         if !is_ending {
             self.look_around().await?;
         }
-        let mut ends = self.ends().await?;
+        let mut ends = self.ends_of_topics().await?;
         self.progress().latest = ends.clone();
         if let Some(last) = &self.progress().last {
             // Messages may have gone meanwhile.
@@ -366,6 +424,27 @@ impl Source for KafkaSource {
             schema,
             partitions: partitions.max(1),
         }))
+    }
+
+    async fn check_read(&self, batch: &SourceBatch) -> Result<()> {
+        let identity = &self.shared.identity;
+        if identity.is_certain() {
+            return Ok(());
+        }
+        // Of these nothing was read.
+        let before = identity.recreated();
+        self.shared.identify(topics_of(ranges_of(batch)?.iter().map(|range| &range.partition))).await?;
+        match identity.recreated().difference(&before).next() {
+            None => Ok(()),
+            Some(topic) => Err(Error::storage(
+                "read from",
+                format!("Kafka at {}", self.options().client.servers),
+                format!(
+                    "topic '{topic}' was deleted and created again while its messages were read, and nothing of this \
+                     batch counts. Start the query again"
+                ),
+            )),
+        }
     }
 
     async fn commit(&self, batch: &SourceBatch) -> Result<()> {

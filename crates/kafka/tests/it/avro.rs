@@ -177,6 +177,80 @@ async fn columns_are_those_of_the_schema() {
     assert!(error.contains("http://127.0.0.1:1"), "{error}");
 }
 
+/// What Apicurio's serializers write unless they are told to write as Confluent's do.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_apicurios_own_are_read() {
+    let Some(broker) = Broker::shared() else { return };
+    let (registry, producer, session) = (Registry::start(), producer(broker, None), session());
+    let id = registry.add("a", NEW);
+    let body = |number: i64| [long(1), text("/a"), long(number)].concat();
+    let global = [vec![0], u64::from(id).to_be_bytes().to_vec(), body(2)].concat();
+    for (version, message) in [("v2", global), ("v3", framed(id, &[body(2)]))] {
+        let topic = broker.topic("avro-apicurio", 1, &[]).await;
+        send(&producer, &topic, None, &message);
+        let url = format!("{}/apis/registry/{version}", registry.url());
+        let options = [("subscribe", topic.as_str()), ("schema.registry.url", &url)];
+        let columns = [("page", DataType::Utf8), ("id", DataType::Int64)];
+        let frame = table(&session, broker, &columns, &options).await;
+        let checkpoint = tempfile::tempdir().unwrap();
+        assert_eq!(read(frame, &checkpoint).await.unwrap(), ["/a|2"], "{version}");
+        let error = table(&session, broker, &[], &options).await.unwrap_err().to_string();
+        assert!(error.contains("/apis/ccompat/v7"), "{error}");
+    }
+}
+
+/// As Debezium's connectors write them with Avro's converter: nothing behind a deletion.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_debezium_are_rows() {
+    let Some(broker) = Broker::shared() else { return };
+    let (registry, producer, session) = (Registry::start(), producer(broker, None), session());
+    let topic = broker.topic("avro-debezium", 1, &[]).await;
+    let envelope = r#"{"type":"record","name":"Envelope","namespace":"shop.goods","fields":[
+        {"name":"before","type":["null",{"type":"record","name":"Value","fields":[
+            {"name":"id","type":"long"},{"name":"name","type":["null","string"],"default":null}]}],"default":null},
+        {"name":"after","type":["null","Value"],"default":null},
+        {"name":"source","type":{"type":"record","name":"Source","namespace":"io.debezium.connector.postgresql","fields":[
+            {"name":"lsn","type":["null","long"],"default":null}]}},
+        {"name":"op","type":"string"},
+        {"name":"ts_ms","type":["null","long"],"default":null}]}"#;
+    let id = registry.add(&format!("{topic}-value"), envelope);
+    let goods = |id: i64, name: &str| [long(1), long(id), long(1), text(name)].concat();
+    let change = |before: Option<Vec<u8>>, after: Option<Vec<u8>>, op: &str| {
+        let [before, after] = [before, after].map(|row| row.unwrap_or_else(|| long(0)));
+        framed(id, &[before, after, long(1), long(7), text(op), long(1), long(1_700_000_000_123)])
+    };
+    send(&producer, &topic, None, &change(None, Some(goods(1, "cup")), "c"));
+    send(&producer, &topic, None, &change(Some(goods(1, "cup")), Some(goods(1, "mug")), "u"));
+    send(&producer, &topic, None, &change(Some(goods(1, "mug")), None, "d"));
+    producer
+        .send(BaseRecord::<[u8], [u8]>::to(&topic).partition(0).key(b"1"))
+        .map_err(|(error, _)| error)
+        .unwrap();
+    producer.flush(Duration::from_secs(20)).unwrap();
+    let url = registry.url();
+    let options = [("subscribe", topic.as_str()), ("schema.registry.url", &url)];
+    let frame = table(&session, broker, &[], &options).await.unwrap();
+    let frame = frame.filter(col("op").is_not_null()).unwrap();
+    let columns = [
+        "op",
+        "before['name'] AS b",
+        "after['id'] AS i",
+        "after['name'] AS a",
+        "source['lsn'] AS l",
+        "ts_ms",
+    ];
+    let frame = frame.select_exprs(&columns);
+    let checkpoint = tempfile::tempdir().unwrap();
+    let rows = read(frame.map_err(Into::into), &checkpoint).await.unwrap();
+    let time = 1_700_000_000_123_u64;
+    let expected = [
+        format!("c|null|1|cup|7|{time}"),
+        format!("d|mug|null|null|7|{time}"),
+        format!("u|cup|1|mug|7|{time}"),
+    ];
+    assert_eq!(rows, expected);
+}
+
 /// Runs a script to the end of what there is.
 async fn run(script: &str) -> tidemill::Result<()> {
     let sql = sql().with_trigger(Some(Trigger::AvailableNow));

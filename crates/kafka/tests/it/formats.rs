@@ -174,3 +174,65 @@ async fn changes_of_debezium_are_rows() {
     let error = error.unwrap_err().to_string();
     assert!(error.contains("changes of another table") && error.contains("after['name']"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_and_bytes_are_one_column() {
+    let Some(broker) = Broker::shared() else { return };
+    let topic = broker.topic("text", 1, &[]).await;
+    let producer = producer(broker, None);
+    for value in [Some("two\nlines"), Some(""), None] {
+        let record = BaseRecord::<str, str>::to(&topic);
+        let record = value.into_iter().fold(record, BaseRecord::payload);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(std::time::Duration::from_secs(20)).unwrap();
+    let session = session();
+    for (format, of, expected) in [
+        ("text", DataType::Utf8, ["two\nlines|0", "null|2", "|1"]),
+        ("raw", DataType::Binary, ["74776f0a6c696e6573|0", "null|2", "|1"]),
+    ] {
+        let options = [("subscribe", topic.as_str()), ("value.format", format)];
+        let columns = fields(&[("line", of), ("_metadata", DataType::Null)]);
+        let frame = typed(&session, broker, columns, &options).await.unwrap();
+        let frame = frame.select_exprs(&["line", "_metadata['offset'] AS o"]).unwrap();
+        let checkpoint = tempfile::tempdir().unwrap();
+        let rows = until_now(frame, checkpoint.path().to_str().unwrap()).await.unwrap();
+        let mut expected = expected.map(String::from);
+        expected.sort_unstable();
+        assert_eq!(rows, expected, "{format}");
+    }
+}
+
+/// Without a format, functions make columns of values, and values of columns.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_are_columns_by_functions() {
+    let Some(broker) = Broker::shared() else { return };
+    let (topic, to) = (broker.topic("functions", 1, &[]).await, broker.topic("functions-to", 1, &[]).await);
+    let producer = producer(broker, None);
+    crate::support::send(&producer, &topic, 0, ["{\"a\":1,\"b\":[\"x\"]}", "{\"a\":2}"].map(String::from));
+    let session = session();
+    let frame = crate::support::table(&session, broker, &[("subscribe", &topic)]).await.unwrap();
+    let parsed = "from_json(arrow_cast(value, 'Utf8'), 'a INT, b ARRAY<STRING>')";
+    let frame = frame.select_exprs(&["key", &format!("{parsed} AS v")]).unwrap();
+    let frame =
+        frame.select_exprs(&["key", "to_json(named_struct('twice', v['a'] * 2, 'b', v['b'])) AS value"]);
+    let checkpoint = tempfile::tempdir().unwrap();
+    let writer = frame.unwrap().write_stream().format("kafka").option("topic", &to);
+    let writer = writer
+        .option("kafka.bootstrap.servers", broker.servers())
+        .option("checkpointLocation", checkpoint.path().display())
+        .trigger(Trigger::AvailableNow);
+    writer.start(None).await.unwrap().await_termination().await.unwrap();
+    assert_eq!(broker.values(&to), ["{\"twice\":2,\"b\":[\"x\"]}", "{\"twice\":4}"]);
+    let bytes = broker.topic("functions-avro", 1, &[]).await;
+    let record = BaseRecord::<[u8], [u8]>::to(&bytes).payload(&[0x0e, 0x02, b'a']).key(b"k");
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    producer.flush(std::time::Duration::from_secs(20)).unwrap();
+    let schema =
+        r#"{"type":"record","name":"r","fields":[{"name":"n","type":"long"},{"name":"s","type":"string"}]}"#;
+    let frame = crate::support::table(&session, broker, &[("subscribe", &bytes)]).await.unwrap();
+    let frame = frame.select_exprs(&[&format!("from_avro(value, '{schema}') AS v")]).unwrap();
+    let frame = frame.select_exprs(&["v['n'] AS n", "v['s'] AS s"]).unwrap();
+    let checkpoint = tempfile::tempdir().unwrap();
+    assert_eq!(until_now(frame, checkpoint.path().to_str().unwrap()).await.unwrap(), ["7|a"]);
+}

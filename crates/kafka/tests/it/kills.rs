@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{Broker, producer, send};
 
@@ -34,6 +34,8 @@ fn command(script: &Path, until_now: bool) -> Command {
     }
     command
 }
+
+const PATIENCE: Duration = Duration::from_secs(90);
 
 const SCRIPT: &str = "TIDEMILL_TEST_SCRIPT";
 const UNTIL_NOW: &str = "TIDEMILL_TEST_UNTIL_NOW";
@@ -192,8 +194,65 @@ async fn nothing_is_lost_and_nothing_is_twice_when_the_command_is_killed() {
         is_over.store(true, Ordering::Relaxed);
         feeding.join().unwrap()
     });
+    let copied = broker.peek(&copies, 2).len();
+    eprintln!("killed {} times; {copied} of {sent} records were copied by then", kills());
     job.finish();
     check(broker, [&copies, &counts, &minutes], sent);
+}
+
+/// A process that stands still, as after a long pause of its machine, while another one has taken over, can write
+/// nothing when it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_and_nothing_is_twice_when_a_process_stands_still_and_goes_on() {
+    let Some(broker) = Broker::shared() else { return };
+    let from = broker.topic("still-from", PARTITIONS, &[]).await;
+    let (copies, counts) =
+        (broker.topic("still-copies", 2, &[]).await, broker.topic("still-counts", 1, &[]).await);
+    let minutes = broker.topic("still-minutes", 2, &[]).await;
+    let job = Job::new(&broker.servers(), [&from, &copies, &counts, &minutes]);
+    let is_over = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let feeding = scope.spawn(|| feed(broker, &from, 2000, &is_over));
+        let grows = |process: &mut Child| {
+            let (began, before) = (Instant::now(), broker.peek(&copies, 2).len());
+            while broker.peek(&copies, 2).len() == before {
+                assert!(began.elapsed() < PATIENCE, "nothing is written");
+                assert!(process.try_wait().unwrap().is_none(), "it has ended");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        };
+        let mut running = job.start();
+        grows(&mut running);
+        for round in 0..kills().div_ceil(4) {
+            // Anywhere in a batch.
+            std::thread::sleep(Duration::from_millis(u64::from(round * 37 % 200)));
+            signal(&running, "-STOP");
+            let mut next = job.start();
+            grows(&mut next);
+            signal(&running, "-CONT");
+            let began = Instant::now();
+            let ended = loop {
+                if let Some(status) = running.try_wait().unwrap() {
+                    break status;
+                }
+                assert!(began.elapsed() < PATIENCE, "it goes on beside the one that has taken over");
+                std::thread::sleep(Duration::from_millis(50));
+            };
+            assert!(!ended.success());
+            grows(&mut next);
+            running = next;
+        }
+        running.kill().unwrap();
+        running.wait().unwrap();
+        is_over.store(true, Ordering::Relaxed);
+        feeding.join().unwrap()
+    });
+    job.finish();
+    check(broker, [&copies, &counts, &minutes], sent);
+}
+
+fn signal(process: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &process.id().to_string()]).status().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer};
+use tidemill::datafusion::functions_aggregate::expr_fn::count;
 use tidemill::prelude::*;
 
-use crate::support::{Broker, producer, send, session, sql, table};
+use crate::support::{Broker, producer, send, session, sql, table, until_now};
 
 /// Copies what there is, with `options` of the sink.
 async fn copy(
@@ -164,4 +167,123 @@ async fn a_transaction_that_takes_too_long_ends_the_query_and_the_next_start_wri
     let longer = [options[0], ("kafka.transaction.timeout.ms", "60000")];
     copy(broker, frame, checkpoint.path().to_str().unwrap(), &longer).await.unwrap();
     assert_eq!(broker.values(&to), ["0", "1", "2"]);
+}
+
+/// What a message has beside its value goes the whole way, also names of headers that come twice, and nulls.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_headers_and_long_values_are_written_as_they_were_read() {
+    let Some(broker) = Broker::shared() else { return };
+    let large = [("max.message.bytes", "15000000")];
+    let (from, to) = (broker.topic("whole", 1, &large).await, broker.topic("whole-to", 1, &large).await);
+    let producer = producer(broker, None);
+    let headers = OwnedHeaders::new()
+        .insert(Header { key: "a", value: Some("1") })
+        .insert(Header { key: "a", value: Some("") })
+        .insert(Header::<&str> { key: "b", value: None });
+    let long = "x".repeat(10 << 20);
+    for record in [
+        BaseRecord::<str, str>::to(&from).key("k").payload("v").headers(headers),
+        BaseRecord::<str, str>::to(&from).payload(&long),
+        BaseRecord::<str, str>::to(&from).key("").payload(""),
+    ] {
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(Duration::from_secs(20)).unwrap();
+    let session = session();
+    let read = async |topic: &str| {
+        let options = [("subscribe", topic), ("includeHeaders", "true")];
+        table(&session, broker, &options).await.unwrap()
+    };
+    let copied = read(&from).await.select_columns(&["key", "value", "headers"]).unwrap();
+    let checkpoint = tempfile::tempdir().unwrap();
+    let options = [("topic", to.as_str()), ("kafka.message.max.bytes", "15000000")];
+    copy(broker, copied, checkpoint.path().to_str().unwrap(), &options).await.unwrap();
+    let mut all = Vec::new();
+    for topic in [&from, &to] {
+        let checkpoint = tempfile::tempdir().unwrap();
+        let columns = ["key", "octet_length(arrow_cast(value, 'Utf8')) AS len", "headers", "partition"];
+        let frame = read(topic).await.select_exprs(&columns).unwrap();
+        all.push(until_now(frame, checkpoint.path().to_str().unwrap()).await.unwrap());
+    }
+    assert_eq!(all[0], all[1]);
+    let headers = "[{key: a, value: 31}, {key: a, value: }, {key: b, value: null}]";
+    assert_eq!(all[1], [format!("6b|1|{headers}|0"), "null|10485760|null|0".into(), "|0|null|0".into()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn complete_mode_writes_the_whole_result_each_time() {
+    let Some(broker) = Broker::shared() else { return };
+    let (from, to) = (broker.topic("complete", 1, &[]).await, broker.topic("complete-to", 1, &[]).await);
+    let session = session();
+    let checkpoint = tempfile::tempdir().unwrap();
+    for (sent, expected) in [
+        (&["a", "b", "a"][..], &["{\"v\":\"a\",\"n\":2}", "{\"v\":\"b\",\"n\":1}"][..]),
+        (
+            &["b"],
+            &[
+                "{\"v\":\"a\",\"n\":2}",
+                "{\"v\":\"a\",\"n\":2}",
+                "{\"v\":\"b\",\"n\":1}",
+                "{\"v\":\"b\",\"n\":2}",
+            ],
+        ),
+    ] {
+        send(&producer(broker, None), &from, 0, sent.iter().map(ToString::to_string));
+        let frame = table(&session, broker, &[("subscribe", &from)]).await.unwrap();
+        let frame = frame.select_exprs(&["arrow_cast(value, 'Utf8') AS v"]).unwrap();
+        let frame = frame.aggregate(vec![col("v")], vec![count(lit(1)).alias("n")]).unwrap();
+        let writer = frame.write_stream().output_mode(OutputMode::Complete).format("kafka");
+        let writer = writer
+            .option("kafka.bootstrap.servers", broker.servers())
+            .option("topic", &to)
+            .option("value.format", "json")
+            .option("checkpointLocation", checkpoint.path().display())
+            .trigger(Trigger::AvailableNow);
+        writer.start(None).await.unwrap().await_termination().await.unwrap();
+        assert_eq!(broker.values(&to), expected);
+    }
+}
+
+/// Without transactions rows are seen at once, those of a batch that fails too; none is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_least_once_writes_a_batch_again_that_has_failed() {
+    let Some(broker) = Broker::shared() else { return };
+    let (from, to) = (broker.topic("least-once", 1, &[]).await, broker.topic("least-once-to", 1, &[]).await);
+    send(&producer(broker, None), &from, 0, (0..6).map(|number| number.to_string()));
+    let session = session();
+    let fails = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let breaks = std::sync::Arc::clone(&fails);
+    let text = tidemill::arrow::datatypes::DataType::Utf8;
+    let udf = create_udf(
+        "sometimes",
+        vec![text.clone()],
+        text,
+        tidemill::datafusion::logical_expr::Volatility::Volatile,
+        std::sync::Arc::new(move |values| {
+            // What goes before is on its way.
+            std::thread::sleep(Duration::from_secs(2));
+            match breaks.load(std::sync::atomic::Ordering::SeqCst) {
+                true => tidemill::datafusion::common::exec_err!("it does not work today"),
+                false => Ok(values[0].clone()),
+            }
+        }),
+    );
+    session.context().register_udf(udf);
+    let frame = table(&session, broker, &[("subscribe", &from)]).await.unwrap();
+    let first = frame.clone().filter(col("offset").lt(lit(3_i64))).unwrap();
+    let first = first.select_exprs(&["arrow_cast(value, 'Utf8') AS value"]).unwrap();
+    let rest = frame.filter(col("offset").gt_eq(lit(3_i64))).unwrap();
+    let rest = rest.select_exprs(&["sometimes(arrow_cast(value, 'Utf8')) AS value"]).unwrap();
+    let frame = first.union(rest).unwrap();
+    let checkpoint = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint.path().to_str().unwrap();
+    let options = [("topic", to.as_str()), ("deliveryGuarantee", "at-least-once")];
+    let error = copy(broker, frame.clone(), checkpoint, &options).await.unwrap_err().to_string();
+    assert!(error.contains("does not work today"), "{error}");
+    assert!(broker.values(&to).iter().all(|value| ["0", "1", "2"].contains(&value.as_str())));
+    fails.store(false, std::sync::atomic::Ordering::SeqCst);
+    copy(broker, frame, checkpoint, &options).await.unwrap();
+    let mut values = broker.values(&to);
+    values.dedup();
+    assert_eq!(values, ["0", "1", "2", "3", "4", "5"]);
 }

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tidemill::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use tidemill::datafusion::functions_aggregate::expr_fn::count;
 use tidemill::prelude::*;
 
 use crate::support::{Broker, batches_until_now, producer, send, session, texts};
@@ -54,6 +56,74 @@ async fn rows_of_a_partition_that_is_behind_are_not_late() {
             .chain((0..4).map(|minute| format!("2026-01-01T01:{minute:02}:00|60")))
             .collect();
         assert_eq!(rows, expected, "{filter}");
+    }
+}
+
+/// What a data frame does between a topic and a watermark over it leaves the partitions apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn watermarks_over_what_is_made_of_a_topic_wait_for_its_partitions() {
+    let Some(broker) = Broker::shared() else { return };
+    let topic = broker.topic("watermarks-above", 3, &[]).await;
+    let producer = producer(broker, None);
+    send(&producer, &topic, 0, minute(60, 300));
+    send(&producer, &topic, 1, minute(0, 300));
+    let session = session();
+    let columns = Schema::new(vec![Field::new("at", DataType::Timestamp(TimeUnit::Nanosecond, None), true)]);
+    let reader = session.read_stream().format("kafka").schema(Arc::new(columns));
+    let reader = reader
+        .option("kafka.bootstrap.servers", broker.servers())
+        .option("subscribe", &topic)
+        .option("startingOffsets", "earliest")
+        .option("value.format", "json")
+        .option("maxOffsetsPerTrigger", "50");
+    let table = reader.load(None).await.unwrap();
+    let rows = || vec![count(lit(1)).alias("rows")];
+    for (what, frame) in [
+        ("observe", table.clone().observe("seen", rows()).unwrap()),
+        ("filter", table.clone().filter(col("at").is_not_null()).unwrap()),
+        ("select", table.clone().select_exprs(&["1 AS one", "at + INTERVAL '0 seconds' AS at"]).unwrap()),
+        ("alias", table.clone().alias("a").unwrap()),
+        (
+            "all of them, twice observed",
+            table
+                .clone()
+                .observe("seen", rows())
+                .unwrap()
+                .filter(col("at").is_not_null())
+                .unwrap()
+                .select_exprs(&["1 AS one", "at"])
+                .unwrap()
+                .observe("left", rows())
+                .unwrap()
+                .alias("a")
+                .unwrap(),
+        ),
+        (
+            "lists as rows",
+            table
+                .clone()
+                .select_exprs(&["[at, at] AS at", "1 AS one"])
+                .unwrap()
+                .unnest_columns(&["at"])
+                .unwrap()
+                .filter(col("one").eq(lit(1)))
+                .unwrap(),
+        ),
+    ] {
+        let frame = frame.with_watermark("at", "1 second").unwrap();
+        let minutes = frame
+            .aggregate(vec![window(col("at"), "1 minute").alias("w")], vec![count(lit(1)).alias("hits")]);
+        let minutes = minutes.unwrap().select_exprs(&["w['start'] AS minute", "hits"]).unwrap();
+        let checkpoint = tempfile::tempdir().unwrap();
+        let batches = batches_until_now(minutes, checkpoint.path().to_str().unwrap()).await.unwrap();
+        let mut rows: Vec<String> = batches.into_values().flatten().collect();
+        rows.sort_unstable();
+        let hits = if what == "lists as rows" { 120 } else { 60 };
+        let expected: Vec<String> = (0..5)
+            .map(|minute| format!("2026-01-01T00:{minute:02}:00|{hits}"))
+            .chain((0..4).map(|minute| format!("2026-01-01T01:{minute:02}:00|{hits}")))
+            .collect();
+        assert_eq!(rows, expected, "{what}");
     }
 }
 

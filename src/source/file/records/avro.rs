@@ -1,7 +1,7 @@
 //! Messages in Avro's binary encoding, each with the schema that it was written with.
 //!
 //! A schema is known beforehand, or a message begins with its number: a zero and four bytes, as registries of schemas
-//! have it. All messages of one schema are decoded together, whatever lies between them, and put into order again.
+//! have it, or eight. All messages of one schema are decoded together, whatever lies between them, and put into order again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -39,22 +39,31 @@ type Answer = std::result::Result<Arc<str>, Arc<str>>;
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct WriterSchemas {
-    by_id: Arc<RwLock<HashMap<u32, Answer>>>,
+    by_id: Arc<RwLock<HashMap<u64, Answer>>>,
+    has_long_ids: bool,
 }
 
+/// The length of what messages begin with whose schemas have numbers of eight bytes.
+const LONG_FRAME: usize = FRAME + 4;
+
 impl WriterSchemas {
+    /// Of messages that begin with a zero and numbers of eight bytes, as those of Apicurio's own do, instead of four.
+    pub fn with_long_ids() -> Self {
+        Self { has_long_ids: true, ..Self::default() }
+    }
+
     /// The schema with the number `id`, or why there is none: then its messages are malformed.
-    pub fn add(&self, id: u32, schema: std::result::Result<&str, &str>) {
+    pub fn add(&self, id: u64, schema: std::result::Result<&str, &str>) {
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
         by_id.insert(id, schema.map(Arc::from).map_err(Arc::from));
     }
 
     /// The numbers that `messages` name and that nothing is known of yet.
-    pub fn unknown(&self, messages: &BinaryArray) -> BTreeSet<u32> {
+    pub fn unknown(&self, messages: &BinaryArray) -> BTreeSet<u64> {
         let mut last = None;
         let mut ids = BTreeSet::new();
         for message in messages.iter().flatten() {
-            let id = split_frame(message).map(|(id, _)| id);
+            let id = self.split_frame(message).map(|(id, _)| id);
             if id != last {
                 ids.extend(id);
                 last = id;
@@ -65,21 +74,29 @@ impl WriterSchemas {
         ids
     }
 
-    fn get(&self, id: u32) -> std::result::Result<Arc<str>, String> {
+    /// The number that a message begins with, and what follows.
+    fn split_frame<'a>(&self, message: &'a [u8]) -> Option<(u64, &'a [u8])> {
+        if self.has_long_ids {
+            let (frame, body) = message.split_first_chunk::<LONG_FRAME>()?;
+            return match frame {
+                [0, id @ ..] => Some((u64::from_be_bytes(*id), body)),
+                _ => None,
+            };
+        }
+        let (frame, body) = message.split_first_chunk::<FRAME>()?;
+        match frame {
+            [0, id @ ..] => Some((u32::from_be_bytes(*id).into(), body)),
+            _ => None,
+        }
+    }
+
+    fn get(&self, id: u64) -> std::result::Result<Arc<str>, String> {
         let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
         match by_id.get(&id) {
             Some(Ok(schema)) => Ok(Arc::clone(schema)),
             Some(Err(why)) => Err(why.to_string()),
             None => Err(format!("the schema {id} is not known")),
         }
-    }
-}
-
-fn split_frame(message: &[u8]) -> Option<(u32, &[u8])> {
-    let (frame, body) = message.split_first_chunk::<FRAME>()?;
-    match frame {
-        [0, id @ ..] => Some((u32::from_be_bytes(*id), body)),
-        _ => None,
     }
 }
 
@@ -125,7 +142,7 @@ pub(super) struct AvroDecoder {
     columns: Arc<RecordColumns>,
     rules: ValueRules,
     /// By the number of the schema; zero is the one that was given, without numbers.
-    writers: BTreeMap<u32, Writer>,
+    writers: BTreeMap<u64, Writer>,
 }
 
 /// Decodes what was written with one schema.
@@ -206,16 +223,17 @@ impl Writer {
 
 impl AvroDecoder {
     /// The number of a message's schema, and what follows.
-    fn body<'a>(&self, message: &'a [u8]) -> std::result::Result<(u32, &'a [u8]), String> {
-        match self.messages.schemas {
+    fn body<'a>(&self, message: &'a [u8]) -> std::result::Result<(u64, &'a [u8]), String> {
+        match &self.messages.schemas {
             None => Ok((0, message)),
-            Some(_) => split_frame(message).ok_or_else(|| {
-                "it does not begin with the number of its schema (a zero and four bytes)".to_string()
+            Some(schemas) => schemas.split_frame(message).ok_or_else(|| {
+                let bytes = if schemas.has_long_ids { "eight" } else { "four" };
+                format!("it does not begin with the number of its schema (a zero and {bytes} bytes)")
             }),
         }
     }
 
-    fn writer(&mut self, id: u32) -> std::result::Result<&mut Writer, String> {
+    fn writer(&mut self, id: u64) -> std::result::Result<&mut Writer, String> {
         if !self.writers.contains_key(&id) {
             let (given, schemas) = (self.messages.given.as_deref(), &self.messages.schemas);
             let writer = match (schemas, given) {
@@ -229,7 +247,7 @@ impl AvroDecoder {
     }
 
     fn rows(&mut self, raw: &[u8], records: &[Range<usize>]) -> std::result::Result<RecordBatch, String> {
-        let mut groups: BTreeMap<u32, Vec<(usize, &[u8])>> = BTreeMap::new();
+        let mut groups: BTreeMap<u64, Vec<(usize, &[u8])>> = BTreeMap::new();
         for (row, record) in records.iter().enumerate() {
             let (id, body) = self.body(&raw[record.clone()])?;
             groups.entry(id).or_default().push((row, body));
@@ -330,6 +348,20 @@ mod tests {
         let resolved = format(&[("avroSchema", NEW)], Some(schemas)).unwrap();
         let (found, _) = rows(&resolved, &messages).unwrap();
         assert_eq!(found, ["1 - up", "2 n down", "- - -", "3 - up", "4 n down"]);
+    }
+
+    #[test]
+    fn numbers_of_schemas_may_be_long() {
+        let schemas = WriterSchemas::with_long_ids();
+        let id = 1_u64 << 40;
+        let message = [&[0][..], &id.to_be_bytes(), &[2]].concat();
+        let messages = BinaryArray::from(vec![message.as_slice()]);
+        assert_eq!(schemas.unknown(&messages), [id].into());
+        schemas.add(id, Ok(OLD));
+        let format = format(&[], Some(schemas)).unwrap();
+        assert_eq!(rows(&format, &[Some(&message)]).unwrap().0, ["1 - -"]);
+        let error = rows(&format, &[Some(&[0, 0, 0, 0, 1, 2])]).unwrap_err().to_string();
+        assert!(error.contains("a zero and eight bytes"), "{error}");
     }
 
     #[test]

@@ -105,6 +105,21 @@ impl Broker {
         self.admin().delete_topics(&[name], &AdminOptions::new()).await.unwrap();
     }
 
+    /// Deletes a topic, and creates another one of the same name as soon as that can be.
+    pub async fn recreate(&self, name: &str, partitions: i32) {
+        self.delete(name).await;
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+        for _ in 0..400 {
+            let created = self.admin().create_topics([&topic], &options).await.unwrap();
+            if created.into_iter().all(|created| created.is_ok()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("topic '{name}' is not created again");
+    }
+
     pub async fn grow(&self, name: &str, partitions: usize) {
         let more = NewPartitions::new(name, partitions);
         self.admin().create_partitions([&more], &AdminOptions::new()).await.unwrap();

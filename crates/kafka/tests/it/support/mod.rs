@@ -1,6 +1,7 @@
 //! A broker, topics in it, and what is in those.
 
 mod broker;
+mod gathered;
 mod registry;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use tidemill::prelude::*;
 use tidemill::sql::SqlSession;
 
 pub use broker::Broker;
+pub use gathered::Gathered;
 pub use registry::Registry;
 
 /// A session that knows Kafka.

@@ -98,7 +98,18 @@ impl State {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let missing = |code: u32, what: &str| (404, json!({ "error_code": code, "message": what }));
+        let plain =
+            |schema: &Value| tidemill::serde_json::from_str(schema["schema"].as_str().unwrap()).unwrap();
         match (method, parts.as_slice()) {
+            // Apicurio's own.
+            (
+                "GET",
+                ["apis", "registry", "v2", "ids", "globalIds", id]
+                | ["apis", "registry", "v3", "ids", "contentIds", id],
+            ) => match self.schemas.get(id.parse::<usize>().unwrap() - 1) {
+                Some(schema) => (200, plain(schema)),
+                None => missing(404, "No artifact with ID"),
+            },
             ("GET", ["schemas", "ids", id]) => match self.schemas.get(id.parse::<usize>().unwrap() - 1) {
                 Some(schema) if query == "format=resolved" => (200, json!({ "schema": schema["resolved"] })),
                 Some(schema) => (200, schema.clone()),
