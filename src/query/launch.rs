@@ -31,7 +31,9 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::exec::room::Space;
 use crate::memory;
-use crate::plan::{ResultShape, StreamTable, StreamingPlan, bind, result_keys, result_schema, with_meanings};
+use crate::plan::{
+    KeptColumns, ResultShape, StreamTable, StreamingPlan, bind, result_keys, result_schema, with_meanings,
+};
 use crate::sink::Sink;
 use crate::source::{Source, SourceContext, SourceProvider};
 use crate::state::{StateOptions, StateStore};
@@ -116,13 +118,10 @@ impl Launch {
         let session = &request.plan.state;
         let sources = create_sources(&self.providers, self.id, session, &request.clock)?;
         let shape = request.state.shape(request.output_mode, session);
-        let logical = self.logical.clone();
-        let sink = Arc::clone(&self.sink);
-        let plan = StreamingPlan::prepare(logical, session, &self.providers, &sources, sink, shape).await?;
+        let (plan, current) = self.planned(&sources).await?;
         let make_late = &request.make_late_sink;
         let mut late_rows =
             LateRows::of(&plan, request.late_rows.as_ref(), make_late, self.storage.as_ref())?;
-        let current = self.define(plan.operators());
         let grown = self.known.as_ref().map(|known| self.grown(known, &current));
         let unchanged = match &grown {
             Some(grown) => definition::check_unchanged(self.storage.url(), grown, &current),
@@ -359,13 +358,37 @@ impl Launch {
 
     /// What a restart must find unchanged, once it is planned.
     async fn current(&self) -> Result<QueryDefinition> {
+        let session = &self.request.plan.state;
+        let sources = create_sources(&self.providers, self.id, session, &self.request.clock)?;
+        Ok(self.planned(&sources).await?.1)
+    }
+
+    /// The query as it is run, and what a restart must find unchanged. What it keeps of rows are the columns that it
+    /// reads; if the checkpoint has others, it may be that these are more.
+    async fn planned(&self, sources: &[Arc<dyn Source>]) -> Result<(StreamingPlan, QueryDefinition)> {
+        let (plan, current) = self.planned_with(sources, &KeptColumns::default()).await?;
+        let Some(known) = &self.known else { return Ok((plan, current)) };
+        let kept = KeptColumns::of(&known.definition.operators);
+        let is_known = || definition::differences(&self.grown(known, &current), &current).is_empty();
+        if kept.is_empty() || is_known() {
+            return Ok((plan, current));
+        }
+        self.planned_with(sources, &kept).await
+    }
+
+    async fn planned_with(
+        &self,
+        sources: &[Arc<dyn Source>],
+        kept: &KeptColumns,
+    ) -> Result<(StreamingPlan, QueryDefinition)> {
         let request = &self.request;
         let session = &request.plan.state;
-        let sources = create_sources(&self.providers, self.id, session, &request.clock)?;
         let shape = request.state.shape(request.output_mode, session);
         let (logical, sink) = (self.logical.clone(), Arc::clone(&self.sink));
-        let plan = StreamingPlan::prepare(logical, session, &self.providers, &sources, sink, shape).await?;
-        Ok(self.define(plan.operators()))
+        let plan =
+            StreamingPlan::prepare(logical, session, &self.providers, sources, sink, shape, kept).await?;
+        let current = self.define(plan.operators());
+        Ok((plan, current))
     }
 
     /// What a restart must find unchanged, of the query as it is now.
