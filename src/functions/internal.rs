@@ -121,6 +121,14 @@ pub(crate) fn described_value(function: &ScalarFunction) -> Option<&Expr> {
     }
 }
 
+/// What `function` says that its argument is computed by, if it is what says so.
+pub(crate) fn definition_by(function: &ScalarFunction) -> Option<&str> {
+    match &function.func.inner().downcast_ref::<Internal>()?.operation {
+        Operation::Describe(definition) => Some(definition),
+        _ => None,
+    }
+}
+
 /// What the values of a column are computed by, if its schema says so.
 pub(crate) fn definition_of(field: &Field) -> Option<&str> {
     field.metadata().get(DEFINITION).map(String::as_str)

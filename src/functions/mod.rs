@@ -49,8 +49,8 @@ pub(crate) use final_at::final_at;
 pub(crate) use finality::{Finality, Span, TAG, WINDOW_END, WINDOW_START, is_session, tag_of};
 pub(crate) use from_messages::message_functions;
 pub(crate) use internal::{
-    definition_of, described, described_value, starts_of, tagged, totals_of, window_of, window_start,
-    window_starts, windows_by_of, with_totals,
+    definition_by, definition_of, described, described_value, starts_of, tagged, totals_of, window_of,
+    window_start, window_starts, windows_by_of, with_totals,
 };
 pub(crate) use interval_factors::IntervalFactors;
 pub(crate) use json::{JsonOperators, json_functions};

@@ -84,10 +84,10 @@ fn table_of(plan: &LogicalPlan) -> DataFusionResult<LogicalPlan> {
     }
 }
 
-/// The columns of the one table.
+/// The columns of the one table: when, of which side, and a row of the right side as one value.
 const TIME: &str = "__as_of_time";
 const IS_LEFT: &str = "__as_of_left";
-const VERSION: &str = "__as_of_version";
+pub(super) const VERSION: &str = "__as_of_version";
 
 /// Whether `projection` gives rows to such a join, below which those are left out that nothing is joined with. They
 /// move the watermark all the same: the filter is no one's who wrote the query.

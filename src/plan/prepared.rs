@@ -16,12 +16,14 @@ use super::barrier::{hold, release};
 use super::batch_time::{BatchTime, use_batch_time};
 use super::bind::bind;
 use super::check::reads_bounded_tables;
+use super::kept::KeptColumns;
 use super::observations::with_observations;
 use super::result_schema::{result_schema, with_types};
 use super::scalar_subqueries::with_scalar_joins;
 use super::session_state::streaming_state;
 use super::stateful::{Rewritten, WatermarkDelay, rewrite};
 use super::static_refresh::{Sessions, StaticTables};
+use super::versions::with_read_fields;
 use super::windows::{expand_windows, tag_again};
 use crate::checkpoint::records::OperatorDefinition;
 use crate::error::Result;
@@ -105,7 +107,8 @@ impl PhysicalPlan {
 }
 
 impl StreamingPlan {
-    /// Binds `plan`, whose unbounded tables are `providers`, to `sources`, optimises and plans it.
+    /// Binds `plan`, whose unbounded tables are `providers`, to `sources`, optimises and plans it. Of rows it keeps what
+    /// it reads, and what is `kept` already.
     pub(crate) async fn prepare(
         plan: LogicalPlan,
         session: &SessionState,
@@ -113,6 +116,7 @@ impl StreamingPlan {
         sources: &[Arc<dyn Source>],
         sink: Arc<dyn Sink>,
         shape: ResultShape,
+        kept: &KeptColumns,
     ) -> Result<Self> {
         let partitions = session.config().target_partitions();
         let wide = streaming_state(session, partitions, shape.state_partitions)?;
@@ -120,11 +124,13 @@ impl StreamingPlan {
         let schema = result_schema(&plan, session);
         let batch_time = BatchTime::default();
         let plan = use_batch_time(expand_windows(with_scalar_joins(plan)?.data)?, &batch_time)?;
-        let bound = bind(plan, providers, sources)?;
-        let optimized = tag_again(release(optimize(&wide, &hold(bound.clone())?)?)?)?;
+        let bound = bind(kept.in_first_rows(plan)?, providers, sources)?;
+        let optimized = |plan: LogicalPlan| -> Result<LogicalPlan> { Ok(optimize(&wide, &hold(plan)?)?) };
+        let bound = with_read_fields(bound, &kept.versions(), optimized)?;
+        let optimized = tag_again(release(optimized(bound.clone())?)?)?;
         let (optimized, observations) = with_observations(optimized, &bound, session)?;
         let Rewritten { plan: logical, watermarks, waits_for_watermark } =
-            rewrite(optimized, shape.mode, shape.state_ttl)?;
+            rewrite(optimized, shape.mode, shape.state_ttl, kept)?;
         let (logical, static_tables) = StaticTables::extract(logical)?;
         static_tables.check(&small).await?;
         // Such as those in a recursive query.

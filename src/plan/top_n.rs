@@ -48,6 +48,8 @@ pub(crate) struct TopN {
     pub(crate) order: Vec<Order>,
     pub(crate) limit: u64,
     pub(crate) rank: Ranking,
+    /// Columns that are kept though nothing may read them.
+    kept: Vec<Column>,
     schema: DFSchemaRef,
 }
 
@@ -78,19 +80,24 @@ impl TopN {
                 nulls_first,
             })
             .collect();
-        let input = match computed.is_empty() {
-            true => input,
-            false => {
-                let columns = input.schema().columns().into_iter().map(Expr::Column).chain(computed);
-                LogicalPlanBuilder::from(input).project(columns.collect::<Vec<_>>())?.build()?
-            }
-        };
-        let fields = input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)));
-        let rank_field = Arc::new(Field::new(RANK, DataType::UInt64, false));
-        let fields = fields.chain([(None, rank_field)]).collect();
-        let schema = Arc::new(DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?);
-        let node = Self { input, keys, order, limit, rank, schema };
+        // All columns, of which the optimiser leaves those out that nothing reads: a projection takes them away also
+        // where a filter below needs them.
+        let columns = input.schema().columns().into_iter().map(Expr::Column).chain(computed).collect();
+        let input = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(input))?);
+        let schema = with_rank(input.schema())?;
+        let node = Self { input, keys, order, limit, rank, kept: Vec::new(), schema };
         Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+    }
+
+    /// The same, which keeps the columns that are called as those `recorded` whether anything reads them or not. Of
+    /// several with one name it has to be all.
+    pub(super) fn keeping(&self, recorded: &[String]) -> LogicalPlan {
+        let columns = self.input.schema().columns();
+        let count = |name: &str| columns.iter().filter(|column| column.name == name).count();
+        let recorded_as = |name: &str| recorded.iter().filter(|recorded| *recorded == name).count();
+        let is_kept = |column: &&Column| recorded_as(&column.name) >= count(&column.name);
+        let kept = columns.iter().filter(is_kept).cloned().collect();
+        LogicalPlan::Extension(Extension { node: Arc::new(Self { kept, ..self.clone() }) })
     }
 
     /// As a batch query says it, for an input that is there as a whole.
@@ -128,6 +135,14 @@ impl TopN {
             _ => None,
         }
     }
+}
+
+/// `columns`, and the rank.
+fn with_rank(columns: &DFSchema) -> DataFusionResult<DFSchemaRef> {
+    let fields = columns.iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)));
+    let rank = Arc::new(Field::new(RANK, DataType::UInt64, false));
+    let fields = fields.chain([(None, rank)]).collect();
+    Ok(Arc::new(DFSchema::new_with_metadata(fields, columns.metadata().clone())?))
 }
 
 /// `plan` with a [`TopN`] in the place of every window function over unbounded tables of which only the first
@@ -319,7 +334,7 @@ fn first_of_each(distinct: DistinctOn) -> DataFusionResult<LogicalPlan> {
 
 impl Hash for TopN {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.input, &self.keys, &self.order, self.limit, self.rank).hash(state);
+        (&self.input, &self.keys, &self.order, self.limit, self.rank, &self.kept).hash(state);
     }
 }
 
@@ -342,10 +357,16 @@ impl UserDefinedLogicalNodeCore for TopN {
         &self.schema
     }
 
-    /// The keys, then the columns to sort by.
+    /// The keys, then the columns to sort by, then those that are kept whatever is read.
     fn expressions(&self) -> Vec<Expr> {
         let order = self.order.iter().map(|order| &order.column);
-        self.keys.iter().chain(order).cloned().map(Expr::Column).collect()
+        self.keys.iter().chain(order).chain(&self.kept).cloned().map(Expr::Column).collect()
+    }
+
+    /// Those columns of the rows that are read above. The rank is no column of theirs.
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        let width = self.input.schema().fields().len();
+        Some(vec![output_columns.iter().copied().filter(|column| *column < width).collect()])
     }
 
     /// A filter on the key lets all rows of a key pass or none.
@@ -380,14 +401,12 @@ impl UserDefinedLogicalNodeCore for TopN {
             let Expr::Column(column) = expr else { return internal_err!("TopN needs columns, found {expr}") };
             columns.push(column);
         }
-        let order_columns = columns.split_off(self.keys.len().min(columns.len()));
+        let mut order_columns = columns.split_off(self.keys.len().min(columns.len()));
+        let kept = order_columns.split_off(self.order.len().min(order_columns.len()));
         let order = self.order.iter().zip(order_columns);
         let order = order.map(|(order, column)| Order { column, ..order.clone() }).collect();
-        let fields = input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)));
-        let rank_field = Arc::new(Field::new(RANK, DataType::UInt64, false));
-        let fields = fields.chain([(None, rank_field)]).collect();
-        let schema = Arc::new(DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?);
-        Ok(Self { input, keys: columns, order, limit: self.limit, rank: self.rank, schema })
+        let schema = with_rank(input.schema())?;
+        Ok(Self { input, keys: columns, order, limit: self.limit, rank: self.rank, kept, schema })
     }
 }
 

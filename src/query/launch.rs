@@ -11,7 +11,7 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
-use super::batch::{BatchRunner, PlannedBatch};
+use super::batch::BatchRunner;
 use super::execution::Execution;
 use super::handle::{QueryIdentity, QueryShared};
 use super::input_limit::InputLimit;
@@ -21,19 +21,21 @@ use super::pinned::{is_pinned, pin_inferred_schemas};
 use super::places;
 use super::request::{NamedTables, StartRequest};
 use super::restart::RestartPolicy;
-use super::settings::FLUSH_ON_END;
+use super::resume::resume;
 use super::timers::Timers;
 use crate::checkpoint::records::{
-    CommitRecord, Metadata, OffsetsRecord, OperatorDefinition, QueryDefinition, SourceDefinition, later,
+    CommitRecord, Metadata, OperatorDefinition, QueryDefinition, SourceDefinition,
 };
-use crate::checkpoint::{Checkpoint, Recovered, Recovery, definition, replan};
+use crate::checkpoint::{Checkpoint, definition, replan};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::exec::room::Space;
 use crate::memory;
-use crate::plan::{ResultShape, StreamTable, StreamingPlan, bind, result_keys, result_schema, with_meanings};
+use crate::plan::{
+    KeptColumns, ResultShape, StreamTable, StreamingPlan, bind, result_keys, result_schema, with_meanings,
+};
 use crate::sink::Sink;
-use crate::source::{Source, SourceBatch, SourceContext, SourceProvider};
+use crate::source::{Source, SourceContext, SourceProvider};
 use crate::state::{StateOptions, StateStore};
 use crate::storage::Storage;
 
@@ -116,13 +118,10 @@ impl Launch {
         let session = &request.plan.state;
         let sources = create_sources(&self.providers, self.id, session, &request.clock)?;
         let shape = request.state.shape(request.output_mode, session);
-        let logical = self.logical.clone();
-        let sink = Arc::clone(&self.sink);
-        let plan = StreamingPlan::prepare(logical, session, &self.providers, &sources, sink, shape).await?;
+        let (plan, current) = self.planned(&sources).await?;
         let make_late = &request.make_late_sink;
         let mut late_rows =
             LateRows::of(&plan, request.late_rows.as_ref(), make_late, self.storage.as_ref())?;
-        let current = self.define(plan.operators());
         let grown = self.known.as_ref().map(|known| self.grown(known, &current));
         let unchanged = match &grown {
             Some(grown) => definition::check_unchanged(self.storage.url(), grown, &current),
@@ -368,13 +367,37 @@ impl Launch {
 
     /// What a restart must find unchanged, once it is planned.
     async fn current(&self) -> Result<QueryDefinition> {
+        let session = &self.request.plan.state;
+        let sources = create_sources(&self.providers, self.id, session, &self.request.clock)?;
+        Ok(self.planned(&sources).await?.1)
+    }
+
+    /// The query as it is run, and what a restart must find unchanged. What it keeps of rows are the columns that it
+    /// reads; if the checkpoint has others, it may be that these are more.
+    async fn planned(&self, sources: &[Arc<dyn Source>]) -> Result<(StreamingPlan, QueryDefinition)> {
+        let (plan, current) = self.planned_with(sources, &KeptColumns::default()).await?;
+        let Some(known) = &self.known else { return Ok((plan, current)) };
+        let kept = KeptColumns::of(&known.definition.operators);
+        let is_known = || definition::differences(&self.grown(known, &current), &current).is_empty();
+        if kept.is_empty() || is_known() {
+            return Ok((plan, current));
+        }
+        self.planned_with(sources, &kept).await
+    }
+
+    async fn planned_with(
+        &self,
+        sources: &[Arc<dyn Source>],
+        kept: &KeptColumns,
+    ) -> Result<(StreamingPlan, QueryDefinition)> {
         let request = &self.request;
         let session = &request.plan.state;
-        let sources = create_sources(&self.providers, self.id, session, &request.clock)?;
         let shape = request.state.shape(request.output_mode, session);
         let (logical, sink) = (self.logical.clone(), Arc::clone(&self.sink));
-        let plan = StreamingPlan::prepare(logical, session, &self.providers, &sources, sink, shape).await?;
-        Ok(self.define(plan.operators()))
+        let plan =
+            StreamingPlan::prepare(logical, session, &self.providers, sources, sink, shape, kept).await?;
+        let current = self.define(plan.operators());
+        Ok((plan, current))
     }
 
     /// What a restart must find unchanged, of the query as it is now.
@@ -421,86 +444,4 @@ pub(super) fn create_sources(
     let context =
         SourceContext { query_id, runtime: Arc::clone(state.runtime_env()), clock: Arc::clone(clock) };
     providers.iter().map(|provider| provider.create(context.clone())).collect()
-}
-
-/// Where a run takes up.
-struct Resumed {
-    next_batch: u64,
-    rerun: Option<PlannedBatch>,
-    /// The watermark for the next batch to plan.
-    watermark_ms: i64,
-    /// The watermark of the last batch that was planned.
-    last_watermark_ms: i64,
-    /// When it was planned, in milliseconds since the epoch.
-    last_time_ms: i64,
-    /// Where the last batch that was planned ends, per source.
-    ends: Vec<Value>,
-    /// Whether that batch made everything final.
-    has_flushed: bool,
-}
-
-/// Puts the sources where the checkpoint says they are.
-async fn resume(sources: &[Arc<dyn Source>], recovered: Recovered) -> Result<Resumed> {
-    let mut last = Vec::new();
-    let (mut last_watermark_ms, mut last_time_ms) = (0, i64::MIN);
-    let mut watermark_ms = 0;
-    let mut has_flushed = false;
-    let (next_batch, ends, rerun) = match recovered.decision {
-        Recovery::Fresh => (0, vec![Value::Null; sources.len()], None),
-        Recovery::Next { batch_id, last_offsets, last_commit } => {
-            last = inputs_of(&last_offsets, vec![Value::Null; sources.len()]);
-            last_watermark_ms = last_offsets.batch_watermark_ms;
-            last_time_ms = last_offsets.batch_timestamp_ms;
-            watermark_ms = later(last_watermark_ms, last_commit.next_batch_watermark_ms);
-            has_flushed = is_flush(&last_offsets) && last_commit.let_go.is_none();
-            (batch_id, ends_of(&last_offsets), None)
-        }
-        Recovery::Rerun { offsets, previous } => {
-            let starts = previous.as_ref().map_or_else(|| starts_of(&offsets), ends_of);
-            let late_ms = previous.as_ref().map_or(0, |previous| previous.batch_watermark_ms);
-            watermark_ms = offsets.batch_watermark_ms;
-            has_flushed = is_flush(&offsets);
-            last_time_ms = offsets.batch_timestamp_ms;
-            last_watermark_ms = late_ms;
-            let rerun = PlannedBatch { inputs: inputs_of(&offsets, starts), record: offsets, late_ms };
-            (rerun.record.batch_id, ends_of(&rerun.record), Some(rerun))
-        }
-    };
-    let mut history = recovered.history.into_iter();
-    for (source, end) in sources.iter().zip(&ends) {
-        source.restore(end.clone(), history.next().unwrap_or_default()).await?;
-    }
-    if rerun.is_none() {
-        // Its clean-up may have been cut off after the commit.
-        for (source, batch) in sources.iter().zip(last).filter(|(_, batch)| !batch.entries.is_empty()) {
-            source.commit(&batch).await?;
-        }
-    }
-    Ok(Resumed { next_batch, rerun, watermark_ms, last_watermark_ms, last_time_ms, ends, has_flushed })
-}
-
-/// Whether the batch was planned to make everything final.
-fn is_flush(record: &OffsetsRecord) -> bool {
-    record.conf.contains_key(FLUSH_ON_END)
-}
-
-fn starts_of(record: &OffsetsRecord) -> Vec<Value> {
-    record.sources.iter().map(|source| source.start.clone()).collect()
-}
-
-fn ends_of(record: &OffsetsRecord) -> Vec<Value> {
-    record.sources.iter().map(|source| source.end.clone()).collect()
-}
-
-fn inputs_of(record: &OffsetsRecord, starts: Vec<Value>) -> Vec<SourceBatch> {
-    record
-        .sources
-        .iter()
-        .zip(starts)
-        .map(|(source, start)| SourceBatch {
-            start,
-            end: source.end.clone(),
-            entries: source.entries.clone(),
-        })
-        .collect()
 }

@@ -18,6 +18,7 @@ mod progress;
 mod report;
 mod request;
 mod restart;
+mod resume;
 mod running;
 mod settings;
 mod start;

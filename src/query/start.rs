@@ -23,7 +23,7 @@ use super::settings::StateSettings;
 use crate::checkpoint::inspect;
 use crate::clock::Clock;
 use crate::error::{Error, Result, StreamingQueryException};
-use crate::plan::{StreamingPlan, bind, check, result_keys, result_schema};
+use crate::plan::{KeptColumns, StreamingPlan, bind, check, result_keys, result_schema};
 use crate::sink::OutputMode;
 use crate::storage::Durability;
 
@@ -80,7 +80,8 @@ pub(crate) async fn explain(
     sink.check_output_mode(output_mode)?;
     let sources = create_sources(&providers, Uuid::nil(), &plan.state, &clock)?;
     let shape = state.shape(output_mode, &plan.state);
-    StreamingPlan::prepare(plan.logical, &plan.state, &providers, &sources, sink, shape)
+    let kept = KeptColumns::default();
+    StreamingPlan::prepare(plan.logical, &plan.state, &providers, &sources, sink, shape, &kept)
         .await?
         .explain()
         .await

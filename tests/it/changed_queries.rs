@@ -458,10 +458,43 @@ const STORIES: &[Story] = &[
                 "SELECT a.v AS own, v.v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
                 "column 'v' (Int32) of stateful operator 0 (over) is new",
             ),
+            (
+                "SELECT a.id, v.s AS v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
+                "column '__as_of_version' of stateful operator 0 (over) was Struct(v: Int32) and is Struct(v: Int32, s: ",
+            ),
         ],
         fine: &[
-            "SELECT a.id, v.s AS v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
+            "SELECT a.id, v.v + 1 AS v FROM a JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k WHERE v.v > 0",
             "SELECT c.id, d.v FROM a AS c JOIN b FOR SYSTEM_TIME AS OF c.t AS d ON c.k = d.k",
+        ],
+    },
+    // What is read no more is kept all the same.
+    Story {
+        mode: "APPEND",
+        query: "SELECT a.id, v.v + v.id AS v FROM a LEFT JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
+        refused: &[],
+        fine: &[
+            "SELECT a.id, v.v FROM a LEFT JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
+            "SELECT a.id, v.id AS v FROM a LEFT JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
+            "SELECT a.id, 1 AS v FROM a LEFT JOIN (SELECT id, k, v, t, s || 'x' AS x FROM b) FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k \
+             WHERE v.id IS NULL",
+        ],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT DISTINCT ON (k) k, v + id AS n FROM a ORDER BY k, t DESC",
+        refused: &[
+            ("SELECT DISTINCT ON (k) k, v + id + length(s) AS n FROM a ORDER BY k, t DESC", "column 's' ("),
+            (
+                "SELECT DISTINCT ON (k) k, v + id AS n FROM (SELECT id, k, v + 1 AS v, t FROM a) a ORDER BY k, t DESC",
+                "origin 'v: a.v + Int64(1)' of stateful operator 0 (topN) is new",
+            ),
+        ],
+        fine: &[
+            "SELECT DISTINCT ON (k) k, v AS n FROM a ORDER BY k, t DESC",
+            "SELECT DISTINCT ON (k) k, 1 AS n FROM a WHERE s <> 'q' ORDER BY k, t DESC",
+            "SELECT DISTINCT ON (k) k, v + id AS n FROM (SELECT t, s || 'x' AS x, k, v, id FROM a) a ORDER BY k, t DESC",
+            "SELECT k, id - v AS n FROM (SELECT *, row_number() OVER (PARTITION BY k ORDER BY t DESC) AS r FROM a) WHERE r = 1",
         ],
     },
     Story {
@@ -613,6 +646,8 @@ const STORIES: &[Story] = &[
         )],
         fine: &[
             "SELECT a.id, b.v FROM a JOIN b ON a.k = b.k AND b.t BETWEEN a.t AND a.t + INTERVAL '5' SECOND",
+            "SELECT a.id, b.v FROM (SELECT t, id, k FROM a) a JOIN (SELECT t, v, k FROM b) b ON a.k = b.k AND b.t BETWEEN a.t AND a.t + \
+             INTERVAL '5' SECOND",
         ],
     },
     Story {

@@ -17,6 +17,7 @@ mod file_source;
 mod generated_sources;
 mod golden;
 mod joins;
+mod kept_columns;
 mod kill_loop;
 mod layers;
 mod many_queries;

@@ -9,6 +9,7 @@ mod bounds;
 mod join;
 mod node;
 mod planner;
+mod recorded_order;
 mod rewrite;
 mod transform;
 

@@ -14,6 +14,7 @@ use datafusion::logical_expr::{
 use super::aggregate::stateful_aggregate;
 use super::join::{OPERATORS, delay_below, stateful_join};
 use super::node::{Kind, StreamingNode, WatermarkDelay};
+use super::recorded_order::{in_order_of, in_recorded_order};
 use super::transform::{self, stateful_transform};
 use crate::error::{Error, Result};
 use crate::exec::codec::RowCodec;
@@ -23,6 +24,7 @@ use crate::plan::bind::BoundTable;
 use crate::plan::deduplicate::Deduplicate;
 use crate::plan::distinct_sets::with_grand_totals;
 use crate::plan::event_time::{EventTimeKey, event_time_key};
+use crate::plan::kept::KeptColumns;
 use crate::plan::observe::Observe;
 use crate::plan::over::Over;
 use crate::plan::sessions::session_key;
@@ -47,9 +49,15 @@ pub(crate) struct Rewritten {
 
 /// `plan`, which is checked, bound and optimised, as one that remembers. Stateful operators are
 /// numbered from the leaves up, inputs from left to right. `ttl` says how long after their event time rows are
-/// remembered that nothing else lets be forgotten, in microseconds.
-pub(crate) fn rewrite(plan: LogicalPlan, mode: OutputMode, ttl: Option<i64>) -> Result<Rewritten> {
-    let mut rewriter = Rewriter { mode, ttl, operators: 0, watermarks: Vec::new(), waits: false };
+/// remembered that nothing else lets be forgotten, in microseconds. Rows are kept with their columns in the order of
+/// those that are `kept` already.
+pub(crate) fn rewrite(
+    plan: LogicalPlan,
+    mode: OutputMode,
+    ttl: Option<i64>,
+    kept: &KeptColumns,
+) -> Result<Rewritten> {
+    let mut rewriter = Rewriter { mode, ttl, kept, operators: 0, watermarks: Vec::new(), waits: false };
     let plan = plan.transform_up(|node| rewriter.node(node))?.data;
     Ok(Rewritten { plan, watermarks: rewriter.watermarks, waits_for_watermark: rewriter.waits })
 }
@@ -74,15 +82,16 @@ fn without_rows(node: LogicalPlan) -> Transformed<LogicalPlan> {
 }
 
 /// What is known of the plan so far.
-pub(super) struct Rewriter {
+pub(super) struct Rewriter<'a> {
     pub(super) mode: OutputMode,
     ttl: Option<i64>,
+    kept: &'a KeptColumns,
     operators: usize,
     watermarks: Vec<WatermarkDelay>,
     waits: bool,
 }
 
-impl Rewriter {
+impl Rewriter<'_> {
     /// The number of the next operator.
     pub(super) fn next_operator(&mut self) -> usize {
         self.operators += 1;
@@ -110,6 +119,26 @@ impl Rewriter {
             }
             return Ok(Transformed::no(node));
         }
+        let keeps_rows = match &node {
+            LogicalPlan::Join(join) => is_stream(&join.left) && is_stream(&join.right),
+            LogicalPlan::Window(_) => true,
+            node => TopN::of(node).is_some(),
+        };
+        if !keeps_rows {
+            return self.operator(node);
+        }
+        let tables = self.operators..self.operators + node.inputs().len();
+        let recorded: Vec<&[String]> = tables.map(|table| self.kept.columns(table)).collect();
+        let moved = in_recorded_order(node.clone(), &recorded)?;
+        if !moved.transformed {
+            return self.operator(node);
+        }
+        let operator = self.operator(moved.data)?.data;
+        in_order_of(operator, &node).map(Transformed::yes)
+    }
+
+    /// What remembers in the place of `node`.
+    fn operator(&mut self, node: LogicalPlan) -> DataFusionResult<Transformed<LogicalPlan>> {
         match node {
             LogicalPlan::Aggregate(aggregate) if self.is_distinct(&aggregate) => {
                 self.distinct(aggregate).map(Transformed::yes)
