@@ -3,7 +3,6 @@
 //! on the order of rows.
 
 use std::fmt;
-use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array, new_null_array};
 use datafusion::arrow::compute::{SortOptions, take};

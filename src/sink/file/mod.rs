@@ -367,7 +367,7 @@ impl Sink for FileSink {
         let staged = self.staged(&names::batch_prefix(&batch)).await?;
         self.remove(staged).await?;
         if let Some(merging) = &self.merging {
-            self.output().batch_aborted(&mut merging.hold().await).await;
+            self.output().batch_aborted(&mut *merging.hold().await).await;
         }
         Ok(())
     }
@@ -390,7 +390,7 @@ impl Sink for FileSink {
 
     async fn close(&self) -> Result<()> {
         if let Some(merging) = &self.merging {
-            self.output().close(&mut merging.hold().await).await;
+            self.output().close(&mut *merging.hold().await).await;
         }
         self.shared.storage.remove_empty_dir(names::STAGING).await
     }

@@ -229,7 +229,7 @@ impl Output<'_> {
         for directory in due {
             let merged = self.merge_in(merging, query_id, oldest, &directory).await;
             if let Err(error) = merged {
-                return give_up(&mut merging.hold().await, &error);
+                return give_up(&mut *merging.hold().await, &error);
             }
         }
     }

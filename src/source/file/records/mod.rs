@@ -314,16 +314,20 @@ async fn opened(
         context.file.range = Some(FileRange { start: records.start as i64, end: records.end as i64 });
     }
     if compression != FileCompressionType::UNCOMPRESSED && context.files.ignores_corrupt() {
-        check(context, compression).await?;
+        check(&context.store, &context.file, compression).await?;
     }
     ByteSource::open(&context.store, &context.file, compression, context.terminator).await.map(Some)
 }
 
 /// Fails if the file is not what was compressed: that is known at its end only, and rows that come before are none of
 /// intact records. One that is cut is intact up to there.
-async fn check(context: &ReaderContext, compression: FileCompressionType) -> DataFusionResult<()> {
+async fn check(
+    store: &Arc<dyn ObjectStore>,
+    file: &PartitionedFile,
+    compression: FileCompressionType,
+) -> DataFusionResult<()> {
     const PIECE: usize = 1 << 20;
-    let mut bytes = ByteSource::open(&context.store, &context.file, compression, context.terminator).await?;
+    let mut bytes = ByteSource::open(store, file, compression, b'\n').await?;
     let mut piece = Vec::with_capacity(PIECE);
     loop {
         piece.clear();
