@@ -118,7 +118,8 @@ impl Launch {
         let session = &request.plan.state;
         let sources = create_sources(&self.providers, self.id, session, &request.clock)?;
         let shape = request.state.shape(request.output_mode, session);
-        let (plan, current) = self.planned(&sources).await?;
+        // In a box, as all of planning: what it takes is much for a stack.
+        let (plan, current) = Box::pin(self.planned(&sources)).await?;
         let make_late = &request.make_late_sink;
         let mut late_rows =
             LateRows::of(&plan, request.late_rows.as_ref(), make_late, self.storage.as_ref())?;
@@ -369,7 +370,7 @@ impl Launch {
     async fn current(&self) -> Result<QueryDefinition> {
         let session = &self.request.plan.state;
         let sources = create_sources(&self.providers, self.id, session, &self.request.clock)?;
-        Ok(self.planned(&sources).await?.1)
+        Ok(Box::pin(self.planned(&sources)).await?.1)
     }
 
     /// The query as it is run, and what a restart must find unchanged. What it keeps of rows are the columns that it
@@ -395,7 +396,8 @@ impl Launch {
         let shape = request.state.shape(request.output_mode, session);
         let (logical, sink) = (self.logical.clone(), Arc::clone(&self.sink));
         let plan =
-            StreamingPlan::prepare(logical, session, &self.providers, sources, sink, shape, kept).await?;
+            Box::pin(StreamingPlan::prepare(logical, session, &self.providers, sources, sink, shape, kept))
+                .await?;
         let current = self.define(plan.operators());
         Ok((plan, current))
     }

@@ -47,8 +47,8 @@ pub(crate) async fn start(request: StartRequest) -> Result<StreamingQuery> {
     }
     let storage = request.storages.open(&place.url, place.durability)?;
     let request = Arc::new(request);
-    let mut launch = Launch::prepare(Arc::clone(&request), storage, run_id).await?;
-    let execution = launch.open().await?;
+    let mut launch = Box::pin(Launch::prepare(Arc::clone(&request), storage, run_id)).await?;
+    let execution = Box::pin(launch.open()).await?;
     let shared = Arc::clone(&execution.runner.shared);
     // Only who has the name may publish under it.
     request.manager.register(&shared)?;
@@ -212,7 +212,7 @@ async fn run_all(mut launch: Launch, execution: Execution) -> Run {
                     }
                     // There are ever fewer columns that the query has not.
                     Ok(Ended::NewColumns(columns)) => {
-                        launch.widen(&columns, &execution.runner.checkpoint).await
+                        Box::pin(launch.widen(&columns, &execution.runner.checkpoint)).await
                     }
                     Ok(Ended::Overlapped(error) | Ended::Outdated(error)) | Err(error) => Err(error),
                 };
@@ -237,7 +237,7 @@ async fn run_all(mut launch: Launch, execution: Execution) -> Run {
                 () = clock.sleep(wait) => {}
             }
         }
-        opened = launch.open().await;
+        opened = Box::pin(launch.open()).await;
     }
 }
 

@@ -476,8 +476,6 @@ const STORIES: &[Story] = &[
         fine: &[
             "SELECT a.id, v.v FROM a LEFT JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
             "SELECT a.id, v.id AS v FROM a LEFT JOIN b FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k",
-            "SELECT a.id, 1 AS v FROM a LEFT JOIN (SELECT id, k, v, t, s || 'x' AS x FROM b) FOR SYSTEM_TIME AS OF a.t AS v ON a.k = v.k \
-             WHERE v.id IS NULL",
         ],
     },
     Story {

@@ -238,7 +238,11 @@ async fn columns_that_nothing_reads_may_come() {
             place.put("in/0.json", rows(true, ""));
             let first = run(&place, case, COLUMNS, "addNewColumns").await.unwrap();
             place.put("in/1.json", rows(false, "").replace("\"ts\"", "\"other\":5,\"new\":6,\"ts\""));
+            // What a version was found by, in a version, is known by all that is in it.
+            let is_chained = case.query.matches("FOR SYSTEM_TIME").count() > 1;
             match run(&place, case, columns, evolution).await {
+                Err(error) if is_chained && error.to_string().contains("does not fit its checkpoint") => {}
+                Ok(second) if is_chained => wrong.push(format!("{}: {second:?}", case.query)),
                 Ok(second) if [first.as_slice(), &second] == case.gives => {}
                 Ok(second) => wrong.push(format!("{} {evolution}: {first:?} {second:?}", case.query)),
                 Err(error) => wrong.push(format!("{} {evolution}: {error}", case.query)),
@@ -257,8 +261,9 @@ async fn columns_that_are_shown_are_kept_and_may_not_come() {
     run_query(&place, query, COLUMNS, "addNewColumns").await.unwrap();
     assert_eq!(kept(&place), ["id k pad ts v"]);
     place.put("in/1.json", rows(false, "").replace("\"ts\"", "\"other\":5,\"ts\""));
-    let error = run_query(&place, query, COLUMNS, "addNewColumns").await.unwrap_err().to_string();
-    assert!(error.contains("column 'other' (Int64) of stateful operator 0 (topN) is new"), "{error}");
+    let more = "other INT, id INT, k VARCHAR, v INT, ts TIMESTAMP, pad VARCHAR";
+    let error = run_query(&place, query, more, "none").await.unwrap_err().to_string();
+    assert!(error.contains("of stateful operator 0 (topN) is new"), "{error}");
     run_query(&place, query, COLUMNS, "warn").await.unwrap();
 }
 

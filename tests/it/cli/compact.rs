@@ -288,15 +288,14 @@ fn a_query_that_merges_its_files_can_be_rewound() {
     run(&folder, &["run", "job.sql", "--progress", "none"]);
     let all = rows(&folder, "JSON", "PARTITIONED BY (k)");
     assert!(files(&folder).iter().any(|file| file.contains("-merged")), "{:?}", files(&folder));
-    let listed = run(&folder, &["describe", "cp", "--format", "csv"]);
-    let oldest: u64 = listed.lines().nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
-    assert!(oldest > 3, "{listed}");
-    let back = oldest.to_string();
-    let told = run(&folder, &["checkpoint", "rewind", "cp", "--to", &back, "--remove-output"]);
+    // What batches did whose files were merged is not known any more.
+    let (code, _, err) = folder.run(&["checkpoint", "rewind", "cp", "--to", "5", "--remove-output"]);
+    assert!(code != 0 && err.contains("batch 5"), "{err}");
+    let told = run(&folder, &["checkpoint", "rewind", "cp", "--to", "21", "--remove-output"]);
     assert!(told.contains("These files were removed"), "{told}");
     assert!(!told.contains("not there any more"), "{told}");
     let left = rows(&folder, "JSON", "PARTITIONED BY (k)");
-    assert_eq!(left.lines().count() as u64, oldest + 2, "{left}");
+    assert_eq!(left.lines().count(), 21 + 2, "{left}");
     run(&folder, &["run", "job.sql", "--progress", "none"]);
     assert_eq!(rows(&folder, "JSON", "PARTITIONED BY (k)"), all);
     // What it had written is what it writes again.
