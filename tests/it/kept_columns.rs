@@ -238,11 +238,10 @@ async fn columns_that_nothing_reads_may_come() {
             place.put("in/0.json", rows(true, ""));
             let first = run(&place, case, COLUMNS, "addNewColumns").await.unwrap();
             place.put("in/1.json", rows(false, "").replace("\"ts\"", "\"other\":5,\"new\":6,\"ts\""));
-            // What a version was found by, in a version, is known by all that is in it.
+            // A version that is found by a column of another one is known by all that is in that: some may not come.
             let is_chained = case.query.matches("FOR SYSTEM_TIME").count() > 1;
             match run(&place, case, columns, evolution).await {
                 Err(error) if is_chained && error.to_string().contains("does not fit its checkpoint") => {}
-                Ok(second) if is_chained => wrong.push(format!("{}: {second:?}", case.query)),
                 Ok(second) if [first.as_slice(), &second] == case.gives => {}
                 Ok(second) => wrong.push(format!("{} {evolution}: {first:?} {second:?}", case.query)),
                 Err(error) => wrong.push(format!("{} {evolution}: {error}", case.query)),
