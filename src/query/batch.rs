@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::arrow::datatypes::FieldRef;
-use futures::future::{join, try_join, try_join_all};
+use futures::future::{try_join, try_join_all};
 use serde_json::{Map, Value};
 use tracing::{Instrument, debug_span};
 
@@ -247,11 +247,9 @@ impl BatchRunner {
             return Ok(Computed::NewColumns(new));
         }
         let observed = self.plan.observed(&report)?;
-        // Both may ask somebody who is far away.
-        let (checked, prepared) =
-            join(self.check_read(batch), self.sink.prepare(identity, std::mem::take(&mut report.sink))).await;
-        checked?;
-        let prepared = prepared?;
+        // Before the sink prepares it, which for some sinks is when it is seen.
+        self.check_read(batch).await?;
+        let prepared = self.sink.prepare(identity, std::mem::take(&mut report.sink)).await?;
         Ok(Computed::Staged(Box::new(Staged { report, observed, prepared, late, state })))
     }
 
