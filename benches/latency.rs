@@ -1,5 +1,6 @@
 //! From a row's arrival to its effect, and what a query costs that waits.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

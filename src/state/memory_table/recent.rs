@@ -28,6 +28,9 @@ pub(super) struct Recent {
     rows: u64,
 }
 
+/// What is called with some rows, and whether each of them is a change.
+type EachGroup<'a> = dyn FnMut(&[(Record<'_>, bool)]) -> Result<()> + 'a;
+
 /// Where a row is, until the next call that changes anything.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct At {
@@ -87,11 +90,7 @@ impl Recent {
 
     /// Takes out the oldest bunch: calls `each` with its rows, a `group` at a time, and whether they are changes.
     /// Whether there was one.
-    pub(super) fn take_oldest(
-        &mut self,
-        group: usize,
-        each: &mut dyn FnMut(&[(Record<'_>, bool)]) -> Result<()>,
-    ) -> Result<bool> {
+    pub(super) fn take_oldest(&mut self, group: usize, each: &mut EachGroup<'_>) -> Result<bool> {
         let Some(bunch) = self.bunches.pop_front() else { return Ok(false) };
         self.rows -= bunch.live as u64;
         let rows: Vec<usize> = bunch.alive(0..bunch.len()).collect();
