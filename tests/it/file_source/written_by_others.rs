@@ -66,7 +66,7 @@ fn one(name: &str, kind: DataType) -> SchemaRef {
 async fn times_of_all_years_are_read() {
     let input = Input::new();
     // 0001-01-01, 1970-01-01 00:00:00.000001, 9999-12-31 23:59:59.999999.
-    input.write("f.parquet", 1, &times(&[-62_135_596_800_000_000, 1, 253_402_300_799_999_999]));
+    input.write("f.parquet", 1, times(&[-62_135_596_800_000_000, 1, 253_402_300_799_999_999]));
     let expected = ["0001-01-01T00:00:00", "1970-01-01T00:00:00.000001", "9999-12-31T23:59:59.999999"];
     let at = input.text("f.parquet");
     assert_eq!(rows_of(format!("SELECT * FROM '{at}' ORDER BY ts")).await.unwrap(), expected);
@@ -83,7 +83,7 @@ async fn times_of_all_years_are_read() {
         "{read:?}"
     );
     let input = Input::new();
-    input.write("f.parquet", 1, &times(&[1]));
+    input.write("f.parquet", 1, times(&[1]));
     let read = input.source("parquet", &one("ts", nanos), &[]).await.all().await.unwrap();
     assert_eq!(read, ["1970-01-01T00:00:00.000001"]);
 }
@@ -93,7 +93,7 @@ async fn times_of_all_years_are_read() {
 async fn bytes_that_are_read_as_text_are_text() {
     for logical in ["", " (STRING)"] {
         let input = Input::new();
-        input.write("f.parquet", 1, &bytes(&["añ".as_bytes(), b"", b"abc"], logical));
+        input.write("f.parquet", 1, bytes(&["añ".as_bytes(), b"", b"abc"], logical));
         let read = input.source("parquet", &one("s", DataType::Utf8), &[]).await.all().await.unwrap();
         assert_eq!(read, ["", "abc", "añ"]);
         let table =
@@ -102,7 +102,7 @@ async fn bytes_that_are_read_as_text_are_text() {
         assert_eq!(rows_of(query).await.unwrap().len(), 3);
 
         let input = Input::new();
-        input.write("f.parquet", 1, &bytes(&[b"abc", b"\xff\xfe", b"d"], logical));
+        input.write("f.parquet", 1, bytes(&[b"abc", b"\xff\xfe", b"d"], logical));
         let read = input.source("parquet", &one("s", DataType::Utf8), &[]).await.all().await;
         assert!(matches!(&read, Err(Error::InputFile { .. })), "{read:?}");
         let query = format!("{}SELECT upper(s) FROM t", table(&input.text("f.parquet")));
