@@ -5,8 +5,13 @@
 //! a slow connection or from a program that types, would be lost or late. So the editor reads from a pseudo-terminal,
 //! which a key is brought to when the one before has been taken. What it has not taken is still in the terminal.
 
+use rustyline::{KeyCode, KeyEvent, Modifiers};
+
 #[cfg(unix)]
 pub(super) use unix::Keys;
+
+/// The key that has the editor draw the line anew.
+pub(super) const DRAWS: KeyEvent = KeyEvent(KeyCode::F(12), Modifiers::NONE);
 
 #[cfg(not(unix))]
 pub(super) struct Keys;
@@ -50,6 +55,8 @@ mod unix {
         [Duration::ZERO, Duration::from_micros(20), Duration::from_micros(200), Duration::from_millis(2)];
     /// What a key begins with that comes as several bytes.
     const ESCAPE: u8 = 0x1b;
+    /// [`super::DRAWS`]: has the editor draw the line, which is above what the shell has printed.
+    const DRAW: &[u8] = b"\x1b[24~";
     /// Clears the line, and ends the input.
     const END: &[u8] = b"\x05\x15\x04";
 
@@ -100,6 +107,7 @@ mod unix {
                 // In the background, setting it would stop the process again.
                 if tcgetpgrp(&relay.terminal) == Ok(getpgrp()) {
                     let _ = relay.take_keys_as_they_come();
+                    let _ = (&relay.into).write_all(DRAW);
                 }
             }
         }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
-use rustyline::{CompletionType, Config, Editor};
+use rustyline::{Cmd, CompletionType, Config, Editor};
 use tidemill::sql::is_complete;
 
 use super::super::exit::Exit;
 use super::commands;
 use super::complete::{Names, ShellHelper};
 use super::console::Terminal;
-use super::keys::Keys;
+use super::keys::{self, Keys};
 
 type ShellEditor = Editor<ShellHelper, FileHistory>;
 
@@ -38,6 +38,7 @@ impl Editing {
         let config = Config::builder().completion_type(CompletionType::List).build();
         let mut editor = ShellEditor::with_config(config).map_err(failed)?;
         let names = Names::default();
+        editor.bind_sequence(keys::DRAWS, Cmd::Repaint);
         editor.set_helper(Some(ShellHelper::new(names.clone())));
         if let Some(history) = history_file() {
             // There is none before the first use.
