@@ -1,5 +1,7 @@
 //! What a batch changed in a table.
 
+use std::ops::Range;
+
 use super::bytes::{ByteRows, RowBytes};
 use super::table::NEVER;
 
@@ -34,11 +36,19 @@ pub(super) trait ChangedRows {
 
     /// Has these rows in the processor's cache. They may be anywhere in memory, and several are fetched in the time of
     /// one.
-    fn touch(&self, _rows: &[usize]) {}
+    fn touch(&self, _rows: Range<usize>) {}
 
     /// How many bytes keys, subkeys and values have.
     fn bytes(&self) -> usize {
         (0..self.len()).map(|index| self.row(index).bytes()).sum()
+    }
+
+    /// The same by some of the rows.
+    fn bytes_about(&self) -> usize {
+        let step = (self.len() / 1_000).max(1);
+        let looked_at = self.len().div_ceil(step).max(1);
+        let bytes: usize = (0..self.len()).step_by(step).map(|index| self.row(index).bytes()).sum();
+        bytes / looked_at * self.len()
     }
 
     /// Whether keys, subkeys and values have so many bytes. Looks at no more rows than have them.

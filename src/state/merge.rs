@@ -46,8 +46,7 @@ pub(super) async fn merge(
             let step = pace.start();
             let block = off_thread(move || {
                 let newest = newest(bucket, gone)?;
-                let all: Vec<usize> = (0..newest.len()).collect();
-                if all.is_empty() { Ok(None) } else { NewBlock::new(number, &newest, &all).map(Some) }
+                if newest.len() == 0 { Ok(None) } else { NewBlock::of_all(number, &newest).map(Some) }
             });
             if let Some(block) = block.await? {
                 output.push(operator, block).await?;

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::block::{self, Reader};
-use super::change_log::{BUCKETS, ChangedRows, Changes};
+use super::block::{self, BlockRows, Reader};
+use super::change_log::{BUCKETS, ChangedRow, ChangedRows, Changes};
 use crate::error::{Error, Result};
 
 /// The first line of a file.
@@ -26,6 +26,11 @@ const ENTRY: usize = 4 + 4 + 4 + 8 + 4;
 pub(super) const UNDIVIDED: u32 = u32::MAX;
 /// From how many bytes on an operator's rows are divided.
 pub(super) const DIVIDE_FROM: usize = 1 << 20;
+
+/// How many bytes of rows are dealt out to buckets at a time, about.
+const AT_ONCE: usize = 64 << 20;
+/// How many rows are fetched from memory at a time.
+const TILE: usize = 64;
 
 /// The rows of each bucket, by bucket.
 pub(super) fn by_bucket(changes: &dyn ChangedRows) -> Vec<Vec<usize>> {
@@ -45,30 +50,58 @@ pub(super) struct NewBlock {
 }
 
 impl NewBlock {
-    /// A block of some rows of `changes`.
-    pub(super) fn new(bucket: u32, changes: &dyn ChangedRows, rows: &[usize]) -> Result<Self> {
-        let packed = Bytes::from(block::pack(changes, rows)?);
+    pub(super) fn of(bucket: u32, rows: &BlockRows) -> Result<Self> {
+        let packed = Bytes::from(rows.pack()?);
         let rows = u32::try_from(rows.len()).map_err(|_| {
             Error::Invalid(format!("{} rows of state are too many for one block", rows.len()))
         })?;
         Ok(Self { bucket, rows, packed })
+    }
+
+    /// A block of all rows.
+    pub(super) fn of_all(bucket: u32, changes: &dyn ChangedRows) -> Result<Self> {
+        let mut rows = BlockRows::default();
+        for_each(changes, &mut |_, row| rows.push(row));
+        Self::of(bucket, &rows)
+    }
+}
+
+/// Calls `each` with every row and its number, in their order. They may be anywhere in memory, and each is looked at
+/// once.
+fn for_each(changes: &dyn ChangedRows, each: &mut dyn FnMut(usize, ChangedRow<'_>)) {
+    for start in (0..changes.len()).step_by(TILE) {
+        let tile = start..(start + TILE).min(changes.len());
+        changes.touch(tile.clone());
+        tile.for_each(|row| each(row, changes.row(row)));
     }
 }
 
 /// The blocks of an operator's changed rows, divided if there are many.
 pub(super) fn encode(changes: &dyn ChangedRows) -> Result<Vec<NewBlock>> {
     if !changes.has_bytes(DIVIDE_FROM) {
-        let all: Vec<usize> = (0..changes.len()).collect();
-        return Ok(vec![NewBlock::new(UNDIVIDED, changes, &all)?]);
+        return Ok(vec![NewBlock::of_all(UNDIVIDED, changes)?]);
     }
     encode_divided(changes)
 }
 
-/// The blocks of some of an operator's changed rows, if it has many.
+/// The blocks of some of an operator's changed rows, if it has many. Rows are dealt out to their buckets one after the
+/// other, and to only so many buckets at a time as have no more than about [`AT_ONCE`] bytes.
 pub(super) fn encode_divided(changes: &dyn ChangedRows) -> Result<Vec<NewBlock>> {
-    let buckets = by_bucket(changes);
-    let filled = (0..).zip(&buckets).filter(|(_, rows)| !rows.is_empty());
-    filled.map(|(bucket, rows)| NewBlock::new(bucket, changes, rows)).collect()
+    let at_once = (BUCKETS as usize * AT_ONCE / changes.bytes_about().max(1)).clamp(1, BUCKETS as usize);
+    let mut blocks = Vec::new();
+    for first in (0..BUCKETS).step_by(at_once) {
+        let mut dealt: Vec<BlockRows> = std::iter::repeat_with(BlockRows::default).take(at_once).collect();
+        for_each(changes, &mut |index, row| {
+            let bucket = changes.bucket(index);
+            if let Some(rows) = bucket.checked_sub(first).and_then(|bucket| dealt.get_mut(bucket as usize)) {
+                rows.push(row);
+            }
+        });
+        for (bucket, rows) in (first..).zip(&dealt).filter(|(_, rows)| rows.len() > 0) {
+            blocks.push(NewBlock::of(bucket, rows)?);
+        }
+    }
+    Ok(blocks)
 }
 
 /// Makes a file of blocks, a part at a time.
@@ -277,7 +310,9 @@ mod tests {
     fn file() -> Bytes {
         let mut blocks: Vec<(u32, NewBlock)> =
             encode(&changes()).unwrap().into_iter().map(|block| (3, block)).collect();
-        blocks.push((4, NewBlock::new(1, &changes(), &[1]).unwrap()));
+        let mut second = BlockRows::default();
+        second.push(changes().row(1));
+        blocks.push((4, NewBlock::of(1, &second).unwrap()));
         assemble(blocks)
     }
 

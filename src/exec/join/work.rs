@@ -157,7 +157,7 @@ impl<'a> JoinWork<'a> {
             if kept.len() == rows.len() { rows.rows.clone() } else { taken(rows, kept.iter().copied())? };
         let values = side.encode(&all, matched)?;
         let keys: ByteRows = kept.iter().map(|row| groups.keys.row(rows.group(*row))).collect();
-        let subkeys: ByteRows = kept.iter().map(|row| self.subkey(*row - rows.stored.len())).collect();
+        let subkeys = self.subkeys(kept.iter().map(|row| *row - rows.stored.len()));
         let expiries: Option<Vec<i64>> =
             side.expiry.is_some().then(|| kept.iter().map(|row| rows.expiry(*row)).collect());
         table.add(&keys, &subkeys, &values, expiries.as_deref())?;
@@ -165,12 +165,15 @@ impl<'a> JoinWork<'a> {
         Ok(())
     }
 
-    /// Tells a row of this batch from all others with its key, and comes after those before it.
-    fn subkey(&self, row: usize) -> [u8; 12] {
-        let mut subkey = [0; 12];
-        subkey[..8].copy_from_slice(&self.batch.identity.batch_id.to_be_bytes());
-        subkey[8..].copy_from_slice(&(row as u32).to_be_bytes());
-        subkey
+    /// Tell rows of this batch from all others with their keys, and come after those before them.
+    fn subkeys(&self, rows: impl ExactSizeIterator<Item = usize>) -> ByteRows {
+        let (batch, count) = (self.batch.identity.batch_id.to_be_bytes(), rows.len());
+        let mut subkeys = Vec::with_capacity(count * (size_of::<u64>() + size_of::<u32>()));
+        for row in rows {
+            subkeys.extend_from_slice(&batch);
+            subkeys.extend_from_slice(&(row as u32).to_be_bytes());
+        }
+        ByteRows::of_width(subkeys, size_of::<u64>() + size_of::<u32>(), count)
     }
 
     /// Forgets what nothing can match any more; gives it if it has had no match.

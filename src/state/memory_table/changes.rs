@@ -1,6 +1,7 @@
 //! What was changed in a table, and all of its rows in the order of runs.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::recent::At;
 use super::{GROUP, MemoryTable};
@@ -86,8 +87,8 @@ impl ChangedRows for MemoryChanges<'_> {
         }
     }
 
-    fn touch(&self, rows: &[usize]) {
-        let touched = rows.iter().fold(0, |sum, row| match self.which(*row) {
+    fn touch(&self, rows: Range<usize>) {
+        let touched = rows.fold(0, |sum, row| match self.which(row) {
             Which::Removed(_) => sum,
             Which::Put(index) => sum ^ self.table.arena.touch(self.put[index]),
             Which::Added(at) => sum ^ self.table.recent.touch(at),

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::Name;
 use crate::error::Result;
 use crate::state::arena::Record;
-use crate::state::bytes::RowBytes;
+use crate::state::bytes::{ByteRows, RowBytes};
 use crate::state::hash::{hash_key, hash_row};
 use crate::state::table::{NEVER, Visit};
 
@@ -41,9 +41,9 @@ pub(super) struct At {
 /// Rows that came one after the other.
 #[derive(Debug, Default)]
 struct Bunch {
-    keys: Strings,
-    subkeys: Strings,
-    values: Strings,
+    keys: ByteRows,
+    subkeys: ByteRows,
+    values: ByteRows,
     expiries: Vec<i64>,
     /// The first expiry of each [`BLOCK`] rows, or an earlier one.
     firsts: Vec<i64>,
@@ -182,11 +182,11 @@ impl Recent {
 
     /// The rows that are changes.
     pub(super) fn changed(&self) -> Vec<At> {
-        let rows = |(bunch, found): (usize, &'_ Bunch)| {
-            let rows: Vec<usize> = found.alive(found.durable..found.len()).collect();
-            rows.into_iter().map(move |row| At { bunch, row })
-        };
-        self.bunches.iter().enumerate().flat_map(rows).collect()
+        let mut changed = Vec::with_capacity(self.changes());
+        for (bunch, found) in self.bunches.iter().enumerate() {
+            changed.extend(found.alive(found.durable..found.len()).map(|row| At { bunch, row }));
+        }
+        changed
     }
 
     /// How many rows are changes, at most.
@@ -215,10 +215,9 @@ impl Bunch {
     }
 
     fn add(&mut self, keys: &dyn RowBytes, subkeys: &dyn RowBytes, values: &dyn RowBytes, expiries: &[i64]) {
-        for (strings, new) in
-            [(&mut self.keys, keys), (&mut self.subkeys, subkeys), (&mut self.values, values)]
+        for (rows, new) in [(&mut self.keys, keys), (&mut self.subkeys, subkeys), (&mut self.values, values)]
         {
-            (0..new.len()).for_each(|row| strings.push(new.row(row)));
+            rows.extend(new);
         }
         for expiry in expiries {
             match self.firsts.last_mut() {
@@ -301,7 +300,7 @@ impl Bunch {
             self.is_full = true;
             [&mut self.keys, &mut self.subkeys, &mut self.values]
                 .into_iter()
-                .for_each(Strings::shrink_to_fit);
+                .for_each(ByteRows::shrink_to_fit);
             self.expiries.shrink_to_fit();
             self.is_dead.shrink_to_fit();
             self.by_key.before.shrink_to_fit();
@@ -309,9 +308,9 @@ impl Bunch {
     }
 
     fn memory(&self) -> usize {
-        let strings: usize = [&self.keys, &self.subkeys, &self.values].into_iter().map(Strings::memory).sum();
+        let rows: usize = [&self.keys, &self.subkeys, &self.values].into_iter().map(ByteRows::memory).sum();
         let numbers = (self.expiries.capacity() + self.firsts.capacity()) * size_of::<i64>();
-        strings + numbers + self.is_dead.capacity() + self.by_key.memory() + self.by_name.memory()
+        rows + numbers + self.is_dead.capacity() + self.by_key.memory() + self.by_name.memory()
     }
 }
 
@@ -355,52 +354,5 @@ impl Chains {
 
     fn memory(&self) -> usize {
         (self.heads.capacity() + self.before.capacity()) * size_of::<u32>()
-    }
-}
-
-/// Byte strings, of which those of one length take nothing but their bytes.
-#[derive(Debug, Default)]
-struct Strings {
-    data: Vec<u8>,
-    rows: usize,
-    /// The length of all, as long as it is that.
-    width: usize,
-    /// Where each ends, if their lengths differ.
-    ends: Vec<usize>,
-}
-
-impl Strings {
-    fn push(&mut self, bytes: &[u8]) {
-        if self.rows == 0 {
-            self.width = bytes.len();
-        } else if self.ends.is_empty() && bytes.len() != self.width {
-            self.ends = (1..=self.rows).map(|row| row * self.width).collect();
-        }
-        self.data.extend_from_slice(bytes);
-        self.rows += 1;
-        if !self.ends.is_empty() {
-            self.ends.push(self.data.len());
-        }
-    }
-
-    fn row(&self, row: usize) -> &[u8] {
-        if self.ends.is_empty() {
-            return &self.data[row * self.width..(row + 1) * self.width];
-        }
-        let start = if row == 0 { 0 } else { self.ends[row - 1] };
-        &self.data[start..self.ends[row]]
-    }
-
-    fn touch(&self, row: usize) -> u8 {
-        self.row(row).first().copied().unwrap_or_default()
-    }
-
-    fn shrink_to_fit(&mut self) {
-        self.data.shrink_to_fit();
-        self.ends.shrink_to_fit();
-    }
-
-    fn memory(&self) -> usize {
-        self.data.capacity() + self.ends.capacity() * size_of::<usize>()
     }
 }

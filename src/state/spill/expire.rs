@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::cover::Cover;
 use super::row::{Mark, RowStream, is_expired};
 use super::run::Chunk;
-use super::table::{Cover, LiveRun, SpillTable};
+use super::table::{LiveRun, SpillTable};
 use crate::error::Result;
 use crate::state::bytes::{ByteRows, RowBytes};
 use crate::state::hash_key;

@@ -12,8 +12,10 @@
 //! The files are without name and gone when the process is: the truth is in the checkpoint.
 
 mod bloom;
+mod cover;
 mod expire;
 mod merge;
+mod moving;
 mod row;
 mod run;
 mod table;

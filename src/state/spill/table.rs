@@ -6,24 +6,16 @@ use std::thread::JoinHandle;
 
 use datafusion::execution::DiskManager;
 
-use super::merge::{merge, merge_runs};
+use super::cover::{Cover, MemoryRows, Older};
+use super::merge::merge;
 use super::row::{Mark, Row, Sorted, is_expired};
 use super::run::{Block, Chunk, Run, RunRows};
-use super::writer::RunWriter;
-use crate::error::{Error, Result};
-use crate::memory::local_disk::Moved;
+use crate::error::Result;
 use crate::state::bytes::{ByteRows, RowBytes};
-use crate::state::change_log::{Change, ChangedRow, ChangedRows};
-use crate::state::changing_table::ChangingTable;
 use crate::state::hash_key;
-use crate::state::memory_table::{MemoryTable, SortedRows};
-use crate::state::moved::{MovedChanges, Moving};
+use crate::state::memory_table::MemoryTable;
+use crate::state::moved::Moving;
 use crate::state::table::{Found, NEVER, StateTable, Visit, VisitKeys};
-
-/// How many runs there must be before it is worth merging some.
-const FAN_IN: usize = 4;
-/// The most memory that sorting rows by expiry takes.
-const MAX_CHUNK: usize = 8 << 20;
 
 pub(super) type Name = (Vec<u8>, Vec<u8>);
 
@@ -38,22 +30,22 @@ pub struct SpillTable {
     /// Whether there has never been a run: a table whose rows fit costs no more than one in memory.
     pub(super) is_raw: bool,
     /// How much memory a table without rows takes.
-    empty: usize,
+    pub(super) empty: usize,
     /// Whether rows in memory may be other than [`Cover::New`].
     pub(super) marked: bool,
     /// Newest first.
     pub(super) runs: Vec<LiveRun>,
     pub(super) merging: Option<Merging>,
-    disk: Arc<DiskManager>,
-    limit: usize,
+    pub(super) disk: Arc<DiskManager>,
+    pub(super) limit: usize,
     pub(super) rows: u64,
     pub(super) expired: Option<i64>,
     last_expiry: Option<i64>,
     /// What the last look-up found in the runs, for the put that mostly follows.
     pub(super) looked: Looked,
-    spills: u64,
+    pub(super) spills: u64,
     /// Changes of rows that are not in memory any more, or were changed in memory since.
-    moving: Option<Moving>,
+    pub(super) moving: Option<Moving>,
 }
 
 #[derive(Debug)]
@@ -67,75 +59,7 @@ pub(super) struct LiveRun {
 #[derive(Debug)]
 pub(super) struct Merging {
     pub(super) runs: Vec<Arc<Run>>,
-    thread: JoinHandle<Result<Run>>,
-}
-
-/// How a row in memory stands to those in the runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cover {
-    New,
-    /// With their last expiry.
-    Covers(i64),
-    Outlived,
-    Removed,
-}
-
-impl Cover {
-    /// That of a row over another one.
-    fn over(older: Option<Older>, expiry: i64) -> Self {
-        match older {
-            None => Self::New,
-            Some(older) if older.expiry <= expiry => Self::Covers(older.expiry),
-            Some(_) => Self::Outlived,
-        }
-    }
-
-    /// That of a row in the place of this one.
-    fn replaced(self, expiry: i64) -> Self {
-        match self {
-            Self::New => Self::New,
-            Self::Covers(older) if older <= expiry => self,
-            _ => Self::Outlived,
-        }
-    }
-
-    fn encode(self, into: &mut Vec<u8>) {
-        into.push(self.mark() as u8);
-        if let Self::Covers(older) = self {
-            into.extend_from_slice(&older.to_le_bytes());
-        }
-    }
-
-    /// The cover that a value in memory begins with, and the value.
-    pub(super) fn decode(value: &[u8], is_raw: bool) -> (Self, &[u8]) {
-        if is_raw {
-            return (Self::New, value);
-        }
-        let Some((mark, rest)) = value.split_first() else { return (Self::New, value) };
-        match (Mark::from_byte(*mark), rest.split_first_chunk::<8>()) {
-            (Mark::New, _) => (Self::New, rest),
-            (Mark::Covers, Some((older, rest))) => (Self::Covers(i64::from_le_bytes(*older)), rest),
-            (Mark::Removed, _) => (Self::Removed, rest),
-            _ => (Self::Outlived, rest),
-        }
-    }
-
-    fn mark(self) -> Mark {
-        match self {
-            Self::New => Mark::New,
-            Self::Covers(_) => Mark::Covers,
-            Self::Outlived => Mark::Outlived,
-            Self::Removed => Mark::Removed,
-        }
-    }
-}
-
-/// The newest row of a name in the runs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Older {
-    /// Lowest if it says that the row was removed.
-    expiry: i64,
-    is_alive: bool,
+    pub(super) thread: JoinHandle<Result<Run>>,
 }
 
 /// What there is of a name.
@@ -318,154 +242,6 @@ impl SpillTable {
         let values: ByteRows = (0..keys.len()).map(|_| removed.as_slice()).collect();
         self.marked |= !keys.is_empty();
         self.memory.put(keys, Some(subkeys), &values, None)
-    }
-
-    fn spill_if_due(&mut self) -> Result<()> {
-        let runs: usize = self.runs.iter().map(|live| live.run.memory()).sum();
-        let for_rows = (self.limit / 4 * 3).saturating_sub(runs).max(self.limit / 8);
-        let used = self.memory.memory().saturating_sub(self.empty);
-        if used > for_rows && !self.memory.is_empty() { self.spill() } else { Ok(()) }
-    }
-
-    fn chunk_size(&self) -> usize {
-        (self.limit / 8).min(MAX_CHUNK)
-    }
-
-    fn spill(&mut self) -> Result<()> {
-        self.finish_merging()?;
-        self.memory.settle()?;
-        let is_oldest = self.runs.is_empty();
-        let count = usize::try_from(self.memory.len()).unwrap_or(usize::MAX);
-        let mut writer = RunWriter::new(&self.disk, count, self.chunk_size())?;
-        let mut rows = MemoryRows(self.memory.sorted(), self.is_raw);
-        while let Some((hash, row)) = rows.row() {
-            match (is_oldest, row.mark) {
-                (true, Mark::Removed) => {}
-                (true, _) => writer.push(hash, &Row { mark: Mark::New, ..row })?,
-                (false, _) => writer.push(hash, &row)?,
-            }
-            rows.advance()?;
-        }
-        let run = writer.finish()?;
-        let changes = MemoryChanges(self.memory.changes(), self.is_raw);
-        if changes.len() > 0 {
-            let moving = match &mut self.moving {
-                Some(moving) => moving,
-                none => none.insert(Moving::create(&self.disk)?),
-            };
-            moving.push(&changes)?;
-        }
-        drop(changes);
-        self.memory = MemoryTable::default();
-        self.is_raw = false;
-        self.marked = false;
-        self.looked.clear();
-        self.spills += 1;
-        if run.count > 0 {
-            let chunks = run.chunks.clone();
-            self.runs.insert(0, LiveRun { run: Arc::new(run), chunks });
-        }
-        self.begin_merging()
-    }
-
-    fn begin_merging(&mut self) -> Result<()> {
-        let mut newer = 0;
-        let mut end = None;
-        for (index, live) in self.runs.iter().enumerate() {
-            if index + 1 >= FAN_IN && newer >= live.run.bytes() {
-                end = Some(index + 1);
-            }
-            newer += live.run.bytes();
-        }
-        let Some(end) = end else { return Ok(()) };
-        let runs: Vec<Arc<Run>> = self.runs[..end].iter().map(|live| Arc::clone(&live.run)).collect();
-        let (inputs, disk) = (runs.clone(), Arc::clone(&self.disk));
-        let (expired, is_oldest, chunk_size) = (self.expired, end == self.runs.len(), self.chunk_size());
-        let thread = std::thread::Builder::new()
-            .name("tidemill-state".into())
-            .spawn(move || merge_runs(&inputs, expired, is_oldest, &disk, chunk_size))
-            .map_err(|error| Moved::State.failed("begin to merge", error))?;
-        self.merging = Some(Merging { runs, thread });
-        Ok(())
-    }
-
-    /// Waits for the runs that are being merged; so what a table does never depends on how fast that is.
-    fn finish_merging(&mut self) -> Result<()> {
-        let Some(Merging { runs, thread }) = self.merging.take() else { return Ok(()) };
-        let merged = thread
-            .join()
-            .map_err(|_| Error::Invalid("merging state on the local disk ended with a panic".into()))??;
-        let at = self.runs.iter().position(|live| Arc::ptr_eq(&live.run, &runs[0]));
-        if let Some(at) = at {
-            let mut live = LiveRun { chunks: merged.chunks.clone(), run: Arc::new(merged) };
-            // Meanwhile some more may have expired.
-            live.skip(self.expired)?;
-            let live = Some(live).filter(|live| live.run.count > 0);
-            self.runs.splice(at..at + runs.len(), live);
-        }
-        Ok(())
-    }
-}
-
-/// The rows in memory in the order of runs.
-struct MemoryRows<'a>(SortedRows<'a>, bool);
-
-impl Sorted for MemoryRows<'_> {
-    fn row(&self) -> Option<(u64, Row<'_>)> {
-        let (hash, [key, subkey, value], expiry) = self.0.row()?;
-        let (cover, value) = Cover::decode(value, self.1);
-        Some((hash, Row { key, subkey, value, expiry, mark: cover.mark() }))
-    }
-
-    fn advance(&mut self) -> Result<()> {
-        self.0.advance();
-        Ok(())
-    }
-}
-
-/// The changes of rows whose values begin with their [`Cover`].
-struct MemoryChanges<'a>(Box<dyn ChangedRows + 'a>, bool);
-
-impl ChangedRows for MemoryChanges<'_> {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn bucket(&self, index: usize) -> u32 {
-        self.0.bucket(index)
-    }
-
-    fn touch(&self, rows: &[usize]) {
-        self.0.touch(rows);
-    }
-
-    fn row(&self, index: usize) -> ChangedRow<'_> {
-        let row = self.0.row(index);
-        match (row.change, Cover::decode(row.value, self.1)) {
-            (Change::Removed, _) | (_, (Cover::Removed, _)) => {
-                ChangedRow { value: &[], change: Change::Removed, ..row }
-            }
-            (_, (_, value)) => ChangedRow { value, ..row },
-        }
-    }
-}
-
-impl ChangingTable for SpillTable {
-    fn changes(&self) -> Box<dyn ChangedRows + '_> {
-        Box::new(MemoryChanges(self.memory.changes(), self.is_raw))
-    }
-
-    fn take_moved(&mut self) -> Result<Option<MovedChanges>> {
-        self.moving.take().map(Moving::finish).transpose()
-    }
-
-    fn changed(&self) -> usize {
-        self.moving.as_ref().map_or(0, Moving::rows) + self.memory.changed()
-    }
-
-    fn forget_changes(&mut self) {
-        self.moving = None;
-        self.memory.forget_changes();
     }
 }
 
