@@ -11,7 +11,7 @@ use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::logical_plan::TableScanBuilder;
-use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableScan, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::stream_table::{StreamTable, stream_table_of};
@@ -93,6 +93,11 @@ pub(crate) fn replace_tables(
         Ok(Transformed::yes(LogicalPlan::TableScan(rebound)))
     })?;
     Ok(replaced.data)
+}
+
+/// Whether a scan reads an unbounded table, of a plan that is bound to a run.
+pub(super) fn is_bound(scan: &TableScan) -> bool {
+    source_as_provider(&scan.source).is_ok_and(|table| table.is::<BoundTable>())
 }
 
 /// `plan` over the tables of `pinned` instead of those of `inferred`.

@@ -303,19 +303,23 @@ impl Below<'_> {
         Origin::new(text(|origin| origin.name), text(|origin| origin.meaning))
     }
 
-    /// `expr` without the casts that a wider type of a column makes needless.
     fn without_widening(&self, expr: Expr) -> Expr {
         let Some(schema) = self.schemas.first() else { return expr };
-        let plain = expr.clone().transform_up(|expr| match expr {
-            Expr::Cast(Cast { expr: value, field }) | Expr::TryCast(TryCast { expr: value, field })
-                if value.get_type(*schema).is_ok_and(|from| is_wider(&from, field.data_type())) =>
-            {
-                Ok(Transformed::yes(*value))
-            }
-            expr => Ok(Transformed::no(expr)),
-        });
-        plain.map_or(expr, |plain| plain.data)
+        without_widening(expr, schema)
     }
+}
+
+/// `expr` without the casts that a wider type of a column makes needless.
+pub(super) fn without_widening(expr: Expr, schema: &DFSchema) -> Expr {
+    let plain = expr.clone().transform_up(|expr| match expr {
+        Expr::Cast(Cast { expr: value, field }) | Expr::TryCast(TryCast { expr: value, field })
+            if value.get_type(schema).is_ok_and(|from| is_wider(&from, field.data_type())) =>
+        {
+            Ok(Transformed::yes(*value))
+        }
+        expr => Ok(Transformed::no(expr)),
+    });
+    plain.map_or(expr, |plain| plain.data)
 }
 
 fn text_column(text: String) -> Expr {

@@ -21,7 +21,7 @@ use super::observations::with_observations;
 use super::result_schema::{result_schema, with_types};
 use super::scalar_subqueries::with_scalar_joins;
 use super::session_state::streaming_state;
-use super::stateful::{Rewritten, WatermarkDelay, rewrite};
+use super::stateful::{Rewritten, WatermarkDelay, rewrite, tables_of_columns};
 use super::static_refresh::{Sessions, StaticTables};
 use super::versions::with_read_fields;
 use super::windows::{expand_windows, tag_again};
@@ -131,6 +131,7 @@ impl StreamingPlan {
         let (optimized, observations) = with_observations(optimized, &bound, session)?;
         let Rewritten { plan: logical, watermarks, waits_for_watermark } =
             rewrite(optimized, shape.mode, shape.state_ttl, kept)?;
+        let mut tables = tables_of_columns(&logical);
         let (logical, static_tables) = StaticTables::extract(logical)?;
         static_tables.check(&small).await?;
         // Such as those in a recursive query.
@@ -159,6 +160,11 @@ impl StreamingPlan {
         prepared.grouped = grouped_watermarks_of(&small);
         let mut operators = operators_of(&small);
         operators.sort_by_key(|(operator, _)| *operator);
+        for (operator, (definition, _)) in &mut operators {
+            if let Some(tables) = tables.remove(operator) {
+                definition.details.insert("tables".into(), tables);
+            }
+        }
         prepared.late_filters = late_filters_of(&small);
         (prepared.operators, prepared.expires) = operators.into_iter().map(|(_, table)| table).unzip();
         if !replan {

@@ -18,14 +18,19 @@ const ROWS: &str = r#"
 {"id":3,"k":1,"s":"x","v":30,"t":"2024-01-01T00:00:14"}
 "#;
 
-/// The tables `a` and `b` over the same files, and what is done with `query`.
+/// The tables `a` and `b` over the same files, views of prices, and what is done with `query`.
 fn script(place: &Place, mode: &str, query: &str, explain: bool) -> String {
     let input = place.text("in");
     let columns = "id INT, k INT, s VARCHAR, v INT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '5 seconds'";
     let table = |name: &str| {
         format!("CREATE UNBOUNDED EXTERNAL TABLE {name} ({columns}) STORED AS JSON LOCATION '{input}';")
     };
-    let (tables, ck) = (format!("{}{}", table("a"), table("b")), place.text("ck"));
+    let view =
+        |name: &str, price: &str| format!("CREATE VIEW {name} AS SELECT k, t, {price} AS price FROM b;");
+    let views =
+        [("doubled", "v * 2"), ("again", "v * 2"), ("tripled", "v * 3"), ("named", "CAST(id AS BIGINT)")];
+    let views = views.map(|(name, price)| view(name, price)).concat();
+    let (tables, ck) = (format!("{}{}{views}", table("a"), table("b")), place.text("ck"));
     let sink = "CREATE EXTERNAL TABLE o STORED AS NOOP;";
     match explain {
         true => format!(
@@ -670,6 +675,85 @@ const STORIES: &[Story] = &[
             "origin 'session_window: sessions of a.t with gaps of CASE",
         )],
         fine: &[],
+    },
+    // Two tables with columns of the same names.
+    Story {
+        mode: "UPDATE",
+        query: "SELECT a.v, count(*) AS n FROM a JOIN b ON a.k = b.k GROUP BY a.v",
+        refused: &[(
+            "SELECT b.v, count(*) AS n FROM a JOIN b ON a.k = b.k GROUP BY b.v",
+            "table 'key: v of b' of stateful operator 2 (aggregate) is new",
+        )],
+        fine: &["SELECT y.v, count(*) AS n FROM a y JOIN b x ON y.k = x.k GROUP BY y.v HAVING count(*) < 99"],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT v, count(*) AS n FROM (SELECT p.v, p.id FROM a p JOIN a q ON p.k = q.k) GROUP BY v",
+        refused: &[(
+            "SELECT v, count(*) AS n FROM (SELECT q.v, p.id FROM a p JOIN a q ON p.k = q.k) GROUP BY v",
+            "table 'key: v of a (2)' of stateful operator 2 (aggregate) is new",
+        )],
+        fine: &["SELECT v, count(*) AS n FROM (SELECT x.v, y.id FROM a x JOIN a y ON x.k = y.k) GROUP BY v"],
+    },
+    Story {
+        mode: "UPDATE",
+        query: "SELECT a.k, a.id, b.id AS other, row_number() OVER (PARTITION BY a.k ORDER BY a.v DESC) AS r \
+                FROM a JOIN b ON a.k = b.k QUALIFY r <= 2",
+        refused: &[
+            (
+                "SELECT a.k, a.id, b.id AS other, row_number() OVER (PARTITION BY a.k ORDER BY b.v DESC) AS r \
+                 FROM a JOIN b ON a.k = b.k QUALIFY r <= 2",
+                "table 'order: v of b' of stateful operator 2 (topN) is new",
+            ),
+            (
+                "SELECT a.k, b.id, a.id AS other, row_number() OVER (PARTITION BY b.k ORDER BY a.v DESC) AS r \
+                 FROM a JOIN b ON a.k = b.k QUALIFY r <= 2",
+                "table 'key: k of b' of stateful operator 2 (topN) is new",
+            ),
+        ],
+        fine: &[
+            "SELECT y.k, y.id, x.id + 1 AS other, row_number() OVER (PARTITION BY y.k ORDER BY y.v DESC) AS r \
+                 FROM a y JOIN b x ON y.k = x.k QUALIFY r <= 2",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT c.v AS x, d.v AS y FROM (SELECT a.k, a.v, a.t FROM a JOIN b ON a.k = b.k AND a.v <> b.v) c JOIN b d ON c.k = d.k",
+        refused: &[(
+            "SELECT c.v AS x, d.v AS y FROM (SELECT a.k, b.v, a.t FROM a JOIN b ON a.k = b.k AND a.v <> b.v) c JOIN b d ON c.k = d.k",
+            "table 'v of b' of stateful operator 2 (joinLeft) is new",
+        )],
+        fine: &[
+            "SELECT c.v AS x, d.v AS y FROM (SELECT p.k, p.v, p.t FROM a p JOIN b q ON p.k = q.k AND p.v <> q.v) c JOIN b d ON c.k = d.k",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT a.v AS x, lead(a.id) OVER (PARTITION BY a.k ORDER BY a.t) AS y FROM a JOIN b ON a.k = b.k AND a.t = b.t",
+        refused: &[(
+            "SELECT b.v AS x, lead(a.id) OVER (PARTITION BY a.k ORDER BY a.t) AS y FROM a JOIN b ON a.k = b.k AND a.t = b.t",
+            "table 'v of b' of stateful operator 2 (over) is new",
+        )],
+        fine: &[
+            "SELECT p.v AS x, lead(p.id) OVER (PARTITION BY p.k ORDER BY p.t) AS y FROM a p JOIN b q ON p.k = q.k AND p.t = q.t",
+        ],
+    },
+    Story {
+        mode: "APPEND",
+        query: "SELECT a.id, p.price FROM a JOIN doubled FOR SYSTEM_TIME AS OF a.t AS p ON a.k = p.k",
+        refused: &[
+            (
+                "SELECT a.id, p.price FROM a JOIN tripled FOR SYSTEM_TIME AS OF a.t AS p ON a.k = p.k",
+                "table 'price: v of b * Int64(3)' of stateful operator 0 (over) is new",
+            ),
+            (
+                "SELECT a.id, p.price FROM a JOIN named FOR SYSTEM_TIME AS OF a.t AS p ON a.k = p.k",
+                "table 'price: id of b' of stateful operator 0 (over) is new",
+            ),
+        ],
+        fine: &[
+            "SELECT x.id, y.price + 1 AS price FROM a x JOIN again FOR SYSTEM_TIME AS OF x.t AS y ON x.k = y.k",
+        ],
     },
 ];
 

@@ -25,11 +25,11 @@ use crate::exec::stateful::Stateful;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct JoinNode {
     /// The number of what is remembered of the left side; that of the right is the next.
-    operator: usize,
+    pub(super) operator: usize,
     join_type: JoinType,
-    inputs: [LogicalPlan; 2],
-    on: Vec<(Expr, Expr)>,
-    filter: Option<Expr>,
+    pub(super) inputs: [LogicalPlan; 2],
+    pub(super) on: Vec<(Expr, Expr)>,
+    pub(super) filter: Option<Expr>,
     null_equality: NullEquality,
     /// When rows of each side can be forgotten, over their columns; `None` if they never can.
     finals: [Option<Expr>; 2],

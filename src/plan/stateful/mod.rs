@@ -11,8 +11,10 @@ mod node;
 mod planner;
 mod recorded_order;
 mod rewrite;
+mod tables;
 mod transform;
 
 pub(crate) use node::WatermarkDelay;
 pub(crate) use planner::StreamingQueryPlanner;
 pub(crate) use rewrite::{Rewritten, rewrite};
+pub(crate) use tables::tables_of_columns;

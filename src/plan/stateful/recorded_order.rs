@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use datafusion::common::Column;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
@@ -31,11 +32,19 @@ pub(super) fn in_order_of(plan: LogicalPlan, like: &LogicalPlan) -> DataFusionRe
     Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(plan))?))
 }
 
-/// The columns of `input` as `names` has them, the others behind them; `None` if they are in that order already.
+/// The columns of `input` as `names` has them, the others behind them; `None` if they are in that order already. Of
+/// several columns of one name the first has the first place of that name, and so on.
 fn moved(input: &LogicalPlan, names: &[String]) -> Option<Vec<Expr>> {
     let columns = input.schema().columns();
-    let mut in_order: Vec<_> = columns.iter().collect();
-    in_order.sort_by_key(|column| names.iter().position(|name| *name == column.name).unwrap_or(names.len()));
+    let place = |index: usize| {
+        let name = &columns[index].name;
+        let before = columns[..index].iter().filter(|column| column.name == *name).count();
+        let mut places = names.iter().enumerate().filter(|(_, recorded)| *recorded == name);
+        places.nth(before).map_or(names.len(), |(place, _)| place)
+    };
+    let mut in_order: Vec<_> = columns.iter().enumerate().collect();
+    in_order.sort_by_key(|(index, _)| place(*index));
+    let in_order: Vec<&Column> = in_order.into_iter().map(|(_, column)| column).collect();
     let is_moved = in_order.iter().zip(&columns).any(|(moved, column)| *moved != column);
     is_moved.then(|| in_order.into_iter().cloned().map(Expr::Column).collect())
 }
