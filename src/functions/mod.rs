@@ -25,6 +25,7 @@ mod lengths;
 mod local_date;
 mod named_cast;
 mod on_arrays;
+mod reach;
 mod required;
 mod session_window;
 mod units;
@@ -56,6 +57,7 @@ pub(crate) use interval_factors::IntervalFactors;
 pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;
 pub(crate) use named_cast::{named_cast, unnamed_cast};
+pub(crate) use reach::{reached, within_reach};
 pub(crate) use required::required;
 pub(crate) use units::{unit_micros, unit_nanos};
 pub(crate) use window::{

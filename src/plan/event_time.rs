@@ -11,7 +11,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable};
 
 use crate::functions::{
     Finality, NANOS_PER_DAY, Span, WINDOW_END, WINDOW_START, described_value, final_at, interval,
-    is_event_time_function, literal, tag_of, unit_micros, unit_nanos,
+    is_event_time_function, literal, reached, tag_of, unit_micros, unit_nanos,
 };
 
 /// Half-hour changes of its clocks make hours that last one and a half.
@@ -75,6 +75,10 @@ pub(crate) fn finality_of(expr: &Expr, schema: &DFSchema) -> Option<Finality> {
         }
         Expr::ScalarFunction(call) if described_value(call).is_some() => {
             finality_of(described_value(call)?, schema)
+        }
+        Expr::ScalarFunction(call) if reached(call).is_some() => {
+            let (time, to) = (reached(call)?, expr.get_type(schema).ok()?);
+            cast(finality_of(time, schema)?, &time.get_type(schema).ok()?, &to)
         }
         Expr::ScalarFunction(call) => match call.func.name() {
             "date_bin" => date_bin(call, schema),

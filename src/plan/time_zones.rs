@@ -1,9 +1,12 @@
-//! Times with a zone beside times with another one, or with none.
+//! Times with a zone beside times with another one, or with none; and dates beside times.
 //!
 //! DataFusion casts what is compared to a common type (apache/datafusion,
 //! `expr-common/src/type_coercion/binary.rs`). A time without zone becomes one in the zone of the other
 //! side, whichever that is, where SQL means the session's zone. This rule comes before DataFusion's own
 //! and casts such times itself; zones that differ are made one, which keeps the instants.
+//!
+//! Dates and times that are compared with times of nanoseconds become such, too, and DataFusion ends the query over those
+//! that cannot, such as `DATE '9999-12-31'`, the usual "for ever". Here they are as far away as can be.
 
 use std::sync::Arc;
 
@@ -17,6 +20,8 @@ use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, Projection, Union};
 use datafusion::optimizer::AnalyzerRule;
+
+use crate::functions::within_reach;
 
 /// The zone of a session that has none set.
 pub(crate) const DEFAULT_ZONE: &str = "UTC";
@@ -47,9 +52,11 @@ fn unify(node: LogicalPlan, zone: &Arc<str>) -> DataFusionResult<Transformed<Log
             for (key, other) in &mut join.on {
                 let types = [key.get_type(&left), other.get_type(&right)];
                 let [Ok(a), Ok(b)] = types else { continue };
-                let mut casts = common_zone(&[a, b], zone, true).into_iter();
-                for (side, cast) in [key, other].into_iter().zip(casts.by_ref()) {
-                    apply(side, cast);
+                let types = [a, b];
+                let mut conversions = common_zone(&types, zone, true);
+                add_units(&types, &[false, false], &mut conversions);
+                for (side, conversions) in [key, other].into_iter().zip(conversions) {
+                    apply(side, conversions);
                 }
             }
             expressions(LogicalPlan::Join(join), zone)
@@ -129,41 +136,99 @@ fn cast_all(exprs: Vec<&mut Expr>, schema: &DFSchema, zone: &Arc<str>, is_compar
     else {
         return false;
     };
+    let mut conversions = common_zone(&types, zone, is_comparison);
+    if is_comparison {
+        let is_written: Vec<bool> = exprs.iter().map(|expr| is_written(expr)).collect();
+        add_units(&types, &is_written, &mut conversions);
+    }
     let mut changed = false;
-    for (expr, casts) in exprs.into_iter().zip(common_zone(&types, zone, is_comparison)) {
-        changed |= apply(expr, casts);
+    for (expr, conversions) in exprs.into_iter().zip(conversions) {
+        changed |= apply(expr, conversions);
     }
     changed
 }
 
-/// The casts that values of each of `types` need to be compared with the others; none if no time among
+/// What has to be done with a value before it is compared or becomes one column with others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Conversion {
+    To(DataType),
+    /// To nanoseconds, or as near as these come.
+    WithinReach,
+}
+
+/// The conversions that values of each of `types` need to be compared with the others; none if no time among
 /// them has a zone.
-fn common_zone(types: &[DataType], zone: &Arc<str>, is_comparison: bool) -> Vec<Vec<DataType>> {
+fn common_zone(types: &[DataType], zone: &Arc<str>, is_comparison: bool) -> Vec<Vec<Conversion>> {
     let zoned = types.iter().find_map(|data_type| match data_type {
         DataType::Timestamp(unit, Some(zone)) => Some((*unit, zone)),
         _ => None,
     });
     let Some((unit, first)) = zoned else { return vec![vec![]; types.len()] };
-    let local = |unit: TimeUnit| DataType::Timestamp(unit, Some(Arc::clone(zone)));
-    let casts = |data_type: &DataType| match data_type {
+    let local = |unit: TimeUnit| Conversion::To(DataType::Timestamp(unit, Some(Arc::clone(zone))));
+    let conversions = |data_type: &DataType| match data_type {
         DataType::Timestamp(unit, None) => vec![local(*unit)],
         DataType::Timestamp(unit, Some(other)) if other != first => {
-            vec![DataType::Timestamp(*unit, Some(Arc::clone(first)))]
+            vec![Conversion::To(DataType::Timestamp(*unit, Some(Arc::clone(first))))]
         }
-        DataType::Date32 | DataType::Date64 => vec![DataType::Timestamp(unit, None), local(unit)],
+        DataType::Date32 | DataType::Date64 => {
+            // All dates are times of microseconds.
+            let unit = if is_comparison { unit.min(TimeUnit::Microsecond) } else { unit };
+            vec![Conversion::To(DataType::Timestamp(unit, None)), local(unit)]
+        }
         // Text without an offset is a time in the session's zone, too.
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if is_comparison => {
             vec![local(TimeUnit::Nanosecond)]
         }
         _ => vec![],
     };
-    types.iter().map(casts).collect()
+    types.iter().map(conversions).collect()
 }
 
-fn apply(expr: &mut Expr, casts: Vec<DataType>) -> bool {
-    let changed = !casts.is_empty();
-    for data_type in casts {
-        *expr = Expr::Cast(Cast::new(Box::new(std::mem::take(expr)), data_type));
+/// Adds to the `conversions` of `types` that are compared what dates and times need to be of one unit. DataFusion makes
+/// them nanoseconds, which not all can be. It does so rightly with what `is_written` in the query, by making that
+/// of the other's unit.
+fn add_units(types: &[DataType], is_written: &[bool], conversions: &mut [Vec<Conversion>]) {
+    let unit_of = |data_type: &DataType| match data_type {
+        DataType::Timestamp(unit, _) => Some(*unit),
+        _ => None,
+    };
+    let Some(finest) = types.iter().filter_map(unit_of).max() else { return };
+    let is_beside_nanos = types
+        .iter()
+        .zip(is_written)
+        .any(|(data_type, is_written)| !is_written && unit_of(data_type) == Some(TimeUnit::Nanosecond));
+    for (data_type, conversions) in types.iter().zip(conversions) {
+        let is_date = matches!(data_type, DataType::Date32 | DataType::Date64);
+        match unit_of(data_type) {
+            Some(unit) if unit < TimeUnit::Nanosecond && is_beside_nanos => {
+                conversions.push(Conversion::WithinReach);
+            }
+            None if is_date && finest == TimeUnit::Nanosecond => conversions.push(Conversion::WithinReach),
+            None if is_date && conversions.is_empty() => {
+                conversions.push(Conversion::To(DataType::Timestamp(finest, None)));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether `expr` is a value that stands in the query.
+fn is_written(expr: &Expr) -> bool {
+    match expr {
+        Expr::Literal(..) => true,
+        Expr::Cast(cast) => is_written(&cast.expr),
+        _ => false,
+    }
+}
+
+fn apply(expr: &mut Expr, conversions: Vec<Conversion>) -> bool {
+    let changed = !conversions.is_empty();
+    for conversion in conversions {
+        let value = std::mem::take(expr);
+        *expr = match conversion {
+            Conversion::To(data_type) => Expr::Cast(Cast::new(Box::new(value), data_type)),
+            Conversion::WithinReach => within_reach(value),
+        };
     }
     changed
 }
@@ -173,7 +238,7 @@ fn unify_union(union: Union, zone: &Arc<str>) -> DataFusionResult<Transformed<Lo
     if union.inputs.iter().any(|input| input.schema().fields().len() != columns) {
         return Ok(Transformed::no(LogicalPlan::Union(union)));
     }
-    let casts: Vec<Vec<Vec<DataType>>> = (0..columns)
+    let casts: Vec<Vec<Vec<Conversion>>> = (0..columns)
         .map(|column| {
             let types = union.inputs.iter().map(|input| input.schema().field(column).data_type().clone());
             common_zone(&types.collect::<Vec<_>>(), zone, false)

@@ -3,6 +3,7 @@
 mod aggregates;
 mod arithmetic;
 mod bounded;
+mod dates;
 mod equality;
 mod null_times;
 mod subqueries;
