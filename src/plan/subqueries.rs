@@ -17,8 +17,8 @@ use datafusion::functions_aggregate::expr_fn::{count, max, min};
 use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison, SetQuantifier};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Aggregate, BinaryExpr, Expr, ExprSchemable, Filter, GroupingSet, Limit, LogicalPlan, LogicalPlanBuilder,
-    Operator, Subquery, lit, when,
+    Aggregate, BinaryExpr, Expr, ExprFunctionExt, ExprSchemable, Filter, GroupingSet, Limit, LogicalPlan,
+    LogicalPlanBuilder, Operator, Subquery, lit, when,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -304,17 +304,21 @@ fn rows_and_column(subquery: &Subquery) -> DataFusionResult<(Arc<LogicalPlan>, E
     }
 }
 
-/// How many rows of `rows` pass `filter`, as a value.
+/// How many rows of `rows` pass `filter`, as a value. Unless it refers to a query around, it is the aggregate's own: one
+/// on the rows would leave them out below their watermark, which nobody who wrote the query has asked for.
 fn count_of(
     rows: Arc<LogicalPlan>,
     filter: Option<Expr>,
     outer_ref_columns: Vec<Expr>,
 ) -> DataFusionResult<Expr> {
-    let mut rows = LogicalPlanBuilder::from(rows);
-    if let Some(filter) = filter {
-        rows = rows.filter(filter)?;
+    match filter {
+        Some(filter) if filter.contains_outer() => {
+            let rows = LogicalPlanBuilder::from(rows).filter(filter)?.build()?;
+            value_of(Arc::new(rows), count(lit(1_i64)), outer_ref_columns)
+        }
+        Some(filter) => value_of(rows, count(lit(1_i64)).filter(filter).build()?, outer_ref_columns),
+        None => value_of(rows, count(lit(1_i64)), outer_ref_columns),
     }
-    value_of(Arc::new(rows.build()?), count(lit(1_i64)), outer_ref_columns)
 }
 
 /// What `aggregate` gives of all rows of `rows`.

@@ -181,8 +181,9 @@ async fn bounds_of_time_are_found_however_they_are_written() {
         ("a.ts - b.ts >= INTERVAL '-4 seconds'", "+4000000us(a.ts)", "never"),
         ("NOT (b.ts > a.ts)", "0(a.ts)", "never"),
         ("a.ts = b.ts", "0(a.ts)", "0(b.ts)"),
-        // What is equal to an event time is final with it; what is computed from one is no event time.
-        ("a.ts + INTERVAL '1 second' = b.ts", "0(a.ts + ", "never"),
+        // What is equal to an event time is final with it; what is computed from one is no event time, but bounds it.
+        ("a.ts + INTERVAL '1 second' = b.ts", "0(a.ts + ", "+-1000000us(b.ts)"),
+        ("b.ts = a.ts + INTERVAL '2 hours'", "0(a.ts + ", "+-7200000000us(b.ts)"),
         ("date_trunc('minute', a.ts) = date_trunc('minute', b.ts)", "", ""),
         // What bounds a time may be any column of the other side.
         ("b.ts BETWEEN a.ts AND a.until", "0(a.until)", "0(b.ts)"),
@@ -530,4 +531,24 @@ async fn rows_without_a_bound_are_forgotten_after_their_time_to_live() {
     let writer = world.frame(&session, untimed, ["ts", "ts"]).await.unwrap().write_stream().format("noop");
     let error = writer.option("stateTtl", "10 seconds").explain(None).await.unwrap_err().to_string();
     assert!(error.contains("event time"), "{error}");
+}
+
+/// Whether a null is among the rows is asked of all of them: the watermark goes on without any, too.
+#[tokio::test]
+async fn conditions_as_values_come_with_the_watermark() {
+    for (condition, expected) in [
+        ("a.k IN (SELECT b.k FROM b WHERE b.ts = a.ts)", ["1 true", "2 false"]),
+        ("a.k NOT IN (SELECT b.k FROM b WHERE b.ts = a.ts)", ["1 false", "2 true"]),
+        ("a.id = 1 OR a.k IN (SELECT b.k FROM b WHERE b.ts = a.ts)", ["1 true", "2 false"]),
+    ] {
+        let world = World::new();
+        let sql = format!("SELECT a.id, {condition} AS found FROM a");
+        let (_session, query) = world.start(&sql, false).await.unwrap();
+        let (a, b) = ((1, Some(7), Some(1)), (2, Some(8), Some(1)));
+        let mut given = world.add(&query, &[a, b], &[(50, Some(7), Some(1))]).await;
+        given.extend(world.add(&query, &[(3, Some(9), Some(5))], &[(51, Some(9), Some(5))]).await);
+        given.extend(world.add(&query, &[(4, Some(9), Some(9))], &[(52, Some(9), Some(9))]).await);
+        assert_eq!(given[..2], expected, "{condition}");
+        query.stop(StopMode::Finish).await.unwrap();
+    }
 }

@@ -13,7 +13,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Join, Operator, lit, when};
 use datafusion::scalar::ScalarValue;
 
-use crate::functions::{Finality, Span, final_at, interval, literal, tag_of};
+use crate::functions::{Finality, Span, final_at, interval, literal, reached, tag_of, within_reach};
 use crate::plan::barrier::may_change;
 use crate::plan::event_time::finality_of;
 
@@ -104,7 +104,14 @@ pub(super) fn forgetting(join: &Join, of_left: bool, delays: [i64; 2]) -> Forget
     for (left, right) in &join.on {
         let (mine, theirs) = if of_left { (left, right) } else { (right, left) };
         let is_merged = |finality: &Finality| !matches!(finality, Finality::Session { .. });
-        let Some(finality) = finality_of(theirs, other.schema).filter(is_merged) else { continue };
+        let Some(finality) = finality_of(theirs, other.schema).filter(is_merged) else {
+            // Such as a time and a length of time. Null is equal to nothing that has a bound.
+            if join.null_equality == NullEquality::NullEqualsNothing {
+                let bound = Bound { low: theirs.clone(), high: mine.clone(), offset: 0 };
+                add_bound(&mut found, bound, own, &other);
+            }
+            continue;
+        };
         let null = match join.null_equality {
             NullEquality::NullEqualsNothing => i64::MIN,
             NullEquality::NullEqualsNull => i64::MAX,
@@ -294,6 +301,13 @@ fn without_offset(expr: Expr, schema: &DFSchema) -> (Expr, i128) {
             let (time, length) = without_offset(inner.as_ref().clone(), schema);
             (Expr::Cast(Cast { expr: Box::new(time), field: Arc::clone(field) }), length)
         }
+        Expr::ScalarFunction(call) => match reached(call) {
+            Some(inner) => {
+                let (time, length) = without_offset(inner.clone(), schema);
+                (within_reach(time), length)
+            }
+            None => (expr, 0),
+        },
         _ => (expr, 0),
     }
 }
