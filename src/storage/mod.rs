@@ -154,6 +154,11 @@ pub trait Replacing: Send + Sync {
     /// Removes what was replaced, [`REPLACED_STAYS`] after it was.
     async fn remove(&self, replaced: &Replaced) -> Result<()>;
 
+    /// Whether [`Replacing::settle`] would find nothing to do, if that can be told at one look.
+    async fn is_settled(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Finishes or takes back what calls of processes left that died.
     async fn settle(&self) -> Result<()>;
 }

@@ -117,8 +117,20 @@ impl Replaced {
     /// # Errors
     /// [`Error::Storage`] if that does not work.
     pub fn remove(&self) -> Result<()> {
-        fs::remove_dir_all(&self.work).map_err(failed("remove", &self.work))
+        match fs::remove_dir_all(&self.work) {
+            // Another process has settled what there was.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(failed("remove", &self.work)),
+        }
     }
+}
+
+/// Whether there is nothing that [`settle`] would have to finish in `root`. Looks only beside it.
+///
+/// # Errors
+/// [`Error::Storage`] if that cannot be listed.
+pub fn is_settled(root: &Path) -> Result<bool> {
+    Ok(Beside::of(root).map_or_else(|| Ok(Vec::new()), |beside| beside.works())?.is_empty())
 }
 
 /// Finishes what processes began in `root` that died: directories that have not taken the place of another are removed;
@@ -130,12 +142,7 @@ pub fn settle(root: &Path) -> Result<()> {
     // What a process is at that lives is not touched.
     let _lock = lock_root(root)?;
     let Some(beside) = Beside::of(root) else { return Ok(()) };
-    for (name, _) in entries(&beside.parent)? {
-        let id = name.strip_prefix(&beside.start).and_then(|rest| rest.strip_suffix(beside.end));
-        if id.is_none_or(|id| id.contains('.')) {
-            continue;
-        }
-        let work = beside.parent.join(name);
+    for work in beside.works()? {
         for old in directories(&work)? {
             let Ok(path) = old.strip_prefix(&work) else { continue };
             let place = root.join(path);
@@ -234,6 +241,17 @@ impl Beside {
     fn of(root: &Path) -> Option<Self> {
         let name = root.file_name()?.to_string_lossy();
         Some(Self { parent: root.parent()?.to_path_buf(), start: format!(".{name}."), end: ".compact" })
+    }
+
+    /// Those that are there.
+    fn works(&self) -> Result<Vec<PathBuf>> {
+        let is_one = |name: &str| {
+            let id = name.strip_prefix(&self.start).and_then(|rest| rest.strip_suffix(self.end));
+            // As this gives them, and nobody else.
+            id.is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        };
+        let found = entries(&self.parent)?.into_iter().filter(|(name, known)| known.is_dir() && is_one(name));
+        Ok(found.map(|(name, _)| self.parent.join(name)).collect())
     }
 }
 

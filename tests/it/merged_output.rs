@@ -13,22 +13,20 @@ use crate::support::harness::{Input, Job, Place, cause, schema, session};
 use crate::support::oracle::visible;
 use crate::support::outcome::copy_tree;
 
-/// A place with `files` files of two rows each, one of which comes with a batch; batches that are older than the last
-/// two are forgotten.
-fn job(place: &Place, files: std::ops::Range<i64>, format: &str) -> Job {
+/// Writes `files` files of two rows each, one of which comes with a batch.
+fn plain_job(place: &Place, files: std::ops::Range<i64>, format: &str) -> Job {
     for file in files {
         let lines = [0, 1].map(|row| format!("{{\"id\":{},\"k\":\"k{row}\"}}\n", file * 2 + row));
         place.put(&format!("in/{file:05}.json"), lines.concat());
     }
     let input = Input::new("input", "json", place.text("in"))
         .schema(schema(&[("id", DataType::Int64), ("k", DataType::Utf8)]));
-    Job::new(place)
-        .inputs([input])
-        .sql("SELECT id, k FROM input")
-        .format(format)
-        .files_per_trigger(1)
-        .option("minBatchesToRetain", 2)
-        .option("compactAfter", 3)
+    Job::new(place).inputs([input]).sql("SELECT id, k FROM input").format(format).files_per_trigger(1)
+}
+
+/// The same; batches that are older than the last two are forgotten, and three of their files are one.
+fn job(place: &Place, files: std::ops::Range<i64>, format: &str) -> Job {
+    plain_job(place, files, format).option("minBatchesToRetain", 2).option("compactAfter", 3)
 }
 
 /// The ids that DataFusion reads, sorted.
@@ -106,6 +104,38 @@ async fn what_was_merged_is_merged_again_and_no_row_often() {
     let again = job(&place, 120..150, "json").option("compactAfter", 2);
     again.run(&session()).await.unwrap();
     assert_eq!(ids(&place, "json", false).await, (0..300).collect::<Vec<_>>());
+}
+
+/// What another query is about to publish is below the directory that would change places.
+#[tokio::test]
+async fn a_directory_of_several_queries_is_left_as_it_is() {
+    for theirs in ["part-00000-0000000000-00000000000000000000000000000007.json", ".tidemill/00-00-0-0-0.tmp"]
+    {
+        let place = Place::new();
+        place.put(&format!("out/{theirs}"), "");
+        job(&place, 0..12, "json").option("existingOutput", "allow").run(&session()).await.unwrap();
+        let files = visible(&place.path("out"));
+        assert!(files.iter().all(|file| !file.contains("merged")), "{theirs}: {files:?}");
+        assert!(place.path("out").join(theirs).exists(), "{theirs}");
+    }
+}
+
+/// A run that merged has died in the middle of an exchange, and the next one does not merge.
+#[tokio::test]
+async fn what_a_run_left_is_settled_by_one_that_does_not_merge() {
+    let place = Place::new();
+    plain_job(&place, 0..3, "json").run(&session()).await.unwrap();
+    let left = ".out.0123456789abcdef0123456789abcdef.compact";
+    place.put(&format!("{left}/part-00000-0000000009-00000000000000000000000000000007.json"), "");
+    place.put(&format!("{left}/.compacted"), "");
+    // Nobody's but the user's.
+    for mine in [".out.backup.compact/a", ".out.0123.compact"] {
+        place.put(mine, "mine");
+    }
+    plain_job(&place, 3..5, "json").run(&session()).await.unwrap();
+    let mut beside = beside(&place);
+    beside.sort();
+    assert_eq!(beside, [".out.0123.compact", ".out.backup.compact"]);
 }
 
 /// The lines of one listing; `None` if a file was replaced between the listing and its opening.

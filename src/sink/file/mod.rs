@@ -330,6 +330,8 @@ impl Sink for FileSink {
             return self.existing.check(&self.url, query_id, &self.shared.runtime).await;
         };
         let Some(merging) = &self.merging else {
+            // Another run may have merged, and have died, or may be about to.
+            self.output().settle().await?;
             return self.recover_batch(query_id, last, prepared, None).await;
         };
         let mut merges = merging.hold().await;

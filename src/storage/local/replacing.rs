@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::{LocalStorage, failed, found, parent};
 use crate::error::{Error, Result};
-use crate::storage::replace::{NewContent, Replaced, directories, entries, settle};
+use crate::storage::replace::{NewContent, Replaced, directories, entries, is_settled, settle};
 use crate::storage::{Replacing, StoredFile};
 
 /// Whether this system lets directories change places.
@@ -70,6 +70,15 @@ impl Replacing for LocalStorage {
     async fn remove(&self, replaced: &Replaced) -> Result<()> {
         let replaced = replaced.clone();
         self.blocking("remove", self.dir("")?, move |_, _| replaced.remove()).await
+    }
+
+    async fn is_settled(&self) -> Result<bool> {
+        self.blocking("look beside", self.dir("")?, |_, root| {
+            found(root.canonicalize())
+                .map_err(failed("find", root))?
+                .map_or(Ok(true), |root| is_settled(&root))
+        })
+        .await
     }
 
     async fn settle(&self) -> Result<()> {

@@ -397,6 +397,10 @@ impl Replacing for FaultStorage {
         self.process.call("remove", "", self.replacing_inner()?.remove(replaced), nothing()).await
     }
 
+    async fn is_settled(&self) -> Result<bool> {
+        self.process.call("is_settled", "", self.replacing_inner()?.is_settled(), nothing()).await
+    }
+
     async fn settle(&self) -> Result<()> {
         self.process.call("settle", "", self.replacing_inner()?.settle(), nothing()).await
     }

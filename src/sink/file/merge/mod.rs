@@ -29,7 +29,7 @@ use super::writer::Shared;
 use super::{listing, options};
 use crate::error::{Error, Result};
 use crate::options::Options;
-use crate::storage::{REPLACED_STAYS, Replaced, Replacing, Storage};
+use crate::storage::{REPLACED_STAYS, Replaced, Replacing, Storage, StoredFile};
 
 /// The size of files that are not small, unless `targetFileSize` says otherwise.
 const TARGET_BYTES: u64 = 128 << 20;
@@ -71,7 +71,9 @@ pub(super) struct Merges {
     checked: HashSet<String>,
     /// Files that have other columns.
     left_alone: HashSet<String>,
-    /// Whether it has failed in this run.
+    /// Directories in which it has failed in this run.
+    failed: HashSet<String>,
+    /// Whether it has failed otherwise.
     has_failed: bool,
 }
 
@@ -143,6 +145,30 @@ impl Output<'_> {
     fn replacing(&self) -> Result<&dyn Replacing> {
         let storage = &self.shared.storage;
         storage.replacing().ok_or_else(|| Error::Invalid(format!("{} cannot replace files", storage.url())))
+    }
+
+    /// Finishes what processes began that died, if there is anything of them.
+    pub(super) async fn settle(&self) -> Result<()> {
+        if let Some(replacing) = self.shared.storage.replacing()
+            && !replacing.is_settled().await?
+        {
+            replacing.settle().await?;
+            listing::forget(&self.shared.runtime, self.url);
+        }
+        Ok(())
+    }
+
+    /// Whether other queries write to the same directory. What is staged is below the root: when that changes places, what
+    /// others are about to publish would be away for a moment.
+    async fn is_shared(&self, files: &[StoredFile], query_id: Uuid) -> Result<bool> {
+        let is_others =
+            |file: &StoredFile| PublishedName::of(&file.path).is_some_and(|name| name.query_id != query_id);
+        let is_staged_by_others = |file: &StoredFile| {
+            !file.path.starts_with(&names::query_prefix(query_id))
+                && !names::is_staged_merge(&file.path, query_id)
+        };
+        Ok(files.iter().any(is_others)
+            || self.shared.storage.list(names::STAGING).await?.iter().any(is_staged_by_others))
     }
 
     /// Finishes what processes began that died, and removes the merged files that they had staged.
@@ -227,9 +253,14 @@ impl Output<'_> {
             }
         };
         for directory in due {
-            let merged = self.merge_in(merging, query_id, oldest, &directory).await;
-            if let Err(error) = merged {
-                return give_up(&mut *merging.hold().await, &error);
+            let has_failed = merging.hold().await.failed.contains(&directory);
+            if has_failed {
+                continue;
+            }
+            if let Err(error) = self.merge_in(merging, query_id, oldest, &directory).await {
+                // Others may be as they should.
+                tracing::warn!(%directory, %error, "could not merge small files ({OPTION}); the next start tries again");
+                merging.hold().await.failed.insert(directory);
             }
         }
     }
@@ -254,6 +285,14 @@ impl Output<'_> {
         let extension = self.shared.encoding.extension();
         while !merging.is_over() {
             let files = self.replacing()?.files(directory).await?;
+            if directory.is_empty() && self.is_shared(&files, query_id).await? {
+                let reason = format!(
+                    "other queries write to '{}', and what they are about to publish would be away for a moment; give each \
+                     query a directory of its own",
+                    self.url
+                );
+                return Err(Error::Invalid(reason));
+            }
             let mut small = merging.policy.small(files, query_id, oldest, &extension);
             {
                 let state = merging.hold().await;
