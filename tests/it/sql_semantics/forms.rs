@@ -52,6 +52,13 @@ async fn windows_of_groups_are_calls_of_functions_too() {
         assert_eq!(place.both(TABLE, LINES, select).await, rows, "{select}");
         assert_eq!(appended(&place, select).await, rows, "{select}");
     }
+    let sessions = "SELECT k, session_window.start AS s, session_window.end AS e, sum(n) AS n FROM t \
+                    GROUP BY k, session_window(ts, '15 seconds') HAVING session_window.start > TIMESTAMP '2024-01-01 00:00:05'";
+    let expected =
+        ["1 2024-01-01T00:01:05 2024-01-01T00:01:20 8", "2 2024-01-01T00:00:16 2024-01-01T00:00:31 4"];
+    assert_eq!(appended(&place, sessions).await, expected);
+    let column = "SELECT session_window['end'] AS e FROM (SELECT session_window FROM t GROUP BY session_window(ts, '15 seconds'))";
+    assert_eq!(appended(&place, column).await, ["2024-01-01T00:00:31", "2024-01-01T00:01:20"]);
     let named = "SELECT tumble_start AS s FROM (SELECT TUMBLE_START(ts, INTERVAL '1' MINUTE) FROM t GROUP BY TUMBLE(ts, \
                  INTERVAL '1' MINUTE))";
     assert_eq!(place.both(TABLE, LINES, named).await, ["2024-01-01T00:00:00", "2024-01-01T00:01:00"]);
