@@ -20,6 +20,7 @@ use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Union};
 use super::deduplicate::Deduplicate;
 use super::observe::{self, Observe};
 use super::scalar_subqueries::with_scalar_joins;
+use super::sessions::groups_by_session;
 use super::stream_table::{is_unbounded, stream_table_of};
 use super::top_n::{TopN, is_first_of_all};
 use super::transform::Transform;
@@ -76,6 +77,15 @@ pub(crate) fn check(plan: &LogicalPlan, mode: OutputMode) -> Result<()> {
 /// How the rows of `plan` come in `mode`, or why it cannot run.
 fn flow(plan: &LogicalPlan, mode: OutputMode) -> Result<Flow> {
     let inputs = plan.inputs().into_iter().map(|input| flow(input, mode)).collect::<Result<Vec<_>>>()?;
+    let is_there = |input: &Flow| matches!(input, Flow::Bounded | Flow::Whole);
+    if groups_by_session(plan) && inputs.iter().all(is_there) {
+        return refuse(
+            "a group by session_window over rows that are there as a whole (a bounded table, or the result of an \
+             aggregation, DISTINCT or ranks in output mode complete)",
+            "sessions are merged where the rows of a stream arrive",
+            "Group the stream itself by session_window, or use output mode append",
+        );
+    }
     if !inputs.is_empty() && inputs.iter().all(|input| *input == Flow::Bounded) {
         subqueries::check_bounded(plan)?;
         return Ok(Flow::Bounded);
