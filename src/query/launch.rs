@@ -259,16 +259,24 @@ impl Launch {
             None => bind::pin_schemas(self.logical.clone(), &self.providers, &providers),
         };
         let mut plan = plan.map_err(|error| refused(error.to_string()))?;
-        // A view has the columns that its table had when it was made.
+        // A view has the columns that its table had when it was made, with the fields that they had.
         let found = bind::sources_of(&plan);
         let has = |(provider, new): (&Arc<dyn SourceProvider>, &Vec<FieldRef>)| {
             let schema = provider.schema();
-            new.iter().all(|field| schema.column_with_name(field.name()).is_some())
+            let is_there = |field: &FieldRef| {
+                let known = schema.column_with_name(field.name());
+                known.is_some_and(|(_, known)| known.data_type() == field.data_type())
+            };
+            new.iter().all(is_there)
         };
         if !found.iter().zip(new).all(has) {
             plan = bind::pin_schemas(plan, &found, &providers).map_err(|error| refused(error.to_string()))?;
         }
         self.providers = bind::sources_of(&plan);
+        // The batch would be begun again for ever.
+        if !self.providers.iter().zip(new).all(has) {
+            return Err(refused("it does not read its tables with them".into()));
+        }
         self.sink =
             (self.request.make_sink)(result_schema(&plan, &self.request.plan.state), result_keys(&plan))?;
         self.plan = plan.clone();

@@ -106,6 +106,27 @@ async fn a_query_over_a_view_goes_on() {
     }
 }
 
+/// Of a column that the view has.
+#[tokio::test]
+async fn a_query_over_a_view_takes_new_fields_in() {
+    for (query, expected) in [
+        ("SELECT s.x AS x FROM v", ["{\"x\":1}", "{\"x\":2}"]),
+        ("SELECT s FROM v", ["{\"s\":{\"x\":1}}", "{\"s\":{\"x\":2,\"y\":5}}"]),
+    ] {
+        let place = Place::new();
+        let script = script(&place, "json", ADD, query);
+        let script =
+            script.replacen("CREATE EXTERNAL", "CREATE VIEW v AS SELECT * FROM t;\nCREATE EXTERNAL", 1);
+        place.put("in/0.json", "{\"s\":{\"x\":1}}\n");
+        run(&script).await.unwrap();
+        place.put("in/1.json", "{\"s\":{\"x\":2,\"y\":5}}\n");
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), run(&script)).await;
+        ended.expect("it does not begin again for ever").unwrap();
+        assert_eq!(lines(&place), expected, "{query}");
+        check(&place).await;
+    }
+}
+
 #[tokio::test]
 async fn a_running_query_takes_new_columns_in() {
     let place = Place::new();
