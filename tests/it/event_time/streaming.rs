@@ -230,29 +230,21 @@ fn past_noon(minutes: i64) -> i64 {
     19_723 * DAY + 12 * HOUR + minutes * MINUTE
 }
 
-/// The example of `docs/event-time.md`, batch by batch: watermark, open windows, dropped rows, and
-/// how many rows are given out.
-#[tokio::test]
-async fn the_life_of_a_window_is_as_drawn() {
-    let sql = SqlSession::new(Session::new());
+/// What a batch shows: its watermark, the rows in state, the rows dropped, and how many rows are given out.
+type Shown = (&'static str, i64, i64, i64);
+
+/// Runs `select` over a stream with a watermark ten minutes behind: the rows, in minutes past noon, and what each of the
+/// batches shows that follow.
+async fn live(sql: &SqlSession, select: &str, steps: &[(&[i64], &[Shown])]) {
     let stream = MemoryStream::new(rows(&[]).schema());
     sql.session().register_source("feed", Arc::new(FeedFactory(stream.clone())));
     let table = "CREATE UNBOUNDED EXTERNAL TABLE s (id BIGINT, ts TIMESTAMP(6), WATERMARK FOR ts AS ts - INTERVAL '10' \
                  MINUTE) STORED AS FEED";
     sql.run(table).await.unwrap();
-    let counts = "SELECT window['start'], count(*) AS n FROM (SELECT window(ts, '10 minutes'), id FROM s) \
-                  GROUP BY window";
-    let frame = sql.streaming_query(counts, None).await.unwrap();
+    let frame = sql.streaming_query(select, None).await.unwrap();
     let query = frame.write_stream().format("memory").query_name("out").start(None).await.unwrap();
-
     let mut batches = 0;
-    for (minutes, expected) in [
-        (vec![2, 7], vec![("1970-01-01T00:00:00.000Z", 1, 0, 0), ("2024-01-01T11:57:00.000Z", 1, 0, 0)]),
-        (vec![14, 3], vec![("2024-01-01T11:57:00.000Z", 2, 0, 0), ("2024-01-01T12:04:00.000Z", 2, 0, 0)]),
-        // 12:01 is behind the watermark, but its window is not.
-        (vec![1, 21], vec![("2024-01-01T12:04:00.000Z", 3, 0, 0), ("2024-01-01T12:11:00.000Z", 2, 0, 1)]),
-        (vec![9, 12], vec![("2024-01-01T12:11:00.000Z", 2, 1, 0)]),
-    ] {
+    for (minutes, expected) in steps {
         let times: Vec<i64> = minutes.iter().map(|minutes| past_noon(*minutes)).collect();
         stream.add_data(rows(&times)).unwrap();
         query.process_all_available().await.unwrap();
@@ -266,9 +258,41 @@ async fn the_life_of_a_window_is_as_drawn() {
                 (batch.event_time["watermark"].as_str(), open, late, batch.sink.num_output_rows)
             })
             .collect();
-        assert_eq!(found, expected, "after {minutes:?}");
+        assert_eq!(found, *expected, "after {minutes:?}");
         batches = progress.len();
     }
-    assert_eq!(output(sql.session()).await, [(past_noon(0), 4)]);
     query.stop(StopMode::Finish).await.unwrap();
+}
+
+/// The example of `docs/event-time.md`, batch by batch.
+#[tokio::test]
+async fn the_life_of_a_window_is_as_drawn() {
+    let sql = SqlSession::new(Session::new());
+    let counts = "SELECT window['start'], count(*) AS n FROM (SELECT window(ts, '10 minutes'), id FROM s) \
+                  GROUP BY window";
+    let steps: [(&[i64], &[Shown]); 4] = [
+        (&[2, 7], &[("1970-01-01T00:00:00.000Z", 1, 0, 0), ("2024-01-01T11:57:00.000Z", 1, 0, 0)]),
+        (&[14, 3], &[("2024-01-01T11:57:00.000Z", 2, 0, 0), ("2024-01-01T12:04:00.000Z", 2, 0, 0)]),
+        // 12:01 is behind the watermark, but its window is not.
+        (&[1, 21], &[("2024-01-01T12:04:00.000Z", 3, 0, 0), ("2024-01-01T12:11:00.000Z", 2, 0, 1)]),
+        (&[9, 12], &[("2024-01-01T12:11:00.000Z", 2, 1, 0)]),
+    ];
+    live(&sql, counts, &steps).await;
+    assert_eq!(output(sql.session()).await, [(past_noon(0), 4)]);
+}
+
+/// Likewise.
+#[tokio::test]
+async fn the_life_of_a_session_is_as_drawn() {
+    let sql = SqlSession::new(Session::new());
+    let counts =
+        "SELECT session_window['start'], count(*) AS n FROM s GROUP BY session_window(ts, '5 minutes')";
+    let steps: [(&[i64], &[Shown]); 4] = [
+        (&[0, 8], &[("1970-01-01T00:00:00.000Z", 2, 0, 0), ("2024-01-01T11:58:00.000Z", 2, 0, 0)]),
+        (&[4], &[("2024-01-01T11:58:00.000Z", 1, 0, 0)]),
+        (&[24], &[("2024-01-01T11:58:00.000Z", 2, 0, 0), ("2024-01-01T12:14:00.000Z", 1, 0, 1)]),
+        (&[8, 10], &[("2024-01-01T12:14:00.000Z", 2, 1, 0)]),
+    ];
+    live(&sql, counts, &steps).await;
+    assert_eq!(output(sql.session()).await, [(past_noon(0), 3)]);
 }
