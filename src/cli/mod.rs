@@ -31,6 +31,8 @@ mod subscription;
 mod test;
 mod text;
 mod top;
+#[cfg(feature = "opentelemetry")]
+mod traces;
 mod version;
 
 use std::ffi::OsString;
@@ -45,7 +47,7 @@ use tracing::Level;
 use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, Registry, fmt};
 
 use exit::Exit;
 use output::Format;
@@ -346,9 +348,18 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(exit) => return exit.report(),
     };
-    if let Err(exit) = log_to_stderr() {
-        return exit.report();
-    }
+    #[cfg(feature = "opentelemetry")]
+    let traces = match traces::Traces::from_environment() {
+        Ok(traces) => traces,
+        Err(exit) => return exit.report(),
+    };
+    let lines = match log_lines() {
+        Ok(lines) => tracing_subscriber::registry().with(lines),
+        Err(exit) => return exit.report(),
+    };
+    #[cfg(feature = "opentelemetry")]
+    let lines = lines.with(traces.as_ref().map(traces::Traces::layer));
+    lines.init();
     // State beyond memory is in many files. What cannot be had is not needed until an error says so.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::debug!(%error, "the limit of open files stays as it is");
@@ -367,13 +378,16 @@ pub fn main() -> ExitCode {
     });
     // Without waiting for a thread that is stuck in a read or write.
     runtime.shutdown_background();
+    #[cfg(feature = "opentelemetry")]
+    traces.iter().for_each(traces::Traces::end);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => exit.report(),
     }
 }
 
-fn log_to_stderr() -> Result<(), Exit> {
+/// The lines of log on standard error.
+fn log_lines() -> Result<impl Layer<Registry>, Exit> {
     let asked = std::env::var(LOG).unwrap_or_default();
     let invalid = |reason: &str| {
         Exit::usage(format!(
@@ -395,8 +409,7 @@ fn log_to_stderr() -> Result<(), Exit> {
     let is_news =
         filter_fn(|line| *line.level() != Level::ERROR || line.target() != "tidemill::query::start");
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(lines.with_filter(filter.and(is_news))).init();
-    Ok(())
+    Ok(lines.with_filter(filter.and(is_news)))
 }
 
 async fn run(command: Command) -> Result<(), Exit> {

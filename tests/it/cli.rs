@@ -9,6 +9,8 @@ mod shell;
 mod state;
 mod test_files;
 mod told;
+#[cfg(feature = "opentelemetry")]
+mod traces;
 mod word_count;
 
 use std::io::{BufRead, BufReader, Read, Write};
