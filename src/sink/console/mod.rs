@@ -3,7 +3,7 @@
 mod table;
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::arrow::json;
 use serde_json::{Value, json};
+use tempfile::SpooledTempFile;
 use uuid::Uuid;
 
 use self::table::{Table, TableStyle};
@@ -22,6 +23,9 @@ use crate::checkpoint::records::SinkDefinition;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::Storage;
+
+/// A batch whose text is longer waits on the disk.
+const MOST_IN_MEMORY: usize = 1 << 20;
 
 /// The first key of each JSON object.
 const BATCH_ID: &str = "batchId";
@@ -44,17 +48,26 @@ enum Style {
 /// | `truncate` | `true` (default) cuts values to 20 characters, a number to that many, `false` or 0 not at all |
 /// | `format` | `table` (default) or `json` |
 ///
-/// With `format` = `json` every row is printed at once as one JSON object on a line of its own,
+/// With `format` = `json` every row is printed as one JSON object on a line of its own,
 /// with the batch number as `batchId` first and then the columns in order; nulls are written out,
 /// so that all rows have the same keys. `numRows` and `truncate` do not apply.
 ///
-/// Rows are printed before the batch is committed: after a crash a batch may be printed again.
+/// A batch is printed when all of it was read and nothing speaks against it, and before it is committed: after a crash a
+/// batch may be printed again.
 pub struct ConsoleSink {
     schema: SchemaRef,
     style: Style,
     output: Console,
+    /// What is to be printed of the batch that was written last.
+    written: Arc<Mutex<Option<Written>>>,
     /// The query that it prints for.
     query: Option<String>,
+}
+
+/// The text of a batch.
+struct Written {
+    batch: SinkBatch,
+    text: SpooledTempFile,
 }
 
 impl fmt::Debug for ConsoleSink {
@@ -86,7 +99,8 @@ impl ConsoleSink {
             check_names_differ(&schema, "the console sink")?;
             json_lines().check(&schema, "the console sink")?;
         }
-        Ok(Self { schema, style, output: Arc::new(Mutex::new(io::stdout())), query: None })
+        let output = Arc::new(Mutex::new(io::stdout()));
+        Ok(Self { schema, style, output, written: Arc::default(), query: None })
     }
 
     /// The same sink, naming the query in the heading of each batch.
@@ -196,7 +210,7 @@ impl Sink for ConsoleSink {
     }
 
     async fn writer(&self, batch: SinkBatch, _partition: usize) -> Result<Box<dyn SinkWriter>> {
-        let output = Arc::clone(&self.output);
+        let written = Arc::clone(&self.written);
         Ok(match self.style {
             Style::Table(style) => {
                 let table = Table::new(style, Arc::clone(&self.schema));
@@ -204,13 +218,16 @@ impl Sink for ConsoleSink {
                     Some(name) => format!("Batch: {} of {name}", batch.batch_id),
                     None => format!("Batch: {}", batch.batch_id),
                 };
-                Box::new(TableWriter { heading, table, output })
+                Box::new(TableWriter { batch, heading, table, written })
             }
-            Style::Json => Box::new(JsonWriter::new(batch.batch_id, &self.schema, output)),
+            Style::Json => Box::new(JsonWriter::new(batch, &self.schema, written)),
         })
     }
 
-    async fn prepare(&self, _batch: SinkBatch, reports: Vec<Value>) -> Result<Value> {
+    async fn prepare(&self, batch: SinkBatch, reports: Vec<Value>) -> Result<Value> {
+        if let Some(Written { text, .. }) = take(&self.written, batch) {
+            print(&self.output, text).await?;
+        }
         Ok(total_rows(&reports))
     }
 
@@ -218,28 +235,39 @@ impl Sink for ConsoleSink {
         Ok(())
     }
 
-    async fn abort(&self, _batch: SinkBatch) -> Result<()> {
+    async fn abort(&self, batch: SinkBatch) -> Result<()> {
+        drop(take(&self.written, batch));
         Ok(())
     }
 }
 
+/// What was written of `batch`.
+fn take(written: &Mutex<Option<Written>>, batch: SinkBatch) -> Option<Written> {
+    written.lock().unwrap_or_else(PoisonError::into_inner).take_if(|written| written.batch == batch)
+}
+
 /// Writes `text` as a whole. A terminal or pipe may make its writer wait, which must not hold up
 /// other queries.
-async fn print(output: &Console, text: Vec<u8>) -> Result<()> {
+async fn print(output: &Console, mut text: SpooledTempFile) -> Result<()> {
     let output = Arc::clone(output);
     let printing = tokio::task::spawn_blocking(move || {
+        text.rewind()?;
         let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
-        output.write_all(&text)?;
+        io::copy(&mut text, &mut *output)?;
         output.flush()
     });
-    let failed = |error: io::Error| Error::storage("write to", "the console", error);
     printing.await.map_err(|error| failed(error.into()))?.map_err(failed)
 }
 
+fn failed(error: io::Error) -> Error {
+    Error::storage("write to", "the console", error)
+}
+
 struct TableWriter {
+    batch: SinkBatch,
     heading: String,
     table: Table,
-    output: Console,
+    written: Arc<Mutex<Option<Written>>>,
 }
 
 #[async_trait]
@@ -250,26 +278,30 @@ impl SinkWriter for TableWriter {
 
     async fn close(self: Box<Self>) -> Result<Value> {
         let rows = self.table.seen();
-        let text = self.table.render(&self.heading)?;
-        print(&self.output, text.into_bytes()).await?;
+        let mut text = SpooledTempFile::new(MOST_IN_MEMORY);
+        text.write_all(self.table.render(&self.heading)?.as_bytes()).map_err(failed)?;
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Written { batch: self.batch, text });
         Ok(json!({ "numRows": rows }))
     }
 }
 
 struct JsonWriter {
-    batch_id: u64,
+    batch: SinkBatch,
     /// `batchId` and the columns.
     schema: SchemaRef,
     format: LineFormat,
     rows: usize,
-    output: Console,
+    text: SpooledTempFile,
+    written: Arc<Mutex<Option<Written>>>,
 }
 
 impl JsonWriter {
-    fn new(batch_id: u64, schema: &Schema, output: Console) -> Self {
+    fn new(batch: SinkBatch, schema: &Schema, written: Arc<Mutex<Option<Written>>>) -> Self {
         let first: FieldRef = Arc::new(Field::new(BATCH_ID, DataType::UInt64, false));
         let fields: Vec<FieldRef> = std::iter::once(first).chain(schema.fields().iter().cloned()).collect();
-        Self { batch_id, schema: Arc::new(Schema::new(fields)), format: json_lines(), rows: 0, output }
+        let text = SpooledTempFile::new(MOST_IN_MEMORY);
+        Self { batch, schema: Arc::new(Schema::new(fields)), format: json_lines(), rows: 0, text, written }
     }
 }
 
@@ -279,15 +311,17 @@ impl SinkWriter for JsonWriter {
         if rows.num_rows() == 0 {
             return Ok(());
         }
-        let batch_ids: ArrayRef = Arc::new(UInt64Array::from_value(self.batch_id, rows.num_rows()));
+        let batch_ids: ArrayRef = Arc::new(UInt64Array::from_value(self.batch.batch_id, rows.num_rows()));
         let columns = std::iter::once(batch_ids).chain(rows.columns().iter().cloned()).collect();
         let mut text = Vec::new();
         self.format.encode(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?, true, &mut text)?;
         self.rows += rows.num_rows();
-        print(&self.output, text).await
+        self.text.write_all(&text).map_err(failed)
     }
 
     async fn close(self: Box<Self>) -> Result<Value> {
-        Ok(json!({ "numRows": self.rows }))
+        let Self { batch, text, rows, written, .. } = *self;
+        *written.lock().unwrap_or_else(PoisonError::into_inner) = Some(Written { batch, text });
+        Ok(json!({ "numRows": rows }))
     }
 }

@@ -120,12 +120,34 @@ async fn json_is_one_object_per_row() {
     }
 }
 
+/// Until a batch is prepared, it may turn out that it is to be read again.
 #[tokio::test]
-async fn json_rows_are_printed_as_they_come() {
+async fn a_batch_is_printed_when_it_is_prepared_and_not_when_it_is_given_up() {
+    for (format, shown) in
+        [("table", "| 3  | name 3 |"), ("json", "{\"batchId\":0,\"id\":3,\"name\":\"name 3\"}")]
+    {
+        let (sink, printed) = sink(&people(0..1), &[("format", format)]);
+        let close = async |rows| {
+            let mut writer = sink.writer(batch(0), 0).await.unwrap();
+            writer.write(rows).await.unwrap();
+            writer.close().await.unwrap()
+        };
+        close(people(1..2)).await;
+        sink.abort(batch(0)).await.unwrap();
+        let report = close(people(3..4)).await;
+        assert_eq!(text(&printed), "", "{format}");
+        sink.prepare(batch(0), vec![report]).await.unwrap();
+        let printed = text(&printed);
+        assert!(printed.contains(shown) && !printed.contains("name 1"), "{format}: {printed}");
+    }
+    // More than is kept in memory.
     let (sink, printed) = sink(&people(0..1), &[("format", "json")]);
-    let mut writer = sink.writer(batch(0), 0).await.unwrap();
-    writer.write(people(1..2)).await.unwrap();
-    assert_eq!(text(&printed), "{\"batchId\":0,\"id\":1,\"name\":\"name 1\"}\n");
+    write(&sink, batch(0), vec![vec![people(0..20_000), people(20_000..40_000)]]).await;
+    let printed = text(&printed);
+    assert!(printed.len() > 1 << 20);
+    let ids =
+        printed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_i64().unwrap());
+    assert!(ids.eq(0..40_000));
 }
 
 #[tokio::test]
