@@ -301,7 +301,8 @@ impl BatchRunner {
     /// Whether the batch failed because its input is not any more what was planned, and can be planned anew
     /// without anybody seeing a row twice.
     async fn is_outdated(&self, batch: &Batch, error: &Error) -> bool {
-        if !matches!(error, Error::InputFile { .. }) || !self.sink.shows_only_published() {
+        let is_of_a_file = matches!(error, Error::InputFile { .. } | Error::BadRecord { .. });
+        if !is_of_a_file || !self.sink.shows_only_published() {
             return false;
         }
         for (source, input) in self.sources.iter().zip(&batch.inputs) {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -116,7 +115,7 @@ impl BatchFiles {
     pub(super) fn judge(&self, path: &Path, error: DataFusionError) -> Option<Error> {
         let file = self.display(path);
         let fault = self.files.get(path).and_then(|file| lock(&file.fault).clone());
-        match fault {
+        match fault.or_else(|| self.change_on_disk(path)) {
             Some(Fault::Missing) if self.tolerance.missing => {
                 self.leave_out(path, &self.missing, "it has gone")
             }
@@ -131,6 +130,15 @@ impl BatchFiles {
             Some(Fault::Store(message)) => Some(Error::storage("read", file, message)),
             None => self.judge_content(path, file, error),
         }
+    }
+
+    /// Whether a local file is another one than was listed: what is read of it need not make sense then, and is not to be
+    /// taken for what the file holds.
+    fn change_on_disk(&self, path: &Path) -> Option<Fault> {
+        let listed = self.files.get(path).filter(|_| self.location.is_local())?;
+        let now = disk::version_on_disk(&disk::path_of(path)).ok()?;
+        let now = Version { inode: None, changed_ns: None, ..now };
+        listed.listed.difference(&now).map(Fault::Changed)
     }
 
     fn judge_content(&self, path: &Path, file: String, error: DataFusionError) -> Option<Error> {
@@ -287,7 +295,9 @@ impl ObjectStore for PinnedStore {
         };
         self.files.check(location, &result.meta)?;
         let stream = match result.payload {
-            GetResultPayload::File(file, _) if is_part => steady::part(file, result.range.clone()),
+            GetResultPayload::File(file, _) if is_part => {
+                steady::part(file, result.meta.clone(), result.range.clone())
+            }
             GetResultPayload::Stream(stream) => stream,
             payload => {
                 result.payload = payload;
@@ -305,11 +315,12 @@ impl ObjectStore for PinnedStore {
             // One open file for all ranges: they are of one and the same file.
             let result = self.get_opts(location, GetOptions::default()).await?;
             if let GetResultPayload::File(file, _) = result.payload {
-                let ranges = ranges.to_vec();
-                let read = tokio::task::spawn_blocking(move || read_ranges(file, &ranges)).await?;
-                return read.map_err(|error| object_store::Error::Generic {
-                    store: "LocalFileSystem",
-                    source: Box::new(error),
+                let read = steady::ranges(file, result.meta, ranges).await;
+                // Anything else may be what the file says of itself.
+                return read.inspect_err(|error| {
+                    if is_change(error) {
+                        self.files.record_error(location, error);
+                    }
                 });
             }
         }
@@ -364,25 +375,6 @@ impl ObjectStore for PinnedStore {
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> object_store::Result<()> {
         self.inner.rename_opts(from, to, options).await
     }
-}
-
-/// Reads `ranges`. Their ends come from what the file says of itself, which may be anything.
-fn read_ranges(mut file: std::fs::File, ranges: &[Range<u64>]) -> std::io::Result<Vec<Bytes>> {
-    let size = file.metadata()?.len();
-    ranges
-        .iter()
-        .map(|range| {
-            if range.start > range.end || range.end > size {
-                let reason = format!("bytes {} to {} of {size}", range.start, range.end);
-                return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason));
-            }
-            let length = usize::try_from(range.end - range.start).map_err(std::io::Error::other)?;
-            let mut bytes = vec![0; length];
-            file.seek(SeekFrom::Start(range.start))?;
-            file.read_exact(&mut bytes)?;
-            Ok(Bytes::from(bytes))
-        })
-        .collect()
 }
 
 #[cfg(test)]

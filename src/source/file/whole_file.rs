@@ -27,6 +27,7 @@ use super::arrow_ipc;
 use super::avro;
 use super::batches::{Batches, Input, Part};
 use super::fit::FileColumns;
+use super::steady::SteadyPieces;
 
 /// A format of such files.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +138,9 @@ impl FileOpener for WholeFileOpener {
             let is_small = file.object_meta.size <= SMALL;
             let result = store.get(file.path()).await?;
             let input: Input = match result.payload {
-                GetResultPayload::File(file, _) => Box::new(BufReader::new(file)),
+                GetResultPayload::File(file, _) => {
+                    Box::new(BufReader::with_capacity(PIECE, SteadyPieces::new(file, &result.meta)))
+                }
                 GetResultPayload::Stream(_) => Box::new(Cursor::new(result.bytes().await?)),
             };
             let open = move || {
@@ -186,6 +189,9 @@ fn fitted(
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(table), columns, &options)?)
 }
+
+/// How many bytes are read at a time, at least.
+const PIECE: usize = 64 << 10;
 
 /// A file of so many bytes is read at once sooner than by handing it over.
 const SMALL: u64 = 1 << 20;

@@ -17,7 +17,7 @@ use tidemill::source::file::FileTable;
 use tidemill::source::{Admission, SourceContext};
 use url::Url;
 
-use super::formats::{batch, parquet_with};
+use super::formats::{batch, ipc_file, ipc_stream, parquet, parquet_with};
 use super::{Input, QUERY, Reader, ab, execute, expected, json_lines, schema, set};
 
 /// Lets the smallest files be cut.
@@ -115,6 +115,43 @@ async fn a_replaced_file_is_never_read_as_the_old_one() {
             assert!(message.contains("changed since it was listed"), "{format}: {message}");
             assert!(message.contains(&input.text("f")), "{message}");
         }
+    }
+}
+
+/// What was read of it before may be of another content than what is read now.
+#[tokio::test]
+async fn a_file_that_is_written_again_while_it_is_read_is_an_error() {
+    let (rows, others) = (batch(0..60_000), batch(60_000..120_000));
+    let slices = |rows: &datafusion::arrow::array::RecordBatch| {
+        (0..8).map(|at| rows.slice(at * 7500, 7500)).collect::<Vec<_>>()
+    };
+    let mut files = vec![
+        ("json", json_lines(0..60_000).into_bytes(), json_lines(60_000..120_000).into_bytes()),
+        ("parquet", parquet(&rows, 7500), parquet(&others, 7500)),
+        ("arrow", ipc_file(&slices(&rows)), ipc_file(&slices(&others))),
+        ("arrow", ipc_stream(&slices(&rows)), ipc_stream(&slices(&others))),
+    ];
+    #[cfg(feature = "avro")]
+    files.push(("avro", super::formats::avro(&rows), super::formats::avro(&others)));
+    for (format, content, other) in files {
+        let input = Input::new();
+        input.write("f", 1, &content);
+        let options = [("ignoreCorruptFiles", "true"), ("mode", "DROPMALFORMED")];
+        let reader = input.source(format, &ab(), &options).await;
+        let batch = reader.plan().await;
+        let plan = reader.scan(None, &[], 1).read(&batch, &reader.context()).unwrap();
+        let mut rows = plan.execute(0, reader.context()).unwrap();
+        let first = rows.try_next().await.unwrap().unwrap();
+        assert!(first.num_rows() < 60_000, "{format}");
+        // In its place, as `cp` does.
+        let mut file = std::fs::File::options().write(true).open(input.path("f")).unwrap();
+        std::io::Write::write_all(&mut file, &other).unwrap();
+        file.set_len(other.len() as u64).unwrap();
+        input.touch("f", 2);
+        let error = Error::from(rows.try_collect::<Vec<_>>().await.unwrap_err());
+        assert!(matches!(error, Error::InputFile { .. }), "{format}: {error}");
+        assert!(error.to_string().contains("changed since it was listed"), "{format}: {error}");
+        assert!(reader.source.is_outdated(&batch).await, "{format}");
     }
 }
 

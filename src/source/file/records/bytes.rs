@@ -48,9 +48,10 @@ impl ByteSource {
             let raw = RawBytes::Stream(lines.map_err(DataFusionError::from).boxed());
             return Ok(Self { raw, decoder: None });
         }
-        let raw = match store.get(file.path()).await?.payload {
+        let opened = store.get(file.path()).await?;
+        let raw = match opened.payload {
             GetResultPayload::File(file, _) => {
-                RawBytes::Local(compression.convert_read(SteadyFile::new(file)?)?)
+                RawBytes::Local(compression.convert_read(SteadyFile::new(file, &opened.meta))?)
             }
             GetResultPayload::Stream(stream) => {
                 let stream = stream.map_err(DataFusionError::from).boxed();
