@@ -89,6 +89,7 @@ pub use session::{
     Session, SinkFactory, SinkRequest, SourceFactory, SourceRequest, UserState, WriteStream, guess_format,
 };
 pub use sink::OutputMode;
+pub use text::visible;
 pub use types::sql_type_name;
 
 /// What a program that streams needs: Tidemill's verbs and DataFusion's prelude.

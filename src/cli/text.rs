@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use tidemill::{Error, mask_secrets};
+use tidemill::{Error, mask_secrets, visible};
 
 /// A script and what to call it.
 #[derive(Debug)]
@@ -70,11 +70,12 @@ pub(super) fn presentable(message: &str) -> String {
 
 /// Control characters as they are written in programs; line breaks and tabs stay.
 pub(super) fn without_controls(text: &str) -> String {
-    let is_plain = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
-    if text.chars().all(is_plain) {
-        return text.to_string();
-    }
-    text.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
+    let stays = |c: char| matches!(c, '\n' | '\t');
+    let parts = text.split_inclusive(stays).map(|part| match part.strip_suffix(stays) {
+        Some(before) => visible(before).into_owned() + &part[before.len()..],
+        None => visible(part).into_owned(),
+    });
+    parts.collect()
 }
 
 /// Writes `text` to standard output.

@@ -6,6 +6,7 @@
 
 mod local_mean_time;
 mod nearest;
+mod visible;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use crate::error::{Error, Result};
 use local_mean_time::LocalMeanTimes;
 pub(crate) use nearest::nearest_floats;
+pub(crate) use visible::acts;
+pub use visible::visible;
 
 /// Days from the first of January of the year 1 to the epoch.
 const DAYS_TO_EPOCH: i64 = 719_163;

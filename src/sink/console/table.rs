@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 
 use crate::error::Result;
-use crate::text::check_texts;
+use crate::text::{acts, check_texts};
 
 /// What is shown of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,8 @@ impl Table {
     /// The table under Spark's heading for the batch.
     pub fn render(self, heading: &str) -> Result<String> {
         let fields = self.schema.fields().iter();
-        let names: Vec<Field> = fields.map(|field| Field::new(field.name(), DataType::Utf8, false)).collect();
+        let name = |field: &FieldRef| Field::new(shorten(field.name(), 0), DataType::Utf8, false);
+        let names: Vec<Field> = fields.map(name).collect();
         let columns = self.cells.into_iter().map(|cells| Arc::new(StringArray::from(cells)) as ArrayRef);
         let rows = RecordBatch::try_new(Arc::new(Schema::new(names)), columns.collect())?;
         let table = pretty_format_batches(&[rows])?;
@@ -87,6 +88,7 @@ fn shorten(text: &str, most: usize) -> String {
             '\u{8}' => line.push_str("\\b"),
             '\u{7}' => line.push_str("\\a"),
             '\u{1b}' => line.push_str("\\e"),
+            c if acts(c) => line.extend(c.escape_default()),
             c => line.push(c),
         }
     }
@@ -109,6 +111,6 @@ mod tests {
         assert_eq!(shorten("abcdefghijk", 10), "abcdefg...");
         assert_eq!(shorten("abcdef", 3), "abc");
         assert_eq!(shorten("äöüäöü", 5), "äö...");
-        assert_eq!(shorten("a\nb\u{1b}[0m", 0), "a\\nb\\e[0m");
+        assert_eq!(shorten("a\nb\u{1b}[0m\0\u{202e}", 0), "a\\nb\\e[0m\\u{0}\\u{202e}");
     }
 }
