@@ -9,7 +9,6 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::{Column, Constraints, DFSchema, TableReference, ToDFSchema, plan_err};
-use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::dml::InsertOp;
@@ -19,7 +18,6 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-use futures::StreamExt;
 
 use super::ast::CreateExternalTable;
 use super::partitioned;
@@ -32,8 +30,7 @@ use crate::plan::SnapshotTable;
 use crate::postgres::PostgresTable;
 use crate::sink::OutputFormat;
 use crate::sink::file::{BoundedWrites, writer_options};
-use crate::source::file::FileTable;
-use crate::storage::object_store_of;
+use crate::source::file::{FileTable, has_files, is_pattern};
 
 /// A table of `CREATE EXTERNAL TABLE`, as it stands in the catalog.
 ///
@@ -148,6 +145,10 @@ impl ExternalTable {
     ) -> Result<Arc<dyn TableProvider>> {
         let found = partitioned::readable(factory, state, &self.command).await;
         found.map_err(|error| match error {
+            Error::DataFusion(error) if in_words(&error).starts_with("No files found at ") => {
+                let location = self.location().unwrap_or_default();
+                Error::Invalid(format!("there are no files called .{} in '{location}'", self.format))
+            }
             Error::DataFusion(error) => Error::InputFile {
                 file: self.location().unwrap_or_default().to_string(),
                 reason: format!("it is not what {} files are: {}", self.format, in_words(&error)),
@@ -175,10 +176,15 @@ impl ExternalTable {
         let has_mode = || self.options.iter().any(|(name, _)| name.eq_ignore_ascii_case("mode"));
         let converts = match self.format.as_str() {
             "json" | "csv" | "avro" | "arrow" => true,
-            "parquet" => self.declared().is_some() || has_mode(),
+            // DataFusion's patterns have no alternatives.
+            "parquet" => self.declared().is_some() || has_mode() || self.has_alternatives(),
             _ => false,
         };
         converts && !self.command.locations.is_empty()
+    }
+
+    fn has_alternatives(&self) -> bool {
+        self.command.locations.iter().any(|location| location.contains('{'))
     }
 
     async fn snapshot(&self, state: &SessionState) -> Result<Arc<dyn TableProvider>> {
@@ -192,6 +198,13 @@ impl ExternalTable {
                     name,
                     value,
                     "records are put aside by streaming queries only: leave it out, or set mode",
+                ));
+            }
+            if name.eq_ignore_ascii_case("startingFrom") && value.eq_ignore_ascii_case("latest") {
+                return Err(Error::option(
+                    name,
+                    value,
+                    "it is for streaming queries: of a bounded table all rows are read. Leave it out",
                 ));
             }
             options.set(name, value);
@@ -295,16 +308,10 @@ impl ExternalTable {
     }
 
     async fn has_files(&self, state: &SessionState) -> Result<bool> {
+        self.forget_listings(state)?;
         for location in &self.command.locations {
-            let url = ListingTableUrl::parse(location)?.with_table_ref(self.name().clone());
-            self.forget_listings(state)?;
-            let store = object_store_of(state.runtime_env(), url.as_ref())?;
-            let mut files = url.list_all_files(state, store.as_ref(), "").await?;
-            while let Some(file) = files.next().await {
-                let file = file?;
-                if file.location.filename().is_some_and(|name| !name.starts_with(['.', '_'])) {
-                    return Ok(true);
-                }
+            if has_files(location, state).await? {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -412,9 +419,12 @@ fn is_shown_only(format: &str) -> bool {
 
 /// A location without an extension is a directory, also before anything has been written to it.
 fn directory(location: &str) -> String {
-    let is_pattern = location.contains(['*', '?', '[']);
     let is_file = Path::new(location).extension().is_some() || Path::new(location).is_file();
-    if location.ends_with('/') || is_pattern || is_file { location.into() } else { format!("{location}/") }
+    if location.ends_with('/') || is_pattern(location) || is_file {
+        location.into()
+    } else {
+        format!("{location}/")
+    }
 }
 
 /// Whether an option is the file sink's alone.
@@ -491,6 +501,7 @@ mod tests {
             ("out/t/", "out/t/"),
             ("out/t.parquet", "out/t.parquet"),
             ("in/*", "in/*"),
+            ("in/{a,b}", "in/{a,b}"),
             ("s3://bucket/t", "s3://bucket/t/"),
         ] {
             assert_eq!(directory(location), expected);

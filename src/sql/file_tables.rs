@@ -16,6 +16,7 @@ use super::diagnostics::error_at;
 use super::parser::parse_script;
 use crate::error::Result;
 use crate::session::guess_format;
+use crate::source::file::is_pattern;
 use crate::sql::ast::Statement as OurStatement;
 
 /// The functions, and the formats they read.
@@ -158,7 +159,7 @@ fn is_place(name: &Ident) -> bool {
 fn told(place: &str, at: Location) -> Result<String> {
     guess_format(place).map(str::to_string).ok_or_else(|| {
         let reason = match std::fs::metadata(place) {
-            Err(error) if !place.contains(['*', '?', '[']) => format!("'{place}' cannot be read: {error}"),
+            Err(error) if !is_pattern(place) => format!("'{place}' cannot be read: {error}"),
             Ok(found) if found.is_dir() => match is_empty(place) {
                 Err(error) => return error_at(format!("'{place}' cannot be read: {error}"), at),
                 Ok(true) => return error_at(format!("there are no files in '{place}'"), at),
@@ -180,7 +181,7 @@ fn is_empty(directory: &str) -> std::io::Result<bool> {
 /// Fails if nothing can be read there.
 fn check_place(format: &str, place: &str, at: Location) -> Result<()> {
     if !place.contains("://")
-        && !place.contains(['*', '?', '['])
+        && !is_pattern(place)
         && let Err(error) = std::fs::metadata(place)
     {
         return Err(error_at(format!("'{place}' cannot be read: {error}"), at));
@@ -271,7 +272,7 @@ fn table(
 
 /// What files are called by: `sales` for `out/sales/*.parquet` and `out/sales.parquet`.
 fn stem(place: &str) -> String {
-    let parts = place.split('/').rev().filter(|part| !part.is_empty() && !part.contains(['*', '?', '[']));
+    let parts = place.split('/').rev().filter(|part| !part.is_empty() && !is_pattern(part));
     let last = parts.into_iter().next().unwrap_or("files");
     last.split('.').find(|part| !part.is_empty()).unwrap_or("files").to_string()
 }

@@ -11,6 +11,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
+use super::place::GLOB;
 use crate::error::{Error, Result};
 use crate::storage::object_store_of;
 
@@ -215,7 +216,7 @@ fn split_glob(text: &str) -> Option<(&str, &str)> {
     };
     let mut start = path_start;
     for part in text[path_start..].split_inclusive('/') {
-        if part.contains(['*', '?', '[', '{']) {
+        if part.contains(GLOB) {
             return Some(text.split_at(start));
         }
         start += part.len();

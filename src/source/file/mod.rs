@@ -35,6 +35,7 @@ mod partitions;
 mod pattern;
 mod pinned;
 mod queue;
+mod place;
 mod records;
 mod report;
 mod rescued;
@@ -69,6 +70,7 @@ use self::options::{CleanSource, Evolution, ParseMode, SourceOptions};
 pub(crate) use self::parquet::{CheckedScans, ParquetFiles};
 use self::pattern::FilePattern;
 #[cfg(feature = "avro")]
+pub(crate) use self::place::{has_files, is_pattern};
 pub use self::records::WriterSchemas;
 pub(crate) use self::records::json::JsonValues;
 pub use self::records::{
