@@ -89,6 +89,12 @@ impl SourceDefinition {
         self.inferred || self.options.contains_key(PARTITIONS)
     }
 
+    /// Whether directories give columns, or might have given some: whoever reads from a place goes on with those that it
+    /// began with, also if that are none.
+    pub(crate) fn has_directories(&self) -> bool {
+        self.location.is_some()
+    }
+
     /// Those of the columns that directories give.
     pub(crate) fn partitions(&self) -> Vec<String> {
         let recorded = self.options.get(PARTITIONS);

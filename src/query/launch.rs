@@ -35,9 +35,10 @@ use crate::plan::{
     KeptColumns, ResultShape, StreamTable, StreamingPlan, bind, result_keys, result_schema, with_meanings,
 };
 use crate::sink::Sink;
-use crate::source::{Source, SourceContext, SourceProvider};
+use crate::source::{Source, SourceContext, SourceProvider, Told};
 use crate::state::{StateOptions, StateStore};
 use crate::storage::Storage;
+use crate::text::visible;
 
 /// A query that is about to run.
 pub(super) struct Launch {
@@ -55,6 +56,10 @@ pub(super) struct Launch {
     sink: Arc<dyn Sink>,
     /// What its handles share with it, from the first [`Launch::open`] on.
     shared: Option<Arc<QueryShared>>,
+    /// What was told of since the start.
+    told: Arc<Told>,
+    /// Whether it has, and may have, other rules for malformed records than before.
+    has_new_rules: bool,
 }
 
 impl Launch {
@@ -85,7 +90,22 @@ impl Launch {
         sink.check_output_mode(request.output_mode)?;
         places::check(&providers, sink.as_ref(), request.late_rows.as_ref(), storage.url())?;
         let id = known.as_ref().map_or_else(|| request.ids.next_id(), |known| known.id);
-        Ok(Self { request, storage, run_id, id, known, plan, logical, providers, sink, shared: None })
+        let mut launch = Self {
+            request,
+            storage,
+            run_id,
+            id,
+            known,
+            plan,
+            logical,
+            providers,
+            sink,
+            shared: None,
+            told: Arc::default(),
+            has_new_rules: false,
+        };
+        launch.has_new_rules = launch.may_have_new_rules().await?;
+        Ok(launch)
     }
 
     /// Where the checkpoint is, if it outlives the run.
@@ -105,9 +125,9 @@ impl Launch {
                 return Ok(execution);
             }
             let (request, storage) = (Arc::clone(&self.request), Arc::clone(&self.storage));
-            let shared = self.shared.take();
+            let (shared, told) = (self.shared.take(), Arc::clone(&self.told));
             let prepared = Self::prepare_plan(request, self.plan.clone(), storage, self.run_id).await?;
-            *self = Self { shared, ..prepared };
+            *self = Self { shared, told, ..prepared };
         }
     }
 
@@ -116,7 +136,7 @@ impl Launch {
     async fn try_open(&mut self) -> Result<Option<Execution>> {
         let request = Arc::clone(&self.request);
         let session = &request.plan.state;
-        let sources = create_sources(&self.providers, self.id, session, &request.clock)?;
+        let sources = create_sources(&self.providers, self.id, session, &request.clock, &self.told)?;
         let shape = request.state.shape(request.output_mode, session);
         // In a box, as all of planning: what it takes is much for a stack.
         let (plan, current) = Box::pin(self.planned(&sources)).await?;
@@ -239,7 +259,7 @@ impl Launch {
     /// # Errors
     /// If it would be another query in more than that, which names the columns; nothing has changed then.
     pub(super) async fn widen(&mut self, new: &[Vec<FieldRef>], checkpoint: &Checkpoint) -> Result<()> {
-        let names: Vec<&str> = new.iter().flatten().map(|field| field.name().as_str()).collect();
+        let names: Vec<_> = new.iter().flatten().map(|field| visible(field.name())).collect();
         let refused = |why: String| {
             Error::Invalid(format!(
                 "files have columns that are new, '{}', and schemaEvolution is addNewColumns, but the query cannot \
@@ -377,7 +397,7 @@ impl Launch {
     /// What a restart must find unchanged, once it is planned.
     async fn current(&self) -> Result<QueryDefinition> {
         let session = &self.request.plan.state;
-        let sources = create_sources(&self.providers, self.id, session, &self.request.clock)?;
+        let sources = create_sources(&self.providers, self.id, session, &self.request.clock, &self.told)?;
         Ok(Box::pin(self.planned(&sources)).await?.1)
     }
 
@@ -451,7 +471,12 @@ pub(super) fn create_sources(
     state: &SessionState,
     clock: &Arc<dyn Clock>,
 ) -> Result<Vec<Arc<dyn Source>>> {
-    let context =
-        SourceContext { query_id, runtime: Arc::clone(state.runtime_env()), clock: Arc::clone(clock) };
+    let context = SourceContext {
+        query_id,
+        runtime: Arc::clone(state.runtime_env()),
+        clock: Arc::clone(clock),
+        told: Arc::clone(told),
+    };
     providers.iter().map(|provider| provider.create(context.clone())).collect()
 }
+    told: &Arc<Told>,

@@ -81,9 +81,9 @@ fn pin(
     let named = known.partitions();
     let is_partition = |field: &&FieldRef| named.contains(field.name());
     let partitions: Vec<FieldRef> = schema.fields().iter().filter(is_partition).cloned().collect();
-    let provider = match partitions.is_empty() {
-        true => Arc::clone(provider),
-        false => provider.with_partitions(&partitions)?.unwrap_or_else(|| Arc::clone(provider)),
+    let provider = match known.has_directories() {
+        true => provider.with_partitions(&partitions)?.unwrap_or_else(|| Arc::clone(provider)),
+        false => Arc::clone(provider),
     };
     if !provider.schema_is_inferred() || !known.inferred || *provider.schema() == *schema {
         return Ok(provider);

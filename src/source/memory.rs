@@ -293,6 +293,7 @@ mod tests {
             query_id: uuid::Uuid::nil(),
             runtime: Default::default(),
             clock: Arc::new(crate::clock::SystemClock),
+            told: Arc::default(),
         }
     }
 

@@ -309,7 +309,12 @@ mod tests {
 
     fn source(table: &RateTable, clock: &Arc<ManualClock>) -> Arc<dyn Source> {
         let clock = Arc::clone(clock) as Arc<dyn Clock>;
-        let context = SourceContext { query_id: uuid::Uuid::nil(), runtime: Default::default(), clock };
+        let context = SourceContext {
+            query_id: uuid::Uuid::nil(),
+            runtime: Default::default(),
+            clock,
+            told: Arc::default(),
+        };
         table.create(context).unwrap()
     }
 

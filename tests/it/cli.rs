@@ -4,6 +4,7 @@ mod bad_records;
 mod compact;
 mod emitted_tests;
 mod http;
+mod new_columns;
 mod pg;
 mod shell;
 mod state;

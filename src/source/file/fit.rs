@@ -5,7 +5,7 @@
 //! not so is an error, and so is a type for which it can never be. DataFusion's own adapter casts, which
 //! cuts fractions off, and leaves what lies below a null struct to show through.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -36,8 +36,8 @@ pub(super) struct FileColumns {
     /// Names of the columns that are NOT NULL.
     pub(super) required: Vec<String>,
     pub(super) found: Arc<FoundColumns>,
-    /// Names of all columns of the table, in lower case; empty if others do not matter.
-    pub(super) known: BTreeSet<String>,
+    /// Names of all columns of the table.
+    pub(super) known: KnownNames,
     /// Those of its columns that have fields within.
     pub(super) nested: Fields,
     /// Whether the column that takes what no other takes is one of the table.
@@ -46,11 +46,33 @@ pub(super) struct FileColumns {
     pub(super) judged: Option<Judged>,
 }
 
+/// Names of the columns of a table, by themselves in lower case; none if it does not matter which there are.
+#[derive(Debug, Default)]
+pub(super) struct KnownNames(BTreeMap<String, Vec<String>>);
+
+impl KnownNames {
+    pub(super) fn of(columns: &Fields) -> Self {
+        let mut known: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for column in columns {
+            known.entry(column.name().to_lowercase()).or_default().push(column.name().clone());
+        }
+        Self(known)
+    }
+
+    /// Whether one of them takes the column `name` of `file`, as [`nested::taker`] says.
+    fn take(&self, name: &str, file: &Schema) -> bool {
+        match self.0.get(&name.to_lowercase()) {
+            None => self.0.is_empty(),
+            Some(names) if names.iter().any(|known| known == name) => true,
+            Some(names) => matches!(names.as_slice(), [one] if file.column_with_name(one).is_none()),
+        }
+    }
+}
+
 impl FileColumns {
     /// The positions in `file` of columns that the table does not have.
     pub(super) fn strangers(&self, file: &Schema) -> Vec<usize> {
-        let is_strange = |name: &str| !self.known.is_empty() && !self.known.contains(&name.to_lowercase());
-        (0..file.fields().len()).filter(|column| is_strange(file.field(*column).name())).collect()
+        (0..file.fields().len()).filter(|column| !self.known.take(file.field(*column).name(), file)).collect()
     }
 
     /// Tells of the columns of `file`, and of the fields within them, that the table does not have.
@@ -343,7 +365,7 @@ mod tests {
             rules: ValueRules::default(),
             required: vec![],
             found: Arc::default(),
-            known: BTreeSet::new(),
+            known: KnownNames::default(),
             nested: Fields::empty(),
             rescues: false,
             judged: None,
@@ -465,7 +487,7 @@ mod tests {
             rules: ValueRules::default(),
             required: vec!["a".into()],
             found: Arc::default(),
-            known: BTreeSet::new(),
+            known: KnownNames::default(),
             nested: Fields::empty(),
             rescues: false,
             judged: None,

@@ -49,7 +49,7 @@ impl FoundColumns {
     /// Some file has the column, or the field within one, at the path `name`, which the table does not have.
     pub(super) fn note_new(&self, name: &str) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.new.len() < MOST_NEW && !name.is_empty() && !counts.new.contains(name) {
+        if counts.new.len() < MOST_NEW && !counts.new.contains(name) {
             counts.new.insert(name.to_string());
         }
     }

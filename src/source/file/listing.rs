@@ -33,14 +33,23 @@ pub(super) struct Listing {
     pub(super) from_log: bool,
     /// Links that were not followed because they lead to a directory they lie in.
     pub(super) loops: Vec<PathBuf>,
+    /// Whether there are files that were not modified at the right time.
+    has_others: bool,
 }
 
 impl Listing {
+    /// Whether there is no complete file, whatever would become of it.
+    pub(super) fn is_nothing(&self) -> bool {
+        let files = [&self.new, &self.changed, &self.too_old];
+        files.iter().all(|files| files.is_empty()) && self.empty.is_empty() && !self.has_others
+    }
+
     fn add(&mut self, file: UnreadFile, rules: &Rules<'_>) {
         if let Some(all) = &mut self.all {
             all.insert(rules.seen.hash(&file.path));
         }
         if !rules.window.contains(file.modified_ms) {
+            self.has_others = true;
             return;
         }
         match rules.seen.judge(&file) {
@@ -64,6 +73,8 @@ pub(super) struct Rules<'a> {
     /// Whether the disk is asked about files that were taken, too, for they may have changed. Stores say
     /// it without being asked.
     pub(super) look_at_known: bool,
+    /// Whether files are taken whose directories name more columns than the table has: such directories came later.
+    pub(super) takes_deeper: bool,
 }
 
 /// Lists the files of a source. The listing is streamed: only files that are new are kept.
@@ -75,7 +86,7 @@ pub(super) async fn list(
 ) -> Result<Listing> {
     let all = rules.seen.wants_to_shrink().then(HashSet::new);
     let mut listing = Listing { all, ..Listing::default() };
-    let mut judge = Judge { pattern: rules.pattern, log: Vec::new(), misplaced: None };
+    let mut judge = Judge { rules, log: Vec::new(), misplaced: None };
     match LocalWalk::of(store, location) {
         Some(walk) => {
             settling.begin();
@@ -96,8 +107,12 @@ pub(super) async fn list(
     let mut listing =
         Listing { all: listing.all.map(|_| HashSet::new()), from_log: true, ..Listing::default() };
     for file in spark_metadata::read(store, location, &judge.log).await? {
-        if let Verdict::Misplaced(reason) = rules.pattern.judge(&file.path) {
-            return Err(Error::InputFile { file: file.path.into(), reason });
+        match rules.pattern.judge(&file.path) {
+            Verdict::Deeper(_) if rules.takes_deeper => {}
+            Verdict::Deeper(reason) | Verdict::Misplaced(reason) => {
+                return Err(Error::InputFile { file: file.path.into(), reason });
+            }
+            Verdict::Take | Verdict::Skip | Verdict::SparkLog => {}
         }
         listing.add(file, &rules);
     }
@@ -106,7 +121,7 @@ pub(super) async fn list(
 
 /// Decides about listed files, and collects what a listing shows besides input.
 struct Judge<'a> {
-    pattern: &'a FilePattern,
+    rules: Rules<'a>,
     /// Names of files in the log of a Spark file sink.
     log: Vec<String>,
     /// The first file that does not fit the table, and why. Reported only if there is no log, which
@@ -117,11 +132,12 @@ struct Judge<'a> {
 impl Judge<'_> {
     /// Whether the file at `path` is input.
     fn takes(&mut self, path: &str) -> bool {
-        match self.pattern.judge(path) {
+        match self.rules.pattern.judge(path) {
             Verdict::Take => return true,
+            Verdict::Deeper(_) if self.rules.takes_deeper => return true,
             Verdict::Skip => {}
             Verdict::SparkLog => self.log.push(path[SPARK_LOG.len() + 1..].to_string()),
-            Verdict::Misplaced(reason) => {
+            Verdict::Deeper(reason) | Verdict::Misplaced(reason) => {
                 self.misplaced.get_or_insert_with(|| (path.to_string(), reason));
             }
         }

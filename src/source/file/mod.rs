@@ -28,14 +28,15 @@ mod layout;
 mod listing;
 mod location;
 mod nested;
+mod news;
 mod options;
 mod panics;
 mod parquet;
 mod partitions;
 mod pattern;
 mod pinned;
-mod queue;
 mod place;
+mod queue;
 mod records;
 mod report;
 mod rescued;
@@ -69,8 +70,8 @@ use self::location::{FileLocation, Selection};
 use self::options::{CleanSource, Evolution, ParseMode, SourceOptions};
 pub(crate) use self::parquet::{CheckedScans, ParquetFiles};
 use self::pattern::FilePattern;
-#[cfg(feature = "avro")]
 pub(crate) use self::place::{has_files, is_pattern};
+#[cfg(feature = "avro")]
 pub use self::records::WriterSchemas;
 pub(crate) use self::records::json::JsonValues;
 pub use self::records::{

@@ -3,6 +3,8 @@
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use std::sync::Arc;
 
+use crate::text::visible;
+
 /// Stands between the names of a path: a column's, and those of the fields that lead to the last one. Lists and maps
 /// have no name in it.
 pub(super) const WITHIN: char = '\u{1f}';
@@ -12,9 +14,9 @@ pub(super) fn within(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_string() } else { format!("{path}{WITHIN}{name}") }
 }
 
-/// The path as users write it.
+/// The path as users write it, in a line of a log.
 pub(super) fn shown(path: &str) -> String {
-    path.replace(WITHIN, ".")
+    visible(&path.replace(WITHIN, ".")).into_owned()
 }
 
 /// The column that the path leads into, if it leads into one.
@@ -38,9 +40,34 @@ pub(super) fn strangers(path: &str, found: &DataType, table: &DataType, note: &m
     let (Some(found), Some(table)) = (fields_of(found), fields_of(table)) else { return };
     for field in found {
         let path = within(path, field.name());
-        match named(table, field.name()) {
+        match taker(field.name(), found, table) {
             None => note(path),
             Some(known) => strangers(&path, field.data_type(), known.data_type(), note),
+        }
+    }
+}
+
+/// The field of `table` that takes the field `name` of `found`: the one of that very name, or else the only one whose name
+/// differs from it in the case of letters alone, unless another field has its very name.
+pub(super) fn taker<'a>(name: &str, found: &Fields, table: &'a Fields) -> Option<&'a FieldRef> {
+    if let Some(field) = table.iter().find(|field| field.name() == name) {
+        return Some(field);
+    }
+    let lower = name.to_lowercase();
+    let mut meant = table.iter().filter(|field| field.name().to_lowercase() == lower);
+    let field = meant.next().filter(|_| meant.next().is_none())?;
+    found.iter().all(|other| other.name() != field.name()).then_some(field)
+}
+
+/// Whether the column, or the field within one, at `path` can never come to a table of `fields`, which lacks it: its name is
+/// empty, or differs from another one in the case of letters alone.
+pub(super) fn cannot_come(fields: &Fields, path: &str) -> bool {
+    let (name, rest) = path.split_once(WITHIN).map_or((path, None), |(name, rest)| (name, Some(rest)));
+    match (named(fields, name), rest) {
+        (None, _) => path.rsplit(WITHIN).any(str::is_empty),
+        (Some(field), None) => field.name() != name,
+        (Some(field), Some(rest)) => {
+            fields_of(field.data_type()).is_some_and(|fields| cannot_come(fields, rest))
         }
     }
 }
@@ -142,5 +169,27 @@ mod tests {
         let columns = Fields::from(vec![Field::new("s", wide, true)]);
         assert!(!paths.iter().any(|path| lacks(&columns, path)));
         assert_eq!(column_of(&paths[0]), Some("s"));
+    }
+
+    #[test]
+    fn fields_that_differ_in_case_alone_are_taken_once_and_cannot_come() {
+        let (one, both) =
+            (record(&[("a", DataType::Int64)]), record(&[("A", DataType::Int64), ("a", DataType::Int64)]));
+        let paths = |found: &DataType, table: &DataType| {
+            let mut paths = Vec::new();
+            strangers("s", found, table, &mut |path| paths.push(shown(&path)));
+            paths
+        };
+        assert_eq!(paths(&both, &one), ["s.A"]);
+        assert_eq!(paths(&one, &both), [""; 0]);
+        assert_eq!(paths(&record(&[("A", DataType::Int64)]), &one), [""; 0], "it is meant");
+        let table = Fields::from(vec![Field::new("s", one, true), Field::new("t", DataType::Utf8, true)]);
+        for (path, cannot) in [("S", true), ("", true), ("u", false), ("s", false), ("t", false)] {
+            assert_eq!(cannot_come(&table, path), cannot, "{path}");
+        }
+        for (name, cannot) in [("A", true), ("a", false), ("b", false), ("", true)] {
+            assert_eq!(cannot_come(&table, &within("s", name)), cannot, "{name}");
+            assert_eq!(cannot_come(&table, &within("S", name)), cannot, "{name}");
+        }
     }
 }

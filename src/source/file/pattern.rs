@@ -19,6 +19,8 @@ pub(super) enum Verdict {
     /// It is a file of the log of a Spark file sink, which says better than a listing which files
     /// are complete.
     SparkLog,
+    /// It is, but its directories name a column more than the table has; says so.
+    Deeper(String),
     /// It looks like input, but its directories do not fit the table; says how.
     Misplaced(String),
 }
@@ -103,7 +105,7 @@ impl FilePattern {
                     ));
                 }
                 None => {
-                    return Verdict::Misplaced(format!(
+                    return Verdict::Deeper(format!(
                         "its directory names the column '{column}', which was not a partition column when \
                          the source started. Name it in PARTITIONED BY, or set recursiveFileLookup to true \
                          to take no columns from directories"
@@ -114,7 +116,8 @@ impl FilePattern {
         match expected.next() {
             None => Verdict::Take,
             Some(name) => Verdict::Misplaced(format!(
-                "it lies in no directory '{name}=…', which gives the partition column '{name}'"
+                "it lies in no directory '{name}=…', which gives the partition column '{name}'. Put it into one, or set \
+                 recursiveFileLookup to true to take no columns from directories"
             )),
         }
     }
@@ -175,7 +178,7 @@ mod tests {
         ] {
             assert_eq!(plain.judge(path), verdict, "{path}");
         }
-        assert!(matches!(plain.judge("y=1/a.json"), Verdict::Misplaced(_)));
+        assert!(matches!(plain.judge("y=1/a.json"), Verdict::Deeper(_)));
 
         let by_year = plain.with_partition_columns(vec!["y".into(), "_m".into()]);
         for (path, taken) in [
@@ -187,6 +190,8 @@ mod tests {
         ] {
             assert_eq!(by_year.judge(path) == Verdict::Take, taken, "{path}");
         }
+        assert!(matches!(by_year.judge("y=1/_m=2/z=3/a.json"), Verdict::Deeper(_)));
+        assert!(matches!(by_year.judge("_m=2/y=1/a.json"), Verdict::Misplaced(_)));
         assert_eq!(by_year.judge("y=1/plain/a.json"), Verdict::Skip);
     }
 

@@ -91,6 +91,13 @@ impl FileQueue {
         self.heap = files.into_iter().map(|file| Ranked { file, latest_first }).collect();
     }
 
+    /// Adds more files of the same listing.
+    pub(super) fn add(&mut self, files: Vec<UnreadFile>) {
+        self.bytes += files.iter().map(|file| file.size).sum::<u64>();
+        let latest_first = self.latest_first;
+        self.heap.extend(files.into_iter().map(|file| Ranked { file, latest_first }));
+    }
+
     /// Takes the next files that `wanted` still wants, as many as `limit` allows.
     pub(super) fn take(&mut self, limit: Limit, wanted: impl Fn(&UnreadFile) -> bool) -> Vec<UnreadFile> {
         let mut taken = Vec::new();

@@ -7,12 +7,14 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use serde_json::{Value, json};
 
 use super::found_columns::{FoundColumns, MISSING_COLUMNS, NEW_COLUMNS};
+use super::layout::RESCUED_COLUMN;
 use super::location::FileLocation;
-use super::nested::{column_of, shown};
+use super::nested::shown;
 use super::pinned::{CORRUPT_FILES, MISSING_FILES};
 use super::queue::FileQueue;
 use super::records::{MALFORMED_ROWS, MALFORMED_ROWS_KEPT};
 use crate::error::{Error, Result};
+use crate::source::Told;
 
 /// The metric of files that are not read because they are older than `maxFileAge`.
 pub(super) const IGNORED_BY_AGE: &str = "numFilesIgnoredByAge";
@@ -29,16 +31,19 @@ pub(super) struct Report {
     counts: Mutex<BTreeMap<&'static str, u64>>,
     /// The scans of one batch, and that batch's end.
     scans: Mutex<(Value, Vec<WatchedScan>)>,
-    /// Missing columns that were warned of.
-    warned: Mutex<BTreeSet<String>>,
-    /// New columns that were warned of.
-    told: Mutex<BTreeSet<String>>,
+    told: Arc<Told>,
+    source: String,
 }
 
 /// What a scan counts in.
 type WatchedScan = (ExecutionPlanMetricsSet, Arc<FoundColumns>);
 
 impl Report {
+    /// For a start that has been told of this, and the source at `location`.
+    pub(super) fn new(told: Arc<Told>, location: &FileLocation) -> Self {
+        Self { told, source: location.to_string(), ..Self::default() }
+    }
+
     /// A scan of the batch that ends at `end` counts in `metrics`, and finds columns.
     pub(super) fn watch(&self, end: &Value, metrics: &ExecutionPlanMetricsSet, found: Arc<FoundColumns>) {
         let mut scans = lock(&self.scans);
@@ -53,29 +58,14 @@ impl Report {
         lock(&self.scans).1.iter().flat_map(|(_, found)| found.new_columns()).collect()
     }
 
-    /// Counts and warns of `new` columns, each once per start.
-    pub(super) fn tell_new_columns(&self, new: &BTreeSet<String>, source: &FileLocation) {
-        if new.is_empty() {
-            return;
+    /// Counts `columns` that are not read, and gives those that this start was not told of.
+    pub(super) fn untold<'a>(&self, columns: &'a BTreeSet<String>) -> Vec<&'a String> {
+        if columns.is_empty() {
+            return Vec::new();
         }
-        lock(&self.counts).insert(NEW_COLUMNS, new.len() as u64);
-        let mut told = lock(&self.told);
-        let more: Vec<&String> = new.iter().filter(|name| !told.contains(*name)).collect();
-        if more.is_empty() {
-            return;
-        }
-        let word = match more.as_slice() {
-            [path] if column_of(path).is_some() => "a field",
-            [_] => "a column",
-            _ => "columns",
-        };
-        let names = more.iter().map(|path| shown(path)).collect::<Vec<_>>().join("', '");
-        tracing::warn!(
-            "files in '{source}' have {word} that the table does not have, and that is not read: '{names}'. To take \
-             new columns in, set schemaEvolution to addNewColumns (or to rescue, to keep them as JSON in one \
-             column; to none, to hear no more of it)"
-        );
-        told.extend(new.iter().cloned());
+        self.count(NEW_COLUMNS, columns.len());
+        let is_first = |name: &&String| self.told.is_first(&("new column", &self.source, name));
+        columns.iter().filter(is_first).collect()
     }
 
     /// The newest offset that is known.
@@ -117,7 +107,9 @@ impl Report {
                 metrics.insert(name.to_string(), count.to_string());
             }
         }
-        let missing: BTreeSet<String> = scans.iter().flat_map(|(_, found)| found.missing()).collect();
+        let missing = scans.iter().flat_map(|(_, found)| found.missing());
+        // It is one of ours.
+        let missing: BTreeSet<String> = missing.filter(|column| column != RESCUED_COLUMN).collect();
         if !missing.is_empty() {
             metrics.insert(MISSING_COLUMNS.to_string(), missing.len().to_string());
             self.warn_of(missing);
@@ -127,12 +119,12 @@ impl Report {
 
     /// Once per start and column, for it stays so in most cases.
     fn warn_of(&self, missing: BTreeSet<String>) {
-        let mut warned = lock(&self.warned);
         for column in missing {
-            if warned.insert(column.clone()) {
+            if self.told.is_first(&("missing column", &self.source, &column)) {
                 tracing::warn!(
-                    "no file of the batch has the column '{column}', which is null in all its rows. Columns \
-                     are found by name; check how the files spell it"
+                    "no file of the batch has the column '{}', which is null in all its rows. Columns \
+                     are found by name; check how the files spell it",
+                    shown(&column)
                 );
             }
         }

@@ -16,7 +16,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::layout::RESCUED_COLUMN;
-use super::nested::strangers;
+use super::nested::{strangers, taker};
 use super::records::strangers::end_of_object;
 use crate::text::write_json;
 
@@ -104,9 +104,7 @@ fn has_more(values: &ArrayRef, taken: &DataType) -> Result<BooleanArray, ArrowEr
     };
     let mut more = BooleanArray::from(vec![false; values.len()]);
     for (field, column) in found.fields().iter().zip(found.columns()) {
-        let lower = field.name().to_lowercase();
-        let known = taken.iter().find(|known| known.name().to_lowercase() == lower);
-        match known {
+        match taker(field.name(), found.fields(), taken) {
             None => more = or(&more, &is_there(column))?,
             Some(known) => {
                 let mut is_partly_new = false;

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::FileTable;
 use super::deal::deal;
 use super::entry::{FileEntry, files};
-use super::fit::FileColumns;
+use super::fit::{FileColumns, KnownNames};
 use super::format::Format;
 use super::found_columns::FoundColumns;
 use super::guard::{GuardedSource, JudgedScan};
@@ -168,7 +168,7 @@ impl FileScan {
             rules: self.table.spec().values.clone(),
             required: layout.required().iter().map(name).collect(),
             found: Arc::clone(found),
-            known: layout.schema().fields().iter().map(|field| field.name().to_lowercase()).collect(),
+            known: KnownNames::of(layout.schema().fields()),
             nested: {
                 let fields = layout.schema().fields().iter();
                 fields.filter(|field| field.data_type().is_nested()).cloned().collect()

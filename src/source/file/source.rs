@@ -1,16 +1,15 @@
 //! One run's reader of a directory of files.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use datafusion::arrow::datatypes::FieldRef;
 use datafusion::catalog::Session;
 use datafusion::logical_expr::Expr;
-use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -20,14 +19,14 @@ use serde_json::value::RawValue;
 use super::FileTable;
 use super::clean::{Action, Cleaner};
 use super::entry::{Entry, FileEntry, Forgotten, Version, files, to_raw};
-use super::infer::Inference;
 use super::listing::{self, Listing, Rules};
-use super::nested::{column_of, grown};
-use super::options::{ChangedFiles, CleanSource, Evolution};
+use super::location::Selection;
+use super::news::News;
+use super::options::{ChangedFiles, CleanSource};
 use super::queue::{FileQueue, Limit, UnreadFile};
 use super::report::{CHANGED_FILES, IGNORED_BY_AGE, Report, batch_of, offset};
-use super::scan::{FileScan, object};
-use super::seen::{Novelty, PathHash, SeenFiles, forget_threshold_ms};
+use super::scan::FileScan;
+use super::seen::{Novelty, SeenFiles, forget_threshold_ms};
 use super::settle::Settling;
 use crate::error::{Error, Result};
 use crate::source::{Admission, Source, SourceBatch, SourceContext, SourceScan};
@@ -71,14 +70,17 @@ struct Progress {
     next_look_at_known: Option<Instant>,
     /// Links and empty files of the last listing, which were told of.
     told: HashSet<PathBuf>,
-    /// Files that have changed, which were told of.
-    told_changed: HashSet<PathHash>,
+    /// Files of the last listing that have changed, until the next batch is planned: if one that is planned already is
+    /// run first, they may be the reason to plan that anew.
+    changed: Vec<UnreadFile>,
+    /// Whether the last listing has shown no file at all.
+    is_nothing_there: bool,
 }
 
 impl FileStreamSource {
     pub(super) fn new(table: Arc<FileTable>, context: SourceContext) -> Result<Self> {
         let store = table.location().store(&context.runtime)?;
-        let options = table.options();
+        let (options, told) = (table.options(), Arc::clone(&context.told));
         let progress = Progress {
             seen: SeenFiles::new(options.max_file_age_ms, options.file_name_only),
             queue: FileQueue::new(options.latest_first),
@@ -87,15 +89,16 @@ impl FileStreamSource {
             is_fixed: false,
             next_look_at_known: None,
             told: HashSet::new(),
-            told_changed: HashSet::new(),
+            changed: Vec::new(),
+            is_nothing_there: false,
         };
         Ok(Self {
             cleaner: Cleaner::new(&table, Arc::clone(&store)),
+            report: Arc::new(Report::new(told, table.location())),
             table,
             context,
             store,
             progress: tokio::sync::Mutex::new(progress),
-            report: Arc::default(),
             recorded_newest_ms: Mutex::new(None),
             is_waiting: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
@@ -141,6 +144,7 @@ impl FileStreamSource {
             seen: &progress.seen,
             window: self.table.options().window,
             look_at_known,
+            takes_deeper: progress.last.is_some(),
         };
         let settling = &mut progress.settling;
         let listed = listing::list(self.store.as_ref(), self.table.location(), rules, settling).await?;
@@ -158,19 +162,38 @@ impl FileStreamSource {
             )));
         }
         self.tell(progress, &listed);
-        let Listing { mut new, changed, too_old, all, .. } = listed;
+        progress.is_nothing_there = listed.is_nothing() && progress.settling.waiting().len() == 0;
+        if matches!(self.table.location().selection(), Selection::Glob(_)) {
+            self.tell_of_nothing(progress);
+        }
+        let Listing { new, changed, too_old, all, .. } = listed;
         if let Some(all) = all {
             progress.seen.shrink(&all);
         }
         if !too_old.is_empty() {
             self.ignore(progress, &too_old);
         }
-        if !changed.is_empty() {
-            new.extend(self.judge_changed(progress, changed)?);
+        if look_at_known || !changed.is_empty() {
+            progress.changed = changed;
         }
         progress.queue.refill(new);
         progress.queue.truncate(keep);
         Ok(())
+    }
+
+    /// Warns, once, of a place where there is nothing and never was: most likely it is another one that is meant.
+    fn tell_of_nothing(&self, progress: &Progress) {
+        let (options, location) = (self.table.options(), self.table.location());
+        let is_expected = options.allow_missing_path || !progress.is_nothing_there || progress.last.is_some();
+        if is_expected || !self.context.told.is_first(&("nothing", location.to_string())) {
+            return;
+        }
+        let what = match (location.selection(), &options.path_glob_filter) {
+            (Selection::Glob(_), _) => format!("no file matches '{location}'"),
+            (_, Some(filter)) => format!("no file in '{location}' is called '{filter}'"),
+            _ => format!("there is no file in '{location}'"),
+        };
+        tracing::warn!("{what} yet: there is nothing to read");
     }
 
     /// As [`Self::list`], for a run that looks once: whether files that have just been written are complete
@@ -181,6 +204,7 @@ impl FileStreamSource {
             tokio::time::sleep(rest).await;
             self.list(progress, keep).await?;
         }
+        self.tell_of_nothing(progress);
         let mut waiting = progress.settling.waiting();
         let count = waiting.len();
         if let Some(example) = waiting.next() {
@@ -244,10 +268,8 @@ impl FileStreamSource {
             ChangedFiles::Warn => {}
         }
         // A file that goes on growing is told of once.
-        let untold = changed.iter().filter(|file| {
-            let hash = progress.seen.hash(&file.path);
-            progress.told_changed.insert(hash)
-        });
+        let base = self.table.location().base_url();
+        let untold = changed.iter().filter(|file| self.context.told.is_first(&("changed", base, &file.path)));
         let untold: Vec<&UnreadFile> = untold.collect();
         if let Some(UnreadFile { path: example, .. }) = untold.first() {
             tracing::warn!(
@@ -269,6 +291,9 @@ impl FileStreamSource {
         let start = offset(progress.last);
         if taken.is_empty() && !passed_over {
             return Ok(SourceBatch { end: start.clone(), start, entries: Vec::new() });
+        }
+        if !passed_over {
+            self.news().tell_directories(taken.iter().map(|file| &*file.path));
         }
         let cleans_up = !matches!(self.table.clean_up(), Action::Keep);
         let entries = taken
@@ -314,32 +339,8 @@ impl FileStreamSource {
         listing::still_there(self.store.as_ref(), self.table.location(), taken).await
     }
 
-    /// Columns that files of the batch have, and the table has not.
-    fn new_names(&self) -> BTreeSet<String> {
-        self.report.new_columns().into_iter().filter(|name| self.table.lacks(name)).collect()
-    }
-
-    /// The columns of all files of the batch. What is wrong with a file was said when it was read.
-    async fn schema_of(&self, batch: &SourceBatch) -> Result<Schema> {
-        let runtime = Arc::clone(&self.context.runtime);
-        let session = SessionContext::new_with_config_rt(SessionConfig::new(), runtime).state();
-        let (location, options) = (self.table.location(), self.table.options());
-        let inference = Inference {
-            session: &session,
-            store: Arc::clone(&self.store),
-            location,
-            pattern: self.table.pattern(),
-            spec: self.table.spec(),
-            tolerant: true,
-            ignores_corrupt: options.ignore_corrupt_files || options.ignore_missing_files,
-        };
-        let entries = files(&batch.entries)?;
-        let objects = entries.iter().map(|entry| object(&location.object_path(&entry.path)?, entry));
-        let inferred = inference.schema_of_all(objects.collect::<Result<_>>()?, usize::MAX).await;
-        match inferred {
-            Err(_) if options.ignore_corrupt_files || options.ignore_missing_files => Ok(Schema::empty()),
-            inferred => inferred,
-        }
+    fn news(&self) -> News<'_> {
+        News { table: &self.table, report: &self.report, store: &self.store, runtime: &self.context.runtime }
     }
 
     fn is_recorded(&self, newest_ms: Option<i64>) {
@@ -399,6 +400,11 @@ impl Source for FileStreamSource {
                 Admission::Limited | Admission::Within(_) => self.list(progress, keep).await?,
             }
         }
+        if !progress.changed.is_empty() {
+            let changed = std::mem::take(&mut progress.changed);
+            let again = self.judge_changed(progress, changed)?;
+            progress.queue.add(again);
+        }
         let taken = self.take(progress, limit, list).await?;
         self.report.outstanding(&progress.queue);
         let forget_rest =
@@ -455,31 +461,7 @@ impl Source for FileStreamSource {
     }
 
     async fn new_columns(&self, batch: &SourceBatch) -> Result<Vec<FieldRef>> {
-        if self.table.evolution() != Evolution::AddNewColumns || !self.table.is_inferred() {
-            return Ok(Vec::new());
-        }
-        let names = self.new_names();
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let found = self.schema_of(batch).await?;
-        let type_of = |name: &str| found.field_with_name(name).ok().map(Field::data_type);
-        let (inner, new): (Vec<_>, Vec<_>) = names.into_iter().partition(|path| column_of(path).is_some());
-        let new = new.into_iter().map(|name| {
-            let data_type = type_of(&name).unwrap_or(&DataType::Utf8).clone();
-            Arc::new(Field::new(name, data_type, true))
-        });
-        let columns: BTreeSet<&str> = inner.iter().filter_map(|path| column_of(path)).collect();
-        let wider = columns.into_iter().filter_map(|column| {
-            let schema = self.table.layout().schema();
-            let known = schema.fields().iter().find(|field| field.name() == column)?;
-            let lower = column.to_lowercase();
-            let inferred = found.fields().iter().filter(|field| field.name().to_lowercase() == lower);
-            let data_type = inferred.fold(known.data_type().clone(), |all, it| grown(&all, it.data_type()));
-            let is_wider = data_type != *known.data_type();
-            is_wider.then(|| Arc::new(known.as_ref().clone().with_data_type(data_type)))
-        });
-        Ok(wider.chain(new).collect())
+        self.news().columns(batch).await
     }
 
     async fn commit(&self, batch: &SourceBatch) -> Result<()> {
@@ -512,15 +494,7 @@ impl Source for FileStreamSource {
     }
 
     fn take_metrics(&self) -> BTreeMap<String, String> {
-        let tells = match self.table.evolution() {
-            Evolution::Warn => true,
-            // Of given columns there are as many as were given.
-            Evolution::AddNewColumns => !self.table.is_inferred(),
-            Evolution::None | Evolution::Rescue => false,
-        };
-        if tells {
-            self.report.tell_new_columns(&self.new_names(), self.table.location());
-        }
+        self.news().tell();
         self.report.take()
     }
 }

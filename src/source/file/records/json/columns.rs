@@ -302,6 +302,18 @@ struct Mark {
     is_exact: bool,
     is_null: bool,
     key: Range<usize>,
+    /// Where its value is, unless its key is the very name.
+    value: Range<usize>,
+}
+
+/// What takes a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taker {
+    Column(usize),
+    /// Nothing, and that is to be told.
+    Nobody,
+    /// Nothing that is wanted.
+    Unwanted,
 }
 
 /// The first thing that is wrong with a record whose other values are kept.
@@ -387,12 +399,12 @@ impl StructColumn {
         while let Some(key) = record.cursor.key(position == 0)? {
             let meaning = self.meaning(position, &key, record)?;
             position += 1;
-            let Some(index) = self.accept(meaning, &key, record)? else {
+            let taker = self.taker(meaning, &key, record)?;
+            let Taker::Column(index) = taker else {
                 let at = record.cursor.at();
                 record.cursor.skip()?;
-                if let (Meaning::Stranger, Some(strangers)) = (meaning, &mut self.strangers) {
-                    record.has_strangers = true;
-                    strangers.keep(record.slice(key.at), record.slice(at..record.cursor.at()).trim());
+                if taker == Taker::Nobody {
+                    self.keep_apart(key.at, at..record.cursor.at(), record);
                 }
                 continue;
             };
@@ -409,6 +421,10 @@ impl StructColumn {
                     record.cursor.skip()?;
                 }
                 (Err(flaw), _) => return Err(flaw),
+            }
+            let mark = &mut self.marks[index];
+            if !mark.is_exact {
+                mark.value = at..record.cursor.at();
             }
             if let (true, Some(strangers)) = (record.has_strangers, &mut self.strangers) {
                 // What is within is kept with what is around it.
@@ -459,14 +475,19 @@ impl StructColumn {
         }
     }
 
-    /// The field that takes the value, if any: of a key that comes again the last one counts, and one of
-    /// the very name goes before others.
-    fn accept(&mut self, meaning: Meaning, key: &Quoted, record: &Record<'_>) -> Result<Option<usize>, Flaw> {
-        let Meaning::Column { index, is_exact } = meaning else { return Ok(None) };
-        let mark = &mut self.marks[index];
-        if mark.object == self.objects {
+    /// What takes the value: of a key that comes again the last one counts, and one of the very name goes before others,
+    /// which nothing takes then.
+    fn taker(&mut self, meaning: Meaning, key: &Quoted, record: &mut Record<'_>) -> Result<Taker, Flaw> {
+        let (index, is_exact) = match meaning {
+            Meaning::Column { index, is_exact } => (index, is_exact),
+            Meaning::Stranger => return Ok(Taker::Nobody),
+            Meaning::Nothing => return Ok(Taker::Unwanted),
+        };
+        if self.marks[index].object == self.objects {
+            let mark = self.marks[index].clone();
             if mark.is_exact && !is_exact {
-                return Ok(None);
+                self.note(&key.at, key.has_escapes, record)?;
+                return Ok(Taker::Nobody);
             }
             let (before, now) = (record.slice(mark.key.clone()), record.slice(key.at.clone()));
             if !mark.is_exact && !is_exact && before != now {
@@ -475,10 +496,30 @@ impl StructColumn {
                     self.fields[index].name()
                 )));
             }
+            if is_exact && !mark.is_exact {
+                self.note(&mark.key, before.contains('\\'), record)?;
+                self.keep_apart(mark.key, mark.value, record);
+            }
             self.columns[index].truncate(self.len);
         }
-        *mark = Mark { object: self.objects, is_exact, is_null: false, key: key.at.clone() };
-        Ok(Some(index))
+        let key = key.at.clone();
+        self.marks[index] = Mark { object: self.objects, is_exact, is_null: false, key, value: 0..0 };
+        Ok(Taker::Column(index))
+    }
+
+    /// There is a field that nothing takes, whose key is at `key`.
+    fn note(&mut self, key: &Range<usize>, has_escapes: bool, record: &mut Record<'_>) -> Result<(), Flaw> {
+        let Some(strangers) = &mut self.strangers else { return Ok(()) };
+        let key = Quoted { at: key.clone(), has_escapes };
+        Ok(with_text(record.text, &key, &mut record.scratch, |key| strangers.note(key))?)
+    }
+
+    /// The row has a field that nothing takes.
+    fn keep_apart(&mut self, key: Range<usize>, value: Range<usize>, record: &mut Record<'_>) {
+        if let Some(strangers) = &mut self.strangers {
+            record.has_strangers = true;
+            strangers.keep(record.slice(key), record.slice(value).trim());
+        }
     }
 
     /// Whether the last object has no value in field `index`.
