@@ -47,6 +47,26 @@ pub(crate) fn grown(recorded: &QueryDefinition, current: &QueryDefinition, grow:
     grown
 }
 
+/// Options that say what becomes of malformed records. They decide about rows that are read from then on.
+const RULES: [&str; 2] = ["mode", "badRecordsPath"];
+
+/// Whether `current` has other rules for malformed records than `recorded`. Pure.
+pub(crate) fn has_other_rules(recorded: &[SourceDefinition], current: &[SourceDefinition]) -> bool {
+    let differ = |(old, new): (&SourceDefinition, &SourceDefinition)| {
+        RULES.iter().any(|rule| old.options.get(*rule) != new.options.get(*rule))
+    };
+    recorded.iter().zip(current).any(differ)
+}
+
+/// Gives `recorded` the rules for malformed records that `current` has. Pure.
+pub(crate) fn take_rules(recorded: &mut QueryDefinition, current: &QueryDefinition) {
+    for (old, new) in recorded.sources.iter_mut().zip(&current.sources) {
+        old.options.retain(|option, _| !RULES.contains(&option.as_str()));
+        let rules = new.options.iter().filter(|(option, _)| RULES.contains(&option.as_str()));
+        old.options.extend(rules.map(|(option, value)| (option.clone(), value.clone())));
+    }
+}
+
 fn with_new_columns(old: &[ColumnDefinition], new: &[ColumnDefinition]) -> Vec<ColumnDefinition> {
     let known = |column: &ColumnDefinition| old.iter().find(|old| old.name == column.name);
     let stay = new.iter().filter_map(known).eq(old);
@@ -171,17 +191,22 @@ fn compare_options(
     new: &BTreeMap<String, String>,
     found: &mut Vec<String>,
 ) {
+    let mut differs = |option: &String, how: String| {
+        let when = match RULES.contains(&option.as_str()) {
+            true => " (which it may, once no batch is planned: tidemill checkpoint replan lets one go)",
+            false => "",
+        };
+        found.push(format!("option '{option}' of {name} {how}{when}"));
+    };
     for (option, value) in old {
         match new.get(option) {
             Some(current) if current == value => {}
-            Some(current) => {
-                found.push(format!("option '{option}' of {name} was '{value}' and is '{current}'"));
-            }
-            None => found.push(format!("option '{option}' of {name} was '{value}' and is not set")),
+            Some(current) => differs(option, format!("was '{value}' and is '{current}'")),
+            None => differs(option, format!("was '{value}' and is not set")),
         }
     }
     for (option, value) in new.iter().filter(|(option, _)| !old.contains_key(*option)) {
-        found.push(format!("option '{option}' of {name} was not set and is '{value}'"));
+        differs(option, format!("was not set and is '{value}'"));
     }
 }
 
@@ -321,7 +346,12 @@ mod tests {
             ),
             (
                 Box::new(|q| drop(q.sources[0].options.insert("mode".into(), "PERMISSIVE".into()))),
-                "option 'mode' of source 0 was not set and is 'PERMISSIVE'",
+                "option 'mode' of source 0 was not set and is 'PERMISSIVE' (which it may, once no batch is planned: \
+                 tidemill checkpoint replan lets one go)",
+            ),
+            (
+                Box::new(|q| drop(q.sources[0].options.insert("format.x".into(), "1".into()))),
+                "option 'format.x' of source 0 was not set and is '1'",
             ),
             (Box::new(|q| q.sources.clear()), "it had one source and has no source"),
             (
@@ -366,6 +396,19 @@ mod tests {
             finds_columns_by_name(&sink)
         };
         assert!(csv("true") && !csv("false"));
+    }
+
+    #[test]
+    fn rules_for_malformed_records_are_taken_over() {
+        let mut other = query();
+        let options = [("badRecordsPath", "in use"), ("format.x", "1")];
+        other.sources[0].options = options.map(|(name, value)| (name.into(), value.into())).into();
+        assert!(has_other_rules(&query().sources, &other.sources));
+        let mut taken = query();
+        taken.sources[0].options.insert("mode".into(), "PERMISSIVE".into());
+        take_rules(&mut taken, &other);
+        assert_eq!(differences(&taken, &other), ["option 'format.x' of source 0 was not set and is '1'"]);
+        assert!(!has_other_rules(&taken.sources, &other.sources));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::timers::Timers;
 use crate::checkpoint::records::{
     CommitRecord, Metadata, OperatorDefinition, QueryDefinition, SourceDefinition,
 };
-use crate::checkpoint::{Checkpoint, definition, replan};
+use crate::checkpoint::{Checkpoint, definition, planned, replan};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::exec::room::Space;
@@ -80,8 +80,9 @@ impl Launch {
         run_id: Uuid,
     ) -> Result<Self> {
         let known = Checkpoint::read_metadata(storage.as_ref()).await?;
-        let is_found = |known: &Metadata| known.definition.sources.iter().any(SourceDefinition::is_found);
-        let is_pinned = known.as_ref().is_some_and(is_found)
+        let is_settled = |source: &SourceDefinition| source.is_found() || source.has_directories();
+        let may_be_pinned = |known: &Metadata| known.definition.sources.iter().any(is_settled);
+        let is_pinned = known.as_ref().is_some_and(may_be_pinned)
             && (request.is_replay || is_pinned(storage.as_ref()).await?);
         let pinned = known.as_ref().filter(|_| is_pinned);
         let (logical, providers) = pin_inferred_schemas(&plan, pinned)?;
@@ -314,6 +315,20 @@ impl Launch {
         Ok(())
     }
 
+    /// Whether malformed records are treated otherwise than before, and may be: what a batch that is planned has shown of
+    /// them must stay, if anybody may have seen it.
+    async fn may_have_new_rules(&self) -> Result<bool> {
+        let Some(known) = self.known.as_ref().filter(|_| !self.request.is_replay) else { return Ok(false) };
+        let current = self.sources_now();
+        Ok(definition::has_other_rules(&known.definition.sources, &current)
+            && (self.sink.shows_only_published() || planned(self.storage.as_ref()).await?.is_none()))
+    }
+
+    fn sources_now(&self) -> Vec<SourceDefinition> {
+        let checkpoint = self.storage.as_ref();
+        self.providers.iter().map(|provider| provider.definition(checkpoint)).collect()
+    }
+
     /// Lets the batch go that is planned, so that what it was to read is planned anew.
     pub(super) async fn replan(&self) -> Result<()> {
         replan(Arc::clone(&self.storage), self.run_id).await.map(|_| ())
@@ -335,6 +350,9 @@ impl Launch {
     fn grown(&self, known: &Metadata, current: &QueryDefinition) -> QueryDefinition {
         let grow: Vec<bool> = self.providers.iter().map(|provider| provider.columns_may_grow()).collect();
         let mut grown = definition::grown(&known.definition, current, &grow);
+        if self.has_new_rules {
+            definition::take_rules(&mut grown, current);
+        }
         if is_new_copy(known) {
             grown.sink = current.sink.clone();
             for (known, current) in grown.sources.iter_mut().zip(&current.sources) {
@@ -434,7 +452,7 @@ impl Launch {
     fn define(&self, operators: &[OperatorDefinition]) -> QueryDefinition {
         let checkpoint = self.storage.as_ref();
         QueryDefinition {
-            sources: self.providers.iter().map(|provider| provider.definition(checkpoint)).collect(),
+            sources: self.sources_now(),
             sink: self.sink.definition(checkpoint),
             output_mode: self.request.output_mode.name().into(),
             operators: with_meanings(operators.to_vec(), &self.logical),
@@ -470,6 +488,7 @@ pub(super) fn create_sources(
     query_id: Uuid,
     state: &SessionState,
     clock: &Arc<dyn Clock>,
+    told: &Arc<Told>,
 ) -> Result<Vec<Arc<dyn Source>>> {
     let context = SourceContext {
         query_id,
@@ -479,4 +498,3 @@ pub(super) fn create_sources(
     };
     providers.iter().map(|provider| provider.create(context.clone())).collect()
 }
-    told: &Arc<Told>,

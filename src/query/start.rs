@@ -168,15 +168,24 @@ struct Run {
 
 impl Run {
     fn of(ended: Result<()>, launch: &Launch, execution: &Execution) -> Self {
-        let is_of_the_input = ended.as_ref().err().is_some_and(Error::is_of_the_input);
-        let unfinished = execution.runner.checkpoint.unfinished().filter(|_| is_of_the_input);
-        let advice = unfinished.zip(launch.checkpoint()).map(|(batch, checkpoint)| {
+        let cause = ended.as_ref().err().filter(|error| error.is_of_the_input());
+        let unfinished = execution.runner.checkpoint.unfinished().zip(cause);
+        let advice = unfinished.zip(launch.checkpoint()).map(|((batch, cause), checkpoint)| {
             let path = checkpoint.to_file_path().map(|path| path.display().to_string());
             let place = path.unwrap_or_else(|()| checkpoint.to_string());
-            format!(
-                "Batch {batch} is planned, and every start runs it again as it was planned. If it can never be \
-                 run, let it go and have it planned anew: tidemill checkpoint replan '{place}'"
-            )
+            let planned = format!("Batch {batch} is planned, and every start runs it again as it was planned.");
+            let let_go = format!("let it go and have it planned anew: tidemill checkpoint replan '{place}'");
+            match cause {
+                Error::BadRecord { .. } if execution.runner.sink.shows_only_published() => format!(
+                    "{planned} Mend the record; or start the query with mode or badRecordsPath, which say what becomes of \
+                     such records; or move the file away and {let_go}"
+                ),
+                Error::BadRecord { .. } => format!(
+                    "{planned} Mend the record, or move the file away, or choose mode or badRecordsPath, which say what \
+                     becomes of such records; then {let_go}"
+                ),
+                _ => format!("{planned} If it can never be run, {let_go}"),
+            }
         });
         Self { ended, batch: Some(execution.current_batch()), advice }
     }

@@ -6,6 +6,7 @@ mod emitted_tests;
 mod http;
 mod new_columns;
 mod pg;
+mod places;
 mod shell;
 mod state;
 mod test_files;
@@ -507,6 +508,7 @@ fn a_batch_whose_file_was_mended_is_planned_anew_by_itself() {
     let (code, _, err) = folder.run(&options);
     assert!(code == 0 && err.contains("it changed since it was listed"), "{err}");
     assert!(err.contains("Nothing of the batch has been shown, so it is planned anew"), "{err}");
+    assert!(!err.contains("what they hold now is not read"), "it is read: {err}");
     let (code, _, err) = run();
     assert_eq!(code, 0, "{err}");
     let (_, out, err) = folder.run(&["sql", "-c", "SELECT sum(id) AS s, count(*) AS n FROM 'out/'"]);
