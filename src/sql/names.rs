@@ -74,22 +74,35 @@ fn name_items(select: &mut Select, style: Names) {
         .collect();
     let names: Vec<Option<String>> =
         select.projection.iter().map(|item| name_of_item(item, &tables, style)).collect();
-    let taken: Vec<String> = (select.projection.iter().zip(&names))
-        .filter_map(|(item, name)| name.clone().or_else(|| given_name(item)))
-        .collect();
+    let given = (select.projection.iter().zip(&names)).filter(|(_, name)| name.is_none());
+    let given: Vec<String> = given.filter_map(|(item, _)| given_name(item)).collect();
+    let mut taken = given.clone();
+    let wanted: Vec<String> = names.iter().flatten().cloned().chain(given).collect();
     for (item, name) in select.projection.iter_mut().zip(names) {
         let (SelectItem::UnnamedExpr(expr), Some(name)) = (&*item, name) else { continue };
-        let name = match taken.iter().filter(|other| **other == name).count() {
+        let name = match wanted.iter().filter(|other| **other == name).count() {
             1 => Some(name),
             // DataFusion's names do not tell a cast from what is cast.
             _ if cast_column(expr).is_some() => written_name(expr, &tables, style),
+            _ if style == Names::ForFiles => Some(name),
             // Two of one name keep those that DataFusion gives them, which tell them apart.
             _ => None,
         };
         if let Some(name) = name {
+            let name = if style == Names::ForFiles { unlike(name, &taken) } else { name };
+            taken.push(name.clone());
             let alias = Ident::with_quote('"', name);
             *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
         }
+    }
+}
+
+/// `name`, with a number behind it if it is taken: columns that come later change nothing about those before them.
+fn unlike(name: String, taken: &[String]) -> String {
+    let numbered = || (2..).map(|number| format!("{name}_{number}")).find(|other| !taken.contains(other));
+    match taken.contains(&name) {
+        true => numbered().unwrap_or_default(),
+        false => name,
     }
 }
 
@@ -250,6 +263,35 @@ fn plain_name(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_for_files_differ_and_do_not_depend_on_what_comes_behind_them() {
+        let names = |columns: &str| {
+            let sql = format!("COPY (SELECT {columns} FROM t) TO 'x.json'");
+            let mut statements = datafusion::sql::parser::DFParser::parse_sql(&sql).unwrap();
+            let mut statement = statements.pop_front().unwrap();
+            name_results(&mut statement, Names::ForFiles);
+            let DataFusionStatement::CopyTo(copy) = statement else { panic!() };
+            let CopyToSource::Query(query) = copy.source else { panic!() };
+            let SetExpr::Select(select) = *query.body else { panic!() };
+            let name = |item: &SelectItem| match item {
+                SelectItem::ExprWithAlias { alias, .. } => alias.value.clone(),
+                item => item.to_string(),
+            };
+            select.projection.iter().map(name).collect::<Vec<_>>().join(" ")
+        };
+        for (columns, expected) in [
+            ("p + 1", "p_1"),
+            ("p + 1, p - 1, p * 2, p / 2", "p_1 p_1_2 p_2 p_2_2"),
+            ("p + 1, p AS p_1, p - 1", "p_1_2 p_1 p_1_3"),
+            ("p + 1, p + 1 + 2, p - 1", "p_1 p_1_2 p_1_3"),
+            ("-p, p", "p_2 p"),
+            ("p, CAST(p AS INT)", "p cast_p_as_int"),
+            ("max(p), max(q)", "max_p max_q"),
+        ] {
+            assert_eq!(names(columns), expected, "{columns}");
+        }
+    }
 
     #[test]
     fn names_for_files_are_words() {
