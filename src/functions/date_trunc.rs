@@ -22,6 +22,9 @@ use super::units::unit_nanos;
 pub(super) static DATE_TRUNC: LazyLock<Arc<ScalarUDF>> =
     LazyLock::new(|| Arc::new(ScalarUDF::new_from_impl(DateTrunc { inner: datetime::date_trunc() })));
 
+const UNITS: [&str; 10] =
+    ["microsecond", "millisecond", "second", "minute", "hour", "day", "week", "month", "quarter", "year"];
+
 /// Gives what DataFusion's function gives, and computes itself where that fails.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct DateTrunc {
@@ -41,6 +44,12 @@ impl ScalarUDFImpl for DateTrunc {
         let (Some(Some(unit)), DataType::Timestamp(_, _)) = (unit.try_as_str(), times.data_type()) else {
             return Err(failed);
         };
+        if !UNITS.contains(&unit.to_lowercase().as_str()) {
+            return Err(exec_datafusion_err!(
+                "date_trunc knows no unit '{unit}': there are {}",
+                UNITS.join(", ")
+            ));
+        }
         match times {
             ColumnarValue::Array(times) => Ok(ColumnarValue::Array(truncated(unit, times)?)),
             ColumnarValue::Scalar(time) => {
@@ -134,9 +143,6 @@ fn start_of(unit: &str, time: NaiveDateTime) -> Option<NaiveDateTime> {
 mod tests {
     use super::*;
 
-    const UNITS: [&str; 10] =
-        ["microsecond", "millisecond", "second", "minute", "hour", "day", "week", "month", "quarter", "year"];
-
     fn call(function: &ScalarUDF, unit: &str, time: &ScalarValue) -> Option<ScalarValue> {
         use datafusion::arrow::datatypes::Field;
         let args = [ScalarValue::Utf8(Some(unit.into())), time.clone()];
@@ -201,6 +207,7 @@ mod tests {
             let found = call(&DATE_TRUNC, unit, &time);
             assert_eq!(found, Some(ScalarValue::TimestampMicrosecond(expected, None)), "{unit}");
         }
+        assert_eq!(call(&DATE_TRUNC, "minut", &time), None, "there is no such unit");
         let seconds = ScalarValue::TimestampSecond(Some(i64::MAX / 2), None);
         assert_eq!(call(&DATE_TRUNC, "day", &seconds), None);
     }

@@ -127,6 +127,11 @@ impl Finder {
             None if is_place(&ident) => (told(&ident.value, at)?, ident.value.clone(), Vec::new()),
             Some(args) if ident.quote_style.is_none() => {
                 let lower = ident.value.to_ascii_lowercase();
+                if matches!(lower.as_str(), "read_files" | "cloud_files") {
+                    let instead = "write read_json('…'), read_csv('…') or read_parquet('…') to look into files, or CREATE \
+                                   UNBOUNDED EXTERNAL TABLE t STORED AS JSON LOCATION '…' for a stream of them";
+                    return Err(error_at(format!("{lower} is Databricks'; {instead}"), at));
+                }
                 let Some((function, format)) = FUNCTIONS.iter().find(|(known, _)| *known == lower) else {
                     return Ok(());
                 };

@@ -32,6 +32,7 @@ mod script;
 mod signposts;
 mod streaming;
 mod table_arguments;
+mod time_patterns;
 mod tokens;
 mod unnested;
 mod using;

@@ -27,7 +27,7 @@ impl Known {
 }
 
 /// Functions of other systems and what to write here.
-const FUNCTIONS: [(&[&str], &str); 24] = [
+const FUNCTIONS: [(&[&str], &str); 32] = [
     (&["explode", "explode_outer", "posexplode", "inline"], "unnest(items), which gives a row for each item"),
     (&["collect_list"], "array_agg(x)"),
     (&["collect_set"], "array_agg(DISTINCT x)"),
@@ -37,7 +37,7 @@ const FUNCTIONS: [(&[&str], &str); 24] = [
     (&["split"], "string_to_array(text, ',')"),
     (&["size"], "array_length(items), or cardinality(items)"),
     (
-        &["parse_json", "json_value", "json_extract", "json_extract_string"],
+        &["parse_json", "json_value", "json_query", "json_extract", "json_extract_string"],
         "text -> 'name', text ->> 'name', get_json_object(text, '$.a.b') or from_json(text, 'a STRUCT<b: STRING>')",
     ),
     (&["to_json_string"], "to_json(x)"),
@@ -76,6 +76,17 @@ const FUNCTIONS: [(&[&str], &str); 24] = [
         "WATERMARK FOR time AS time - INTERVAL '10' SECOND in CREATE UNBOUNDED EXTERNAL TABLE",
     ),
     (&["regexp_extract"], "regexp_match(text, '(…)')[1]"),
+    (&["strftime"], "to_char(time, '%Y-%m-%d')"),
+    (&["strptime"], "to_timestamp(text, '%Y-%m-%d')"),
+    (&["getdate", "sysdate"], "now()"),
+    (&["listagg", "group_concat"], "string_agg(text, ',')"),
+    (&["struct_pack"], "named_struct('name', value)"),
+    (&["if", "iif"], "CASE WHEN condition THEN a ELSE b END"),
+    (
+        &["current_watermark"],
+        "window.start or the time itself: the watermark is in the progress of the query",
+    ),
+    (&["read_text"], "read_csv('…', header => false, sep => '\\t'), which takes each line for a record"),
 ];
 
 /// `message` in our words, with what to write instead if it is about something that there is not.

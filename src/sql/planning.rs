@@ -37,6 +37,7 @@ use super::named_windows::NamedWindows;
 use super::names::{Names, name_columns, name_results};
 use super::phrases::{Known, rephrase};
 use super::row_values::RowValues;
+use super::time_patterns::TimePatterns;
 use super::unnested::name_elements;
 use super::using::Using;
 use super::visit::check_statement;
@@ -321,6 +322,7 @@ impl<'a> Planner<'a> {
 
     async fn plan_in(&self, state: &SessionState, mut statement: DataFusionStatement) -> Result<LogicalPlan> {
         check_statement(&mut statement, &mut Clauses { at: self.at })?;
+        check_statement(&mut statement, &mut TimePatterns { at: self.at })?;
         let is_aggregate = |name: &str| state.aggregate_functions().contains_key(&name.to_lowercase());
         let statement = with_cast_names(statement, &is_aggregate);
         let mut statement =
@@ -432,12 +434,27 @@ impl<'a> Planner<'a> {
     fn table_suggestion(&self, message: &str) -> String {
         let missing = message.strip_prefix("table '").and_then(|rest| rest.strip_suffix("' not found"));
         let Some(missing) = missing.map(TableReference::from) else { return String::new() };
+        if let Some(files) = files_meant(&missing) {
+            return files;
+        }
         let state = self.session.context().state();
         let Ok(schema) = state.schema_for_ref(missing.clone()) else { return String::new() };
         let names = schema.table_names();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         nearest(missing.table(), &names).map_or_else(String::new, |name| format!("; did you mean '{name}'?"))
     }
+}
+
+/// How files are named, if it is files that are meant: Spark's json.`in`, or a name without its quotes.
+fn files_meant(missing: &TableReference) -> Option<String> {
+    let is_format = |word: &str| ["json", "csv", "parquet", "avro", "arrow"].contains(&word);
+    let (schema, table) = (missing.schema()?, missing.table());
+    if is_format(schema) {
+        return Some(format!(
+            ": files are read by FROM 'directory/', FROM 'file.{schema}' or read_{schema}('{table}')"
+        ));
+    }
+    is_format(table).then(|| format!(": a file is named in quotes, FROM '{schema}.{table}'"))
 }
 
 /// How to come by the column of Spark that says which file a row comes from.

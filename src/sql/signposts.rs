@@ -77,6 +77,8 @@ const FOREIGN: &[Foreign] = &[
     statement(&["TERMINATE"], "ksqlDB", "STOP STREAMING QUERY {}"),
     statement(&["SHOW", "QUERIES"], "ksqlDB", "SHOW STREAMING QUERIES"),
     statement(&["LIST", "QUERIES"], "ksqlDB", "SHOW STREAMING QUERIES"),
+    statement(&["SHOW", "CATALOGS"], "Flink", "SHOW TABLES, which has catalogs and schemas"),
+    statement(&["SHOW", "STREAMS"], "ksqlDB", "SHOW TABLES"),
     statement(&["SHOW", "DATABASES"], "Spark and Flink", "SHOW TABLES, which has catalogs and schemas"),
     statement(&["SHOW", "JOBS"], "Flink and RisingWave", "SHOW STREAMING QUERIES"),
     statement(
@@ -109,6 +111,24 @@ const FOREIGN: &[Foreign] = &[
         &["ALTER", "TABLE"],
         "other systems",
         "DROP TABLE {} and CREATE it anew with the other columns: files stay as they are",
+    ),
+    statement(
+        &["ALTER", "STREAMING", "QUERY"],
+        "other systems",
+        "STOP STREAMING QUERY {} and then CREATE STREAMING QUERY {} … anew with the same CHECKPOINT LOCATION: it goes on where \
+         it ended",
+    ),
+    statement(&["CREATE", "INDEX"], "other systems", "nothing: there are no indexes, and none are needed"),
+    statement(&["CREATE", "UNIQUE", "INDEX"], "other systems", "nothing: there are no indexes"),
+    statement(
+        &["EXPLAIN", "PLAN", "FOR"],
+        "Flink",
+        "EXPLAIN SELECT …, or EXPLAIN STREAMING QUERY AS INSERT INTO t SELECT …",
+    ),
+    statement(
+        &["SET", "TIME", "ZONE"],
+        "PostgreSQL and Spark",
+        "SET datafusion.execution.time_zone = '…', with the name of the zone",
     ),
     statement(&["CACHE", "TABLE"], "Spark", "CREATE TABLE {} AS SELECT …, whose rows are kept in memory"),
     statement(
@@ -179,7 +199,21 @@ pub(super) fn signpost(tokens: &[TokenWithSpan]) -> Option<(String, Location)> {
     if is_create {
         return table_of_others(&words);
     }
-    None
+    if starts(0, &["COPY"]) { copy_of_others(&words) } else { None }
+}
+
+/// `COPY … TO 'x' (FORMAT …)`.
+fn copy_of_others(words: &[&TokenWithSpan]) -> Option<(String, Location)> {
+    let follows = |at: usize| {
+        let token = |at: usize| words.get(at).map(|token| &token.token);
+        is_word(token(at)?, "TO").then_some(())?;
+        matches!((token(at + 1)?, token(at + 2)?), (Token::SingleQuotedString(_), Token::LParen))
+            .then_some(at + 2)
+    };
+    let at = (1..words.len()).find_map(follows)?;
+    let message = "COPY … TO … (FORMAT …) is DuckDB's and PostgreSQL's; write COPY … TO '…' STORED AS PARQUET OPTIONS ('option' \
+                   'value')";
+    Some((message.to_string(), words[at].span.start))
 }
 
 /// Whether `token` is the word or sign `written`.

@@ -283,17 +283,54 @@ impl SqlSession {
     }
 }
 
+/// So wide is a status at most, in a table of which nothing else is wide.
+const STATUS_WIDTH: usize = 20;
+
 /// A word, and why if it failed.
 fn status(query: &StreamingQuery) -> String {
     match query.exception() {
-        Some(exception) => format!("failed: {}", exception.cause),
+        Some(exception) => in_lines(&format!("failed: {}", exception.cause), STATUS_WIDTH),
         None if !query.is_active() => "stopped".into(),
         None if query.status().is_trigger_active => "running".into(),
         None => "waiting".into(),
     }
 }
 
+/// `text` in lines of at most `width` characters, broken between words if they are not longer.
+fn in_lines(text: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        let letters: Vec<char> = word.chars().collect();
+        for (number, part) in letters.chunks(width).enumerate() {
+            let part: String = part.iter().collect();
+            match lines.last_mut() {
+                Some(line) if number == 0 && line.chars().count() + 1 + part.chars().count() <= width => {
+                    *line += " ";
+                    *line += &part;
+                }
+                _ => lines.push(part),
+            }
+        }
+    }
+    lines.join("\n")
+}
+
 /// `2011-01-05T11:00:00.000Z` as `2011-01-05 11:00:00`.
 fn to_the_second(time: &str) -> String {
     time.split('.').next().unwrap_or(time).replace('T', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_broken_between_words_and_within_long_ones() {
+        assert_eq!(in_lines("running", 10), "running");
+        assert_eq!(
+            in_lines("failed: no file '/a/very/long/path'", 12),
+            "failed: no\nfile\n'/a/very/lon\ng/path'"
+        );
+        assert!(in_lines(&"größe ".repeat(9), 20).lines().all(|line| line.chars().count() <= 20));
+    }
 }

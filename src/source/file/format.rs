@@ -305,6 +305,43 @@ const WITHOUT_EFFECT: [(&str, Option<&str>); 11] = [
     ("compression_level", None),
 ];
 
+/// Options of other systems, and what to do instead.
+const FOREIGN: [(&str, &str); 9] = [
+    ("inferschema", "columns that are not given are inferred: leave it out"),
+    ("mergeschema", "columns that are not given are those of all files: leave it out"),
+    ("path", "the location says where the files are: leave it out"),
+    ("rescueddatacolumn", "schemaEvolution = rescue gives the column _rescued_data"),
+    ("cloudfiles.format", "the format is that of the table: leave it out"),
+    ("cloudfiles.schemaevolutionmode", "set schemaEvolution to none, warn, addNewColumns or rescue"),
+    ("cloudfiles.schemalocation", "the checkpoint remembers the columns: leave it out"),
+    ("cloudfiles.infercolumntypes", "types are inferred with the columns: leave it out"),
+    ("maxrecordsperfile", "it says how files are written: it is an option of the table that is written to"),
+];
+
+/// What to do instead of an option of another system.
+fn instead_of(bare: &str) -> Option<&'static str> {
+    let known = FOREIGN.iter().find(|(option, _)| *option == bare).map(|(_, instead)| *instead);
+    let loader =
+        || bare.starts_with("cloudfiles.").then_some("docs/options.md lists the options of file sources");
+    known.or_else(loader)
+}
+
+/// Fails if two options say the same thing, and not the same of it.
+fn check_agree(given: &Given) -> Result<()> {
+    let all = || given.iter().map(|(written, (key, value))| (written, key, value));
+    let contradiction = all().find_map(|(option, key, value)| {
+        let other = all()
+            .find(|(other, its_key, its_value)| *other > option && *its_key == key && *its_value != value);
+        other.map(|(other, ..)| (option, other))
+    });
+    match contradiction {
+        Some((one, other)) => Err(Error::Invalid(format!(
+            "options '{one}' and '{other}' mean the same and contradict one another: leave one out"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Whether DataFusion's option `name`, in lower case, says how text is written.
 pub(super) fn is_for_writers(name: &str) -> bool {
     WITHOUT_EFFECT.iter().any(|(option, _)| *option == name)
@@ -344,13 +381,17 @@ fn split(format: &str, options: &Options, table: &TableOptions) -> Result<(Optio
             });
         } else if keys.iter().any(|key| key == bare) || bare.contains("::") {
             given.insert(written.to_string(), (table_key(bare), literal(bare, value)));
+        } else if let Some(instead) = instead_of(bare) {
+            return Err(Error::Invalid(format!(
+                "there is no option '{written}' of the {format} source: {instead}"
+            )));
         } else {
             let known: Vec<&str> = own
                 .iter()
                 .copied()
                 .chain(aliases(format).iter().map(|(spark, _)| *spark))
                 .chain(VALUES.iter().filter(|_| format != "text").copied())
-                .chain(keys.iter().map(String::as_str))
+                .chain(keys.iter().map(String::as_str).filter(|key| !is_for_writers(key)))
                 .collect();
             return Err(Error::UnknownOption {
                 option: written.to_string(),
@@ -359,6 +400,7 @@ fn split(format: &str, options: &Options, table: &TableOptions) -> Result<(Optio
             });
         }
     }
+    check_agree(&given)?;
     Ok((source, given))
 }
 
@@ -503,6 +545,14 @@ mod tests {
             ("csv", "delimeter", ",", "did you mean 'delimiter'"),
             ("json", "header", "true", "unknown option 'header' for the json source"),
             ("parquet", "header", "true", "unknown option"),
+            (
+                "csv",
+                "ignoreLeadingWhiteSpaces",
+                "true",
+                "unknown option 'ignoreLeadingWhiteSpaces' for the csv source",
+            ),
+            ("json", "cloudFiles.x", "true", "docs/options.md"),
+            ("json", "mergeSchema", "true", "there is no option 'mergeSchema' of the json source: columns"),
             ("csv", "header", "yes", "expected true or false"),
             ("csv", "sep", "::", "option 'sep' = '::' is not valid: expected one ASCII character"),
             ("csv", "QUOTE", "»", "option 'QUOTE' = '»' is not valid: expected one ASCII character"),
@@ -516,7 +566,11 @@ mod tests {
         ] {
             let error = parse(format, &[(option, value)]).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
+            assert!(!error.contains("whitespace'"), "what is refused itself is no suggestion: {error}");
         }
+        let error = parse("csv", &[("sep", ";"), ("delimiter", ",")]).unwrap_err().to_string();
+        assert!(error.contains("'delimiter' and 'sep' mean the same and contradict one another"), "{error}");
+        assert!(parse("csv", &[("sep", "\\t"), ("delimiter", "\t")]).is_ok());
     }
 
     #[test]

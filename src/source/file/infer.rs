@@ -168,10 +168,42 @@ impl Inference<'_> {
             if inferred.is_err() && self.ignores_corrupt {
                 continue;
             }
-            schemas.push(inferred.map_err(|error| self.columns_unknown(file, &error))?);
+            let schema = inferred.map_err(|error| self.columns_unknown(file, &error))?;
+            self.check_header(file, &schema, schemas.last(), options.delimiter)?;
+            schemas.push(schema);
         }
         let fields = merge_fields(schemas.iter().flat_map(|schema| schema.fields()));
         Ok(Schema::new(fields.iter().map(without_null_type).collect::<Vec<_>>()))
+    }
+
+    /// Fails on a header that is none, of a file that is not like the one before it.
+    fn check_header(
+        &self,
+        file: &ObjectMeta,
+        found: &Schema,
+        before: Option<&Schema>,
+        delimiter: u8,
+    ) -> Result<()> {
+        let wrong =
+            |reason: String| Err(Error::InputFile { file: self.location.display(&file.location), reason });
+        let Some(first) = found.fields().first().map(|field| field.name()) else { return Ok(()) };
+        if first.starts_with("{\"") {
+            return wrong(
+                "its first line is a JSON object rather than a header: set the format to json, or give the columns".into(),
+            );
+        }
+        let is_one = |schema: &Schema| schema.fields().len() == 1;
+        let other = [',', ';', '\t', '|']
+            .into_iter()
+            .find(|mark| first.contains(*mark) && *mark != char::from(delimiter));
+        match (other, before) {
+            (Some(other), Some(before)) if is_one(found) && !is_one(before) => wrong(format!(
+                "its fields seem to be separated by {other:?}, and those of other files by {:?}: put it right, or read such \
+                 files by themselves (pathGlobFilter)",
+                char::from(delimiter)
+            )),
+            _ => Ok(()),
+        }
     }
 
     async fn schema_of(&self, compression: FileCompressionType, files: &[ObjectMeta]) -> Result<Schema> {

@@ -499,6 +499,23 @@ fn a_separator_that_nobody_has_said_is_told() {
 }
 
 #[test]
+fn a_csv_file_that_is_not_like_the_others_is_named() {
+    let folder = Folder::new();
+    folder.write("mix/1.csv", "a;b\n1;2\n");
+    folder.write("mix/2.csv", "a,b\n3,4\n");
+    let first = std::fs::File::options().write(true).open(folder.0.path().join("mix/1.csv")).unwrap();
+    first.set_modified(std::time::SystemTime::now() - Duration::from_secs(60)).unwrap();
+    let (code, _, err) =
+        folder.run(&["etl", "mix", "out", "--checkpoint", "ck", "--option", "minFileAge=0s"]);
+    let told =
+        "2.csv' cannot be read: its fields seem to be separated by ',', and those of other files by ';'";
+    assert!(code == 1 && err.contains(told), "{err}");
+    folder.write("in/1.json", "{\"a\":1}\n");
+    let (code, _, err) = folder.run(&["etl", "in", "out", "--checkpoint", "ck", "--from", "csv"]);
+    assert!(code == 1 && err.contains("its first line is a JSON object rather than a header"), "{err}");
+}
+
+#[test]
 fn options_come_from_a_file_and_the_command_line_goes_before_it() {
     let folder = Folder::new();
     folder.write("a.toml", "format = 'csv'\n[set]\nsparkFunctions = true\n");

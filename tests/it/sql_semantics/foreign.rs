@@ -164,6 +164,21 @@ async fn what_others_write_is_told_in_our_words() {
         ("SELECT proctime()", "now(), the time of the batch"),
         ("SELECT time_bucket(INTERVAL '1' MINUTE, now())", "date_bin(INTERVAL '1 minute', time)"),
         ("SELECT * FROM read_files('x')", "CREATE UNBOUNDED EXTERNAL TABLE"),
+        ("SELECT * FROM read_files('x', format => 'json')", "read_json('…')"),
+        ("SELECT * FROM json.`in`", "read_json('in')"),
+        ("SELECT 1 FROM x.parquet", "FROM 'x.parquet'"),
+        ("SELECT * FROM read_text('x.txt')", "header => false"),
+        ("SET TIME ZONE 'Europe/Kyiv'", "SET datafusion.execution.time_zone = '…'"),
+        ("ALTER STREAMING QUERY q", "STOP STREAMING QUERY q and then CREATE STREAMING QUERY q"),
+        ("CREATE INDEX i ON t (a)", "there are no indexes"),
+        ("EXPLAIN PLAN FOR SELECT 1", "EXPLAIN SELECT …"),
+        ("COPY (SELECT 1) TO 'x.parquet' (FORMAT parquet)", "STORED AS PARQUET"),
+        ("COPY (SELECT 1) TO 'x.csv' (HEADER, DELIMITER ';')", "OPTIONS ('option' 'value')"),
+        ("SELECT strftime(now(), '%Y')", "to_char(time, '%Y-%m-%d')"),
+        ("SELECT group_concat('a')", "string_agg(text, ',')"),
+        ("SELECT if(true, 1, 2)", "CASE WHEN"),
+        ("SELECT date_format(now(), 'yyyy-MM-dd HH:mm:ss')", "write date_format(…, '%Y-%m-%d %H:%M:%S')"),
+        ("SELECT date_trunc('minut', now())", "there are microsecond, millisecond, second, minute, hour"),
     ] {
         let error = place.error(statement).await;
         assert!(error.contains(words), "{statement}: {error}");
@@ -171,6 +186,8 @@ async fn what_others_write_is_told_in_our_words() {
     // Words of theirs that are names here.
     let names = "SELECT emit, changes, stream FROM (SELECT 1 AS emit, 2 AS changes, 3 AS stream) AS source";
     assert_eq!(place.rows(names).await, ["1 2 3"]);
+    let pattern = "SELECT date_format(TIMESTAMP '2026-01-02T03:04:05', '%Y at %H') AS t";
+    assert_eq!(place.rows(pattern).await, ["2026 at 03"]);
 }
 
 #[tokio::test]
