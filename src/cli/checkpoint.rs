@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use clap::Subcommand;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use datafusion::execution::runtime_env::RuntimeEnv;
+use tidemill::Error;
 use tidemill::checkpoint::{
     BatchStatus, BatchSummary, Copied, back_up, batches, copy, copying, planned, replan,
 };
@@ -23,6 +25,9 @@ pub(super) enum CheckpointCommand {
     List {
         /// The checkpoint's directory or URL
         checkpoint: String,
+        /// How they are printed; without it, as a line per batch
+        #[arg(long, value_enum)]
+        format: Option<Format>,
     },
     /// Let the batch go that is planned and cannot be run, so that the next start plans it anew
     ///
@@ -79,8 +84,14 @@ pub(super) enum CheckpointCommand {
 }
 
 pub(super) async fn run(command: &CheckpointCommand) -> Result<(), Exit> {
+    let printer = |format| Printer::new(Monitor::new(ProgressMode::None), format);
     let text = match command {
-        CheckpointCommand::List { checkpoint } => {
+        CheckpointCommand::List { checkpoint, format: Some(format) } => {
+            let found = batches(open(checkpoint)?.as_ref()).await?;
+            printer(*format).batches(&[table(&found)?])?;
+            return Ok(());
+        }
+        CheckpointCommand::List { checkpoint, format: None } => {
             let found = batches(open(checkpoint)?.as_ref()).await?;
             if found.is_empty() { "no batches\n".to_string() } else { found.iter().map(line).collect() }
         }
@@ -115,8 +126,7 @@ pub(super) async fn run(command: &CheckpointCommand) -> Result<(), Exit> {
                 + "The copy is a query of its own: its first start says where its results go\n"
         }
     };
-    let printer = Printer::new(Monitor::new(ProgressMode::None), Format::Table);
-    printer.text(&text).map_err(|error| Exit::output(&error))
+    printer(Format::Table).text(&text).map_err(|error| Exit::output(&error))
 }
 
 fn open(checkpoint: &str) -> Result<Arc<dyn Storage>, Exit> {
@@ -135,13 +145,35 @@ fn nothing() -> String {
     "every planned batch is done: there is nothing to plan anew\n".to_string()
 }
 
-fn line(batch: &BatchSummary) -> String {
-    let status = match batch.status {
+/// A row per batch.
+fn table(batches: &[BatchSummary]) -> Result<RecordBatch, Error> {
+    let text = |of: &dyn Fn(&BatchSummary) -> Option<String>| -> ArrayRef {
+        Arc::new(batches.iter().map(of).collect::<StringArray>())
+    };
+    let number = |of: &dyn Fn(&BatchSummary) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(batches.iter().map(of)))
+    };
+    let entries = |batch: &BatchSummary| batch.sources.iter().map(|(_, entries)| *entries as u64).sum();
+    let columns: [(&str, ArrayRef); 5] = [
+        ("batch", number(&|batch| batch.batch_id)),
+        ("status", text(&|batch| Some(status(batch).into()))),
+        ("planned_at", text(&|batch| Some(time(batch.timestamp_ms)))),
+        ("watermark", text(&|batch| (batch.watermark_ms != 0).then(|| time(batch.watermark_ms)))),
+        ("entries", number(&entries)),
+    ];
+    Ok(RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)))?)
+}
+
+fn status(batch: &BatchSummary) -> &'static str {
+    match batch.status {
         BatchStatus::Planned => "planned",
         BatchStatus::Committed => "committed",
         BatchStatus::LetGo => "let go",
-    };
-    let mut line = format!("{:>8}  {status:<9}  {}", batch.batch_id, what(batch));
+    }
+}
+
+fn line(batch: &BatchSummary) -> String {
+    let mut line = format!("{:>8}  {:<9}  {}", batch.batch_id, status(batch), what(batch));
     if batch.watermark_ms != 0 {
         let _ = write!(line, ", watermark {}", time(batch.watermark_ms));
     }

@@ -539,6 +539,11 @@ fn a_batch_that_cannot_be_run_is_let_go_by_the_command_that_the_error_names() {
         out.contains("0  planned    planned at 20") && out.contains("1 file or entry of source 0 (json)"),
         "{out}"
     );
+    let (code, out, err) = command(&["list", "cp", "--format", "csv"]);
+    assert_eq!(code, 0, "{err}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], "batch,status,planned_at,watermark,entries");
+    assert!(lines[1].starts_with("0,planned,20") && lines[1].ends_with("Z,,1"), "{out}");
     for _ in 0..2 {
         let (code, out, _) = command(&["replan", "cp", "--dry-run"]);
         assert!(code == 0 && out.starts_with("would let batch 0 go: planned at 20"), "{out}");

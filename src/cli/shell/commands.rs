@@ -17,11 +17,11 @@ Statements end with a semicolon and may span lines. Ctrl-C interrupts a statemen
   \\h FUNCTION  what a function does
   \\i FILE      run the statements of a file
   \\o [FILE]    write results to a file; without one to the terminal again
-  \\x           a line per value, or a table again
+  \\x           a line per value, or a table again; also on, off
   \\format F    table, json, csv or ndjson
   \\limit N     show at most N rows of a result on the terminal; 0 for all
   \\pager [P]   show results page by page with the program P ($PAGER, or less), or no longer
-  \\timing      tell how long statements take, or no longer
+  \\timing      tell how long statements take, or no longer; also on, off
   \\q           leave, as quit and exit; streaming queries finish their batch in flight
   \\?           this help, as help
 
@@ -51,11 +51,12 @@ pub(super) enum Command<'a> {
     Function(&'a str),
     Include(&'a str),
     Output(Option<&'a str>),
-    Expanded,
+    /// Whether it is to be so; without it, the other way than it is.
+    Expanded(Option<bool>),
     Format(&'a str),
     Limit(u64),
     Pager(Option<&'a str>),
-    Timing,
+    Timing(Option<bool>),
     /// A command that there is, and what it needs.
     Needs(&'static str, &'static str),
     Unknown,
@@ -79,7 +80,9 @@ pub(super) fn parse(line: &str) -> Option<Command<'_>> {
         ("\\h" | "\\df", Some(function)) => Command::Function(function),
         ("\\i", Some(file)) => Command::Include(file),
         ("\\o", file) => Command::Output(file),
-        ("\\x", None) => Command::Expanded,
+        ("\\x", None) => Command::Expanded(None),
+        ("\\x", Some(switch)) => is_on(switch)
+            .map_or(Command::Needs("\\x", "on, off or nothing"), |on| Command::Expanded(Some(on))),
         ("\\format", Some(format)) => Command::Format(format),
         ("\\limit", rows) => rows.and_then(|rows| rows.replace('_', "").parse().ok()).map_or(
             Command::Needs("\\limit", "a number of rows, as in \\limit 100; 0 shows all"),
@@ -88,9 +91,19 @@ pub(super) fn parse(line: &str) -> Option<Command<'_>> {
         ("\\format", None) => Command::Needs("\\format", "one of table, json, csv and ndjson"),
         ("\\i", None) => Command::Needs("\\i", "the name of a file with statements"),
         ("\\pager", program) => Command::Pager(program),
-        ("\\timing", None) => Command::Timing,
+        ("\\timing", None) => Command::Timing(None),
+        ("\\timing", Some(switch)) => is_on(switch)
+            .map_or(Command::Needs("\\timing", "on, off or nothing"), |on| Command::Timing(Some(on))),
         _ => Command::Unknown,
     })
+}
+
+fn is_on(switch: &str) -> Option<bool> {
+    match switch.to_ascii_lowercase().as_str() {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
 }
 
 pub(super) fn help() -> &'static str {
@@ -100,8 +113,8 @@ pub(super) fn help() -> &'static str {
 pub(super) fn unknown(line: &str) -> Error {
     let name = line.split_whitespace().next().unwrap_or(line);
     let hint = nearest(name, &NAMES).filter(|near| *near != name);
-    let hint = hint.map_or_else(String::new, |near| format!("; did you mean {near}?"));
-    Error::Invalid(format!("unknown command '{line}'{hint} \\? lists the commands"))
+    let hint = hint.map_or_else(String::new, |near| format!("; did you mean {near}"));
+    Error::Invalid(format!("unknown command '{line}'{hint}. \\? lists the commands"))
 }
 
 /// A table of the session.
@@ -217,12 +230,15 @@ mod tests {
             ("\\o a.csv", Command::Output(Some("a.csv"))),
             ("\\limit 5", Command::Limit(5)),
             ("\\limit 1_000", Command::Limit(1000)),
+            ("\\timing on", Command::Timing(Some(true))),
+            ("\\x OFF", Command::Expanded(Some(false))),
+            ("\\x maybe", Command::Needs("\\x", "on, off or nothing")),
             ("\\l", Command::Unknown),
         ] {
             assert_eq!(parse(line), Some(command), "{line}");
         }
         assert_eq!(parse("select 1"), None);
         assert_eq!(parse("help me"), None);
-        assert!(unknown("\\timeing").to_string().contains("did you mean \\timing?"));
+        assert!(unknown("\\timeing").to_string().contains("did you mean \\timing. \\? lists"));
     }
 }

@@ -149,15 +149,27 @@ const MANY_TABLES: usize = 500;
 
 /// The names that can be completed, as of the last statement.
 #[derive(Clone, Default)]
-pub(super) struct Names(Arc<ArcSwap<BTreeSet<String>>>);
+pub(super) struct Names(Arc<ArcSwap<Known>>);
+
+/// Names by what they are of.
+#[derive(Default)]
+struct Known {
+    /// Of tables, columns and functions.
+    all: BTreeSet<String>,
+    tables: BTreeSet<String>,
+    queries: BTreeSet<String>,
+    settings: BTreeSet<String>,
+}
 
 impl Names {
     /// Looks up which tables, columns and functions there are.
     pub(super) async fn refresh(&self, sql: &SqlSession) {
         let mut names = BTreeSet::new();
+        let mut known = Known::default();
         let tables = commands::tables(sql.session()).await;
         for listed in &tables {
             names.insert(listed.name.clone());
+            known.tables.insert(listed.name.clone());
             if tables.len() <= MANY_TABLES {
                 names.extend(listed.table.schema().fields().iter().map(|field| field.name().clone()));
             }
@@ -167,7 +179,11 @@ impl Names {
         names.extend(state.aggregate_functions().keys().cloned());
         names.extend(state.window_functions().keys().cloned());
         names.extend(state.table_functions().keys().cloned());
-        self.0.store(Arc::new(names));
+        known.all = names;
+        let queries = sql.session().streams().active();
+        known.queries = queries.iter().filter_map(|query| query.name().map(str::to_string)).collect();
+        known.settings = state.config_options().entries().into_iter().map(|entry| entry.key).collect();
+        self.0.store(Arc::new(known));
     }
 }
 
@@ -248,11 +264,35 @@ fn paths(typed: &str) -> Vec<String> {
     found
 }
 
+/// Where the word at the end of `text` starts, and what it may become, if one kind of names alone can stand there.
+fn of_one_kind(text: &str, known: &Known) -> Option<(usize, Vec<String>)> {
+    const FORMATS: [&str; 4] = ["csv", "json", "ndjson", "table"];
+    let start = text.rfind(char::is_whitespace)? + 1;
+    let (before, word) = text.split_at(start);
+    let words: Vec<String> = before.split_whitespace().map(str::to_ascii_uppercase).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let fitting = |names: &mut dyn Iterator<Item = &str>| -> Vec<String> {
+        names.filter(|name| name.starts_with(word)).map(str::to_string).collect()
+    };
+    let found = match words.as_slice() {
+        ["\\FORMAT"] => fitting(&mut FORMATS.into_iter()),
+        ["\\D"] => fitting(&mut known.tables.iter().map(String::as_str)),
+        ["STOP", "STREAMING", "QUERY"] => fitting(&mut known.queries.iter().map(String::as_str)),
+        ["SET"] => fitting(&mut known.settings.iter().map(String::as_str)),
+        ["\\PAGER" | "\\X" | "\\TIMING" | "\\LIMIT"] => Vec::new(),
+        _ => return None,
+    };
+    Some((start, found))
+}
+
 /// Where the word at the end of `text` starts, and what it may become.
-fn candidates(text: &str, names: &BTreeSet<String>) -> (usize, Vec<String>) {
+fn candidates(text: &str, known: &Known) -> (usize, Vec<String>) {
     if text.starts_with('\\') && !text.contains(' ') {
         let fitting = commands::NAMES.iter().filter(|name| name.starts_with(text));
         return (0, fitting.map(ToString::to_string).collect());
+    }
+    if let Some(found) = of_one_kind(text, known) {
+        return found;
     }
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     let start =
@@ -263,7 +303,7 @@ fn candidates(text: &str, names: &BTreeSet<String>) -> (usize, Vec<String>) {
     }
     let lower = word.to_lowercase();
     let is_lower = !word.contains(char::is_uppercase);
-    let matching = names.iter().filter(|name| name.to_lowercase().starts_with(&lower)).map(|name| {
+    let matching = known.all.iter().filter(|name| name.to_lowercase().starts_with(&lower)).map(|name| {
         let is_plain = name.chars().all(|c| c == '_' || c.is_ascii_digit() || c.is_ascii_lowercase());
         if is_plain { name.clone() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
     });
@@ -282,7 +322,8 @@ mod tests {
     #[test]
     fn words_are_completed_from_names_and_keywords() {
         let names: BTreeSet<String> = ["bids", "bidder", "Big Table", "sum"].map(String::from).into();
-        let complete = |text| candidates(text, &names);
+        let known = Known { all: names, ..Known::default() };
+        let complete = |text| candidates(text, &known);
         assert_eq!(complete("select * from bid"), (14, vec!["bidder".into(), "bids".into()]));
         assert_eq!(complete("SEL"), (0, vec!["SELECT".into()]));
         assert_eq!(complete("create str"), (7, vec!["streaming".into()]));
@@ -292,6 +333,29 @@ mod tests {
         );
         assert_eq!(complete("SELECT "), (7, vec![]));
         assert_eq!(complete("é"), (0, vec![]));
+    }
+
+    #[test]
+    fn where_one_kind_of_names_can_stand_others_are_not_offered() {
+        let set = |names: &[&str]| -> BTreeSet<String> { names.iter().map(ToString::to_string).collect() };
+        let known = Known {
+            all: set(&["tan", "ticks", "levenshtein", "json_get", "word"]),
+            tables: set(&["ticks"]),
+            queries: set(&["words", "other"]),
+            settings: set(&["datafusion.execution.batch_size", "datafusion.execution.time_zone"]),
+        };
+        for (text, start, expected) in [
+            ("\\d t", 3, &["ticks"][..]),
+            ("\\pager le", 7, &[]),
+            ("\\format ", 8, &["csv", "json", "ndjson", "table"]),
+            ("\\format j", 8, &["json"]),
+            ("stop streaming query wo", 21, &["words"]),
+            ("SET datafusion.execution.b", 4, &["datafusion.execution.batch_size"]),
+        ] {
+            let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
+            assert_eq!(candidates(text, &known), (start, expected), "{text}");
+        }
+        assert!(candidates("SELECT t", &known).1.contains(&"tan".to_string()));
     }
 
     #[test]
@@ -313,7 +377,7 @@ mod tests {
         assert_eq!(options("maxf"), ["maxFileAge' '", "maxFilesPerTrigger' '"]);
         assert_eq!(quoted("SELECT 'a' FROM b"), None);
         assert_eq!(quoted("\\i sql/q"), Some(3));
-        let (start, found) = candidates("\\ti", &BTreeSet::new());
+        let (start, found) = candidates("\\ti", &Known::default());
         assert_eq!((start, found), (0, vec!["\\timing".to_string()]));
     }
 

@@ -279,8 +279,8 @@ impl Shell {
                 self.printer.file = file.map(create).transpose()?.map(Arc::new);
                 Ok(())
             }
-            Command::Expanded => {
-                self.printer.expanded = !self.printer.expanded;
+            Command::Expanded(switch) => {
+                self.printer.expanded = switch.unwrap_or(!self.printer.expanded);
                 self.say(if self.printer.expanded { "a line per value" } else { "rows as tables" })
             }
             Command::Format(name) => match Format::from_str(name, true) {
@@ -308,8 +308,8 @@ impl Shell {
                     None => self.say("results are not shown page by page"),
                 }
             }
-            Command::Timing => {
-                self.tells_times = !self.tells_times;
+            Command::Timing(switch) => {
+                self.tells_times = switch.unwrap_or(!self.tells_times);
                 self.say(if self.tells_times { "times are told" } else { "times are not told" })
             }
             Command::Needs(name, what) => Err(Error::Invalid(format!("{name} needs {what}")).into()),
