@@ -134,6 +134,17 @@ fn instead_of(message: &str) -> Option<String> {
     if let Some(name) = between(message, "could not find config namespace for key \"", "\"") {
         return Some(format!("there is no setting '{name}': SHOW ALL lists them"));
     }
+    if let Some(name) = between(message, "Could not find config namespace \"", "\"") {
+        return Some(format!("there are no settings called '{name}.…': SHOW ALL lists those that there are"));
+    }
+    if let Some(rest) = message.strip_prefix("Error setting config ")
+        && let Some((name, why)) = rest.split_once(": ")
+    {
+        return Some(setting(name, why));
+    }
+    if message.starts_with("Substring without for/from is not valid") {
+        return Some("substr needs to know where to begin: substr(text, 1), or substr(text, 1, 3)".into());
+    }
     if let Some(statement) = message.strip_prefix("Unsupported SQL statement: ") {
         let words: Vec<&str> = statement.split_whitespace().take(3).collect();
         return Some(format!(
@@ -147,6 +158,23 @@ fn instead_of(message: &str) -> Option<String> {
          of them, or compute them in subqueries of their own and join these"
             .to_string()
     })
+}
+
+/// What is wrong with the value or the name of a setting.
+fn setting(name: &str, why: &str) -> String {
+    if why.contains("not found on") {
+        return format!("there is no setting '{name}': SHOW ALL lists them");
+    }
+    let parsed = why.strip_prefix("Error parsing ").and_then(|rest| rest.split_once(" as "));
+    match parsed {
+        Some((value, kind)) if kind.starts_with("bool") => {
+            format!("{name} cannot be {value}: expected true or false")
+        }
+        Some((value, kind)) if kind.starts_with(['u', 'i']) => {
+            format!("{name} cannot be {value}: expected a whole number")
+        }
+        _ => format!("{name} cannot be set: {why}"),
+    }
 }
 
 /// What stands in `text` between its start and the next `end`.

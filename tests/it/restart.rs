@@ -108,44 +108,63 @@ async fn what_a_row_of_the_source_means_must_stay() {
 }
 
 #[tokio::test]
-async fn what_becomes_of_malformed_records_must_stay() {
-    let (place, job) = started().await;
+async fn what_becomes_of_malformed_records_may_change() {
+    let place = Place::new();
+    place.put("in/0.json", id_lines([0]));
+    let job = Job::new(&place);
+    job.run(&session()).await.unwrap();
     let with = |name: &'static str, value: String| {
         change_input(job.clone(), move |input| input.option(name, value.clone()))
     };
-    for (name, value, is) in [
-        ("mode", "dropmalformed".to_string(), "DROPMALFORMED"),
-        ("mode", "PERMISSIVE".to_string(), "PERMISSIVE"),
-        ("badRecordsPath", place.text("bad"), "in use"),
-        ("compression", "GZIP".to_string(), "gzip"),
-    ] {
-        let expected = format!("option '{name}' of source 0 was not set and is '{is}'");
-        assert_eq!(differences(&with(name, value)).await, [expected]);
+    assert_eq!(
+        differences(&with("compression", "GZIP".into())).await,
+        ["option 'compression' of source 0 was not set and is 'gzip'"]
+    );
+    // Nobody has seen anything of a batch that failed.
+    place.put("in/1.json", "{\"id\":1}\n{\"id\":\n{\"id\":2}\n");
+    let error = job.run(&session()).await.unwrap_err();
+    assert!(matches!(cause(&error), Error::BadRecord { .. }), "{error}");
+    with("mode", "dropmalformed".into()).run(&session()).await.unwrap();
+    for (number, (name, value)) in [
+        ("badRecordsPath", place.text("bad")),
+        ("badRecordsPath", place.text("bad-2")),
+        ("mode", "PERMISSIVE".into()),
+        ("mode", "failfast".into()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = 10 * (number as i64 + 1);
+        place.put(&format!("in/{id}.json"), id_lines([id]));
+        with(name, value).run(&session()).await.unwrap();
     }
-    // What is as it is by default is no change.
-    with("mode", "failfast".into()).run(&session()).await.unwrap();
+    place.put("in/50.json", "{\"id\":50}\n{\"id\":\n");
+    assert!(job.run(&session()).await.is_err(), "it fails as at the beginning");
+    assert_eq!(place.ids(), [0, 1, 2, 10, 20, 30, 40]);
+}
 
-    let other = Place::new();
-    other.put("in/0.json", "{\"id\":0}\n{\"id\":\n");
-    let permissive = change_input(Job::new(&other), |input| input.option("mode", "PERMISSIVE"));
-    permissive.run(&session()).await.unwrap();
+/// What the console may have shown of a batch must not become something else.
+#[tokio::test]
+async fn what_becomes_of_malformed_records_stays_while_a_batch_that_was_shown_is_planned() {
+    let place = Place::new();
+    place.put("in/0.json", id_lines([0]));
+    let job = Job::new(&place).format("console").out(None);
+    job.run(&session()).await.unwrap();
+    place.put("in/1.json", "{\"id\":1}\n{\"id\":\n");
+    let error = job.run(&session()).await.unwrap_err().to_string();
+    assert!(error.contains("choose mode or badRecordsPath") && error.contains("; then let it go"), "{error}");
+    let dropping = change_input(job, |input| input.option("mode", "DROPMALFORMED"));
     assert_eq!(
-        differences(&Job::new(&other)).await,
-        ["option 'mode' of source 0 was 'PERMISSIVE' and is not set"]
+        differences(&dropping).await,
+        [
+            "option 'mode' of source 0 was not set and is 'DROPMALFORMED' (which it may, once no batch is planned: tidemill \
+          checkpoint replan lets one go)"
+        ]
     );
-    let bad = Place::new();
-    bad.put("in/0.json", "{\"id\":0}\n{\"id\":\n");
-    let into = |name: &str| {
-        let path = bad.text(name);
-        change_input(Job::new(&bad), move |input| input.option("badRecordsPath", path.clone()))
-    };
-    into("bad").run(&session()).await.unwrap();
-    // They may go somewhere else.
-    into("bad-2").run(&session()).await.unwrap();
-    assert_eq!(
-        differences(&Job::new(&bad)).await,
-        ["option 'badRecordsPath' of source 0 was 'in use' and is not set"]
-    );
+    let url = tidemill::storage::resolve_location(&place.text("checkpoint")).unwrap();
+    let storage = session().open_storage(&url).unwrap();
+    tidemill::checkpoint::replan(storage, uuid::Uuid::new_v4()).await.unwrap().unwrap();
+    dropping.run(&session()).await.unwrap();
 }
 
 #[tokio::test]

@@ -306,7 +306,7 @@ const WITHOUT_EFFECT: [(&str, Option<&str>); 11] = [
 ];
 
 /// Options of other systems, and what to do instead.
-const FOREIGN: [(&str, &str); 9] = [
+const FOREIGN: [(&str, &str); 11] = [
     ("inferschema", "columns that are not given are inferred: leave it out"),
     ("mergeschema", "columns that are not given are those of all files: leave it out"),
     ("path", "the location says where the files are: leave it out"),
@@ -315,6 +315,8 @@ const FOREIGN: [(&str, &str); 9] = [
     ("cloudfiles.schemaevolutionmode", "set schemaEvolution to none, warn, addNewColumns or rescue"),
     ("cloudfiles.schemalocation", "the checkpoint remembers the columns: leave it out"),
     ("cloudfiles.infercolumntypes", "types are inferred with the columns: leave it out"),
+    ("ignoreleadingwhitespace", "values are read with the blanks beside them: trim(column) takes them off"),
+    ("ignoretrailingwhitespace", "values are read with the blanks beside them: trim(column) takes them off"),
     ("maxrecordsperfile", "it says how files are written: it is an option of the table that is written to"),
 ];
 

@@ -615,7 +615,15 @@ fn outside(option: &str, directory: &str, source: &FileLocation) -> Result<FileL
     // What begins with `_` or `.` is not read.
     let is_hidden =
         |path: &str| path.split('/').any(|part| part.starts_with(['_', '.']) && !part.contains('='));
-    if path_below(outer, inner).is_some_and(|path| !is_hidden(&path)) || path_below(inner, outer).is_some() {
+    let is_read = match source.selection() {
+        // Directories beside the one file are not.
+        Selection::File(_) => path_below(outer, inner).is_some_and(|path| path.is_empty()),
+        _ => {
+            path_below(outer, inner).is_some_and(|path| !is_hidden(&path))
+                || path_below(inner, outer).is_some()
+        }
+    };
+    if is_read {
         return Err(Error::option(
             option,
             directory,

@@ -151,6 +151,12 @@ async fn the_archive_must_be_elsewhere() {
         let resolved = input.resolve("json", "in", Some(ab()), &options).await;
         assert_eq!(resolved.is_ok(), ok, "{archive}");
     }
+    // Beside one file that is read, nothing is.
+    for (archive, ok) in [("in", false), ("in/sub", true), ("inner", true)] {
+        let bad = input.text(archive);
+        let resolved = input.resolve("json", "in/a", Some(ab()), &[("badRecordsPath", bad.as_str())]).await;
+        assert_eq!(resolved.is_ok(), ok, "{archive}");
+    }
 }
 
 /// The name of a file that was cleaned up may be used again. Until it is read, nobody touches it.

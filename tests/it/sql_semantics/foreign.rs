@@ -169,6 +169,13 @@ async fn what_others_write_is_told_in_our_words() {
         ("SELECT 1 FROM x.parquet", "FROM 'x.parquet'"),
         ("SELECT * FROM read_text('x.txt')", "header => false"),
         ("SET TIME ZONE 'Europe/Kyiv'", "SET datafusion.execution.time_zone = '…'"),
+        (
+            "SET datafusion.execution.batch_size = 'abc'",
+            "batch_size cannot be 'abc': expected a whole number",
+        ),
+        ("SET datafusion.execution.batch_sise = 3", "there is no setting 'datafusion.execution.batch_sise'"),
+        ("SET spark.sql.shuffle.partitions = 5", "there are no settings called 'spark.…'"),
+        ("SELECT substr('abc')", "substr(text, 1)"),
         ("ALTER STREAMING QUERY q", "STOP STREAMING QUERY q and then CREATE STREAMING QUERY q"),
         ("CREATE INDEX i ON t (a)", "there are no indexes"),
         ("EXPLAIN PLAN FOR SELECT 1", "EXPLAIN SELECT …"),
