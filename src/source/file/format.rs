@@ -19,6 +19,7 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 
 use encoding_rs::{Encoding, UTF_8};
 
+use super::foreign::instead_of;
 use super::options::{COLUMNS, COMMON, RECORDS};
 use super::parquet::CheckedFormat;
 use super::records::csv::CsvDialect;
@@ -304,29 +305,6 @@ const WITHOUT_EFFECT: [(&str, Option<&str>); 11] = [
     ("ignore_trailing_whitespace", None),
     ("compression_level", None),
 ];
-
-/// Options of other systems, and what to do instead.
-const FOREIGN: [(&str, &str); 11] = [
-    ("inferschema", "columns that are not given are inferred: leave it out"),
-    ("mergeschema", "columns that are not given are those of all files: leave it out"),
-    ("path", "the location says where the files are: leave it out"),
-    ("rescueddatacolumn", "schemaEvolution = rescue gives the column _rescued_data"),
-    ("cloudfiles.format", "the format is that of the table: leave it out"),
-    ("cloudfiles.schemaevolutionmode", "set schemaEvolution to none, warn, addNewColumns or rescue"),
-    ("cloudfiles.schemalocation", "the checkpoint remembers the columns: leave it out"),
-    ("cloudfiles.infercolumntypes", "types are inferred with the columns: leave it out"),
-    ("ignoreleadingwhitespace", "values are read with the blanks beside them: trim(column) takes them off"),
-    ("ignoretrailingwhitespace", "values are read with the blanks beside them: trim(column) takes them off"),
-    ("maxrecordsperfile", "it says how files are written: it is an option of the table that is written to"),
-];
-
-/// What to do instead of an option of another system.
-fn instead_of(bare: &str) -> Option<&'static str> {
-    let known = FOREIGN.iter().find(|(option, _)| *option == bare).map(|(_, instead)| *instead);
-    let loader =
-        || bare.starts_with("cloudfiles.").then_some("docs/options.md lists the options of file sources");
-    known.or_else(loader)
-}
 
 /// Fails if two options say the same thing, and not the same of it.
 fn check_agree(given: &Given) -> Result<()> {

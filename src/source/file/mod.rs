@@ -18,6 +18,7 @@ mod disk;
 mod entry;
 mod fit;
 mod fitting;
+mod foreign;
 mod format;
 mod found_columns;
 mod guard;
