@@ -11,9 +11,11 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-use super::place::GLOB;
 use crate::error::{Error, Result};
 use crate::storage::object_store_of;
+
+/// What only patterns have.
+pub(super) const GLOB: [char; 4] = ['*', '?', '[', '{'];
 
 /// What of the base directory is read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,13 +3,10 @@
 use datafusion::execution::session_state::SessionState;
 use futures::TryStreamExt;
 
-use super::location::FileLocation;
+use super::location::{FileLocation, GLOB};
 use super::pattern::FilePattern;
 use super::walk::LocalWalk;
 use crate::error::{Error, Result};
-
-/// What only patterns have.
-pub(super) const GLOB: [char; 4] = ['*', '?', '[', '{'];
 
 /// Whether `place` is a glob pattern, rather than the name of a file or directory.
 pub(crate) fn is_pattern(place: &str) -> bool {

@@ -83,7 +83,7 @@ fn alternatives_in_patterns_are_read_by_tables_as_by_streams() {
         assert_eq!(rows, ["2", "3"], "{from}");
     }
     let (code, _, err) = folder.run(&["sql", "-c", "SELECT * FROM 's/{8,9}.json'"]);
-    assert!(code == 1 && err.contains("there are no json files in 's/{8,9}.json'"), "{err}");
+    assert!(code != 0 && err.contains("there are no json files in 's/{8,9}.json'"), "{err}");
 }
 
 /// What becomes of malformed records may be decided when one is met.
