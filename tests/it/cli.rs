@@ -397,7 +397,10 @@ fn etl_needs_no_script() {
         "--partition-by",
         "a",
     ];
-    assert_eq!(folder.run(&given), (0, String::new(), "etl: nothing new, typed is up to date\n".into()));
+    let (code, out, err) = folder.run(&given);
+    assert!(code == 0 && out.is_empty(), "{out}{err}");
+    assert!(err.contains("there is no file in 'file:///"), "{err}");
+    assert!(err.ends_with("etl: nothing new, typed is up to date\n"), "{err}");
     folder.write("empty/x.csv", "a,B\n7,x\n");
     assert_eq!(folder.run(&given).0, 0);
     assert!(folder.0.path().join("typed/a=7").is_dir());
