@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use csv_core::Reader;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatchOptions, new_null_array};
 use datafusion::arrow::csv::reader::Decoder;
 use datafusion::arrow::datatypes::{DataType, FieldRef, Schema};
@@ -12,10 +13,14 @@ use datafusion::arrow::record_batch::RecordBatch;
 use super::columns::RecordColumns;
 pub(in crate::source::file) use super::csv_dialect::CsvDialect;
 use super::csv_dialect::CsvFields;
+use super::csv_feeding::{Reused, finish, take_record};
 use super::csv_fields::{FieldPlan, as_read, is_read_exactly};
 use super::decoder::{Fed, RecordDecoder, Salvaged, Stop, line_end, no_value, reason, shorten};
 use super::strangers::{Strangers, json_text};
 use crate::source::file::values::{Scalar, ValueRules, cannot_be_read, leaf};
+
+/// As many records as are decoded at once where one of them may be malformed.
+const TOGETHER: usize = 64;
 
 /// Decodes CSV records, whose fields are named by a header or found by position. Unless the dialect says that every line is a record, quoted
 /// values may hold line breaks.
@@ -32,6 +37,11 @@ pub(super) struct CsvDecoder {
     finished: bool,
     /// Lines taken in since the last flush, where lines are records.
     lines: u64,
+    /// What malformed records are found with among others, and taken apart.
+    careful: Reused,
+    tokenizer: Reader,
+    /// What reads a single field of each decoded column.
+    fields: Vec<Reused>,
 }
 
 /// Whether CSV fields can be read as `data_type`.
@@ -65,7 +75,22 @@ impl CsvDecoder {
     ) -> Self {
         let plan = FieldPlan::by_position(&columns);
         let decoder = dialect.decoder(&plan.schema, &plan.read, batch_size);
-        Self { dialect, columns, rules, plan, strangers, batch_size, decoder, finished: false, lines: 0 }
+        let tokenizer = dialect.tokenizer();
+        let fields = columns.decoded.iter().map(|_| Reused::default()).collect();
+        Self {
+            dialect,
+            columns,
+            rules,
+            plan,
+            strangers,
+            batch_size,
+            decoder,
+            finished: false,
+            lines: 0,
+            careful: Reused::default(),
+            tokenizer,
+            fields,
+        }
     }
 
     /// The rows of what Arrow's decoder read.
@@ -131,12 +156,19 @@ impl CsvDecoder {
         Ok(Fed { next, because: Stop::Full })
     }
 
-    fn parse_field(&self, field: &FieldRef, text: Option<&Vec<u8>>) -> Result<ArrayRef, String> {
+    /// The value of the decoded column numbered `decoded`.
+    fn parse_field(
+        &mut self,
+        decoded: usize,
+        field: &FieldRef,
+        text: Option<&Vec<u8>>,
+    ) -> Result<ArrayRef, String> {
         let Some(text) = text else { return Ok(new_null_array(field.data_type(), 1)) };
         let Ok(text) = std::str::from_utf8(text) else { return Err(not_text(text)) };
         let quoted = format!("\"{}\"\n", text.replace('"', "\"\""));
-        let mut decoder = self.dialect.field_decoder(Arc::new(Schema::new(vec![as_read(field)])));
-        let parsed = decoder.decode(quoted.as_bytes()).and_then(|_| decoder.flush());
+        let make = || self.dialect.field_decoder(Arc::new(Schema::new(vec![as_read(field)])));
+        let parsed =
+            self.fields[decoded].read(1, make, |decoder| decoder.decode(quoted.as_bytes()).map(drop));
         let text = Scalar::Text(text);
         let Ok(Some(row)) = parsed else {
             return Err(shorten(&cannot_be_read(text, field.data_type(), "")));
@@ -180,38 +212,6 @@ fn not_text(bytes: &[u8]) -> String {
     format!("'{}' is not valid UTF-8", shorten(&String::from_utf8_lossy(bytes)))
 }
 
-/// Tells the decoder that nothing follows. An end of line first: only an open quote swallows it.
-fn finish(decoder: &mut Decoder, terminator: u8) -> Result<(), ArrowError> {
-    decoder.decode(&[terminator])?;
-    let before = decoder.capacity();
-    if before > 0 {
-        decoder.decode(&[])?;
-    }
-    if decoder.capacity() < before {
-        return Err(ArrowError::CsvError("a quote is not closed".into()));
-    }
-    Ok(())
-}
-
-/// Takes in exactly one record.
-fn take_record(decoder: &mut Decoder, dialect: &CsvDialect, record: &[u8]) -> Result<(), ArrowError> {
-    let before = decoder.capacity();
-    let taken = decoder.decode(record)?;
-    if taken == record.len() && decoder.capacity() == before {
-        decoder.decode(&[dialect.terminator()])?;
-    }
-    // A full decoder leaves the second byte of a line's end behind; one that is not full may have
-    // begun another record behind a carriage return.
-    if decoder.capacity() + 1 != before || !is_line_end(&record[taken..]) || !dialect.is_one_record(record) {
-        return Err(ArrowError::CsvError("the line is not one record".into()));
-    }
-    Ok(())
-}
-
-fn is_line_end(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
-}
-
 impl RecordDecoder for CsvDecoder {
     fn header(&mut self, raw: &[u8], end: bool) -> Result<Option<usize>, String> {
         let Some((length, names)) = self.dialect.header(raw, end) else { return Ok(None) };
@@ -219,6 +219,7 @@ impl RecordDecoder for CsvDecoder {
             self.plan = FieldPlan::by_name(&self.columns, &names)?;
             self.plan.strangers.iter().for_each(|name| self.strangers.note(name));
             self.decoder = self.dialect.decoder(&self.plan.schema, &self.plan.read, self.batch_size);
+            self.careful = Reused::default();
         }
         Ok(Some(length))
     }
@@ -268,25 +269,27 @@ impl RecordDecoder for CsvDecoder {
     }
 
     fn decode(&mut self, raw: &[u8], records: &[Range<usize>]) -> Result<RecordBatch, ArrowError> {
-        let mut decoder = self.dialect.decoder(&self.plan.schema, &self.plan.read, records.len());
-        for record in records {
-            take_record(&mut decoder, &self.dialect, &raw[record.clone()])?;
-        }
-        let read = decoder.flush()?.ok_or_else(|| ArrowError::CsvError("there is no record".into()))?;
-        self.rows(&read)
+        let (dialect, plan) = (&self.dialect, &self.plan);
+        let make = || dialect.decoder(&plan.schema, &plan.read, records.len().max(TOGETHER));
+        let read = self.careful.read(records.len(), make, |decoder| {
+            let mut all = records.iter().map(|record| &raw[record.clone()]);
+            all.try_for_each(|record| take_record(decoder, dialect, record))
+        })?;
+        self.rows(&read.ok_or_else(|| ArrowError::CsvError("there is no record".into()))?)
     }
 
     /// Missing fields are null and surplus ones dropped, as in Spark (`UnivocityParser`).
     fn salvage(&mut self, record: &[u8]) -> Result<Salvaged, ArrowError> {
-        let record = self.dialect.fields(record);
+        let record = self.dialect.fields_by(&mut self.tokenizer, record);
         let shape = self.shape_error(&record).map(|reason| (None, reason));
         let mut first_bad = shape.or_else(|| self.encoding_error(&record));
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.columns.decoded.len());
-        for (decoded, index) in self.columns.decoded.iter().enumerate() {
-            let field = &self.columns.record.fields()[*index];
+        let table = Arc::clone(&self.columns);
+        for (decoded, index) in table.decoded.iter().enumerate() {
+            let field = &table.record.fields()[*index];
             let place = self.plan.field_of(decoded).filter(|_| record.closed);
             let text = place.and_then(|place| record.fields.get(place));
-            columns.push(self.parse_field(field, text).unwrap_or_else(|reason| {
+            columns.push(self.parse_field(decoded, field, text).unwrap_or_else(|reason| {
                 first_bad.get_or_insert_with(|| (Some(field.name().clone()), reason));
                 new_null_array(field.data_type(), 1)
             }));

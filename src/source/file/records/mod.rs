@@ -12,6 +12,7 @@ mod bytes;
 mod columns;
 pub(super) mod csv;
 mod csv_dialect;
+mod csv_feeding;
 mod csv_fields;
 mod csv_infer;
 mod csv_parts;
