@@ -128,8 +128,31 @@ async fn bytes_that_are_no_text() {
     let line = schema(&[("line", DataType::Utf8)]);
     let text = b"x\n\xff\n";
     assert!(matches!(read("text", text, &line, &[]).await, Err(Error::BadRecord { line: 2, .. })));
-    assert_eq!(read("text", text, &line, &[("mode", "PERMISSIVE")]).await.unwrap(), ["x", "\u{fffd}"]);
+    assert_eq!(read("text", text, &line, &[("mode", "PERMISSIVE")]).await.unwrap(), ["-", "x"]);
     assert_eq!(read("text", text, &line, &[("mode", "DROPMALFORMED")]).await.unwrap(), ["x"]);
+    let document = b"[{\"a\":1,\"b\":\"x\"},\n{\"a\":2,\"b\":\"\xff\"},\n{\"a\":3}]";
+    let (found, permissive, dropped) = modes("json", document, &[("multiLine", "true")]).await;
+    assert_eq!(found, "line 2: it is not valid UTF-8");
+    assert_eq!(permissive, ["-|-|{\"a\":2,\"b\":\"\u{fffd}\"}", "1|x|-", "3|-|-"]);
+    assert_eq!(dropped, ["1|x", "3|-"]);
+}
+
+/// What follows them is read.
+#[tokio::test]
+async fn bytes_that_are_no_text_in_another_encoding() {
+    let encoding = [("encoding", "Shift_JIS")];
+    let json = b"{\"a\":1,\"b\":\"\x8a\xbf\"}\n{\"a\":2,\"b\":\"\x81\xff\"}\n{\"a\":3}\n";
+    let (found, permissive, dropped) = modes("json", json, &encoding).await;
+    assert_eq!(found, "line 2: it is not valid UTF-8");
+    assert_eq!(permissive, ["-|-|{\"a\":2,\"b\":\"\u{fffd}\"}", "1|漢|-", "3|-|-"]);
+    assert_eq!(dropped, ["1|漢", "3|-"]);
+    let csv = b"a,b\n1,\x8a\xbf\n2,\x81\xff\n3,z\n";
+    let (_, permissive, dropped) = modes("csv", csv, &encoding).await;
+    assert_eq!(permissive, ["1|漢|-", "2|-|2,\u{fffd}", "3|z|-"]);
+    assert_eq!(dropped, ["1|漢", "3|z"]);
+    let line = schema(&[("line", DataType::Utf8)]);
+    let options = [encoding[0], ("mode", "DROPMALFORMED")];
+    assert_eq!(read("text", b"x\n\x81\xff\ny\n\x81", &line, &options).await.unwrap(), ["x", "y"]);
 }
 
 #[tokio::test]

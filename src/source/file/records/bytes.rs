@@ -78,7 +78,7 @@ impl ByteSource {
         while buffer.len() < target {
             raw.clear();
             let end = self.raw.read(raw, wanted).await?;
-            decode(decoder, raw, buffer, end)?;
+            decode(decoder, raw, buffer, end);
             if end {
                 return Ok(true);
             }
@@ -87,8 +87,12 @@ impl ByteSource {
     }
 }
 
+/// Stands for bytes that are no text in their encoding. It is none in UTF-8 either, so that the record that has it
+/// is malformed, and not all that follows.
+const NO_TEXT: u8 = 0xff;
+
 /// Appends `raw` to `buffer` in UTF-8.
-fn decode(decoder: &mut Decoder, raw: &[u8], buffer: &mut Vec<u8>, end: bool) -> DataFusionResult<()> {
+fn decode(decoder: &mut Decoder, raw: &[u8], buffer: &mut Vec<u8>, end: bool) {
     let mut next = 0;
     loop {
         let room = decoder.max_utf8_buffer_length_without_replacement(raw.len() - next).unwrap_or(1 << 20);
@@ -99,12 +103,9 @@ fn decode(decoder: &mut Decoder, raw: &[u8], buffer: &mut Vec<u8>, end: bool) ->
         buffer.truncate(before + written);
         next += read;
         match result {
-            DecoderResult::InputEmpty => return Ok(()),
+            DecoderResult::InputEmpty => return,
             DecoderResult::OutputFull => {}
-            DecoderResult::Malformed(..) => {
-                let name = decoder.encoding().name();
-                return Err(DataFusionError::Execution(format!("it holds bytes that are not {name}")));
-            }
+            DecoderResult::Malformed(..) => buffer.push(NO_TEXT),
         }
     }
 }
@@ -185,7 +186,9 @@ mod tests {
             }
         }
         let mut decoder = Encoding::for_label(b"shift_jis").unwrap().new_decoder();
-        assert!(decode(&mut decoder, b"\x81\xff", &mut Vec::new(), true).is_err());
+        let mut text = Vec::new();
+        decode(&mut decoder, b"a\x81\xff\nb\x81", &mut text, true);
+        assert_eq!(text, b"a\xff\nb\xff");
     }
 
     #[tokio::test]
