@@ -23,7 +23,8 @@ use super::pattern::FilePattern;
 use super::pinned::PinnedStore;
 use super::records::csv::CsvDialect;
 use super::records::json::{Object, infer};
-use super::records::{ByteSource, infer_csv};
+use super::records::{ByteSource, CsvColumn, infer_csv};
+use super::values::Numbers;
 use super::walk::LocalWalk;
 use crate::error::{Error, Result, in_words};
 
@@ -156,48 +157,50 @@ impl Inference<'_> {
         files: &[ObjectMeta],
         max: usize,
     ) -> Result<Schema> {
-        let mut schemas = Vec::with_capacity(files.len());
+        let (mut found, mut before): (Vec<CsvColumn>, Option<usize>) = (Vec::new(), None);
         for (index, file) in files.iter().enumerate() {
             let inferred = match self.open(file).await {
                 Ok(bytes) => {
-                    let records = records_of(index, max);
-                    infer_csv(bytes, options, dialect, self.session, records, self.tolerant).await
+                    let (records, rules) = (records_of(index, max), &self.spec.values);
+                    infer_csv(bytes, options, dialect, self.session, records, self.tolerant, rules).await
                 }
                 Err(error) => Err(error),
             };
             if inferred.is_err() && self.ignores_corrupt {
                 continue;
             }
-            let schema = inferred.map_err(|error| self.columns_unknown(file, &error))?;
-            self.check_header(file, &schema, schemas.last(), options.delimiter)?;
-            schemas.push(schema);
+            let columns = inferred.map_err(|error| self.columns_unknown(file, &error))?;
+            self.check_header(file, &columns, before, options.delimiter)?;
+            before = Some(columns.len());
+            found.extend(columns);
         }
-        let fields = merge_fields(schemas.iter().flat_map(|schema| schema.fields()));
-        Ok(Schema::new(fields.iter().map(without_null_type).collect::<Vec<_>>()))
+        let fields: Vec<FieldRef> = found.iter().map(|column| Arc::new(column.field.clone())).collect();
+        let fields = merge_fields(fields.iter());
+        let holding = fields.iter().map(|field| without_null_type(&holding_all(field, &found)));
+        Ok(Schema::new(holding.collect::<Vec<_>>()))
     }
 
-    /// Fails on a header that is none, of a file that is not like the one before it.
+    /// Fails on a header that is none, of a file that is not like the one before it, which has so many columns.
     fn check_header(
         &self,
         file: &ObjectMeta,
-        found: &Schema,
-        before: Option<&Schema>,
+        found: &[CsvColumn],
+        before: Option<usize>,
         delimiter: u8,
     ) -> Result<()> {
         let wrong =
             |reason: String| Err(Error::InputFile { file: self.location.display(&file.location), reason });
-        let Some(first) = found.fields().first().map(|field| field.name()) else { return Ok(()) };
+        let Some(first) = found.first().map(|column| column.field.name()) else { return Ok(()) };
         if first.starts_with("{\"") {
             return wrong(
                 "its first line is a JSON object rather than a header: set the format to json, or give the columns".into(),
             );
         }
-        let is_one = |schema: &Schema| schema.fields().len() == 1;
         let other = [',', ';', '\t', '|']
             .into_iter()
             .find(|mark| first.contains(*mark) && *mark != char::from(delimiter));
         match (other, before) {
-            (Some(other), Some(before)) if is_one(found) && !is_one(before) => wrong(format!(
+            (Some(other), Some(before)) if found.len() == 1 && before != 1 => wrong(format!(
                 "its fields seem to be separated by {other:?}, and those of other files by {:?}: put it right, or read such \
                  files by themselves (pathGlobFilter)",
                 char::from(delimiter)
@@ -456,6 +459,20 @@ fn without_null_type(field: &FieldRef) -> FieldRef {
 #[cfg(test)]
 mod tests {
     use super::*;
+/// `field` with a type that holds all numbers that were `found` in it.
+fn holding_all(field: &FieldRef, found: &[CsvColumn]) -> FieldRef {
+    if *field.data_type() != DataType::Float64 {
+        return Arc::clone(field);
+    }
+    let same = found.iter().filter(|column| column.field.name() == field.name());
+    let numbers = same.map(|column| column.numbers).fold(Numbers::default(), Numbers::and);
+    let holds = |data_type: &DataType| matches!(data_type, DataType::Decimal128(..) | DataType::Utf8);
+    match Some(numbers.data_type()).filter(holds) {
+        Some(data_type) => Arc::new(field.as_ref().clone().with_data_type(data_type)),
+        None => Arc::clone(field),
+    }
+}
+
 
     #[test]
     fn types_that_take_what_all_files_hold() {

@@ -83,7 +83,7 @@ fn type_of(text: &str) -> DataType {
         return if digits.len() <= usize::from(DECIMAL128_MAX_PRECISION) { WHOLE } else { DataType::Utf8 };
     }
     // `parse` also takes `inf`, `NaN` and `infinity`, which are names before they are numbers.
-    if text.bytes().any(|byte| byte.is_ascii_digit()) && text.parse::<f64>().is_ok() {
+    if text.bytes().any(|byte| byte.is_ascii_digit()) && text.parse().is_ok_and(f64::is_finite) {
         return DataType::Float64;
     }
     let bytes = text.as_bytes();

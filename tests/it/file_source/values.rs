@@ -402,6 +402,20 @@ async fn inferred_columns_hold_all_values() {
     documents.write("b.json", 1, "{\"b\":[1,null]}");
     let reader = documents.inferred("json", &[("multiLine", "true")]).await;
     assert_eq!(reader.all().await.unwrap(), ["-|[1, -]", "1|-", "x|-"]);
+    // Whole numbers stay what they are, beside fractions, too, and in other files.
+    let large = "1".repeat(39);
+    let numbers = Input::new();
+    numbers.write("a.json", 1, format!("{{\"a\":{large},\"b\":9007199254740993,\"c\":1e400,\"d\":[1e3]}}\n"));
+    numbers.write("b.json", 2, "{\"a\":1,\"b\":0.25,\"c\":1,\"d\":[9007199254740993,0.5]}\n");
+    let rows = numbers.inferred("json", &[]).await.all().await.unwrap();
+    let expected =
+        [format!("{large}|9007199254740993.00|1e400|[1e3]"), "1|0.25|1|[9007199254740993, 0.5]".to_string()];
+    assert_eq!(rows, expected);
+    let texts = Input::new();
+    texts.write("a.csv", 1, "a,b,c,d,e\n1,9007199254740993,\u{665},2024-02-30,1E400\n");
+    texts.write("b.csv", 2, "a,b,c,d,e\n2,0.5,1,2024-02-29,1\n");
+    let rows = texts.inferred("csv", &[]).await.all().await.unwrap();
+    assert_eq!(rows, ["1|9007199254740993.0|\u{665}|2024-02-30|1E400", "2|0.5|1|2024-02-29|1"]);
     // Malformed records do not count where they are left out.
     let broken = Input::new();
     broken.write("a.json", 1, "{\"a\":1}\n{\"a\"\n");

@@ -147,6 +147,14 @@ impl CsvDialect {
         line.is_empty() || self.comment.is_some_and(|comment| line[0] == comment)
     }
 
+    /// Whether a field of this text has no value.
+    pub(super) fn is_null(&self, text: &str) -> bool {
+        match &self.null_regex {
+            Some(null) => null.is_match(text),
+            None => text.is_empty(),
+        }
+    }
+
     /// Whether no second record begins on the line of the first.
     pub(super) fn is_one_record(&self, record: &[u8]) -> bool {
         self.terminator.is_some()

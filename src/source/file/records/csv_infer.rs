@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::datatypes::Field;
 use datafusion::catalog::Session;
 use datafusion::common::config::CsvOptions;
 use datafusion::datasource::file_format::csv::CsvFormat;
@@ -12,6 +12,8 @@ use futures::{Stream, TryStreamExt, stream};
 
 use super::ByteSource;
 use super::csv_dialect::CsvDialect;
+use super::csv_seen::{CsvColumn, Seen};
+use crate::source::file::values::ValueRules;
 
 /// How much is read at a time, unless a record is longer.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -26,65 +28,20 @@ pub(in crate::source::file) async fn infer_csv(
     session: &dyn Session,
     max: usize,
     tolerant: bool,
-) -> DataFusionResult<Schema> {
+    rules: &ValueRules,
+) -> DataFusionResult<Vec<CsvColumn>> {
     let format = CsvFormat::default().with_options(options.clone());
-    let codes = Arc::new(Mutex::new(Codes { left: max, is_begun: false, columns: Vec::new() }));
+    let seen = Arc::new(Mutex::new(Seen::new(max, rules)));
     let records = whole_records(bytes, dialect, tolerant).inspect_ok(|records| {
-        codes.lock().unwrap_or_else(PoisonError::into_inner).look(records, dialect);
+        seen.lock().unwrap_or_else(PoisonError::into_inner).look(records, dialect);
     });
     let (schema, _) = format.infer_schema_from_stream(session, max, records).await?;
-    let codes = codes.lock().unwrap_or_else(PoisonError::into_inner);
-    let field = |(index, field): (usize, &Arc<Field>)| {
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let column = |(number, field): (usize, &Arc<Field>)| {
         // As those who read records take the header.
-        let field = field.as_ref().clone().with_name(field.name().trim());
-        match codes.columns.get(index) {
-            Some(true) if field.data_type().is_numeric() => field.with_data_type(DataType::Utf8),
-            _ => field,
-        }
+        seen.column(number, field.as_ref().clone().with_name(field.name().trim()))
     };
-    Ok(Schema::new(schema.fields().iter().enumerate().map(field).collect::<Vec<_>>()))
-}
-
-/// Which columns hold codes of digits, such as `01067`: as a number one would be another one.
-struct Codes {
-    /// How many records are still to be looked at.
-    left: usize,
-    /// Whether the header has been passed.
-    is_begun: bool,
-    columns: Vec<bool>,
-}
-
-impl Codes {
-    fn look(&mut self, records: &[u8], dialect: &CsvDialect) {
-        let skipped = usize::from(!self.is_begun && dialect.has_header());
-        self.is_begun = true;
-        // Most files have none.
-        let may_have = records.windows(2).any(|pair| pair[0] == b'0' && pair[1].is_ascii_digit());
-        if !may_have || self.left == 0 {
-            return;
-        }
-        let mut tokenizer = dialect.tokenizer();
-        for record in
-            dialect.split(records, true, self.left.saturating_add(skipped)).into_iter().skip(skipped)
-        {
-            self.left -= 1;
-            for (column, value) in
-                dialect.fields_by(&mut tokenizer, &records[record]).fields.iter().enumerate()
-            {
-                if is_code(value) {
-                    self.columns.resize(self.columns.len().max(column + 1), false);
-                    self.columns[column] = true;
-                }
-            }
-        }
-    }
-}
-
-/// Whether `value` has a zero before other digits, as no number is written.
-fn is_code(value: &[u8]) -> bool {
-    let digits = value.trim_ascii();
-    let digits = digits.strip_prefix(b"-").or_else(|| digits.strip_prefix(b"+")).unwrap_or(digits);
-    matches!(digits, [b'0', next, ..] if next.is_ascii_digit())
+    Ok(schema.fields().iter().enumerate().map(column).collect())
 }
 
 /// The bytes of a file, a few whole records at a time.
@@ -137,26 +94,4 @@ fn sound_records(records: &[u8], dialect: &CsvDialect, width: &mut Option<usize>
         }
     }
     sound
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zeros_before_digits_are_of_codes() {
-        for (value, code) in [
-            ("01067", true),
-            ("-00", true),
-            (" 012", true),
-            ("00.5", true),
-            ("0", false),
-            ("0.5", false),
-            ("10", false),
-            ("", false),
-            ("0x1", false),
-        ] {
-            assert_eq!(is_code(value.as_bytes()), code, "{value}");
-        }
-    }
 }

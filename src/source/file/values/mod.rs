@@ -4,6 +4,7 @@
 //! each type is a table in `docs/types.md`.
 
 mod columns;
+mod inferred;
 mod number;
 mod pattern;
 mod rules;
@@ -11,6 +12,7 @@ mod scalar;
 mod time;
 
 pub(super) use self::columns::leaf;
+pub(super) use self::inferred::Numbers;
 pub(super) use self::pattern::Pattern;
 pub(super) use self::rules::ValueRules;
 pub(super) use self::scalar::{Leaf, Scalar, cannot_be_read};

@@ -11,6 +11,7 @@ use super::rows::reason_of;
 use super::text::{Broken, Cursor, Token, unescape};
 use crate::source::file::records::bytes::ByteSource;
 use crate::source::file::records::decoder::line_end;
+use crate::source::file::values::Numbers;
 
 /// The fields that were seen, in the order in which they came first, with what they held.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,24 +25,17 @@ pub(in crate::source::file) struct Object {
 enum Kind {
     Null,
     Bool,
-    /// Whole numbers of at most so many digits; those of up to 18 fit into any `BIGINT`.
-    Whole(usize),
-    Float,
+    Number(Numbers),
     Text,
     Object(Object),
     List(Box<Kind>),
 }
 
-/// Digits of a whole number that surely fits into a `BIGINT`.
-const BIGINT_DIGITS: usize = 18;
-const DECIMAL_DIGITS: usize = 38;
-
 impl Kind {
     fn merge(self, other: Kind) -> Kind {
         match (self, other) {
             (Kind::Null, kind) | (kind, Kind::Null) => kind,
-            (Kind::Whole(a), Kind::Whole(b)) => Kind::Whole(a.max(b)),
-            (Kind::Whole(_) | Kind::Float, Kind::Whole(_) | Kind::Float) => Kind::Float,
+            (Kind::Number(a), Kind::Number(b)) => Kind::Number(a.and(b)),
             (Kind::Object(mut a), Kind::Object(b)) => {
                 a.merge(b);
                 Kind::Object(a)
@@ -57,21 +51,10 @@ impl Kind {
             // A column without any value so far holds text; it may get values later.
             Kind::Null | Kind::Text => DataType::Utf8,
             Kind::Bool => DataType::Boolean,
-            Kind::Whole(..=BIGINT_DIGITS) => DataType::Int64,
-            Kind::Whole(..=DECIMAL_DIGITS) => DataType::Decimal128(DECIMAL_DIGITS as u8, 0),
-            Kind::Whole(_) | Kind::Float => DataType::Float64,
+            Kind::Number(numbers) => numbers.data_type(),
             Kind::Object(object) => DataType::Struct(object.fields()),
             Kind::List(item) => DataType::new_list(item.data_type(), true),
         }
-    }
-
-    fn of_number(text: &[u8]) -> Kind {
-        let digits = text.strip_prefix(b"-").unwrap_or(text);
-        if !digits.iter().all(u8::is_ascii_digit) {
-            return Kind::Float;
-        }
-        let fits = std::str::from_utf8(text).is_ok_and(|text| text.parse::<i64>().is_ok());
-        Kind::Whole(if fits { BIGINT_DIGITS } else { digits.len() })
     }
 }
 
@@ -138,7 +121,7 @@ fn read_kind(cursor: &mut Cursor<'_>, text: &[u8]) -> Result<Kind, Broken> {
     Ok(match cursor.value()? {
         Token::Null => Kind::Null,
         Token::Bool(_) => Kind::Bool,
-        Token::Number(at) => Kind::of_number(&text[at]),
+        Token::Number(at) => Kind::Number(Numbers::of(&String::from_utf8_lossy(&text[at]))),
         Token::Text(_) => Kind::Text,
         token if cursor.depth() > MAX_LEVELS => {
             cursor.skip_rest(token)?;
@@ -236,6 +219,8 @@ mod tests {
         assert_eq!(inferred(&["{\"a\":9223372036854775807}"]), "a Int64");
         assert_eq!(inferred(&["{\"a\":9223372036854775808}", "{\"a\":1}"]), "a Decimal128(38, 0)");
         assert_eq!(inferred(&["{\"a\":NaN}"]), "a Float64");
+        assert_eq!(inferred(&[&format!("{{\"a\":{}}}", "1".repeat(39))]), "a Utf8");
+        assert_eq!(inferred(&["{\"a\":[9007199254740993,0.5]}", "{\"a\":[]}"]), "a List(Decimal128(38, 1))");
         assert_eq!(inferred(&["{\"a\":[1,2.5]}", "{\"a\":[]}"]), "a List(Float64)");
         assert_eq!(
             inferred(&["{\"a\":[{\"x\":1}]}", "{\"a\":[{\"x\":\"y\",\"z\":2}]}"]),
