@@ -23,6 +23,7 @@ mod interval_factors;
 mod json;
 mod lengths;
 mod local_date;
+mod named_call;
 mod named_cast;
 mod on_arrays;
 mod reach;
@@ -56,6 +57,7 @@ pub(crate) use internal::{
 pub(crate) use interval_factors::IntervalFactors;
 pub(crate) use json::{JsonOperators, json_functions};
 pub(crate) use local_date::local_date;
+pub(crate) use named_call::named_call;
 pub(crate) use named_cast::{named_cast, unnamed_cast};
 pub(crate) use reach::{reached, within_reach};
 pub(crate) use required::required;

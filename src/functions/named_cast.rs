@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::compute::{cast, cast_with_options};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Float64Type};
+use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::common::format::DEFAULT_CAST_OPTIONS;
 use datafusion::common::internal_err;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::expr::Cast;
@@ -12,15 +16,18 @@ use datafusion::logical_expr::{
 };
 
 use super::checked_tree::as_written;
+use super::on_arrays::on_arrays;
 use super::written::written;
-use crate::text::nearest_floats;
+use crate::text::{nearest_floats, texts_of_times};
 use crate::types::sql_type_name;
 
-/// `cast` of values of type `from` as one that names itself in its errors; `None` if it does not fail, or is of a
-/// constant, whose place in the script is known.
+/// `cast` of values of type `from` as one that names itself in its errors; `None` if it gives what it should, or
+/// fails and is of a constant, whose place in the script is known.
 pub(crate) fn named_cast(cast: &Cast, from: &DataType) -> Option<Expr> {
     let to = cast.field.data_type();
-    if !may_fail(from, to) || cast.expr.column_refs().is_empty() || !cast.field.metadata().is_empty() {
+    let is_constant = cast.expr.column_refs().is_empty();
+    let is_wrong = may_be_infinite(from, to) || has_other_text(from, to);
+    if !(is_wrong || (may_fail(from, to) && !is_constant)) || !cast.field.metadata().is_empty() {
         return None;
     }
     let text = format!("CAST({} AS {})", written(&as_written(&cast.expr)), sql_type_name(to));
@@ -40,9 +47,7 @@ pub(crate) fn unnamed_cast(expr: &Expr) -> Option<Expr> {
 fn may_fail(from: &DataType, to: &DataType) -> bool {
     let is_number = |data_type: &DataType| data_type.is_numeric() && !data_type.is_floating();
     match from {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-            to.is_numeric() || *to == DataType::Boolean
-        }
+        from if is_text(from) => to.is_numeric() || *to == DataType::Boolean,
         from if from.is_floating() => is_number(to),
         from if from.is_integer() && to.is_integer() => {
             let width = |data_type: &DataType| data_type.primitive_width().unwrap_or_default();
@@ -52,6 +57,25 @@ fn may_fail(from: &DataType, to: &DataType) -> bool {
         }
         from => from.is_decimal() && (to.is_integer() || is_float(to)),
     }
+}
+
+/// Whether there are numbers in `from` that DataFusion casts to infinity in `to`.
+fn may_be_infinite(from: &DataType, to: &DataType) -> bool {
+    is_float(to) && (is_text(from) || (*from == DataType::Float64 && *to == DataType::Float32))
+}
+
+/// Whether DataFusion casts values of `from` to texts of `to` that say something else.
+fn has_other_text(from: &DataType, to: &DataType) -> bool {
+    let is_zone = |zone: &str| zone != "UTC" && zone.starts_with(|first: char| first.is_ascii_alphabetic());
+    let is_other = match from {
+        DataType::Timestamp(_, Some(zone)) => is_zone(zone),
+        from => *from == DataType::Date64,
+    };
+    is_other && is_text(to)
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
 fn is_float(data_type: &DataType) -> bool {
@@ -75,7 +99,48 @@ impl NamedCast {
         }
     }
 
-    fn failed(&self, error: &DataFusionError) -> DataFusionError {
+    /// `values`, cast.
+    fn cast(&self, values: &ArrayRef) -> DataFusionResult<ArrayRef> {
+        if is_float(&self.data_type)
+            && let Some(floats) = nearest_floats(values.as_ref(), &self.data_type)?
+        {
+            return Ok(floats);
+        }
+        if is_text(&self.data_type)
+            && let Some(texts) = texts_of_times(values)?
+        {
+            return Ok(cast(&texts, &self.data_type)?);
+        }
+        let result = cast_with_options(values, &self.data_type, &DEFAULT_CAST_OPTIONS)?;
+        match is_float(&self.data_type) {
+            true => self.check_finite(values, &result)?,
+            false => {}
+        }
+        Ok(result)
+    }
+
+    /// Fails where a number has become infinity.
+    fn check_finite(&self, values: &ArrayRef, result: &ArrayRef) -> DataFusionResult<()> {
+        let wide = cast(result, &DataType::Float64)?;
+        let is_infinite =
+            |row: &usize| wide.is_valid(*row) && wide.as_primitive::<Float64Type>().value(*row).is_infinite();
+        for row in (0..wide.len()).filter(is_infinite) {
+            let value = array_value_to_string(values, row)?;
+            if value.bytes().any(|byte| byte.is_ascii_digit()) {
+                let name = sql_type_name(&self.data_type);
+                return Err(DataFusionError::Execution(format!(
+                    "{}: {value} is out of the range of {name}. Leave such rows out by WHERE",
+                    self.text
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: DataFusionError) -> DataFusionError {
+        if matches!(&error, DataFusionError::Execution(text) if text.starts_with(&self.text)) {
+            return error;
+        }
         let detail = error.find_root().message();
         let detail = detail.rsplit(" error: ").next().unwrap_or_default();
         DataFusionError::Execution(format!(
@@ -127,14 +192,10 @@ impl ScalarUDFImpl for NamedCast {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
         match args.args.as_slice() {
-            [ColumnarValue::Array(values)] if is_float(&self.data_type) => {
-                let nearest = nearest_floats(values.as_ref(), &self.data_type);
-                match nearest.map_err(|error| self.failed(&error.into()))? {
-                    Some(floats) => Ok(ColumnarValue::Array(floats)),
-                    None => args.args[0].cast_to(&self.data_type, None).map_err(|error| self.failed(&error)),
-                }
+            [value] if is_float(&self.data_type) || is_text(&self.data_type) => {
+                on_arrays(value, |values| self.cast(values).map_err(|error| self.failed(error)))
             }
-            [value] => value.cast_to(&self.data_type, None).map_err(|error| self.failed(&error)),
+            [value] => value.cast_to(&self.data_type, None).map_err(|error| self.failed(error)),
             args => internal_err!("{} with {} arguments", self.name(), args.len()),
         }
     }
@@ -152,6 +213,7 @@ mod tests {
             (Utf8, Boolean, true),
             (Float64, Int64, true),
             (Float64, Float32, false),
+            (Float64, Float64, false),
             (Int64, Int32, true),
             (Int16, Int32, false),
             (Int32, Int32, false),

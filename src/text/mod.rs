@@ -268,24 +268,37 @@ impl Encoder for TimeEncoder<'_> {
 
 /// `rows` with times in local mean time as those of UTC, if there are any.
 pub(crate) fn with_csv_times(rows: RecordBatch) -> Result<RecordBatch> {
-    let times: Vec<_> = rows.columns().iter().map(|column| LocalMeanTimes::of(column.as_ref())).collect();
-    if times.iter().all(Option::is_none) {
+    let texts = rows.columns().iter().map(local_mean_texts).collect::<std::result::Result<Vec<_>, _>>()?;
+    if texts.iter().all(Option::is_none) {
         return Ok(rows);
     }
     let mut fields: Vec<_> = rows.schema_ref().fields().iter().cloned().collect();
     let mut columns = rows.columns().to_vec();
-    for ((field, column), times) in fields.iter_mut().zip(&mut columns).zip(times) {
-        let Some(times) = times else { continue };
-        let options = FormatOptions::new();
-        let formatter = ArrayFormatter::try_new(column.as_ref(), &options)?;
-        let text = |row| times.in_utc(row).unwrap_or_else(|| formatter.value(row).to_string());
-        let texts = (0..column.len()).map(|row| column.is_valid(row).then(|| text(row)));
-        let texts = StringArray::from_iter(texts);
-        drop(formatter);
+    for ((field, column), texts) in fields.iter_mut().zip(&mut columns).zip(texts) {
+        let Some(texts) = texts else { continue };
         *field = Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8));
-        *column = Arc::new(texts);
+        *column = texts;
     }
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
+/// The texts of times whose offsets have seconds, which Arrow would cut off, and of days that are counted in
+/// milliseconds, to which Arrow adds a time; `None` for other values, of which Arrow gives the text.
+pub(crate) fn texts_of_times(values: &ArrayRef) -> std::result::Result<Option<ArrayRef>, ArrowError> {
+    match values.data_type() {
+        DataType::Date64 => Ok(Some(cast(&cast(values, &DataType::Date32)?, &DataType::Utf8)?)),
+        _ => local_mean_texts(values),
+    }
+}
+
+/// The texts of `column`, if it has times in local mean time, which are told in UTC.
+fn local_mean_texts(column: &ArrayRef) -> std::result::Result<Option<ArrayRef>, ArrowError> {
+    let Some(times) = LocalMeanTimes::of(column.as_ref()) else { return Ok(None) };
+    let options = FormatOptions::new();
+    let formatter = ArrayFormatter::try_new(column.as_ref(), &options)?;
+    let text = |row| times.in_utc(row).unwrap_or_else(|| formatter.value(row).to_string());
+    let texts = (0..column.len()).map(|row| column.is_valid(row).then(|| text(row)));
+    Ok(Some(Arc::new(StringArray::from_iter(texts))))
 }
 
 /// `rows` with infinities as Spark writes them into CSV, `Inf` and `-Inf`, if there are any.

@@ -9,7 +9,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
 
 use super::{ansi_mode, rewrite_expressions};
-use crate::functions::{checked_binary, checked_negation, checked_tree, moving, replacement};
+use crate::functions::{checked_binary, checked_negation, checked_tree, moving, named_call, replacement};
 
 /// Puts functions that fail, or add up exactly, in the place of those that do not. Runs when the types
 /// are known.
@@ -60,6 +60,13 @@ fn checked(expr: Expr, schema: &DFSchema, ansi_mode: bool) -> DataFusionResult<T
             match data_type.ok().and_then(|data_type| checked_negation(&value, &data_type)) {
                 Some(checked) => Transformed::yes(checked),
                 None => Transformed::no(Expr::Negative(value)),
+            }
+        }
+        Expr::ScalarFunction(call) if ansi_mode => {
+            let data_type = Expr::ScalarFunction(call.clone()).get_type(schema);
+            match data_type.ok().and_then(|data_type| named_call(&call, &data_type)) {
+                Some(named) => Transformed::yes(named),
+                None => Transformed::no(Expr::ScalarFunction(call)),
             }
         }
         Expr::AggregateFunction(AggregateFunction { func, params }) => {

@@ -114,7 +114,7 @@ async fn decimals_beside_floats_are_floats() {
     assert_eq!(batch(values).await.unwrap(), ["1.5", "NaN"]);
 }
 
-const OVERFLOWS: [(&str, &str); 17] = [
+const OVERFLOWS: [(&str, &str); 18] = [
     ("SELECT a * b FROM (VALUES (9223372036854775807, 2)) AS t(a, b)", "t.a * t.b"),
     ("SELECT a + 1 FROM (VALUES (9223372036854775807)) AS t(a)", "t.a + 1"),
     ("SELECT a - 2 FROM (VALUES (-9223372036854775807)) AS t(a)", "t.a - 2"),
@@ -141,6 +141,7 @@ const OVERFLOWS: [(&str, &str); 17] = [
         "SELECT a + 1 FROM (VALUES (CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0)))) AS t(a)",
         "t.a + 1",
     ),
+    ("SELECT abs(a) FROM (VALUES (-9223372036854775808)) AS t(a)", "abs(t.a)"),
 ];
 
 #[tokio::test]
@@ -160,6 +161,31 @@ async fn overflows_are_errors_that_name_the_expression() {
         "SELECT CAST('4.9' AS INT)",
     ] {
         assert!(batch(sql).await.is_err(), "{sql}");
+    }
+}
+
+/// Infinity is only what says that it is.
+#[tokio::test]
+async fn casts_to_floats_are_numbers_or_errors() {
+    for (sql, name) in [
+        ("SELECT CAST(1e39 AS FLOAT)", "1e39 is out of the range of FLOAT"),
+        ("SELECT CAST('1e400' AS DOUBLE)", "1e400 is out of the range of DOUBLE"),
+        (
+            "SELECT CAST(a AS FLOAT) FROM (VALUES (1e0), (-1e39)) AS t(a)",
+            "CAST(t.a AS FLOAT): -1e39 is out of",
+        ),
+        ("SELECT CAST(a AS DOUBLE) FROM (VALUES ('1e400')) AS t(a)", "CAST(t.a AS DOUBLE): 1e400 is out of"),
+    ] {
+        let error = batch(sql).await.expect_err(sql);
+        assert!(error.contains(name), "{sql}: {error}");
+    }
+    for (sql, expected) in [
+        ("SELECT CAST(CAST('-Infinity' AS DOUBLE) AS FLOAT)", "-inf"),
+        ("SELECT CAST(a AS FLOAT) FROM (VALUES (1e38), (NULL)) AS t(a) WHERE a > 0", "1e38"),
+        ("SELECT CAST(a AS DOUBLE) FROM (VALUES ('inf')) AS t(a)", "inf"),
+        ("SELECT abs(a) FROM (VALUES (-7)) AS t(a)", "7"),
+    ] {
+        assert_eq!(batch(sql).await.unwrap(), [expected], "{sql}");
     }
 }
 
