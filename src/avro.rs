@@ -27,6 +27,13 @@ pub(crate) fn as_record(schema: &str, name: &str) -> Result<String, String> {
     Ok(value.to_string())
 }
 
+/// `schema` with texts for UUIDs that are written as such.
+pub(crate) fn with_uuids_as_text(schema: &str) -> Result<String, String> {
+    let mut value: Value = serde_json::from_str(schema).map_err(unreadable)?;
+    uuids_as_text(&mut value);
+    Ok(value.to_string())
+}
+
 /// Arrow's reader makes 16 bytes of a UUID; here it is the text that it is in Avro.
 fn uuids_as_text(schema: &mut Value) {
     match schema {

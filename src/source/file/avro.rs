@@ -7,14 +7,17 @@
 use std::io::{BufRead, Read, Seek, SeekFrom};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow_avro::compression::CompressionCodec;
 use datafusion::arrow_avro::reader::{HeaderInfo, ReaderBuilder, read_header_info};
 
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+
 use super::avro_shape::Shape;
 use super::batches::{Batches, Choose, Input};
+use crate::avro::with_uuids_as_text;
 
 const MAGIC: &[u8; 4] = b"Obj\x01";
 const SYNC_LENGTH: u64 = 16;
@@ -39,6 +42,42 @@ pub(super) fn read(mut input: Input, choose: Choose<'_>) -> Result<(SchemaRef, B
     }
     let reader = open().with_projection(columns).build(blocks)?;
     Ok((reader.schema(), then_failure(reader, failure)))
+}
+
+/// The columns of a file, which its header describes.
+pub(super) async fn schema_of(store: &dyn ObjectStore, file: &ObjectMeta) -> Result<Schema, ArrowError> {
+    const FIRST_BYTES: u64 = 64 << 10;
+    let mut length = file.size.min(FIRST_BYTES);
+    loop {
+        let head = store.get_range(&file.location, 0..length).await;
+        let head = head.map_err(|error| ArrowError::ExternalError(Box::new(error)))?;
+        match read_header_info(head.as_ref()) {
+            Ok(header) => {
+                let plain = plain_header(&header)?;
+                let reader = ReaderBuilder::new().build(plain.as_slice())?;
+                return Ok(Schema::new(unmarked_all(reader.schema().fields())));
+            }
+            Err(error) if length == file.size => return Err(error.into()),
+            // It may be longer than that.
+            Err(_) => length = length.saturating_mul(8).min(file.size),
+        }
+    }
+}
+
+fn unmarked_all(fields: &Fields) -> Fields {
+    fields.iter().map(unmarked).collect()
+}
+
+/// The field without what Avro's schema says of it beside its type: files of other names and notes have the same
+/// columns.
+fn unmarked(field: &FieldRef) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Struct(fields) => DataType::Struct(unmarked_all(fields)),
+        DataType::List(item) => DataType::List(unmarked(item)),
+        DataType::Map(entries, sorted) => DataType::Map(unmarked(entries), *sorted),
+        other => other.clone(),
+    };
+    Arc::new(Field::new(field.name(), data_type, field.is_nullable()))
 }
 
 /// Why no more blocks are given. Arrow's reader forgets the rows that it has when reading fails, so to it the
@@ -68,7 +107,7 @@ fn damaged(how: &str) -> ArrowError {
 
 /// The header of a file whose blocks are not compressed.
 fn plain_header(header: &HeaderInfo) -> Result<Vec<u8>, ArrowError> {
-    let schema = header.writer_schema()?.json_string;
+    let schema = with_uuids_as_text(&header.writer_schema()?.json_string).map_err(ArrowError::SchemaError)?;
     let mut bytes = MAGIC.to_vec();
     let put = |bytes: &mut Vec<u8>, text: &[u8]| {
         write_long(bytes, text.len() as u64);

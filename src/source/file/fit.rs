@@ -21,11 +21,12 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr_adapter::{PhysicalExprAdapter, PhysicalExprAdapterFactory};
 use datafusion::physical_plan::PhysicalExpr;
 
-use super::fitting::{fit, fit_each, fits, position, positions};
+use super::fitting::{fit, fit_each, fits, is_itself, position, positions};
 use super::found_columns::FoundColumns;
 use super::layout::{RESCUED_COLUMN, VERDICT_COLUMN};
 use super::nested;
 use super::rescued::Rescued;
+use super::uuids::{self, UuidTexts};
 use super::values::{ValueRules, type_name};
 use super::verdict::{Judged, Verdict};
 
@@ -225,11 +226,15 @@ impl ColumnsOfFile {
             return Ok(Arc::new(Literal::new(ScalarValue::try_from(field.data_type())?)));
         };
         let found = self.file.field(place);
-        let plain: Arc<dyn PhysicalExpr> = Arc::new(Column::new(found.name(), place));
-        if !required && is_itself(found.data_type(), field.data_type()) {
+        let mut plain: Arc<dyn PhysicalExpr> = Arc::new(Column::new(found.name(), place));
+        let mut data_type = found.data_type();
+        if uuids::are_texts(found, field.data_type()) {
+            (plain, data_type) = (Arc::new(UuidTexts::new(plain)), &DataType::Utf8);
+        }
+        if !required && is_itself(data_type, field.data_type()) {
             return Ok(plain);
         }
-        if self.judge.is_some() && !fits(found.data_type(), field.data_type()) {
+        if self.judge.is_some() && !fits(data_type, field.data_type()) {
             return Ok(Arc::new(Literal::new(ScalarValue::try_from(field.data_type())?)));
         }
         let fit = Fit {
@@ -248,11 +253,6 @@ fn no_nulls(column: &str) -> DataFusionError {
         "the column '{column}' is NOT NULL, and it has rows without a value for it. Put the file right, or leave \
          NOT NULL out"
     ))
-}
-
-/// Whether values need no conversion. What is below a null struct may be anything.
-fn is_itself(found: &DataType, wanted: &DataType) -> bool {
-    found == wanted && !found.is_nested()
 }
 
 /// A column of a file as one of the table.

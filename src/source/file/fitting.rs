@@ -16,8 +16,10 @@ use datafusion::arrow::datatypes::{
 use datafusion::arrow::error::ArrowError;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 
+use super::digits::{check_digits, has_decimals};
+use super::uuids::as_told;
 use super::values::{Scalar, ValueRules, cannot_be_read, in_unit, leaf, type_name};
-use crate::text::nearest_floats;
+use crate::text::{nearest_floats, texts_of_times};
 
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
@@ -121,7 +123,7 @@ fn leaf_fits(found: &DataType, wanted: &DataType) -> bool {
             is_text(wanted) || is_binary(wanted) || leaf(wanted, &ValueRules::default()).is_some()
         }
         (found, wanted) if is_text(wanted) => {
-            is_plain(found) || is_binary(found) || matches!(found, Timestamp(..))
+            is_plain(found) || is_binary(found) || matches!(found, Timestamp(..) | FixedSizeBinary(_))
         }
         (found, wanted) if is_binary(found) || matches!(found, FixedSizeBinary(_)) => is_binary(wanted),
         (Timestamp(..), wanted) => matches!(wanted, Timestamp(..)) || is_date(wanted),
@@ -130,6 +132,12 @@ fn leaf_fits(found: &DataType, wanted: &DataType) -> bool {
         (Duration(_), Duration(_)) => true,
         _ => false,
     }
+}
+
+/// Whether values are sure to fit as they are. What is below a null struct may be anything, and decimals may have more
+/// digits than their type.
+pub(super) fn is_itself(found: &DataType, wanted: &DataType) -> bool {
+    found == wanted && !found.is_nested() && !has_decimals(found)
 }
 
 /// A row whose value does not fit, and what is wrong with it.
@@ -193,7 +201,8 @@ pub(super) fn fit(
                 let place =
                     position(field.name(), fields, found.fields()).map_err(|error| error.to_string())?;
                 let Some(place) = place else { return Ok(new_null_array(field.data_type(), found.len())) };
-                fit(found.column(place), field.data_type(), found.nulls(), rules)
+                let column = as_told(found.column(place), &found.fields()[place], field.data_type());
+                fit(&column, field.data_type(), found.nulls(), rules)
                     .map_err(|reason| format!("in '{}': {reason}", field.name()))
             });
             let columns = columns.collect::<Result<Vec<_>, _>>()?;
@@ -211,7 +220,7 @@ pub(super) fn fit(
         (found, wanted) if item_of(found).is_some() && item_of(wanted).is_some() => {
             fit_list(&values, wanted, rules)
         }
-        (found, wanted) if found == wanted => Ok(values),
+        (found, wanted) if found == wanted => check_digits(&values).map(|()| values),
         (DataType::Dictionary(_, inner), wanted) if inner.as_ref() != wanted => {
             let plain = cast(&values, inner).map_err(|error| error.to_string())?;
             fit(&plain, wanted, None, rules)
@@ -287,7 +296,11 @@ fn items<O: OffsetSizeTrait>(
     rules: &ValueRules,
 ) -> Result<ArrayRef, String> {
     let lists = values.as_list::<O>();
-    let items = fit(lists.values(), item.data_type(), None, rules)?;
+    let items = match item_of(lists.data_type()) {
+        Some(found) => as_told(lists.values(), found, item.data_type()),
+        None => Arc::clone(lists.values()),
+    };
+    let items = fit(&items, item.data_type(), None, rules)?;
     let lists = GenericListArray::<O>::try_new(
         Arc::clone(item),
         lists.offsets().clone(),
@@ -300,8 +313,11 @@ fn items<O: OffsetSizeTrait>(
 fn fit_map(map: &MapArray, entries: &FieldRef, sorted: bool, rules: &ValueRules) -> Result<ArrayRef, String> {
     let DataType::Struct(fields) = entries.data_type() else { return Err("it is no map".into()) };
     let [key, value] = fields.as_ref() else { return Err("it is no map".into()) };
-    let keys = fit(map.keys(), key.data_type(), None, rules)?;
-    let values = fit(map.values(), value.data_type(), None, rules)?;
+    let [keys, values] = [(0, key), (1, value)].map(|(at, wanted)| {
+        let found = as_told(map.entries().column(at), &map.entries().fields()[at], wanted.data_type());
+        fit(&found, wanted.data_type(), None, rules)
+    });
+    let (keys, values) = (keys?, values?);
     let text = |error: ArrowError| error.to_string();
     let rows = StructArray::try_new(fields.clone(), vec![keys, values], None).map_err(text)?;
     let map =
@@ -319,6 +335,7 @@ fn fit_leaf(values: &ArrayRef, wanted: &DataType, rules: &ValueRules) -> Result<
         // Of a type that says nothing, for there is nothing to be said.
         return Ok(new_null_array(wanted, values.len()));
     }
+    check_digits(values)?;
     let found = values.data_type();
     match (found, wanted) {
         (found, wanted) if is_text(found) && !is_text(wanted) && !is_binary(wanted) => {
@@ -396,6 +413,15 @@ fn fit_leaf(values: &ArrayRef, wanted: &DataType, rules: &ValueRules) -> Result<
             };
             let days = values.as_primitive::<Date64Type>().try_unary::<_, Date32Type, _>(day)?;
             return Ok(Arc::new(days));
+        }
+        (DataType::Timestamp(_, Some(_)) | DataType::Date64, wanted) if is_text(wanted) => {
+            if let Some(texts) = texts_of_times(values).map_err(|error| error.to_string())? {
+                return cast(&texts, wanted).map_err(|error| error.to_string());
+            }
+        }
+        (DataType::FixedSizeBinary(_), wanted) if is_text(wanted) => {
+            let bytes = cast(values, &DataType::Binary).map_err(|error| error.to_string())?;
+            return fit_leaf(&bytes, wanted, rules);
         }
         _ => {}
     }

@@ -10,8 +10,6 @@ use datafusion::common::config::{
 };
 use datafusion::common::parsers::CompressionTypeVariant;
 use datafusion::datasource::file_format::FileFormat;
-#[cfg(feature = "avro")]
-use datafusion::datasource::file_format::avro::AvroFormat;
 use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::file_format::json::JsonFormat;
@@ -159,7 +157,7 @@ impl FormatSpec {
         }
     }
 
-    /// DataFusion's format, to infer schemas with; `None` for text, whose schema is fixed, and Arrow, which says it itself.
+    /// DataFusion's format, to infer schemas with; `None` for text, whose schema is fixed, and for Arrow and Avro, which say it themselves.
     pub(super) fn datafusion(&self, compression: FileCompressionType) -> Option<Arc<dyn FileFormat>> {
         let variant: CompressionTypeVariant = compression.into();
         Some(match &self.format {
@@ -176,7 +174,7 @@ impl FormatSpec {
                 Arc::new(CheckedFormat::new(format))
             }
             #[cfg(feature = "avro")]
-            Format::Avro => Arc::new(AvroFormat),
+            Format::Avro => return None,
             Format::Arrow | Format::Text => return None,
         })
     }

@@ -15,6 +15,8 @@ use futures::{FutureExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::arrow_ipc;
+#[cfg(feature = "avro")]
+use super::avro;
 use super::format::{Format, FormatSpec};
 use super::location::FileLocation;
 use super::panics;
@@ -235,10 +237,13 @@ impl Inference<'_> {
         files: &[ObjectMeta],
     ) -> DataFusionResult<Schema> {
         let inferred = async {
-            if let Format::Arrow = self.spec.format {
-                let mut schemas = Vec::with_capacity(files.len());
-                for file in files {
-                    schemas.push(arrow_ipc::schema_of(store.as_ref(), file).await?);
+            let mut schemas = Vec::new();
+            for file in files {
+                match self.spec.format {
+                    Format::Arrow => schemas.push(arrow_ipc::schema_of(store.as_ref(), file).await?),
+                    #[cfg(feature = "avro")]
+                    Format::Avro => schemas.push(avro::schema_of(store.as_ref(), file).await?),
+                    _ => break,
                 }
                 return Ok::<_, DataFusionError>(Schema::try_merge(schemas)?);
             }

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use super::FileTable;
 use super::deal::deal;
+use super::digits::any_has_decimals;
 use super::entry::{FileEntry, files};
 use super::fit::{FileColumns, KnownNames};
 use super::format::Format;
@@ -31,6 +32,7 @@ use super::guard::{GuardedSource, JudgedScan};
 use super::judge::Judge;
 use super::layout::METADATA_COLUMN;
 use super::options::ParseMode;
+use super::parquet::always_adapted;
 use super::pinned::{BatchFiles, Tolerance};
 use super::records::{BadRecordFiles, ReadAs, RecordRules, RecordSource};
 use super::report::{Report, batch_of};
@@ -202,6 +204,8 @@ impl FileScan {
                     reader = reader
                         .with_predicate(Arc::clone(&predicate.filter))
                         .with_pushdown_filters(predicate.by_row);
+                } else if any_has_decimals(&self.schema) {
+                    reader = always_adapted(reader);
                 }
                 Arc::new(reader)
             }

@@ -15,10 +15,11 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::PhysicalExpr;
 
-use super::fitting::{fit_each, fits};
+use super::fitting::{fit_each, fits, is_itself};
 use super::layout::verdict_fields;
 use super::records::no_value;
 use super::rescued::objects;
+use super::uuids::{self, UuidTexts};
 use super::values::{ValueRules, type_name};
 
 /// Which rows are judged, and how.
@@ -76,7 +77,15 @@ impl Verdict {
             required: required.contains(field.name()),
         });
         let name = |place: &usize| file.field(*place).name().clone();
-        let input = |place: &usize| Arc::new(Column::new(&name(place), *place)) as Arc<dyn PhysicalExpr>;
+        let is_text = |place: usize| {
+            let mut columns =
+                judged.columns.fields().iter().zip(places).filter(|(_, at)| **at == Some(place));
+            columns.any(|(column, _)| uuids::are_texts(file.field(place), column.data_type()))
+        };
+        let input = |place: &usize| -> Arc<dyn PhysicalExpr> {
+            let column = Arc::new(Column::new(&name(place), *place));
+            if is_text(*place) { Arc::new(UuidTexts::new(column)) } else { column }
+        };
         Self {
             field: Arc::new(output.clone().with_nullable(true)),
             judged: columns.collect(),
@@ -139,7 +148,7 @@ fn misfits(
 ) -> DataFusionResult<Vec<(usize, String)>> {
     let Some(values) = values else { return Ok(Vec::new()) };
     let found = values.data_type();
-    if found == wanted && !found.is_nested() {
+    if is_itself(found, wanted) {
         return Ok(Vec::new());
     }
     if fits(found, wanted) {

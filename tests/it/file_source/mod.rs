@@ -2,6 +2,7 @@
 
 mod cleaning;
 mod compared;
+mod decimals;
 mod doors;
 mod formats;
 mod listing;
@@ -13,6 +14,7 @@ mod planning;
 mod property;
 mod reading;
 mod types;
+mod uuids;
 mod values;
 mod written_by_others;
 

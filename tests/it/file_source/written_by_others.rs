@@ -3,21 +3,26 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
 use datafusion::parquet::column::writer::ColumnWriter;
 use datafusion::parquet::data_type::{ByteArray, Int96};
+use datafusion::parquet::file::metadata::KeyValue;
 use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::parquet::file::writer::SerializedFileWriter;
 use datafusion::parquet::schema::parser::parse_message_type;
 use tidemill::Error;
 
-use super::Input;
 use super::parquet_sizes::rows_of;
+use super::{Input, schema};
 
 /// A file of one column.
 fn file(column: &str, write: impl Fn(&mut ColumnWriter<'_>)) -> Vec<u8> {
+    file_saying(column, WriterProperties::default(), write)
+}
+
+fn file_saying(column: &str, said: WriterProperties, write: impl Fn(&mut ColumnWriter<'_>)) -> Vec<u8> {
     let schema = Arc::new(parse_message_type(&format!("message m {{ required {column}; }}")).unwrap());
-    let mut writer =
-        SerializedFileWriter::new(Vec::new(), schema, Arc::new(WriterProperties::default())).unwrap();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(said)).unwrap();
     let mut group = writer.next_row_group().unwrap();
     let mut values = group.next_column().unwrap().unwrap();
     write(values.untyped());
@@ -109,5 +114,31 @@ async fn bytes_that_are_read_as_text_are_text() {
         assert!(rows_of(query).await.is_err());
         let read = input.source("parquet", &one("s", DataType::Binary), &[]).await.all().await;
         assert_eq!(read.is_ok(), logical.is_empty(), "{read:?}");
+    }
+}
+
+/// As Arrow writes them: milliseconds, and beside them what they were.
+#[tokio::test]
+async fn times_of_whole_seconds_keep_their_zone() {
+    for unit in [TimeUnit::Second, TimeUnit::Millisecond] {
+        let zoned = DataType::Timestamp(unit, Some("America/New_York".into()));
+        let was = Schema::new(vec![Field::new("t", zoned, false)]);
+        let said = KeyValue::new(ARROW_SCHEMA_META_KEY.to_string(), encode_arrow_schema(&was));
+        let said = WriterProperties::builder().set_key_value_metadata(Some(vec![said])).build();
+        let content = file_saying("int64 t (TIMESTAMP(MILLIS,true))", said, |writer| match writer {
+            ColumnWriter::Int64ColumnWriter(writer) => {
+                // Midnight in UTC.
+                writer.write_batch(&[1_709_164_800_000], None, None).unwrap();
+            }
+            _ => panic!("not what was asked for"),
+        });
+        let input = Input::new();
+        input.write("a.parquet", 1, content);
+        let inferred = input.inferred("parquet", &[]).await.all().await.unwrap();
+        assert_eq!(inferred, ["2024-02-28T19:00:00-05:00"], "{unit:?}");
+        let dates = input.source("parquet", &schema(&[("t", DataType::Date32)]), &[]).await;
+        assert_eq!(dates.all().await.unwrap(), ["2024-02-28"], "{unit:?}");
+        let found = rows_of(format!("SELECT t, CAST(t AS DATE) FROM '{}'", input.text("a.parquet"))).await;
+        assert_eq!(found.unwrap(), ["2024-02-28T19:00:00-05:00|2024-02-28"], "{unit:?}");
     }
 }

@@ -45,6 +45,45 @@ async fn what_has_no_text_is_an_error_that_names_column_and_row() {
     }
 }
 
+/// Arrow cuts the seconds of an offset off, and gives days that are counted in milliseconds a time.
+#[tokio::test]
+async fn texts_of_times_denote_the_same_times() {
+    let time = "arrow_cast(-2840140800, 'Timestamp(s, \"America/New_York\")')";
+    for (value, expected) in [
+        (time, "1880-01-01T00:00:00Z"),
+        ("arrow_cast(0, 'Timestamp(s, \"America/New_York\")')", "1969-12-31T19:00:00-05:00"),
+        ("arrow_cast(arrow_cast(0, 'Int64'), 'Date64')", "1970-01-01"),
+    ] {
+        for sql in [
+            format!("SELECT CAST({value} AS VARCHAR)"),
+            format!("SELECT CAST(t AS VARCHAR) FROM (SELECT {value} AS t)"),
+        ] {
+            assert_eq!(super::batch(&sql).await.unwrap(), [expected], "{sql}");
+        }
+    }
+    let times =
+        TimestampSecondArray::from(vec![Some(-2_840_140_800), None]).with_timezone("America/New_York");
+    let days = datafusion::arrow::array::Date64Array::from(vec![Some(0), None]);
+    let rows = RecordBatch::try_from_iter_with_nullable([
+        ("t", Arc::new(times) as ArrayRef, true),
+        ("d", Arc::new(days) as ArrayRef, true),
+    ])
+    .unwrap();
+    let place = Place::new();
+    let mut writer = datafusion::arrow::ipc::writer::FileWriter::try_new(Vec::new(), &rows.schema()).unwrap();
+    writer.write(&rows).unwrap();
+    writer.finish().unwrap();
+    place.put("in/a.arrow", writer.into_inner().unwrap());
+    let sql = tidemill::sql::SqlSession::new(session());
+    let read = format!(
+        "CREATE EXTERNAL TABLE t (t VARCHAR, d VARCHAR) STORED AS ARROW LOCATION '{}'; SELECT * FROM t",
+        place.text("in/")
+    );
+    let Some(tidemill::sql::SqlOutcome::Rows(frame)) = sql.run(&read).await.unwrap().pop() else { panic!() };
+    let read = super::lines(&frame.collect().await.unwrap());
+    assert_eq!(read, ["1880-01-01T00:00:00Z 1970-01-01", "NULL NULL"]);
+}
+
 #[tokio::test]
 async fn the_ends_of_what_has_a_text_are_written() {
     let last = 253_402_300_799_999;

@@ -26,7 +26,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::footer::{check_bytes, check_groups, check_indexes, chunk_range};
-use super::{Result, contained, damaged, floats, pages, texts};
+use super::{Result, contained, damaged, floats, pages, texts, zones};
 
 /// The files of a store.
 #[derive(Clone)]
@@ -128,7 +128,7 @@ impl CheckedFiles {
         check_bytes(&description, size)?;
         let metadata = contained(|| ParquetMetaDataReader::decode_metadata(&description))?;
         check_groups(&metadata, size)?;
-        floats::untold(metadata)
+        zones::told(floats::untold(metadata)?)
     }
 
     async fn with_indexes(

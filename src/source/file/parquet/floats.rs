@@ -4,6 +4,8 @@
 //! format asks for that). For us these are larger than all numbers, as in Spark, so that no file says how large the
 //! largest float in it is. Who believes it takes 1.5 and NaN for two times 1.5, and passes over NaN where larger
 //! values are asked for. And filters of hashes are of bits, where 0.0 and -0.0 differ, which are one value.
+//!
+//! Nor is believed what it says of decimals that have more digits than they can.
 
 use datafusion::parquet::basic::{LogicalType, Type};
 use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
@@ -11,11 +13,12 @@ use datafusion::parquet::file::statistics::{Statistics, ValueStatistics};
 use half::f16;
 
 use super::Result;
+use super::decimals::have_too_many_digits;
 
-/// Whether `metadata` says how large the largest floats are, or which there are.
+/// Whether `metadata` says how large the largest floats are, or which there are; or of decimals what cannot be.
 pub(super) fn are_told(metadata: &ParquetMetaData) -> bool {
     let mut columns = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
-    columns.any(|column| is_float(column) && is_told(column))
+    columns.any(|column| (is_float(column) && is_told(column)) || have_too_many_digits(column))
 }
 
 /// `metadata` that says neither how large the largest floats are, nor which there are.
@@ -25,9 +28,9 @@ pub(super) fn untold(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
     }
     let mut metadata = metadata.into_builder();
     let mut groups = metadata.take_row_groups();
-    for column in groups.iter_mut().flat_map(RowGroupMetaData::columns_mut).filter(|column| is_float(column))
-    {
-        let known = column.statistics().map(of_smallest);
+    let is_doubted = |column: &&mut ColumnChunkMetaData| is_float(column) || have_too_many_digits(column);
+    for column in groups.iter_mut().flat_map(RowGroupMetaData::columns_mut).filter(is_doubted) {
+        let known = column.statistics().filter(|_| is_float(column)).map(of_smallest);
         let untold = column.clone().into_builder().clear_statistics();
         let untold = untold.set_bloom_filter_offset(None).set_bloom_filter_length(None);
         // Where the index of the pages is: who does not find it does not read it.

@@ -6,6 +6,7 @@
 //! looked over here is only what a file says of itself: no value is decoded but for the two encodings that hide
 //! lengths among their values.
 
+mod decimals;
 mod delta;
 mod files;
 mod floats;
@@ -17,6 +18,7 @@ mod part_planner;
 mod scans;
 mod texts;
 mod thrift;
+mod zones;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,6 +30,7 @@ pub(super) use format::CheckedFormat;
 pub(crate) use format::ParquetFiles;
 pub(super) use part_planner::PartPlanner;
 pub(crate) use scans::CheckedScans;
+pub(super) use scans::always_adapted;
 pub(super) use texts::texts_of;
 
 use super::panics;
