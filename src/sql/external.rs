@@ -173,11 +173,13 @@ impl ExternalTable {
     /// where those do not fit the columns, find columns by exact name only, or by position. They have nothing to
     /// change where the columns are those of the files, but do not know what becomes of malformed records.
     fn is_read_as_a_stream(&self) -> bool {
-        let has_mode = || self.options.iter().any(|(name, _)| name.eq_ignore_ascii_case("mode"));
+        let has = |option: &str| self.options.iter().any(|(name, _)| name.eq_ignore_ascii_case(option));
         let converts = match self.format.as_str() {
             "json" | "csv" | "avro" | "arrow" => true,
             // DataFusion's patterns have no alternatives.
-            "parquet" => self.declared().is_some() || has_mode() || self.has_alternatives(),
+            "parquet" => {
+                self.declared().is_some() || has("mode") || has("schemaEvolution") || self.has_alternatives()
+            }
             _ => false,
         };
         converts && !self.command.locations.is_empty()
@@ -205,6 +207,13 @@ impl ExternalTable {
                     name,
                     value,
                     "it is for streaming queries: of a bounded table all rows are read. Leave it out",
+                ));
+            }
+            if name.eq_ignore_ascii_case("schemaEvolution") && value.eq_ignore_ascii_case("addNewColumns") {
+                return Err(Error::option(
+                    name,
+                    value,
+                    "columns are added by streaming queries only: leave it out, or set it to rescue",
                 ));
             }
             options.set(name, value);

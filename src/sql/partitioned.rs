@@ -17,6 +17,7 @@ use datafusion::logical_expr::{CreateExternalTable as Command, Expr, LogicalPlan
 
 use crate::error::Result;
 use crate::sink::file::{NULL_DIRECTORY, escape_directory};
+use crate::source::file::FileTable;
 
 /// The table of `command`, which `factory` makes of files.
 pub(super) async fn readable(
@@ -32,6 +33,7 @@ pub(super) async fn readable(
         return Ok(texts);
     }
     let declared = command.schema.inner();
+    let found = FileTable::directory_columns(&command.locations, state).await?;
     let value = |field: &Arc<Field>| {
         let column = Expr::Column(Column::new_unqualified(field.name()));
         if partitions.iter().all(|(name, _)| name != field.name()) {
@@ -41,7 +43,11 @@ pub(super) async fn readable(
         let text = nullif(cast(column, DataType::Utf8), lit(NULL_DIRECTORY));
         match declared.field_with_name(&name) {
             Ok(field) => cast(text, field.data_type().clone()),
-            Err(_) => text,
+            // As a streaming query has them.
+            Err(_) => match found.iter().find(|(found, _)| *found == name) {
+                Some((_, data_type)) => cast(text, data_type.clone()),
+                None => text,
+            },
         }
         .alias(name)
     };

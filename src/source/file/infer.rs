@@ -245,6 +245,8 @@ impl Inference<'_> {
                     Format::Avro => schemas.push(avro::schema_of(store.as_ref(), file).await?),
                     _ => break,
                 }
+            }
+            if !schemas.is_empty() {
                 return Ok::<_, DataFusionError>(Schema::try_merge(schemas)?);
             }
             let Some(format) = self.spec.datafusion(compression) else { return Ok(Schema::empty()) };
@@ -267,12 +269,18 @@ impl Inference<'_> {
     /// Whether there are any is told by the first file: only then all are looked at.
     pub(super) async fn partition_columns(&self) -> Result<Vec<(String, DataType)>> {
         let mut found = FoundPartitions::default();
+        self.observe_directories(&mut found).await?;
+        Ok(found.finish())
+    }
+
+    /// Takes the directories that there are into account.
+    pub(super) async fn observe_directories(&self, found: &mut FoundPartitions) -> Result<()> {
         if let Some(mut walk) = LocalWalk::of(self.store.as_ref(), self.location) {
             loop {
                 let paths = walk.next().await?;
                 let mut files = paths.files.iter().filter(|path| self.pattern.selects(path));
                 if paths.is_empty() || files.any(|path| !found.observe(path)) {
-                    return Ok(found.finish());
+                    return Ok(());
                 }
             }
         }
@@ -283,7 +291,7 @@ impl Inference<'_> {
                 break;
             }
         }
-        Ok(found.finish())
+        Ok(())
     }
 
     async fn files(&self) -> Result<Vec<ObjectMeta>> {
@@ -330,7 +338,7 @@ fn records_of(index: usize, max: usize) -> usize {
 
 /// The partition columns of the files looked at so far.
 #[derive(Default)]
-struct FoundPartitions {
+pub(super) struct FoundPartitions {
     names: Option<Vec<String>>,
     types: Vec<TypeInference>,
 }
@@ -350,7 +358,8 @@ impl FoundPartitions {
         !names.is_empty()
     }
 
-    fn finish(self) -> Vec<(String, DataType)> {
+    /// Their names, with types that hold all values.
+    pub(super) fn finish(self) -> Vec<(String, DataType)> {
         let types = self.types.into_iter().map(TypeInference::finish);
         self.names.unwrap_or_default().into_iter().zip(types).collect()
     }
@@ -450,20 +459,6 @@ fn common_type(a: &DataType, b: &DataType) -> DataType {
     }
 }
 
-/// A column without any value so far holds text, as in Spark; it may get values later.
-fn without_null_type(field: &FieldRef) -> FieldRef {
-    let data_type = match field.data_type() {
-        DataType::Null => DataType::Utf8,
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(without_null_type).collect()),
-        DataType::List(item) => DataType::List(without_null_type(item)),
-        other => other.clone(),
-    };
-    Arc::new(field.as_ref().clone().with_data_type(data_type))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 /// `field` with a type that holds all numbers that were `found` in it.
 fn holding_all(field: &FieldRef, found: &[CsvColumn]) -> FieldRef {
     if *field.data_type() != DataType::Float64 {
@@ -478,6 +473,20 @@ fn holding_all(field: &FieldRef, found: &[CsvColumn]) -> FieldRef {
     }
 }
 
+/// A column without any value so far holds text, as in Spark; it may get values later.
+fn without_null_type(field: &FieldRef) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Null => DataType::Utf8,
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(without_null_type).collect()),
+        DataType::List(item) => DataType::List(without_null_type(item)),
+        other => other.clone(),
+    };
+    Arc::new(field.as_ref().clone().with_data_type(data_type))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn types_that_take_what_all_files_hold() {

@@ -65,7 +65,7 @@ use url::Url;
 
 use self::clean::Action;
 use self::format::{Format, FormatSpec, undescribed};
-use self::infer::Inference;
+use self::infer::{FoundPartitions, Inference};
 use self::known::Known;
 pub(crate) use self::known::KnownColumns;
 use self::layout::{Layout, RESCUED_COLUMN};
@@ -161,7 +161,7 @@ pub struct FileTable {
 impl FileTable {
     /// Whether the option says which files and rows are read, and when, whatever their format.
     pub(crate) fn has_option(name: &str) -> bool {
-        let own = options::COMMON.iter().chain(options::RECORDS);
+        let own = options::COMMON.iter().chain(options::COLUMNS).chain(options::RECORDS);
         own.chain(format::VALUES).any(|option| option.eq_ignore_ascii_case(name))
     }
 
@@ -259,6 +259,32 @@ impl FileTable {
             declared: schema,
             names_partitions,
         }))
+    }
+
+    /// The columns that the directories at `paths` name, with types that hold all values, as [`FileTable::resolve`]
+    /// finds them.
+    pub(crate) async fn directory_columns(
+        paths: &[String],
+        session: &SessionState,
+    ) -> Result<Vec<(String, DataType)>> {
+        let (spec, _) = FormatSpec::parse("parquet", &Options::default(), session)?;
+        let mut found = FoundPartitions::default();
+        for path in paths {
+            let location = FileLocation::parse(path)?;
+            let store = location.store(session.runtime_env())?;
+            let location = location.tell_file_from_directory(store.as_ref()).await?;
+            let look = Inference {
+                session,
+                store,
+                location: &location,
+                pattern: &FilePattern::new(location.selection(), None, false)?,
+                spec: &spec,
+                tolerant: false,
+                ignores_corrupt: false,
+            };
+            look.observe_directories(&mut found).await?;
+        }
+        Ok(found.finish())
     }
 
     fn location(&self) -> &Arc<FileLocation> {

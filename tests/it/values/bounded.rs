@@ -118,6 +118,58 @@ async fn tables_can_be_inserted_into_and_read_back() {
     }
 }
 
+/// As in a streaming query over the same files.
+#[tokio::test]
+async fn directories_have_the_types_that_hold_their_values() {
+    for (format, content) in [
+        ("JSON", b"{\"id\":1}\n".to_vec()),
+        ("PARQUET", {
+            let rows = RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(vec![1])) as ArrayRef)])
+                .unwrap();
+            let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).unwrap();
+            writer.write(&rows).unwrap();
+            writer.into_inner().unwrap()
+        }),
+    ] {
+        let place = Place::new();
+        for directory in ["d=2024-02-29/n=7/t=x", "d=__HIVE_DEFAULT_PARTITION__/n=3000000000/t=7"] {
+            place.put(&format!("in/{directory}/a.{}", format.to_lowercase()), &content);
+        }
+        let types = "SELECT DISTINCT arrow_typeof(d), arrow_typeof(n), arrow_typeof(t) FROM t";
+        for definition in ["", "PARTITIONED BY (d, n, t)"] {
+            let table = format!("STORED AS {format} {definition} LOCATION '$/in/'");
+            assert_eq!(rows(&place, &table, types).await.unwrap(), ["Date32|Int64|Utf8"], "{table}");
+            let select = "SELECT id, d, n, t FROM t WHERE n > 8 OR d > DATE '2024-01-01'";
+            assert_eq!(
+                rows(&place, &table, select).await.unwrap(),
+                ["1|2024-02-29|7|x", "1||3000000000|7"],
+                "{table}"
+            );
+        }
+        let sql = SqlSession::new(Session::new());
+        let select = format!("SELECT d, n, t FROM '{}' WHERE n = 7", place.text("in/"));
+        let Some(SqlOutcome::Rows(frame)) = sql.run(&select).await.unwrap().pop() else { panic!() };
+        assert_eq!(sorted(&frame.collect().await.unwrap()), ["2024-02-29|7|x"]);
+    }
+}
+
+#[tokio::test]
+async fn what_no_column_takes_is_rescued() {
+    let numbers = Arc::new(Int64Array::from(vec![1])) as ArrayRef;
+    let row = RecordBatch::try_from_iter([("a", Arc::clone(&numbers)), ("b", numbers)]).unwrap();
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("in")).unwrap();
+    super::write_parquet(&place.path("in/a.parquet"), &row);
+    for definition in ["(a BIGINT) STORED AS PARQUET", "STORED AS PARQUET"] {
+        let table = format!("{definition} LOCATION '$/in/' OPTIONS ('schemaEvolution' 'rescue')");
+        let rescued = rows(&place, &table, "SELECT a, _rescued_data IS NULL FROM t").await.unwrap();
+        assert_eq!(rescued, [format!("1|{}", definition.starts_with("STORED"))], "{definition}");
+    }
+    let adding = "(a BIGINT) STORED AS PARQUET LOCATION '$/in/' OPTIONS ('schemaEvolution' 'addNewColumns')";
+    let error = rows(&place, adding, "SELECT * FROM t").await.unwrap_err();
+    assert!(error.contains("columns are added by streaming queries only"), "{error}");
+}
+
 /// As for streaming inserts. Files that are read may lack values all the same, which is told when they are read.
 #[tokio::test]
 async fn nulls_do_not_go_into_columns_that_are_not_null() {
