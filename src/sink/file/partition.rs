@@ -12,9 +12,9 @@ use datafusion::logical_expr::EmitTo;
 use datafusion::physical_plan::aggregates::group_values::new_group_values;
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// The directory of null and of the empty string, as in Hive and Spark.
+/// The directory of null, as in Hive and Spark.
 pub(crate) const NULL_DIRECTORY: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// How values look in directory names: as in Spark, where times are SQL literals.
@@ -133,20 +133,30 @@ impl Splitter {
             .map(|column| cast_with_options(column, &DataType::Utf8, &options))
             .collect::<Result<Vec<_>, _>>()?;
         let mut names = vec![String::new(); columns.first().map_or(0, |column| column.len())];
-        for (prefix, column) in self.prefixes.iter().zip(&columns) {
+        let keys = self.keys.fields().iter();
+        for ((key, prefix), column) in keys.zip(&self.prefixes).zip(&columns) {
             for (name, value) in names.iter_mut().zip(column.as_string::<i32>().iter()) {
                 if !name.is_empty() {
                     name.push('/');
                 }
                 name.push_str(prefix);
                 match value {
-                    None | Some("") => name.push_str(NULL_DIRECTORY),
+                    None => name.push_str(NULL_DIRECTORY),
+                    Some(value @ ("" | NULL_DIRECTORY)) => return Err(no_directory(key.name(), value)),
                     Some(value) => escape(value, name),
                 }
             }
         }
         Ok(names)
     }
+}
+
+/// `value` cannot be in the name of a directory.
+fn no_directory(column: &str, value: &str) -> Error {
+    Error::Invalid(format!(
+        "column '{column}' has the value '{value}', and the directory of rows that have it would be that of rows without a \
+         value. Write nullif({column}, '{value}') to have them there, or do not partition by '{column}'"
+    ))
 }
 
 /// The rows that waited in a [`Splitter`].
@@ -271,7 +281,11 @@ mod tests {
         assert_eq!(text("zürich 東京"), "k0=zürich 東京");
         assert_eq!(text("tab\tnul\0del\u{7f}"), "k0=tab%09nul%00del%7F");
         assert_eq!(text("\"#'*?\\{[]^"), "k0=%22%23%27%2A%3F%5C%7B%5B%5D%5E");
-        assert_eq!(text(""), "k0=__HIVE_DEFAULT_PARTITION__");
+        for value in ["", NULL_DIRECTORY] {
+            let key: ArrayRef = Arc::new(StringArray::from(vec![value]));
+            let error = splitter(std::slice::from_ref(&key)).push(&[key], numbered(0..1)).unwrap_err();
+            assert!(error.to_string().contains(&format!("column 'k0' has the value '{value}'")), "{error}");
+        }
         assert_eq!(directory_of(Arc::new(Int64Array::from(vec![None]))), "k0=__HIVE_DEFAULT_PARTITION__");
         assert_eq!(directory_of(Arc::new(Int64Array::from(vec![-5]))), "k0=-5");
         assert_eq!(directory_of(Arc::new(BooleanArray::from(vec![true]))), "k0=true");
