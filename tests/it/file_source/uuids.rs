@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, FixedSizeBinaryArray, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
-use datafusion::parquet::basic::{LogicalType, Type as PhysicalType};
+use datafusion::parquet::basic::{LogicalType, Repetition, Type as PhysicalType};
 use datafusion::parquet::data_type::{FixedLenByteArray, FixedLenByteArrayType};
 use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::parquet::file::writer::SerializedFileWriter;
@@ -22,6 +22,7 @@ const UUID: &str = "123e4567-e89b-12d3-a456-426614174000";
 fn parquet_uuid() -> Vec<u8> {
     let column = Type::primitive_type_builder("v", PhysicalType::FIXED_LEN_BYTE_ARRAY)
         .with_length(16)
+        .with_repetition(Repetition::REQUIRED)
         .with_logical_type(Some(LogicalType::Uuid))
         .build()
         .unwrap();

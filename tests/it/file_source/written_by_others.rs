@@ -119,7 +119,7 @@ async fn bytes_that_are_read_as_text_are_text() {
 
 /// As Arrow writes them: milliseconds, and beside them what they were.
 #[tokio::test]
-async fn times_of_whole_seconds_keep_their_zone() {
+async fn dates_of_whole_seconds_are_those_of_their_zone() {
     for unit in [TimeUnit::Second, TimeUnit::Millisecond] {
         let zoned = DataType::Timestamp(unit, Some("America/New_York".into()));
         let was = Schema::new(vec![Field::new("t", zoned, false)]);
@@ -134,11 +134,7 @@ async fn times_of_whole_seconds_keep_their_zone() {
         });
         let input = Input::new();
         input.write("a.parquet", 1, content);
-        let inferred = input.inferred("parquet", &[]).await.all().await.unwrap();
-        assert_eq!(inferred, ["2024-02-28T19:00:00-05:00"], "{unit:?}");
         let dates = input.source("parquet", &schema(&[("t", DataType::Date32)]), &[]).await;
         assert_eq!(dates.all().await.unwrap(), ["2024-02-28"], "{unit:?}");
-        let found = rows_of(format!("SELECT t, CAST(t AS DATE) FROM '{}'", input.text("a.parquet"))).await;
-        assert_eq!(found.unwrap(), ["2024-02-28T19:00:00-05:00|2024-02-28"], "{unit:?}");
     }
 }

@@ -179,15 +179,19 @@ async fn keys_by_id(out: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn null_and_empty_share_the_default_partition() {
-    let rows = keyed(Arc::new(StringArray::from(vec![Some("a"), None, Some("")])));
+async fn null_has_the_default_partition_alone() {
+    let rows = keyed(Arc::new(StringArray::from(vec![Some("a"), None])));
     let root = tempfile::tempdir().unwrap();
     let output = Output::new(OutputFormat::Json, rows.schema()).partition_by(&["key"]);
     write(&output.sink(root.path()), batch(0), vec![vec![rows]]).await;
     let names = visible(root.path(), ".json");
     assert_eq!(names.len(), 2);
     assert!(names[0].starts_with("key=__HIVE_DEFAULT_PARTITION__/"));
-    assert_eq!(fs::read_to_string(root.path().join(&names[0])).unwrap(), "{\"id\":1}\n{\"id\":2}\n");
+    assert_eq!(fs::read_to_string(root.path().join(&names[0])).unwrap(), "{\"id\":1}\n");
+    let empty = keyed(Arc::new(StringArray::from(vec![Some("")])));
+    let root = tempfile::tempdir().unwrap();
+    let refused = super::stage(&output.sink(root.path()), batch(0), vec![vec![empty]]).await;
+    assert!(refused.unwrap_err().to_string().contains("column 'key' has the value ''"));
 }
 
 #[tokio::test]

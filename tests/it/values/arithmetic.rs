@@ -171,7 +171,7 @@ async fn casts_to_floats_are_numbers_or_errors() {
         ("SELECT CAST(1e39 AS FLOAT)", "1e39 is out of the range of FLOAT"),
         ("SELECT CAST('1e400' AS DOUBLE)", "1e400 is out of the range of DOUBLE"),
         (
-            "SELECT CAST(a AS FLOAT) FROM (VALUES (1e0), (-1e39)) AS t(a)",
+            "SELECT CAST(a AS FLOAT) FROM (VALUES (CAST('1' AS DOUBLE)), (CAST('-1e39' AS DOUBLE))) AS t(a)",
             "CAST(t.a AS FLOAT): -1e39 is out of",
         ),
         ("SELECT CAST(a AS DOUBLE) FROM (VALUES ('1e400')) AS t(a)", "CAST(t.a AS DOUBLE): 1e400 is out of"),
@@ -181,7 +181,7 @@ async fn casts_to_floats_are_numbers_or_errors() {
     }
     for (sql, expected) in [
         ("SELECT CAST(CAST('-Infinity' AS DOUBLE) AS FLOAT)", "-inf"),
-        ("SELECT CAST(a AS FLOAT) FROM (VALUES (1e38), (NULL)) AS t(a) WHERE a > 0", "1e38"),
+        ("SELECT CAST(a AS FLOAT) FROM (VALUES (CAST('1e38' AS DOUBLE))) AS t(a)", "1e38"),
         ("SELECT CAST(a AS DOUBLE) FROM (VALUES ('inf')) AS t(a)", "inf"),
         ("SELECT abs(a) FROM (VALUES (-7)) AS t(a)", "7"),
     ] {

@@ -223,26 +223,6 @@ async fn values_that_stand_for_null_in_directories_are_refused() {
     }
 }
 
-/// They are one value in comparisons, and two in files.
-#[tokio::test]
-async fn zeros_of_both_signs_are_read_back_from_directories() {
-    let place = Place::new();
-    let copy = "COPY (SELECT * FROM (VALUES (1, -0e0), (2, 0e0), (3, 1.5e0)) AS t(id, z)) TO '$/out/' STORED AS \
-        PARQUET PARTITIONED BY (z)";
-    run(&place, copy).await.unwrap();
-    for columns in ["", "(id BIGINT, z DOUBLE)"] {
-        let sql = SqlSession::new(Session::new());
-        let read = format!(
-            "CREATE EXTERNAL TABLE t {columns} STORED AS PARQUET PARTITIONED BY (z) LOCATION '$/out/'; \
-             SELECT id, z FROM t ORDER BY id"
-        );
-        let outcome = sql.run(&read.replace('$', &place.text(""))).await.unwrap().pop();
-        let Some(SqlOutcome::Rows(frame)) = outcome else { panic!() };
-        let read = super::lines(&frame.collect().await.unwrap());
-        assert_eq!(read, ["1 -0.0", "2 0.0", "3 1.5"], "{columns}");
-    }
-}
-
 #[tokio::test]
 async fn options_of_a_table_hold_for_plain_inserts() {
     let insert = "INSERT INTO t VALUES (1, 'x y'), (2, NULL)";

@@ -28,8 +28,14 @@ pub(super) fn untold(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
     }
     let mut metadata = metadata.into_builder();
     let mut groups = metadata.take_row_groups();
-    let is_doubted = |column: &&mut ColumnChunkMetaData| is_float(column) || have_too_many_digits(column);
-    for column in groups.iter_mut().flat_map(RowGroupMetaData::columns_mut).filter(is_doubted) {
+    let columns = groups.first().map_or(0, RowGroupMetaData::num_columns);
+    let is_doubted = |column: &ColumnChunkMetaData| is_float(column) || have_too_many_digits(column);
+    // Of all groups, or the largest value of some would be taken for that of the file.
+    let doubted: Vec<bool> = (0..columns)
+        .map(|at| groups.iter().any(|group| group.columns().get(at).is_some_and(is_doubted)))
+        .collect();
+    let all = groups.iter_mut().flat_map(|group| group.columns_mut().iter_mut().zip(&doubted));
+    for column in all.filter_map(|(column, is_doubted)| is_doubted.then_some(column)) {
         let known = column.statistics().filter(|_| is_float(column)).map(of_smallest);
         let untold = column.clone().into_builder().clear_statistics();
         let untold = untold.set_bloom_filter_offset(None).set_bloom_filter_length(None);
