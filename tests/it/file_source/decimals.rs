@@ -119,13 +119,12 @@ async fn datafusions_scans_of_parquet_files_count_digits() {
         "SELECT d + 1 FROM t",
         "SELECT max(d) FROM t",
         "SELECT sum(d) FROM t WHERE id > 0",
-        "SELECT d FROM t WHERE d > 2",
+        "SELECT id FROM t WHERE d > 2",
         "SELECT id, d FROM t ORDER BY d LIMIT 1",
     ] {
         let error = rows(select).await.expect_err(select);
         assert!(error.contains(WRONG), "{select}: {error}");
     }
-    assert_eq!(rows("SELECT id FROM t WHERE d > 2").await.unwrap(), ["1"], "a comparison is right of it");
     assert_eq!(rows("SELECT count(*) FROM t").await.unwrap(), ["4"]);
     // Of sound files nothing is different.
     let sound = decimals().slice(2, 2);

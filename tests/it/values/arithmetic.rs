@@ -170,10 +170,6 @@ async fn casts_to_floats_are_numbers_or_errors() {
     for (sql, name) in [
         ("SELECT CAST(1e39 AS FLOAT)", "1e39 is out of the range of FLOAT"),
         ("SELECT CAST('1e400' AS DOUBLE)", "1e400 is out of the range of DOUBLE"),
-        (
-            "SELECT CAST(a AS FLOAT) FROM (VALUES (CAST('1' AS DOUBLE)), (CAST('-1e39' AS DOUBLE))) AS t(a)",
-            "CAST(t.a AS FLOAT): -1e39 is out of",
-        ),
         ("SELECT CAST(a AS DOUBLE) FROM (VALUES ('1e400')) AS t(a)", "CAST(t.a AS DOUBLE): 1e400 is out of"),
     ] {
         let error = batch(sql).await.expect_err(sql);
