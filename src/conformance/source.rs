@@ -95,7 +95,6 @@ impl Trial<'_> {
             query_id: Uuid::new_v4(),
             runtime: Arc::clone(self.state.runtime_env()),
             clock: Arc::new(SystemClock),
-            told: Arc::default(),
         };
         let source = self.case.provider().await?.create(context)?;
         source.restore(recorded(&taken.end())?, entries).await?;

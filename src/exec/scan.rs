@@ -201,7 +201,6 @@ mod tests {
             query_id: uuid::Uuid::nil(),
             runtime: Arc::default(),
             clock: Arc::new(crate::clock::SystemClock),
-            told: Arc::default(),
         };
         let session = SessionContext::new().state();
         let scan = stream.create(context).unwrap().scan(&session, None, &[], 2).unwrap();

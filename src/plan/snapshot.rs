@@ -70,7 +70,6 @@ impl TableProvider for SnapshotTable {
                 query_id: Uuid::nil(),
                 runtime: Arc::clone(session.runtime_env()),
                 clock: Arc::new(SystemClock),
-                told: Arc::default(),
             };
             let source = provider.create(context)?;
             let batch = source.plan(Admission::Everything).await?;

@@ -56,7 +56,7 @@ pub(super) struct Launch {
     sink: Arc<dyn Sink>,
     /// What its handles share with it, from the first [`Launch::open`] on.
     shared: Option<Arc<QueryShared>>,
-    /// What was told of since the start.
+    /// What was told of since the start, which is forgotten with this.
     told: Arc<Told>,
     /// Whether it has, and may have, other rules for malformed records than before.
     has_new_rules: bool,
@@ -102,7 +102,7 @@ impl Launch {
             providers,
             sink,
             shared: None,
-            told: Arc::default(),
+            told: Told::of(id),
             has_new_rules: false,
         };
         launch.has_new_rules = launch.may_have_new_rules().await?;
@@ -137,7 +137,7 @@ impl Launch {
     async fn try_open(&mut self) -> Result<Option<Execution>> {
         let request = Arc::clone(&self.request);
         let session = &request.plan.state;
-        let sources = create_sources(&self.providers, self.id, session, &request.clock, &self.told)?;
+        let sources = create_sources(&self.providers, self.id, session, &request.clock)?;
         let shape = request.state.shape(request.output_mode, session);
         // In a box, as all of planning: what it takes is much for a stack.
         let (plan, current) = Box::pin(self.planned(&sources)).await?;
@@ -415,7 +415,7 @@ impl Launch {
     /// What a restart must find unchanged, once it is planned.
     async fn current(&self) -> Result<QueryDefinition> {
         let session = &self.request.plan.state;
-        let sources = create_sources(&self.providers, self.id, session, &self.request.clock, &self.told)?;
+        let sources = create_sources(&self.providers, self.id, session, &self.request.clock)?;
         Ok(Box::pin(self.planned(&sources)).await?.1)
     }
 
@@ -488,13 +488,8 @@ pub(super) fn create_sources(
     query_id: Uuid,
     state: &SessionState,
     clock: &Arc<dyn Clock>,
-    told: &Arc<Told>,
 ) -> Result<Vec<Arc<dyn Source>>> {
-    let context = SourceContext {
-        query_id,
-        runtime: Arc::clone(state.runtime_env()),
-        clock: Arc::clone(clock),
-        told: Arc::clone(told),
-    };
+    let context =
+        SourceContext { query_id, runtime: Arc::clone(state.runtime_env()), clock: Arc::clone(clock) };
     providers.iter().map(|provider| provider.create(context.clone())).collect()
 }

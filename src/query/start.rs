@@ -78,7 +78,7 @@ pub(crate) async fn explain(
     let providers = bind::sources_of(&plan.logical);
     let sink = make_sink(result_schema(&plan.logical, &plan.state), result_keys(&plan.logical))?;
     sink.check_output_mode(output_mode)?;
-    let sources = create_sources(&providers, Uuid::nil(), &plan.state, &clock, &Arc::default())?;
+    let sources = create_sources(&providers, Uuid::nil(), &plan.state, &clock)?;
     let shape = state.shape(output_mode, &plan.state);
     let kept = KeptColumns::default();
     StreamingPlan::prepare(plan.logical, &plan.state, &providers, &sources, sink, shape, &kept)

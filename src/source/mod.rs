@@ -43,7 +43,7 @@ pub use file::{
 };
 pub(crate) use moment::Moment;
 pub use offset::{OffsetSource, OffsetTable};
-pub use told::Told;
+pub(crate) use told::Told;
 pub use watermark_group::in_watermark_group;
 pub(crate) use watermark_group::watermark_group;
 
@@ -107,8 +107,6 @@ pub struct SourceContext {
     pub runtime: Arc<datafusion::execution::runtime_env::RuntimeEnv>,
     /// The session's clock, for sources whose rows depend on the time.
     pub clock: Arc<dyn Clock>,
-    /// What the start has been told of, for warnings that are given once per start.
-    pub told: Arc<Told>,
 }
 
 /// The columns of `schema` as a checkpoint records them, for [`SourceProvider::definition`] and

@@ -309,12 +309,7 @@ mod tests {
 
     fn source(table: &RateTable, clock: &Arc<ManualClock>) -> Arc<dyn Source> {
         let clock = Arc::clone(clock) as Arc<dyn Clock>;
-        let context = SourceContext {
-            query_id: uuid::Uuid::nil(),
-            runtime: Default::default(),
-            clock,
-            told: Arc::default(),
-        };
+        let context = SourceContext { query_id: uuid::Uuid::nil(), runtime: Default::default(), clock };
         table.create(context).unwrap()
     }
 

@@ -294,7 +294,6 @@ mod tests {
             query_id: uuid::Uuid::nil(),
             runtime: Default::default(),
             clock: Arc::new(crate::clock::SystemClock),
-            told: Arc::default(),
         };
         table(options).unwrap().create(context).unwrap()
     }

@@ -1,24 +1,57 @@
 //! What is said once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use uuid::Uuid;
 
 /// What a start of a query has been told of, so that it is said once however often the run takes up anew.
 #[derive(Debug, Default)]
-pub struct Told(Mutex<HashSet<u64>>);
+pub(crate) struct Told(Mutex<HashSet<u64>>);
+
+/// Those of the queries that run, or are being started.
+static OF_QUERIES: Mutex<Option<HashMap<Uuid, Weak<Told>>>> = Mutex::new(None);
 
 impl Told {
+    /// What the start of a query has been told of that this process runs: what is kept is forgotten when nobody has it.
+    pub(crate) fn of(query_id: Uuid) -> Arc<Self> {
+        if query_id.is_nil() {
+            // A statement over bounded tables.
+            return Arc::default();
+        }
+        let mut queries = OF_QUERIES.lock().unwrap_or_else(PoisonError::into_inner);
+        let queries = queries.get_or_insert_default();
+        queries.retain(|_, told| told.strong_count() > 0);
+        let known = queries.get(&query_id).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let told = Arc::default();
+            queries.insert(query_id, Arc::downgrade(&told));
+            told
+        })
+    }
+
     /// Whether this is the first time that `what` is told.
-    ///
-    /// ```
-    /// let told = tidemill::source::Told::default();
-    /// assert!(told.is_first(&("no column", "a")));
-    /// assert!(!told.is_first(&("no column", "a")));
-    /// ```
-    pub fn is_first(&self, what: &impl Hash) -> bool {
+    pub(crate) fn is_first(&self, what: &impl Hash) -> bool {
         let mut hasher = DefaultHasher::new();
         what.hash(&mut hasher);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(hasher.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_is_forgotten_with_the_start() {
+        let query_id = Uuid::from_u128(0x701d);
+        let start = Told::of(query_id);
+        assert!(start.is_first(&("no column", "a")));
+        // A source that is made anew.
+        assert!(!Told::of(query_id).is_first(&("no column", "a")));
+        assert!(Told::of(Uuid::from_u128(0x701e)).is_first(&("no column", "a")));
+        drop(start);
+        assert!(Told::of(query_id).is_first(&("no column", "a")));
     }
 }

@@ -29,7 +29,7 @@ use super::scan::FileScan;
 use super::seen::{Novelty, SeenFiles, forget_threshold_ms};
 use super::settle::Settling;
 use crate::error::{Error, Result};
-use crate::source::{Admission, Source, SourceBatch, SourceContext, SourceScan};
+use crate::source::{Admission, Source, SourceBatch, SourceContext, SourceScan, Told};
 
 /// Files that were taken are looked at again this often, to see whether they have changed…
 const LOOK_AT_KNOWN_EVERY: Duration = Duration::from_secs(1);
@@ -48,6 +48,7 @@ pub(super) struct FileStreamSource {
     cleaner: Cleaner,
     progress: tokio::sync::Mutex<Progress>,
     report: Arc<Report>,
+    told: Arc<Told>,
     /// The newest modification time among the files of batches that are surely recorded.
     recorded_newest_ms: Mutex<Option<i64>>,
     /// Whether the last listing left files for later that may not be complete.
@@ -80,7 +81,7 @@ struct Progress {
 impl FileStreamSource {
     pub(super) fn new(table: Arc<FileTable>, context: SourceContext) -> Result<Self> {
         let store = table.location().store(&context.runtime)?;
-        let (options, told) = (table.options(), Arc::clone(&context.told));
+        let (options, told) = (table.options(), Told::of(context.query_id));
         let progress = Progress {
             seen: SeenFiles::new(options.max_file_age_ms, options.file_name_only),
             queue: FileQueue::new(options.latest_first),
@@ -94,7 +95,8 @@ impl FileStreamSource {
         };
         Ok(Self {
             cleaner: Cleaner::new(&table, Arc::clone(&store)),
-            report: Arc::new(Report::new(told, table.location())),
+            report: Arc::new(Report::new(Arc::clone(&told), table.location())),
+            told,
             table,
             context,
             store,
@@ -185,7 +187,7 @@ impl FileStreamSource {
     fn tell_of_nothing(&self, progress: &Progress) {
         let (options, location) = (self.table.options(), self.table.location());
         let is_expected = options.allow_missing_path || !progress.is_nothing_there || progress.last.is_some();
-        if is_expected || !self.context.told.is_first(&("nothing", location.to_string())) {
+        if is_expected || !self.told.is_first(&("nothing", location.to_string())) {
             return;
         }
         let what = match (location.selection(), &options.path_glob_filter) {
@@ -269,7 +271,7 @@ impl FileStreamSource {
         }
         // A file that goes on growing is told of once.
         let base = self.table.location().base_url();
-        let untold = changed.iter().filter(|file| self.context.told.is_first(&("changed", base, &file.path)));
+        let untold = changed.iter().filter(|file| self.told.is_first(&("changed", base, &file.path)));
         let untold: Vec<&UnreadFile> = untold.collect();
         if let Some(UnreadFile { path: example, .. }) = untold.first() {
             tracing::warn!(

@@ -346,12 +346,7 @@ mod tests {
         let table = NexmarkTable::try_new(&options.iter().copied().collect()).unwrap();
         let clock = Arc::clone(clock) as Arc<dyn Clock>;
         table
-            .create(SourceContext {
-                query_id: uuid::Uuid::nil(),
-                runtime: Default::default(),
-                clock,
-                told: Arc::default(),
-            })
+            .create(SourceContext { query_id: uuid::Uuid::nil(), runtime: Default::default(), clock })
             .unwrap()
     }
 

@@ -108,7 +108,6 @@ impl Input {
             query_id: QUERY,
             runtime: Arc::clone(state.runtime_env()),
             clock: Arc::new(SystemClock),
-            told: Arc::default(),
         };
         Reader { source: provider.create(context).unwrap(), session: self.session.clone() }
     }

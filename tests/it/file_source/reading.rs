@@ -338,7 +338,6 @@ async fn object_stores() {
             query_id: QUERY,
             runtime: Arc::clone(state.runtime_env()),
             clock: Arc::new(SystemClock),
-            told: Arc::default(),
         };
         let reader = Reader { source: provider.create(context).unwrap(), session: input.session.clone() };
         let batch = reader.source.plan(Admission::Limited).await.unwrap();
