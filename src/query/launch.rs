@@ -315,13 +315,14 @@ impl Launch {
         Ok(())
     }
 
-    /// Whether malformed records are treated otherwise than before, and may be: what a batch that is planned has shown of
-    /// them must stay, if anybody may have seen it.
+    /// Whether malformed records are treated otherwise than before, and may be: they may to get a batch done that has
+    /// failed, and of which nobody has seen anything.
     async fn may_have_new_rules(&self) -> Result<bool> {
         let Some(known) = self.known.as_ref().filter(|_| !self.request.is_replay) else { return Ok(false) };
         let current = self.sources_now();
         Ok(definition::has_other_rules(&known.definition.sources, &current)
-            && (self.sink.shows_only_published() || planned(self.storage.as_ref()).await?.is_none()))
+            && self.sink.shows_only_published()
+            && planned(self.storage.as_ref()).await?.is_some())
     }
 
     fn sources_now(&self) -> Vec<SourceDefinition> {

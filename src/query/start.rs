@@ -180,10 +180,9 @@ impl Run {
                     "{planned} Mend the record; or start the query with mode or badRecordsPath, which say what becomes of \
                      such records; or move the file away and {let_go}"
                 ),
-                Error::BadRecord { .. } => format!(
-                    "{planned} Mend the record, or move the file away, or choose mode or badRecordsPath, which say what \
-                     becomes of such records; then {let_go}"
-                ),
+                Error::BadRecord { .. } => {
+                    format!("{planned} Mend the record, or move the file away, and {let_go}")
+                }
                 _ => format!("{planned} If it can never be run, {let_go}"),
             }
         });

@@ -222,7 +222,8 @@ impl Tables {
                     _ => Transformed::no(expr),
                 })
             });
-            put.map_or_else(|_| expr.to_string(), |put| put.data.to_string())
+            // By that name, which says nothing of how it is computed.
+            put.map_or_else(|_| expr.to_string(), |put| put.data.schema_name().to_string())
         };
         let (name, meaning) = (text(|told| told.name), text(|told| told.meaning));
         Some(Told { name, meaning, is_column: false })
