@@ -114,9 +114,8 @@ impl NamedCast {
             return Ok(cast(&texts, &self.data_type)?);
         }
         let result = cast_with_options(values, &self.data_type, &DEFAULT_CAST_OPTIONS)?;
-        match is_float(&self.data_type) {
-            true => self.check_finite(values, &result)?,
-            false => {}
+        if is_float(&self.data_type) {
+            self.check_finite(values, &result)?;
         }
         Ok(result)
     }

@@ -721,7 +721,7 @@ const STORIES: &[Story] = &[
         query: "SELECT c.v AS x, d.v AS y FROM (SELECT a.k, a.v, a.t FROM a JOIN b ON a.k = b.k AND a.v <> b.v) c JOIN b d ON c.k = d.k",
         refused: &[(
             "SELECT c.v AS x, d.v AS y FROM (SELECT a.k, b.v, a.t FROM a JOIN b ON a.k = b.k AND a.v <> b.v) c JOIN b d ON c.k = d.k",
-            "table 'v of b' of stateful operator 2 (joinLeft) is new",
+            "table 'v of b (1)' of stateful operator 2 (joinLeft) is new",
         )],
         fine: &[
             "SELECT c.v AS x, d.v AS y FROM (SELECT p.k, p.v, p.t FROM a p JOIN b q ON p.k = q.k AND p.v <> q.v) c JOIN b d ON c.k = d.k",

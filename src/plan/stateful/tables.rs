@@ -200,13 +200,12 @@ impl Tables {
     }
 
     fn of_expr(&self, expr: &Expr, input: &LogicalPlan) -> Option<Told> {
-        match expr {
-            Expr::Alias(alias) => return self.of_expr(&alias.expr, input),
+        let expr = without_widening(expr.clone().unalias(), input.schema());
+        match &expr {
             Expr::Column(column) => return self.of_name(column, input),
             Expr::Literal(..) => return None,
             _ => {}
         }
-        let expr = without_widening(expr.clone(), input.schema());
         let text = |part: fn(Told) -> String| {
             let put = expr.clone().transform_up(|expr| {
                 let told = expr.try_as_col().and_then(|column| self.of_name(column, input));
