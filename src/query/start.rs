@@ -31,9 +31,25 @@ use crate::storage::Durability;
 /// has at most two on its way.
 const MOST_OVERLAPS: usize = 100;
 
-/// How many batches of a run are planned anew because their input has changed. Files that are never
-/// left alone are nothing to be patient with.
+/// How often a batch is planned anew because its input has changed. Files that are never left alone are nothing to be
+/// patient with.
 const MOST_REPLANS: usize = 20;
+
+/// The batch that was planned anew last, and how often.
+#[derive(Debug, Default)]
+struct Replans {
+    batch: u64,
+    times: usize,
+}
+
+impl Replans {
+    /// How often `batch` is planned anew, with this time.
+    fn count(&mut self, batch: u64) -> usize {
+        self.times = if self.batch == batch { self.times + 1 } else { 1 };
+        self.batch = batch;
+        self.times
+    }
+}
 
 /// Checks, prepares and starts a query; returns when its first batch is about to run.
 pub(crate) async fn start(request: StartRequest) -> Result<StreamingQuery> {
@@ -201,7 +217,7 @@ async fn run_all(mut launch: Launch, execution: Execution) -> Run {
     let clock = Arc::clone(&execution.clock);
     let mut restarts = Restarts::new(launch.restart_policy());
     let mut batch = None;
-    let (mut overlaps, mut replans) = (0, 0);
+    let (mut overlaps, mut replans) = (0, Replans::default());
     let mut opened = Ok(execution);
     loop {
         let ended = match opened {
@@ -213,9 +229,10 @@ async fn run_all(mut launch: Launch, execution: Execution) -> Run {
                         overlaps += 1;
                         Ok(())
                     }
-                    Ok(Ended::Outdated(error)) if replans < MOST_REPLANS => {
+                    Ok(Ended::Outdated(error))
+                        if replans.count(execution.current_batch()) <= MOST_REPLANS =>
+                    {
                         tracing::warn!("{error}. Nothing of the batch has been shown, so it is planned anew");
-                        replans += 1;
                         launch.replan().await
                     }
                     // There are ever fewer columns that the query has not.
