@@ -136,20 +136,20 @@ fn what_a_command_left_that_died_is_put_right() {
     // It died before the exchange…
     folder.write("out/a.json", "1\n");
     folder.write("out/b.json", "2\n");
-    folder.write(".out.0123.compact/part-compacted-0.json", "1\n2\n");
-    folder.write(".out.0123.compact/.compacted", "a.json\nb.json");
+    folder.write(".out.01230123012301230123012301230123.compact/part-compacted-0.json", "1\n2\n");
+    folder.write(".out.01230123012301230123012301230123.compact/.compacted", "a.json\nb.json");
     run(&folder, &["compact", "out", "--target-size", "1"]);
     assert_eq!(files(&folder), ["a.json", "b.json"]);
     // …or after it, when another file had come to the old one.
-    folder.write(".out.0456.compact/a.json", "1\n");
-    folder.write(".out.0456.compact/c.json", "3\n");
+    folder.write(".out.04560456045604560456045604560456.compact/a.json", "1\n");
+    folder.write(".out.04560456045604560456045604560456.compact/c.json", "3\n");
     folder.write("out/.compacted", "a.json\nb.json");
     // That of another directory is its own business.
-    folder.write(".out.b.0789.compact/a.json", "1\n");
+    folder.write(".out.b.07890789078907890789078907890789.compact/a.json", "1\n");
     run(&folder, &["compact", "out", "--target-size", "1"]);
     assert_eq!(files(&folder), ["a.json", "b.json", "c.json"]);
-    assert!(!folder.0.path().join(".out.0456.compact").exists());
-    assert!(folder.0.path().join(".out.b.0789.compact").exists());
+    assert!(!folder.0.path().join(".out.04560456045604560456045604560456.compact").exists());
+    assert!(folder.0.path().join(".out.b.07890789078907890789078907890789.compact").exists());
 
     std::fs::create_dir(folder.0.path().join("out/.tidemill")).unwrap();
     let (code, _, err) = folder.run(&["compact", "out"]);

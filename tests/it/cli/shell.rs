@@ -217,7 +217,7 @@ fn a_line_goes_on_after_the_process_was_stopped() {
         ("elect", "elect"),
         ("\u{1a}", "Stopped"),
         ("", READY),
-        ("fg\r", PROMPT),
+        ("fg\r", "tidemill> elect"),
         // The editor puts it where the cursor is, at once.
         (" 42 as x;\u{1}s", "select 42 as x;"),
         ("\r", "| 42 "),
