@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, ScalarValue};
+use datafusion::logical_expr::logical_plan::builder::UNNAMED_TABLE;
 use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, TableScan};
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ use crate::plan::bind::is_bound;
 use crate::plan::origins::without_widening;
 use crate::plan::transform::Transform;
 
-/// The tables of the columns of each operator of `plan`, as a definition records them.
+/// The tables of the columns of each operator of `plan`, as a definition records them, if it reads several.
 pub(crate) fn tables_of_columns(plan: &LogicalPlan) -> BTreeMap<usize, Value> {
     let (mut scans, mut names) = (Vec::new(), Vec::new());
     let mut search = |node: &LogicalPlan| {
@@ -28,18 +29,30 @@ pub(crate) fn tables_of_columns(plan: &LogicalPlan) -> BTreeMap<usize, Value> {
             && is_bound(scan)
         {
             scans.push(std::ptr::from_ref(scan));
-            names.push(scan.table_name.table().to_string());
+            names.push(called(scan).to_string());
         }
         Ok(TreeNodeRecursion::Continue)
     };
     // The closures never fail, so neither do the walks.
     let _ = plan.apply(&mut search);
+    if scans.len() < 2 {
+        // A name says it.
+        return BTreeMap::new();
+    }
     let (tables, mut found) = (Tables { scans, names }, BTreeMap::new());
     let _ = plan.apply(|node| {
         found.extend(tables.of_operators(node));
         Ok(TreeNodeRecursion::Continue)
     });
     found
+}
+
+/// What a table is called.
+fn called(scan: &TableScan) -> &str {
+    match scan.table_name.table() {
+        UNNAMED_TABLE => "stream",
+        name => name,
+    }
 }
 
 /// What a column is, as a person reads it, and with numbers of tables.
@@ -158,7 +171,7 @@ impl Tables {
 
     /// What a table is called, with which of its scans that is if there are several, and what its number is.
     fn names_of(&self, scan: &TableScan) -> (String, String) {
-        let table = scan.table_name.table();
+        let table = called(scan);
         let Some(number) = self.scans.iter().position(|known| std::ptr::eq(*known, scan)) else {
             return (table.into(), table.into());
         };
