@@ -102,7 +102,7 @@ impl Launch {
             providers,
             sink,
             shared: None,
-            told: Told::of(id),
+            told: Told::begin(id),
             has_new_rules: false,
         };
         launch.has_new_rules = launch.may_have_new_rules().await?;
@@ -126,9 +126,9 @@ impl Launch {
                 return Ok(execution);
             }
             let (request, storage) = (Arc::clone(&self.request), Arc::clone(&self.storage));
-            let (shared, told) = (self.shared.take(), Arc::clone(&self.told));
+            let shared = self.shared.take();
             let prepared = Self::prepare_plan(request, self.plan.clone(), storage, self.run_id).await?;
-            *self = Self { shared, told, ..prepared };
+            *self = Self { shared, ..prepared };
         }
     }
 

@@ -10,25 +10,24 @@ use uuid::Uuid;
 #[derive(Debug, Default)]
 pub(crate) struct Told(Mutex<HashSet<u64>>);
 
-/// Those of the queries that run, or are being started.
+/// Those of the queries that run.
 static OF_QUERIES: Mutex<Option<HashMap<Uuid, Weak<Told>>>> = Mutex::new(None);
 
 impl Told {
-    /// What the start of a query has been told of that this process runs: what is kept is forgotten when nobody has it.
-    pub(crate) fn of(query_id: Uuid) -> Arc<Self> {
-        if query_id.is_nil() {
-            // A statement over bounded tables.
-            return Arc::default();
-        }
+    /// A start of a query begins, and has been told of nothing. It lasts as long as this is kept.
+    pub(crate) fn begin(query_id: Uuid) -> Arc<Self> {
+        let told = Arc::default();
         let mut queries = OF_QUERIES.lock().unwrap_or_else(PoisonError::into_inner);
         let queries = queries.get_or_insert_default();
         queries.retain(|_, told| told.strong_count() > 0);
-        let known = queries.get(&query_id).and_then(Weak::upgrade);
-        known.unwrap_or_else(|| {
-            let told = Arc::default();
-            queries.insert(query_id, Arc::downgrade(&told));
-            told
-        })
+        queries.insert(query_id, Arc::downgrade(&told));
+        told
+    }
+
+    /// What the start of this query has been told of; nothing if there is none, as where a source is read by itself.
+    pub(crate) fn of(query_id: Uuid) -> Arc<Self> {
+        let queries = OF_QUERIES.lock().unwrap_or_else(PoisonError::into_inner);
+        queries.as_ref().and_then(|queries| queries.get(&query_id)?.upgrade()).unwrap_or_default()
     }
 
     /// Whether this is the first time that `what` is told.
@@ -46,12 +45,16 @@ mod tests {
     #[test]
     fn what_was_told_is_forgotten_with_the_start() {
         let query_id = Uuid::from_u128(0x701d);
-        let start = Told::of(query_id);
+        assert!(Told::of(query_id).is_first(&("no column", "a")));
+        let start = Told::begin(query_id);
         assert!(start.is_first(&("no column", "a")));
         // A source that is made anew.
         assert!(!Told::of(query_id).is_first(&("no column", "a")));
         assert!(Told::of(Uuid::from_u128(0x701e)).is_first(&("no column", "a")));
         drop(start);
         assert!(Told::of(query_id).is_first(&("no column", "a")));
+        let again = Told::begin(query_id);
+        assert!(Told::of(query_id).is_first(&("no column", "a")));
+        assert!(!again.is_first(&("no column", "a")));
     }
 }

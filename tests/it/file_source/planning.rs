@@ -416,8 +416,6 @@ async fn a_file_that_changes_after_its_batch_is_told_of_or_read_again() {
                 assert_eq!(reader.source.take_metrics()["numChangedFiles"], "1");
                 assert!(reader.plan().await.is_empty());
                 assert!(!reader.source.take_metrics().contains_key("numChangedFiles"), "it is said once");
-                // Once in a start: that one has ended.
-                drop((first, reader));
                 let other =
                     input.source("json", &ab(), &[("changedFiles", "warn"), ("cleanSource", "delete")]).await;
                 other.source.restore(batch.end.clone(), batch.entries.clone()).await.unwrap();
