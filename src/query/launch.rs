@@ -57,7 +57,7 @@ pub(super) struct Launch {
     /// What its handles share with it, from the first [`Launch::open`] on.
     shared: Option<Arc<QueryShared>>,
     /// What was told of since the start, which is forgotten with this.
-    told: Arc<Told>,
+    _told: Arc<Told>,
     /// Whether it has, and may have, other rules for malformed records than before.
     has_new_rules: bool,
 }
@@ -102,7 +102,7 @@ impl Launch {
             providers,
             sink,
             shared: None,
-            told: Told::begin(id),
+            _told: Told::begin(id),
             has_new_rules: false,
         };
         launch.has_new_rules = launch.may_have_new_rules().await?;
